@@ -1,0 +1,146 @@
+//! Where things are in the guest: physical addresses, I/O ports and interrupt lines.
+//!
+//! Owns the numbers and the arithmetic that places RAM and the 64-bit PCI window; everything else takes them
+//! from here. Nothing in this module is mutable. Ranges are half open, `start..end`, in guest-physical addresses
+//! (`u64`) or I/O ports (`u16`), unless a name says otherwise.
+//!
+//! ```text
+//! 0                    RAM below the hole (boot structures in the first MiB, the kernel above it)
+//! 0xC000_0000          32-bit PCI memory window
+//! 0xE000_0000          ECAM of bus 0
+//! 0xFEC0_0000          IOAPIC
+//! 0xFEE0_0000          local APICs, and the MSI doorbell of devices
+//! 0xFFFB_C000          pages that KVM needs for itself
+//! 4 GiB                RAM above the hole
+//! first multiple of its own size above RAM: 64-bit PCI memory window
+//! ```
+
+use std::ops::Range;
+
+/// One kibibyte.
+pub const KIB: u64 = 1 << 10;
+/// One mebibyte.
+pub const MIB: u64 = 1 << 20;
+/// One gibibyte.
+pub const GIB: u64 = 1 << 30;
+
+/// The global descriptor table that the boot CPU starts with.
+pub const BOOT_GDT: u64 = 0x500;
+/// Linux' boot parameters, the "zero page".
+pub const BOOT_PARAMS: u64 = 0x7000;
+/// The identity-mapped page tables of the 64-bit entry, six pages.
+pub const BOOT_PAGE_TABLES: u64 = 0x9000;
+/// The boot CPU's stack pointer at the start; it grows down.
+pub const BOOT_STACK: u64 = 0x8ff0;
+/// The kernel's command line.
+pub const COMMAND_LINE: u64 = 0x2_0000;
+/// Bytes that the command line may take, its final zero included (Linux' `COMMAND_LINE_SIZE` on x86).
+pub const COMMAND_LINE_SIZE: usize = 2048;
+/// Conventional memory ends here; what follows up to 1 MiB is not given to the kernel as RAM.
+pub const CONVENTIONAL_END: u64 = 0x9_fc00;
+/// ACPI tables, RSDP first, where firmware keeps its own.
+pub const ACPI_TABLES: Range<u64> = 0xe_0000..0x10_0000;
+/// RAM from here on is free for the kernel and the initial RAM disk.
+pub const HIGH_RAM: u64 = MIB;
+
+/// The 32-bit PCI memory window: BARs of 32 bits and 64-bit ones that were put low. RAM below 4 GiB ends here.
+pub const PCI_MMIO32: Range<u64> = 0xc000_0000..0xe000_0000;
+/// The enhanced configuration space of segment 0, bus 0 (PCIe 7.2.2): 32 devices of 8 functions of 4 KiB.
+pub const PCI_ECAM: Range<u64> = 0xe000_0000..0xe010_0000;
+/// The PCI I/O window, bounds included: it ends with the last port there is.
+pub const PCI_PIO: std::ops::RangeInclusive<u16> = 0xc000..=0xffff;
+/// The configuration mechanism's ports, `CONFIG_ADDRESS` and `CONFIG_DATA` (PCI 3.0, 3.2.2.3.2).
+pub const PCI_CONFIG_PORTS: Range<u16> = 0xcf8..0xd00;
+
+/// The IOAPIC's registers.
+pub const IOAPIC: u64 = 0xfec0_0000;
+/// The local APICs' registers.
+pub const LOCAL_APIC: u64 = 0xfee0_0000;
+/// Pins of the IOAPIC, which are GSIs 0 to 23.
+pub const IOAPIC_PINS: u32 = 24;
+/// A page for KVM's identity map, needed by VMX hosts without unrestricted guest.
+pub const KVM_IDENTITY_MAP: u64 = 0xfffb_c000;
+/// Three pages for KVM's task state segment, needed by the same hosts.
+pub const KVM_TSS: u64 = 0xfffb_d000;
+/// RAM that does not fit below the hole goes on here.
+pub const RAM_ABOVE_HOLE: u64 = 4 * GIB;
+
+/// COM1's ports.
+pub const COM1_PORTS: Range<u16> = 0x3f8..0x400;
+/// COM1's interrupt line, a GSI.
+pub const COM1_GSI: u32 = 4;
+/// The keyboard controller's ports; only its reset command is there.
+pub const I8042_PORTS: Range<u16> = 0x60..0x65;
+/// The reset control register of PC chipsets; a byte inside [`PCI_CONFIG_PORTS`].
+pub const RESET_CONTROL_PORT: u16 = 0xcf9;
+/// ACPI's sleep control, sleep status and reset registers, one byte each (ACPI 4.8.3.7, 4.8.3.6).
+pub const ACPI_POWER_PORTS: Range<u16> = 0x600..0x603;
+
+/// The largest 64-bit PCI window that is tried, and the smallest.
+const PCI_MMIO64_SIZES: Range<u32> = 32..39;
+
+/// Guest-physical ranges of RAM for `size` bytes of it: one, or two when it reaches over the hole.
+#[must_use]
+pub fn ram(size: u64) -> Vec<Range<u64>> {
+    let below = size.min(PCI_MMIO32.start);
+    let above = size - below;
+    let mut ranges = vec![0..below];
+    if above > 0 {
+        ranges.push(RAM_ABOVE_HOLE..RAM_ABOVE_HOLE.saturating_add(above));
+    }
+    ranges
+}
+
+/// The 64-bit PCI memory window above RAM that ends at `ram_end`, in `physical_bits` of physical address.
+///
+/// It is as large as fits, 256 GiB at most and 4 GiB at least, and aligned to its own size, so that any BAR that
+/// fits in it can be placed. It stays low on purpose: IOMMUs may translate fewer bits than the CPU has.
+#[must_use]
+pub fn pci_mmio64(ram_end: u64, physical_bits: u8) -> Option<Range<u64>> {
+    let limit = 1u64.checked_shl(u32::from(physical_bits)).unwrap_or(u64::MAX);
+    let floor = ram_end.max(RAM_ABOVE_HOLE);
+    PCI_MMIO64_SIZES.rev().find_map(|shift| {
+        let size = 1u64 << shift;
+        let start = floor.checked_next_multiple_of(size)?;
+        let end = start.checked_add(size)?;
+        (end <= limit).then_some(start..end)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ram_splits_at_the_hole() {
+        assert_eq!(ram(512 * MIB), vec![0..512 * MIB]);
+        assert_eq!(ram(3 * GIB), vec![0..3 * GIB]);
+        assert_eq!(ram(3 * GIB + 1), vec![0..3 * GIB, 4 * GIB..4 * GIB + 1]);
+        assert_eq!(ram(10 * GIB), vec![0..3 * GIB, 4 * GIB..11 * GIB]);
+    }
+
+    #[test]
+    fn the_64_bit_window_is_above_ram_aligned_and_addressable() {
+        assert_eq!(pci_mmio64(512 * MIB, 40), Some(256 * GIB..512 * GIB));
+        assert_eq!(pci_mmio64(300 * GIB, 46), Some(512 * GIB..768 * GIB));
+        assert_eq!(pci_mmio64(512 * MIB, 39), Some(256 * GIB..512 * GIB));
+        assert_eq!(pci_mmio64(512 * MIB, 36), Some(32 * GIB..64 * GIB));
+        assert_eq!(pci_mmio64(4 * GIB, 32), None);
+    }
+
+    #[test]
+    fn regions_of_the_hole_do_not_overlap() {
+        let fixed = [
+            PCI_MMIO32,
+            PCI_ECAM,
+            IOAPIC..IOAPIC + 4 * KIB,
+            LOCAL_APIC..LOCAL_APIC + MIB,
+            KVM_IDENTITY_MAP..KVM_TSS,
+            KVM_TSS..KVM_TSS + 12 * KIB,
+            RAM_ABOVE_HOLE..u64::MAX,
+        ];
+        for pair in fixed.windows(2) {
+            assert!(pair[0].start < pair[0].end && pair[0].end <= pair[1].start, "{pair:x?}");
+        }
+    }
+}

@@ -1,0 +1,5 @@
+//! A minimal VMM that embeds vm-msi and boots Linux guests with passed-through devices.
+//!
+//! The binary is a thin entry over this library, so that every part can be tested on its own.
+
+pub mod layout;
