@@ -2,4 +2,6 @@
 //!
 //! The binary is a thin entry over this library, so that every part can be tested on its own.
 
+pub mod error;
 pub mod layout;
+pub mod memory;

@@ -1,0 +1,54 @@
+//! Anonymous host memory for RAM, aligned so that huge pages can back it.
+//!
+//! Own `unsafe`: a private anonymous mapping at an address of our choice, which vm-memory cannot make. The mapping is
+//! never unmapped: RAM lives as long as the process, and the devices that do DMA into it may outlive any owner in here.
+
+use std::io;
+
+use rustix::mm::{Advice, MapFlags, ProtFlags};
+use vm_memory::MmapRegion;
+
+/// The size and alignment of a huge page: second-level page tables map this much with one entry.
+const HUGE_PAGE: usize = 2 << 20;
+
+/// Maps `size` bytes of zeroed memory, aligned to a huge page, and asks the kernel for huge pages.
+///
+/// # Errors
+/// The host's, when it has no such room or refuses the mapping.
+pub(super) fn map_anonymous(size: usize) -> io::Result<MmapRegion> {
+    let reserve = size.checked_add(HUGE_PAGE).ok_or(io::ErrorKind::OutOfMemory)?;
+    let prot = ProtFlags::READ | ProtFlags::WRITE;
+    // Reserved without commitment: an untouched guest page costs nothing.
+    let flags = MapFlags::PRIVATE | MapFlags::NORESERVE;
+    // SAFETY: a new mapping at an address of the kernel's choice touches no existing memory.
+    let start = unsafe { rustix::mm::mmap_anonymous(std::ptr::null_mut(), reserve, prot, flags) }?;
+    let padding = start.align_offset(HUGE_PAGE);
+    let aligned = start.cast::<u8>().wrapping_add(padding);
+    // SAFETY: `aligned..aligned + size` lies in the mapping just made, and advice does not change its contents.
+    if let Err(error) = unsafe { rustix::mm::madvise(aligned.cast(), size, Advice::LinuxHugepage) } {
+        tracing::info!("guest memory without huge pages: {error}");
+    }
+    let prot = i32::try_from(prot.bits()).unwrap_or_default();
+    let flags = i32::try_from(flags.bits()).unwrap_or_default();
+    // SAFETY: the range is mapped readable and writable, nothing else refers to it, and it is never unmapped.
+    let region = unsafe { MmapRegion::build_raw(aligned, size, prot, flags) };
+    region.map_err(io::Error::other)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_is_aligned_zero_and_writable() {
+        let region = map_anonymous(HUGE_PAGE + 4096).unwrap();
+        assert_eq!(region.as_ptr().align_offset(HUGE_PAGE), 0);
+        assert_eq!(region.size(), HUGE_PAGE + 4096);
+        let memory = vm_memory::GuestRegionMmap::<()>::new(region, vm_memory::GuestAddress(0)).unwrap();
+        let byte: u8 =
+            vm_memory::Bytes::read_obj(&memory, vm_memory::MemoryRegionAddress(HUGE_PAGE as u64)).unwrap();
+        assert_eq!(byte, 0);
+        vm_memory::Bytes::write_obj(&memory, 7u8, vm_memory::MemoryRegionAddress(HUGE_PAGE as u64 + 4095))
+            .unwrap();
+    }
+}

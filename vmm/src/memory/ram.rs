@@ -1,0 +1,55 @@
+//! Guest RAM: one region below the hole, a second above 4 GiB when it does not fit.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion, GuestRegionMmap};
+
+use super::host;
+use super::slots::{Slot, Slots};
+use crate::error::{Doing, Error, Result};
+use crate::layout;
+
+/// The guest's RAM, and the memory slots that show it to the guest.
+#[derive(Debug)]
+pub struct GuestMemory {
+    memory: GuestMemoryMmap,
+    /// Held so that the RAM stays mapped into the guest.
+    _slots: Vec<Slot>,
+}
+
+impl GuestMemory {
+    /// Makes `size` bytes of RAM and maps them into the guest.
+    ///
+    /// # Errors
+    /// The host's, when it refuses the memory or a slot.
+    pub fn new(size: u64, slots: &Arc<Slots>) -> Result<Self> {
+        let regions = layout::ram(size).into_iter().map(region).collect::<Result<Vec<_>>>()?;
+        let mapped = regions
+            .iter()
+            .map(|region| slots.map(region.start_addr(), region.get_mmap(), 0..region.get_mmap().size()));
+        let slots = mapped.collect::<Result<Vec<_>>>()?;
+        let memory = GuestMemoryMmap::from_regions(regions).doing("laying out guest memory")?;
+        Ok(Self { memory, _slots: slots })
+    }
+
+    /// The RAM, to read and write it.
+    #[must_use]
+    pub fn memory(&self) -> &GuestMemoryMmap {
+        &self.memory
+    }
+
+    /// The first guest-physical address above all RAM.
+    #[must_use]
+    pub fn end(&self) -> u64 {
+        self.memory.iter().map(|region| region.start_addr().0.saturating_add(region.len())).max().unwrap_or(0)
+    }
+}
+
+fn region(range: Range<u64>) -> Result<GuestRegionMmap> {
+    let doing = || format!("mapping {} MiB of guest memory", (range.end - range.start) / layout::MIB);
+    let size = usize::try_from(range.end - range.start).doing(doing())?;
+    let mapping = host::map_anonymous(size).doing(doing())?;
+    GuestRegionMmap::new(mapping, GuestAddress(range.start))
+        .ok_or_else(|| Error::host(doing(), "the range wraps around"))
+}
