@@ -5,3 +5,4 @@
 pub mod error;
 pub mod layout;
 pub mod memory;
+pub mod pci;

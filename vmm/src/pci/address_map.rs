@@ -1,0 +1,93 @@
+//! Which BAR answers at which address. Ranges in it never overlap: a later claim that would is refused.
+
+use std::collections::BTreeMap;
+
+use super::function::DeviceFunction;
+use super::windows::{BusRange, Space};
+
+/// One function's BAR.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BarOwner {
+    /// The function.
+    pub function: DeviceFunction,
+    /// The BAR's index.
+    pub bar: usize,
+}
+
+/// An address, found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Hit {
+    /// Whose it is.
+    pub owner: BarOwner,
+    /// Bytes from the BAR's start.
+    pub offset: u64,
+    /// Bytes from the address to the BAR's end.
+    pub left: u64,
+}
+
+/// The claimed ranges, by space and first address.
+#[derive(Debug, Default)]
+pub struct AddressMap {
+    claims: BTreeMap<(Space, u64), (BusRange, BarOwner)>,
+}
+
+impl AddressMap {
+    /// Claims a range. `false` if another claim has a part of it, which keeps it.
+    #[must_use]
+    pub fn claim(&mut self, range: BusRange, owner: BarOwner) -> bool {
+        // Ranges do not overlap, so the last one that starts below this one's end is the only one in question.
+        let below = (range.space(), 0)..(range.space(), range.end());
+        let free =
+            self.claims.range(below).next_back().is_none_or(|(_, (other, _))| other.end() <= range.start());
+        if free {
+            self.claims.insert((range.space(), range.start()), (range, owner));
+        }
+        free
+    }
+
+    /// The BAR that answers at `address`.
+    #[must_use]
+    pub fn find(&self, space: Space, address: u64) -> Option<Hit> {
+        let (_, (range, owner)) = self.claims.range((space, 0)..=(space, address)).next_back()?;
+        let left = range.end().checked_sub(address).filter(|left| *left > 0)?;
+        Some(Hit { owner: *owner, offset: address.checked_sub(range.start())?, left })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn owner(bar: usize) -> BarOwner {
+        BarOwner { function: DeviceFunction::from_bits(8), bar }
+    }
+
+    fn range(start: u64, len: u64) -> BusRange {
+        BusRange::new(Space::Memory, start, len).unwrap()
+    }
+
+    #[test]
+    fn overlapping_claims_are_refused_from_every_side() {
+        let mut map = AddressMap::default();
+        assert!(map.claim(range(0x1000, 0x1000), owner(0)));
+        for (start, len) in [(0x1000, 0x1000), (0, 0x1001), (0x1fff, 1), (0x1800, 0x10), (0, 0x10000)] {
+            assert!(!map.claim(range(start, len), owner(1)), "{start:#x} {len:#x}");
+        }
+        assert!(map.claim(range(0, 0x1000), owner(2)));
+        assert!(map.claim(range(0x2000, 0x1000), owner(3)));
+        assert!(map.claim(BusRange::new(Space::Io, 0x1000, 8).unwrap(), owner(4)));
+    }
+
+    #[test]
+    fn an_address_finds_its_bar_or_nothing() {
+        let mut map = AddressMap::default();
+        assert!(map.claim(range(0x1000, 0x1000), owner(0)));
+        assert!(map.claim(range(0x4000, 0x10), owner(1)));
+        assert_eq!(map.find(Space::Memory, 0x1ffe), Some(Hit { owner: owner(0), offset: 0xffe, left: 2 }));
+        assert_eq!(map.find(Space::Memory, 0x4000), Some(Hit { owner: owner(1), offset: 0, left: 0x10 }));
+        for outside in [0, 0xfff, 0x2000, 0x4010, u64::MAX] {
+            assert_eq!(map.find(Space::Memory, outside), None);
+        }
+        assert_eq!(map.find(Space::Io, 0x1000), None);
+    }
+}

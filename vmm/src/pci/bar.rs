@@ -1,0 +1,251 @@
+//! Base address registers of a type 0 header: sizing, moving, decoding (PCIe r6 §7.5.1.2.1).
+//!
+//! A BAR is a row of the register table whose writable bits are those above its size: that is all of BAR sizing.
+//! What a BAR decodes is a pure function of those registers and the command register.
+
+use super::config::{ConfigSpace, Register};
+use super::function::{BAR_COUNT, Decoding};
+use super::windows::{Addresses, BusRange, NoRoom, Space, Window};
+
+/// Offset of the first BAR.
+pub const BAR0: u16 = 0x10;
+/// Offset of the command register.
+pub const COMMAND: u16 = 0x04;
+/// Command: the function answers I/O requests (PCIe r6 §7.5.1.1.3).
+pub const COMMAND_IO: u32 = 1 << 0;
+/// Command: the function answers memory requests.
+pub const COMMAND_MEMORY: u32 = 1 << 1;
+
+const IO_SPACE: u32 = 1 << 0;
+const TYPE_MASK: u32 = 0b110;
+const TYPE_64BIT: u32 = 0b100;
+
+/// One base address register, or the lower half of a 64-bit one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bar {
+    flags: u32,
+    size: u64,
+}
+
+impl Bar {
+    /// From the register's value on the host and the size of the region behind it. `None` if nothing is there.
+    /// A size that is no power of two, which no register can express, is rounded up.
+    #[must_use]
+    pub fn new(register: u32, size: u64) -> Option<Self> {
+        let io = register & IO_SPACE != 0;
+        let (flags, smallest) = if io { (register & 0b11, 4) } else { (register & 0b1111, 16) };
+        let bar = Self { flags, size: size.checked_next_power_of_two()?.max(smallest) };
+        let largest = if bar.is_64bit() { 1 << 63 } else { 1 << 31 };
+        (size > 0 && bar.size <= largest).then_some(bar)
+    }
+
+    /// Bytes that it decodes: a power of two.
+    #[must_use]
+    pub fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// The space that it decodes in.
+    #[must_use]
+    pub fn space(&self) -> Space {
+        if self.flags & IO_SPACE != 0 { Space::Io } else { Space::Memory }
+    }
+
+    /// Whether it takes the next register too, for the upper half of its address.
+    #[must_use]
+    pub fn is_64bit(&self) -> bool {
+        self.space() == Space::Memory && self.flags & TYPE_MASK == TYPE_64BIT
+    }
+
+    fn window(&self) -> Window {
+        match self.space() {
+            Space::Io => Window::Io,
+            Space::Memory if self.is_64bit() => Window::Memory64,
+            Space::Memory => Window::Memory32,
+        }
+    }
+
+    fn address_bits(&self) -> u64 {
+        !self.size.saturating_sub(1)
+    }
+}
+
+/// The six BARs of a function; where a 64-bit one has its upper half there is none.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Bars([Option<Bar>; BAR_COUNT]);
+
+impl Bars {
+    /// `bars[i]` is the register at `0x10 + 4 * i`. What stands where a 64-bit BAR has its upper half is dropped,
+    /// and so is a 64-bit BAR that has no place for it.
+    #[must_use]
+    pub fn new(bars: [Option<Bar>; BAR_COUNT]) -> Self {
+        let mut kept = [None; BAR_COUNT];
+        let mut is_upper_half = false;
+        let last = BAR_COUNT.saturating_sub(1);
+        for (index, (kept, bar)) in kept.iter_mut().zip(bars).enumerate() {
+            *kept = bar.filter(|bar| !(is_upper_half || bar.is_64bit() && index == last));
+            is_upper_half = kept.is_some_and(|bar| bar.is_64bit());
+        }
+        Self(kept)
+    }
+
+    /// Those that are there, with their indices.
+    pub fn iter(&self) -> impl Iterator<Item = (usize, Bar)> {
+        self.0.into_iter().enumerate().filter_map(|(index, bar)| Some((index, bar?)))
+    }
+
+    /// Defines the six registers and the command register's decode bits, of which only those with a BAR exist.
+    pub fn define(&self, space: &mut ConfigSpace) {
+        for (bar, offset) in self.0.iter().zip(register_offsets()) {
+            let Some(bar) = bar else {
+                continue;
+            };
+            let writable = bar.address_bits();
+            let half = |reset, writable| Register {
+                width: 4,
+                reset,
+                emulated: u32::MAX,
+                writable,
+                ..Register::default()
+            };
+            space.define(offset, &[half(bar.flags, low(writable))]);
+            if bar.is_64bit() {
+                space.define(offset.saturating_add(4), &[half(0, high(writable))]);
+            }
+        }
+    }
+
+    /// Command register bits that mean something for these BARs.
+    #[must_use]
+    pub fn command_bits(&self) -> u32 {
+        self.iter().fold(0, |bits, (_, bar)| bits | enable_bit(bar.space()))
+    }
+
+    /// What the registers in `space` ask for now.
+    #[must_use]
+    pub fn decode(&self, space: &ConfigSpace) -> Decoding {
+        let command = space.value(COMMAND, 2);
+        let mut decoding = [None; BAR_COUNT];
+        for ((range, bar), offset) in decoding.iter_mut().zip(&self.0).zip(register_offsets()) {
+            *range = bar.filter(|bar| command & enable_bit(bar.space()) != 0).and_then(|bar| {
+                let upper = if bar.is_64bit() { space.value(offset.saturating_add(4), 4) } else { 0 };
+                let register = u64::from(space.value(offset, 4)) | (u64::from(upper) << 32);
+                BusRange::new(bar.space(), register & bar.address_bits(), bar.size())
+            });
+        }
+        decoding
+    }
+
+    /// Programs each BAR with an address of its own, the largest first, as firmware would.
+    ///
+    /// # Errors
+    /// A window is used up.
+    pub fn assign(&self, space: &mut ConfigSpace, addresses: &mut Addresses) -> Result<(), NoRoom> {
+        let mut bars: Vec<(u16, Bar)> =
+            register_offsets().zip(self.0).filter_map(|(offset, bar)| Some((offset, bar?))).collect();
+        bars.sort_by_key(|(_, bar)| std::cmp::Reverse(bar.size()));
+        for (offset, bar) in bars {
+            let address = addresses.allocate(bar.window(), bar.size())?;
+            let width = if bar.is_64bit() { 8 } else { 4 };
+            space.write(offset, address.to_le_bytes().get(..width).unwrap_or_default());
+        }
+        Ok(())
+    }
+}
+
+fn register_offsets() -> impl Iterator<Item = u16> {
+    (BAR0..).step_by(4).take(BAR_COUNT)
+}
+
+fn enable_bit(space: Space) -> u32 {
+    match space {
+        Space::Memory => COMMAND_MEMORY,
+        Space::Io => COMMAND_IO,
+    }
+}
+
+fn low(value: u64) -> u32 {
+    (value & u64::from(u32::MAX)) as u32
+}
+
+fn high(value: u64) -> u32 {
+    (value >> 32) as u32
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::windows::tests::windows;
+    use super::*;
+
+    /// A 16 KiB 64-bit prefetchable BAR, a 32-bit one of 16 bytes, a 32-port I/O BAR.
+    fn bars() -> (Bars, ConfigSpace) {
+        let bars = Bars::new([
+            Bar::new(0xc, 0x4000),
+            Bar::new(0, 0x1000),
+            Bar::new(0, 1),
+            Bar::new(1, 0x20),
+            None,
+            Bar::new(0x4, 0x1000),
+        ]);
+        let mut space = ConfigSpace::device(256);
+        space.define(
+            COMMAND,
+            &[Register { width: 2, emulated: 0xffff, writable: bars.command_bits(), ..Register::default() }],
+        );
+        for offset in register_offsets() {
+            space.hide(offset, 4);
+        }
+        bars.define(&mut space);
+        (bars, space)
+    }
+
+    #[test]
+    fn impossible_bars_are_not_there() {
+        let (bars, _) = bars();
+        let indices: Vec<_> = bars.iter().map(|(index, _)| index).collect();
+        assert_eq!(indices, [0, 2, 3], "1 is an upper half, 5 has no place for one");
+        assert_eq!(Bar::new(0, 0), None);
+        assert_eq!(Bar::new(0, 1 << 32), None, "32 bits cannot express it");
+        assert_eq!(Bar::new(4, u64::MAX), None);
+        assert_eq!(Bar::new(0, 0x1800).unwrap().size(), 0x2000);
+    }
+
+    #[test]
+    fn sizing_reads_back_the_size_and_the_type() {
+        let (_, mut space) = bars();
+        for offset in register_offsets() {
+            space.write(offset, &[0xff; 4]);
+        }
+        let read: Vec<_> = register_offsets().map(|offset| space.value(offset, 4)).collect();
+        assert_eq!(read, [0xffff_c00c, 0xffff_ffff, 0xffff_fff0, 0xffff_ffe1, 0, 0]);
+    }
+
+    #[test]
+    fn decoding_follows_the_enable_bits_and_both_halves() {
+        let (bars, mut space) = bars();
+        space.write(0x10, &0x41_0000_4abc_u64.to_le_bytes());
+        space.write(0x18, &0xc000_0010_u32.to_le_bytes());
+        space.write(0x1c, &0xc020_u32.to_le_bytes());
+        assert_eq!(bars.decode(&space), [None; 6]);
+        space.write(COMMAND, &[COMMAND_MEMORY as u8, 0]);
+        let decoding = bars.decode(&space);
+        assert_eq!(decoding[0], BusRange::new(Space::Memory, 0x41_0000_4000, 0x4000));
+        assert_eq!(decoding[2], BusRange::new(Space::Memory, 0xc000_0010, 16));
+        assert_eq!(decoding[3], None);
+        space.write(COMMAND, &[COMMAND_IO as u8, 0]);
+        let decoding = bars.decode(&space);
+        assert_eq!((decoding[0], decoding[2]), (None, None));
+        assert_eq!(decoding[3], BusRange::new(Space::Io, 0xc020, 0x20));
+    }
+
+    #[test]
+    fn assigned_addresses_lie_in_their_windows() {
+        let (bars, mut space) = bars();
+        bars.assign(&mut space, &mut Addresses::new(&windows())).unwrap();
+        space.write(COMMAND, &[0xff, 0xff]);
+        let ranges: Vec<_> = bars.decode(&space).into_iter().flatten().collect();
+        assert_eq!(ranges.len(), 3);
+        assert!(ranges.iter().all(|range| windows().contain(range)), "{ranges:x?}");
+        assert_eq!(ranges[0].start(), 0x40_0000_0000);
+    }
+}
