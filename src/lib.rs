@@ -1,1 +1,52 @@
-//! Guest-facing MSI, MSI-X and IMS on interrupt domains that grow vector by vector.
+//! Guest-facing message-signalled interrupts for Rust VMMs, on per-device interrupt domains that grow, and
+//! shrink, vector by vector as the guest asks, with no interrupt ever lost.
+//!
+//! | part | owns | never does |
+//! |---|---|---|
+//! | [`msix`] | the registers that a guest sees, as plain state | I/O, locks, logging, panics |
+//! | [`domain`] | what each vector *is* in the host, and the way to what it *should be* | look at registers |
+//! | [`router`], [`kvm`] | messages, their GSIs, irqfds | know vectors or devices |
+//! | [`backend`], [`vfio`] | which eventfd a host vector fires | know messages |
+//! | [`function`] | one PCI function's MSI-X, put together for an embedder | anything of its own |
+//!
+//! A guest's write changes plain state and yields the vectors it [touched](delivery::Touched). The device's
+//! domain then compares what each of them should be ([`Delivery`]) with what the host has, and takes the
+//! steps between in the one order that loses nothing. `src/design.md` tells the whole story and its rules.
+//!
+//! Nothing in this crate panics on what a guest does. A guest's mistake gets the value that the PCI
+//! specification gives it and a counter; a host's failure is a typed error, the vector stays held (its
+//! interrupts wait in its eventfd), and the step is tried again.
+#![deny(
+    clippy::arithmetic_side_effects,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::unwrap_used
+)]
+#![cfg_attr(
+    test,
+    allow(clippy::arithmetic_side_effects, reason = "a test that overflows fails, which is its purpose")
+)]
+
+pub mod access;
+pub mod apic;
+pub mod backend;
+pub mod delivery;
+pub mod domain;
+pub mod function;
+pub mod kvm;
+pub mod message;
+pub mod mmio;
+pub mod msix;
+pub mod router;
+mod signalled;
+#[cfg(any(test, feature = "test-utils"))]
+pub mod testing;
+pub mod vfio;
+
+pub use backend::Backend;
+pub use delivery::{Delivery, Store, Touched, Vector};
+pub use domain::DeviceDomain;
+pub use function::MsixFunction;
+pub use message::MsiMessage;
+pub use router::Router;

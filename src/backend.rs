@@ -1,0 +1,88 @@
+//! The seam towards a device: which eventfd each of its host vectors fires.
+//!
+//! VFIO is one backend, a device model inside the VMM another. A backend is owned by one domain, which calls
+//! it under its lock; vectors count from 0 and stay below what [`Backend::open`] was asked for.
+
+use std::io;
+
+use vmm_sys_util::eventfd::EventFd;
+
+use crate::delivery::Vector;
+
+/// What a host refused for a device's vectors. The vector stays as it was, and the step is tried again.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum BackendError {
+    /// The device's interrupts could not be turned on.
+    #[error("no interrupt of the device could be reserved ({asked} asked for): {source}")]
+    Open {
+        /// Vectors that were asked for.
+        asked: u32,
+        /// The kernel's reason.
+        source: io::Error,
+    },
+    /// The host had fewer interrupts than the device has vectors, and this vector is beyond them.
+    #[error("the host reserved {reserved} vectors for the device: none for vector {vector}")]
+    BeyondReservation {
+        /// The vector that stays held.
+        vector: Vector,
+        /// How many it has.
+        reserved: u32,
+    },
+    /// A vector could not be given its eventfd.
+    #[error("the host refused vector {vector}: {source}")]
+    Bind {
+        /// The vector.
+        vector: Vector,
+        /// The kernel's reason.
+        source: io::Error,
+    },
+    /// A vector's eventfd could not be taken away.
+    #[error("the host did not give vector {vector} back: {source}")]
+    Unbind {
+        /// The vector.
+        vector: Vector,
+        /// The kernel's reason.
+        source: io::Error,
+    },
+    /// The device's interrupts could not be turned off.
+    #[error("the host did not turn the device's interrupts off: {source}")]
+    Close {
+        /// The kernel's reason.
+        source: io::Error,
+    },
+}
+
+/// A device's host vectors.
+pub trait Backend: Send {
+    /// The guest turned the capability on: the device may signal up to `vectors` vectors. None is requested of
+    /// the host yet, and an interrupt that the device raises meanwhile waits in its own pending bits.
+    ///
+    /// # Errors
+    /// [`BackendError::Open`]; nothing is turned on then.
+    fn open(&mut self, vectors: u32) -> Result<(), BackendError>;
+
+    /// From now on `vector` signals `eventfd`, beginning with what the device has pending for it. Other vectors
+    /// are not disturbed.
+    ///
+    /// # Errors
+    /// [`BackendError::Bind`] or [`BackendError::BeyondReservation`]; the vector has no eventfd then.
+    fn bind(&mut self, vector: Vector, eventfd: &EventFd) -> Result<(), BackendError>;
+
+    /// `vector` signals nothing once this has returned; what the device raises waits in its own pending bits.
+    /// As much of the vector as the host can take is given back. Other vectors are not disturbed.
+    ///
+    /// # Errors
+    /// [`BackendError::Unbind`]; the vector keeps its eventfd then.
+    fn unbind(&mut self, vector: Vector) -> Result<(), BackendError>;
+
+    /// The guest turned the capability off: every vector is unbound, and everything given back to the host.
+    ///
+    /// # Errors
+    /// [`BackendError::Close`]; everything is as before then.
+    fn close(&mut self) -> Result<(), BackendError>;
+
+    /// The pending bits that the device itself has for vectors 64 × `group` to 64 × `group` + 63. Only those of
+    /// vectors without an eventfd mean anything.
+    fn pending(&mut self, group: u32) -> u64;
+}

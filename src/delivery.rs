@@ -1,0 +1,120 @@
+//! The contract between a store and a domain: what each vector should be, and which ones may have changed.
+//!
+//! This is all that a domain knows of MSI, MSI-X or IMS. A new kind of store implements [`Store`] and touches
+//! nothing else.
+
+use std::fmt;
+use std::ops::Range;
+use std::sync::{Mutex, PoisonError};
+
+use crate::message::MsiMessage;
+
+/// An index into a store's vectors, from 0.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(transparent))]
+pub struct Vector(pub u32);
+
+impl Vector {
+    /// As an index into a slice.
+    pub fn index(self) -> usize {
+        self.0 as usize
+    }
+}
+
+impl fmt::Display for Vector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// What a vector should be now. A pure function of a store's state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Delivery {
+    /// The guest does not use the vector: the host may give back what it holds for it.
+    Off,
+    /// The guest uses it and has it masked: interrupts wait, and show as pending.
+    Held,
+    /// Interrupts go to the guest as this message.
+    Live(MsiMessage),
+}
+
+/// The registers of one kind of message-signalled interrupt, as plain state.
+pub trait Store {
+    /// How many vectors the guest may use now: 0 while the capability is off, and then the host may turn the
+    /// whole thing off too.
+    fn vectors(&self) -> u32;
+
+    /// What `vector` should be now. [`Delivery::Off`] for one that does not exist.
+    fn delivery(&self, vector: Vector) -> Delivery;
+}
+
+/// A store behind a lock: each answer is taken under it. The lock is the innermost one of the crate and is
+/// held for no system call.
+impl<S: Store> Store for Mutex<S> {
+    fn vectors(&self) -> u32 {
+        self.lock().unwrap_or_else(PoisonError::into_inner).vectors()
+    }
+
+    fn delivery(&self, vector: Vector) -> Delivery {
+        self.lock().unwrap_or_else(PoisonError::into_inner).delivery(vector)
+    }
+}
+
+/// The vectors whose [`Delivery`] a change of a store may have altered: one range, often empty.
+///
+/// The change is not finished until a domain has [synced](crate::DeviceDomain::sync) them.
+#[must_use = "the host does not know of the change until the domain has synced it"]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Touched(Range<u32>);
+
+impl Touched {
+    /// Nothing changed that the host needs to know.
+    pub const NOTHING: Self = Self(0..0);
+
+    /// One vector.
+    pub fn one(vector: Vector) -> Self {
+        Self(vector.0..vector.0.saturating_add(1))
+    }
+
+    /// The first `count` vectors of a store.
+    pub fn first(count: u32) -> Self {
+        Self(0..count)
+    }
+
+    /// The least range that holds both.
+    pub fn and(self, other: Self) -> Self {
+        match (self.is_empty(), other.is_empty()) {
+            (true, _) => other,
+            (_, true) => self,
+            _ => Self(self.0.start.min(other.0.start)..self.0.end.max(other.0.end)),
+        }
+    }
+
+    /// True where nothing was touched.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The vectors, ascending.
+    pub fn vectors(&self) -> impl Iterator<Item = Vector> + use<> {
+        self.0.clone().map(Vector)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn touching_nothing_adds_nothing() {
+        let one = Touched::one(Vector(7));
+        assert_eq!(Touched::NOTHING.and(one.clone()), one);
+        assert_eq!(one.clone().and(Touched::NOTHING), one);
+    }
+
+    #[test]
+    fn two_touches_cover_both() {
+        let both = Touched::one(Vector(3)).and(Touched::one(Vector(1)));
+        assert_eq!(both.vectors().collect::<Vec<_>>(), [Vector(1), Vector(2), Vector(3)]);
+    }
+}

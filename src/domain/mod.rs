@@ -1,0 +1,94 @@
+//! A device's interrupt domain: brings each vector in the host to what its store says it should be.
+//!
+//! Owns the device's host vectors: their eventfds, their routes, and the interrupts that wait for them.
+//! Invariant: between calls each vector is in one of the states of `slot.rs`, and what could not be reached
+//! is kept with the host's reason. Everything is one operation, [`DeviceDomain::sync`]: enable, mask,
+//! grow, shrink, retarget, reset and restore differ only in what the store says, and it may be called twice.
+//!
+//! Locking: one lock a domain, taken before the router's and the store's. A guest access that changes nothing
+//! in the host does not come here at all. PBA reads do: pending bits belong to the domain (PCIe r6 §7.7.2.7).
+
+mod error;
+mod host;
+mod report;
+mod slot;
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+pub use error::DomainError;
+pub use report::{Counters, DomainReport, State, VectorReport};
+
+use crate::backend::Backend;
+use crate::delivery::{Store, Touched};
+use crate::router::Router;
+use host::Host;
+
+/// One device's vectors of one store.
+#[derive(Debug)]
+pub struct DeviceDomain<R: Router, B: Backend> {
+    router: Arc<R>,
+    host: Mutex<Host<B>>,
+}
+
+impl<R: Router, B: Backend> DeviceDomain<R, B> {
+    /// A domain of up to `vectors` vectors, none of which costs the host anything yet.
+    pub fn new(vectors: u32, router: Arc<R>, backend: B) -> Self {
+        Self { router, host: Mutex::new(Host::new(vectors, backend)) }
+    }
+
+    /// Brings the touched vectors to what `store` says now. The store is read under the domain's lock, so the
+    /// last of several concurrent calls leaves the host as the last write left the store.
+    ///
+    /// Interrupts meanwhile: a vector on its way down is detached first and keeps them in its eventfd, a vector
+    /// on its way up delivers one for all that waited. When this returns, no touched vector delivers on an old
+    /// message or while masked, whatever the host refused (see [`DeviceDomain::unsettled`]).
+    pub fn sync(&self, store: &impl Store, touched: Touched) {
+        if !touched.is_empty() {
+            self.host().settle(&*self.router, store, touched.vectors());
+        }
+    }
+
+    /// Tries again what the host refused. Cheap where it refused nothing; call it now and then while
+    /// [`DeviceDomain::unsettled`] is not 0.
+    pub fn retry(&self, store: &impl Store) {
+        let mut host = self.host();
+        let unsettled = host.unsettled_vectors(store);
+        if !unsettled.is_empty() {
+            host.settle(&*self.router, store, unsettled.into_iter());
+        }
+    }
+
+    /// How many vectors are not what they should be because the host refused a step.
+    pub fn unsettled(&self) -> usize {
+        self.host().unsettled()
+    }
+
+    /// The pending bits of vectors 64 × `group` to 64 × `group` + 63, lowest vector in the lowest bit: what waits
+    /// in eventfds, was latched when one was closed, or is pending in the device itself. Reading takes nothing.
+    pub fn pending(&self, group: u32) -> u64 {
+        self.host().pending(group)
+    }
+
+    /// Forgets the interrupts that were latched for vectors without a host vector: the device was reset.
+    pub fn clear_latched(&self) {
+        self.host().clear_latched();
+    }
+
+    /// The domain as it is now.
+    pub fn report(&self) -> DomainReport {
+        self.host().report()
+    }
+
+    fn host(&self) -> MutexGuard<'_, Host<B>> {
+        // A panic elsewhere leaves each slot in one of its states: the next sync goes on from there.
+        self.host.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Teardown is a sync of nothing: every vector is detached before its route goes, and all is given back.
+impl<R: Router, B: Backend> Drop for DeviceDomain<R, B> {
+    fn drop(&mut self) {
+        let host = self.host.get_mut().unwrap_or_else(PoisonError::into_inner);
+        host.close(&*self.router);
+    }
+}

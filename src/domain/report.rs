@@ -1,0 +1,97 @@
+//! A view of a domain: every vector that is not plainly unused, and what was done so far.
+
+use super::slot::Slot;
+use crate::delivery::Vector;
+use crate::message::MsiMessage;
+use crate::router::Gsi;
+use crate::signalled::signalled;
+
+/// What a domain has done and refused since it was made. They only grow.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[non_exhaustive]
+pub struct Counters {
+    /// Host vectors requested.
+    pub binds: u64,
+    /// Host vectors given back one by one.
+    pub unbinds: u64,
+    /// Vectors that went live.
+    pub attaches: u64,
+    /// Vectors that went from live to held.
+    pub detaches: u64,
+    /// Times the whole capability was turned on in the host.
+    pub opens: u64,
+    /// Times it was turned off.
+    pub closes: u64,
+    /// Unmasked vectors whose message is no interrupt: the guest's mistake.
+    pub invalid_messages: u64,
+    /// Steps that the host refused; each is tried again.
+    pub host_failures: u64,
+    /// The most host vectors at one time.
+    pub high_water: u32,
+}
+
+/// Where a vector is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize), serde(rename_all = "lowercase"))]
+pub enum State {
+    /// It has no host vector.
+    Idle,
+    /// It has a host vector, and interrupts wait.
+    Held,
+    /// Its interrupts go to the guest within the kernel.
+    Live,
+}
+
+/// One vector.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[non_exhaustive]
+pub struct VectorReport {
+    /// Its index.
+    pub vector: Vector,
+    /// Where it is.
+    pub state: State,
+    /// The message that it is live on.
+    pub message: Option<MsiMessage>,
+    /// That message's GSI.
+    pub gsi: Option<Gsi>,
+    /// An interrupt waits (never so for a live vector).
+    pub pending: bool,
+    /// What the host refused last, where that still stands.
+    pub error: Option<String>,
+}
+
+/// A domain at one moment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[non_exhaustive]
+pub struct DomainReport {
+    /// The capability is turned on in the host.
+    pub open: bool,
+    /// Vectors that have a host vector and an eventfd.
+    pub host_vectors: u32,
+    /// Of these, the ones that are live.
+    pub live: u32,
+    /// Why the host did not turn the capability on or off, where that still stands.
+    pub error: Option<String>,
+    /// What was done so far.
+    pub counters: Counters,
+    /// Every vector that has a host vector, an interrupt pending or a failure standing.
+    pub vectors: Vec<VectorReport>,
+}
+
+impl VectorReport {
+    pub(super) fn new(vector: Vector, slot: &Slot, error: Option<String>) -> Self {
+        let (state, gsi, pending) = match slot {
+            Slot::Idle { latched } => (State::Idle, None, *latched),
+            Slot::Held { eventfd } => (State::Held, None, signalled([eventfd]).any(|signalled| signalled)),
+            Slot::Live { route, .. } => (State::Live, Some(route.gsi()), false),
+        };
+        Self { vector, state, message: slot.message(), gsi, pending, error }
+    }
+
+    pub(super) fn is_noteworthy(&self) -> bool {
+        self.state != State::Idle || self.pending || self.error.is_some()
+    }
+}

@@ -1,0 +1,111 @@
+//! What one vector is in the host now, and the four steps between its states.
+//!
+//! The three states are the only ones there are, and each owns exactly what it needs. Each step is written
+//! here and nowhere else, consumes the state it starts from, and gives it back unchanged where the host
+//! refuses. The rules that keep interrupts from being lost are in the order of the calls within a step.
+
+use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
+
+use super::error::DomainError;
+use crate::backend::Backend;
+use crate::delivery::Vector;
+use crate::message::MsiMessage;
+use crate::router::{Route, Router};
+use crate::signalled::signalled;
+
+/// A vector in the host.
+#[derive(Debug)]
+pub(super) enum Slot {
+    /// No eventfd and no host vector. An interrupt waits in the device's own pending bits, or was `latched`
+    /// when the eventfd was closed.
+    Idle { latched: bool },
+    /// The host vector fires `eventfd`, which is attached to nothing: its counter is the pending bit.
+    Held { eventfd: EventFd },
+    /// The host vector fires `eventfd`, and the kernel turns its signals into `route`'s message.
+    Live { eventfd: EventFd, route: Route },
+}
+
+/// A step, or the state that it started from and the host's reason.
+pub(super) type Step = Result<Slot, (Slot, DomainError)>;
+
+impl Slot {
+    /// A vector that nobody has used.
+    pub(super) const UNUSED: Self = Self::Idle { latched: false };
+
+    /// The message that the vector's signals become now.
+    pub(super) fn message(&self) -> Option<MsiMessage> {
+        match self {
+            Self::Live { route, .. } => Some(route.message()),
+            Self::Idle { .. } | Self::Held { .. } => None,
+        }
+    }
+
+    /// Idle to held: the host vector is requested. What was latched, and what the device has pending, is in
+    /// the eventfd afterwards.
+    pub(super) fn bind(self, vector: Vector, backend: &mut impl Backend) -> Step {
+        let Self::Idle { latched } = self else { return Ok(self) };
+        let bound = EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)
+            .and_then(|eventfd| {
+                if latched {
+                    eventfd.write(1)?;
+                }
+                Ok(eventfd)
+            })
+            .map_err(|source| DomainError::Eventfd { vector, source })
+            .and_then(|eventfd| Ok(backend.bind(vector, &eventfd).map(|()| eventfd)?));
+        bound.map(|eventfd| Self::Held { eventfd }).map_err(|error| (self, error))
+    }
+
+    /// Held to live. The route is published already, so a signal that waits or comes meanwhile meets it.
+    pub(super) fn attach(self, route: Route, router: &impl Router) -> Step {
+        let Self::Held { eventfd } = self else {
+            router.withdraw(route);
+            return Ok(self);
+        };
+        match router.attach(&eventfd, &route) {
+            Ok(()) => Ok(Self::Live { eventfd, route }),
+            Err(error) => {
+                router.withdraw(route);
+                Err((Self::Held { eventfd }, error.into()))
+            }
+        }
+    }
+
+    /// Live to held: the eventfd is detached first, so what comes from now on waits in it; the route goes when
+    /// nothing can meet its absence.
+    pub(super) fn hold(self, router: &impl Router) -> Step {
+        let Self::Live { eventfd, route } = self else { return Ok(self) };
+        match router.detach(&eventfd, &route) {
+            Ok(()) => {
+                router.withdraw(route);
+                Ok(Self::Held { eventfd })
+            }
+            Err(error) => Err((Self::Live { eventfd, route }, error.into())),
+        }
+    }
+
+    /// Held to idle: the host vector is given back, and only then is the eventfd looked at for the last time.
+    pub(super) fn unbind(self, vector: Vector, backend: &mut impl Backend) -> Step {
+        let Self::Held { eventfd } = &self else { return Ok(self) };
+        match backend.unbind(vector) {
+            Ok(()) => Ok(Self::Idle { latched: signalled([eventfd]).any(|signalled| signalled) }),
+            Err(error) => Err((self, error.into())),
+        }
+    }
+
+    /// Any state to idle, where the device fires nothing any more. An irqfd that could not be detached goes
+    /// with its eventfd: no signal can come that would miss the route.
+    pub(super) fn shut(self, router: &impl Router) -> Self {
+        match self {
+            Self::Idle { .. } => self,
+            Self::Held { eventfd } => {
+                Self::Idle { latched: signalled([&eventfd]).any(|signalled| signalled) }
+            }
+            Self::Live { eventfd, route } => {
+                drop(eventfd);
+                router.withdraw(route);
+                Self::UNUSED
+            }
+        }
+    }
+}

@@ -1,0 +1,77 @@
+//! What an in-kernel irqchip occupies in the routing table, and what it leaves for messages.
+
+use kvm_bindings::{
+    KVM_IRQ_ROUTING_IRQCHIP, KVM_IRQCHIP_IOAPIC, KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE,
+    kvm_irq_routing_entry, kvm_irq_routing_entry__bindgen_ty_1, kvm_irq_routing_irqchip,
+};
+
+/// KVM_MAX_IRQ_ROUTES: entries of a routing table, and one more than the highest GSI.
+const MAX_ROUTES: u32 = 4096;
+const IOAPIC_PINS: u32 = 24;
+const PIC_PINS: u32 = 16;
+
+/// Which interrupt controllers of a VM the kernel emulates.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Irqchip {
+    /// PIC, IOAPIC and local APICs (KVM_CREATE_IRQCHIP). Their pins have routes, which every commit carries.
+    Kernel,
+    /// Local APICs only (KVM_CAP_SPLIT_IRQCHIP). The pins have no routes; their GSIs are reserved.
+    Split,
+}
+
+impl Irqchip {
+    /// The GSIs below are the pins'.
+    pub(super) const FIRST_GSI: u32 = IOAPIC_PINS;
+
+    /// The routes that KVM gives the pins at start: without them a commit cuts off, say, the serial port.
+    pub(super) fn pin_routes(self) -> impl Iterator<Item = kvm_irq_routing_entry> {
+        let pins = match self {
+            Self::Kernel => IOAPIC_PINS,
+            Self::Split => 0,
+        };
+        (0..pins).flat_map(|gsi| {
+            let pic = match gsi {
+                0..8 => Some(KVM_IRQCHIP_PIC_MASTER),
+                8..PIC_PINS => Some(KVM_IRQCHIP_PIC_SLAVE),
+                _ => None,
+            };
+            let pic = pic.map(|irqchip| pin_route(gsi, irqchip, gsi % 8));
+            std::iter::once(pin_route(gsi, KVM_IRQCHIP_IOAPIC, gsi)).chain(pic)
+        })
+    }
+
+    /// How many messages the table has room for.
+    pub(super) fn message_routes(self) -> usize {
+        let entries = match self {
+            Self::Kernel => MAX_ROUTES.saturating_sub(IOAPIC_PINS).saturating_sub(PIC_PINS),
+            Self::Split => MAX_ROUTES.saturating_sub(IOAPIC_PINS),
+        };
+        entries as usize
+    }
+}
+
+fn pin_route(gsi: u32, irqchip: u32, pin: u32) -> kvm_irq_routing_entry {
+    kvm_irq_routing_entry {
+        gsi,
+        type_: KVM_IRQ_ROUTING_IRQCHIP,
+        u: kvm_irq_routing_entry__bindgen_ty_1 { irqchip: kvm_irq_routing_irqchip { irqchip, pin } },
+        ..Default::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_full_irqchip_keeps_40_routes_and_leaves_4056() {
+        assert_eq!(Irqchip::Kernel.pin_routes().count(), 40);
+        assert_eq!(Irqchip::Kernel.message_routes(), 4056);
+    }
+
+    #[test]
+    fn the_split_irqchip_keeps_no_route_and_leaves_4072() {
+        assert_eq!(Irqchip::Split.pin_routes().count(), 0);
+        assert_eq!(Irqchip::Split.message_routes(), 4072);
+    }
+}

@@ -1,0 +1,138 @@
+//! MSI-X as a guest sees it (PCIe r6 §6.1.4, §7.7.2): capability and table, as plain state.
+//!
+//! Owns the registers. Invariant: after any access of any offset, width and value the state is one that a
+//! function could have, and [`Touched`] names every vector whose [`Delivery`] changed. No I/O, no lock, no
+//! log, no panic. The pending bits are not here: they belong to the domain, which knows what waits where.
+
+pub mod layout;
+pub mod regs;
+mod table;
+
+pub use layout::{Bar, Layout, LayoutError, Owner, TableSize, Window};
+pub use regs::{MessageControl, VectorControl};
+
+use crate::access::lanes;
+use crate::delivery::{Delivery, Store, Touched, Vector};
+use crate::message::MsiMessage;
+use layout::CAPABILITY_ID;
+use table::{Entry, Table};
+
+/// A function's MSI-X registers.
+///
+/// ```
+/// use vm_msi::msix::{Bar, Layout, Msix, TableSize};
+/// use vm_msi::{Delivery, MsiMessage, Store, Vector};
+///
+/// let bar = Bar::new(0).unwrap();
+/// let layout = Layout::new(TableSize::new(2).unwrap(), (bar, 0), (bar, 0x1000)).unwrap();
+/// let mut msix = Msix::new(&layout);
+///
+/// // What a driver does: the message and then the mask bit of entry 1, and MSI-X Enable.
+/// let _ = msix.write_table(16, &0xfee0_0000u32.to_le_bytes());
+/// let _ = msix.write_table(24, &0x41u32.to_le_bytes());
+/// let _ = msix.write_table(28, &0u32.to_le_bytes());
+/// assert_eq!(msix.delivery(Vector(1)), Delivery::Off, "MSI-X is still off");
+///
+/// let touched = msix.write_config(2, &0x8000u16.to_le_bytes());
+/// assert!(!touched.is_empty());
+/// let message = MsiMessage { address: 0xfee0_0000, data: 0x41 };
+/// assert_eq!(msix.delivery(Vector(1)), Delivery::Live(message));
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Msix {
+    control: MessageControl,
+    windows: [u32; 2],
+    table: Table,
+}
+
+impl Msix {
+    /// The registers after power-on: MSI-X off, the function not masked, every vector masked.
+    pub fn new(layout: &Layout) -> Self {
+        let size = layout.size();
+        let less_one = size.get().saturating_sub(1);
+        Self {
+            control: MessageControl::new().with_table_size_less_one(less_one),
+            windows: layout.registers(),
+            table: Table::new(size),
+        }
+    }
+
+    /// Back to the state after power-on, as a function-level reset leaves it.
+    pub fn reset(&mut self) -> Touched {
+        self.control = self.control.written(0);
+        self.table.reset();
+        Touched::first(self.table_size())
+    }
+
+    /// Message Control as it reads now.
+    pub fn control(&self) -> MessageControl {
+        self.control
+    }
+
+    /// Reads the capability; `offset` counts from its ID, beyond its 12 bytes all is 0. The pointer to the
+    /// next capability reads 0: it belongs to the list, which is the embedder's.
+    pub fn read_config(&self, offset: u16, data: &mut [u8]) {
+        let [table, pba] = self.windows;
+        for lane in lanes(offset.into(), data.len()) {
+            let register = match lane.dword {
+                0 => self.first_dword(),
+                1 => table,
+                2 => pba,
+                _ => 0,
+            };
+            lane.read(register, data);
+        }
+    }
+
+    /// Writes the capability, any byte of it alone or with others; only Function Mask and MSI-X Enable are
+    /// writable.
+    pub fn write_config(&mut self, offset: u16, data: &[u8]) -> Touched {
+        let before = self.control;
+        for lane in lanes(offset.into(), data.len()).filter(|lane| lane.dword == 0) {
+            let written = lane.merge(self.first_dword(), data);
+            self.control = self.control.written((written >> 16) as u16);
+        }
+        if self.control == before { Touched::NOTHING } else { Touched::first(self.table_size()) }
+    }
+
+    /// Reads the table; `offset` counts from its first entry.
+    pub fn read_table(&self, offset: u64, data: &mut [u8]) {
+        self.table.read(offset, data);
+    }
+
+    /// Writes the table. Bytes beyond its end are ignored.
+    pub fn write_table(&mut self, offset: u64, data: &[u8]) -> Touched {
+        let control = self.control;
+        self.table.write(offset, data, |entry| delivery(control, entry))
+    }
+
+    fn table_size(&self) -> u32 {
+        u32::from(self.control.table_size_less_one()).saturating_add(1)
+    }
+
+    fn first_dword(&self) -> u32 {
+        u32::from(self.control.into_bits()) << 16 | u32::from(CAPABILITY_ID)
+    }
+}
+
+impl Store for Msix {
+    fn vectors(&self) -> u32 {
+        if self.control.enable() { self.table_size() } else { 0 }
+    }
+
+    fn delivery(&self, vector: Vector) -> Delivery {
+        self.table.entry(vector).map_or(Delivery::Off, |entry| delivery(self.control, entry))
+    }
+}
+
+/// What an entry should be. A masked entry without a message is one that its driver has not requested yet, or
+/// has freed: it needs nothing of the host.
+fn delivery(control: MessageControl, entry: Entry) -> Delivery {
+    if !control.enable() || entry.is_masked() && entry.message() == MsiMessage::BLANK {
+        Delivery::Off
+    } else if control.function_mask() || entry.is_masked() {
+        Delivery::Held
+    } else {
+        Delivery::Live(entry.message())
+    }
+}

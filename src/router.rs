@@ -1,0 +1,136 @@
+//! The seam towards the guest's interrupt controllers: messages are published, eventfds attached to them.
+//!
+//! One router serves a whole VM and every domain in it; implementations lock for themselves, after the domain
+//! and before the store. The order of the calls is a type's matter: an eventfd attaches to a [`Route`], which
+//! only publishing gives, and a `Route` that is withdrawn is gone. So no signal can meet an irqfd without a
+//! route, where KVM would drop it.
+
+use std::fmt;
+use std::io;
+
+use vmm_sys_util::eventfd::EventFd;
+
+use crate::apic::InvalidMessage;
+use crate::message::MsiMessage;
+
+/// A global system interrupt: the number by which KVM knows a published message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+pub struct Gsi(pub u32);
+
+impl fmt::Display for Gsi {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// One use of a published message. While it lives, the message keeps its GSI.
+///
+/// It cannot be copied, and goes back by [`Router::withdraw`]: one that is dropped pins its message for the
+/// life of the VM.
+#[must_use = "a route that is not withdrawn is never used again"]
+#[derive(Debug, PartialEq, Eq)]
+pub struct Route {
+    gsi: Gsi,
+    message: MsiMessage,
+}
+
+impl Route {
+    /// For routers: a use of `message`, which is published as `gsi`.
+    pub fn new(gsi: Gsi, message: MsiMessage) -> Self {
+        Self { gsi, message }
+    }
+
+    /// Where the message is in the VM's routing table.
+    pub fn gsi(&self) -> Gsi {
+        self.gsi
+    }
+
+    /// The message.
+    pub fn message(&self) -> MsiMessage {
+        self.message
+    }
+}
+
+/// What a router could not do. All but [`RouterError::Invalid`] are the host's failures and worth another try.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RouterError {
+    /// The guest's message is none that its interrupt controllers could take.
+    #[error(transparent)]
+    Invalid(#[from] InvalidMessage),
+    /// Every route is in use by some live vector.
+    #[error("no room for {message}: all {routes} routes are in use")]
+    NoRoom {
+        /// The message without a route.
+        message: MsiMessage,
+        /// How many routes the VM has for messages.
+        routes: usize,
+    },
+    /// KVM refused the routing table; the old one stays in force.
+    #[error("KVM_SET_GSI_ROUTING with {routes} routes failed: {source}")]
+    Commit {
+        /// Entries of the refused table.
+        routes: usize,
+        /// The kernel's reason.
+        source: io::Error,
+    },
+    /// KVM refused to attach an eventfd.
+    #[error("KVM_IRQFD could not attach an eventfd to GSI {gsi}: {source}")]
+    Attach {
+        /// The published message's GSI.
+        gsi: Gsi,
+        /// The kernel's reason.
+        source: io::Error,
+    },
+    /// KVM refused to detach an eventfd.
+    #[error("KVM_IRQFD could not detach an eventfd from GSI {gsi}: {source}")]
+    Detach {
+        /// The published message's GSI.
+        gsi: Gsi,
+        /// The kernel's reason.
+        source: io::Error,
+    },
+    /// KVM refused to deliver a message that userspace sent.
+    #[error("KVM_SIGNAL_MSI of {message} failed: {source}")]
+    Signal {
+        /// The message.
+        message: MsiMessage,
+        /// The kernel's reason.
+        source: io::Error,
+    },
+}
+
+/// Delivers messages to a guest.
+///
+/// Interrupts that arrive meanwhile: an eventfd that is attached to nothing keeps its signals, and attaching
+/// it delivers one interrupt for all of them. Nothing that a router does reads or clears an eventfd that is
+/// not attached.
+pub trait Router: Send + Sync {
+    /// Gives each message a route, those that are not published yet by one commit for all of them. `routes`
+    /// receives one answer per message, in order; what it held before is dropped unseen, so pass it empty.
+    fn publish(&self, messages: &[MsiMessage], routes: &mut Vec<Result<Route, RouterError>>);
+
+    /// Attaches `eventfd`: from now on its signals are interrupts, beginning with one for what it holds.
+    ///
+    /// # Errors
+    /// [`RouterError::Attach`]; the eventfd is then as before.
+    fn attach(&self, eventfd: &EventFd, route: &Route) -> Result<(), RouterError>;
+
+    /// Detaches `eventfd`: no signal becomes an interrupt once this has returned; signals wait in the eventfd.
+    /// Those that came before have been delivered.
+    ///
+    /// # Errors
+    /// [`RouterError::Detach`]; the eventfd is then still attached.
+    fn detach(&self, eventfd: &EventFd, route: &Route) -> Result<(), RouterError>;
+
+    /// Gives a use of a message back. Its eventfd must be detached. The message stays published until its room
+    /// is needed.
+    fn withdraw(&self, route: Route);
+
+    /// Delivers one message now, with no eventfd and no route.
+    ///
+    /// # Errors
+    /// [`RouterError::Invalid`] and [`RouterError::Signal`]; nothing was delivered then.
+    fn signal(&self, message: MsiMessage) -> Result<(), RouterError>;
+}

@@ -1,0 +1,1 @@
+//! Fakes of a router and a backend.
