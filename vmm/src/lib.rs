@@ -2,7 +2,12 @@
 //!
 //! The binary is a thin entry over this library, so that every part can be tested on its own.
 
+pub mod boot;
+pub mod cli;
+pub mod config;
+pub mod devices;
 pub mod error;
 pub mod layout;
 pub mod memory;
+pub mod outcome;
 pub mod pci;

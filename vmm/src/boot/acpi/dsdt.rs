@@ -1,0 +1,102 @@
+//! The DSDT: devices that cannot be found by looking, and how the machine is switched off.
+
+use acpi_tables::Aml;
+use acpi_tables::aml::{
+    AddressSpace, AddressSpaceCacheable, Device, EISAName, IO, Interrupt, Memory32Fixed, Name, Package, Path,
+    ResourceTemplate, Scope,
+};
+use acpi_tables::sdt::Sdt;
+
+use super::{Machine, OEM, OEM_REVISION, OEM_TABLE};
+use crate::devices::power::SLEEP_TYPE_SOFT_OFF;
+use crate::layout;
+
+/// Bytes of a table's header.
+const HEADER: u32 = 36;
+/// Revision 2: integers have 64 bits.
+const REVISION: u8 = 2;
+
+pub(super) fn table(machine: &Machine) -> Sdt {
+    let mut dsdt = Sdt::new(*b"DSDT", HEADER, REVISION, OEM, OEM_TABLE, OEM_REVISION);
+    let mut aml = Vec::new();
+    let scope = [host_bridge(machine), com1(), ecam()].concat();
+    aml.extend(Scope::raw(Path::new("\\_SB_"), scope));
+    // What goes into the sleep control register to switch off (ACPI 7.4.2).
+    let soft_off = Package::new(vec![&SLEEP_TYPE_SOFT_OFF]);
+    Name::new(Path::new("\\_S5_"), &soft_off).to_aml_bytes(&mut aml);
+    dsdt.append_slice(&aml);
+    dsdt
+}
+
+fn bytes(aml: &dyn Aml) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    aml.to_aml_bytes(&mut bytes);
+    bytes
+}
+
+/// The PCIe host bridge of segment 0, bus 0, with the windows that it decodes.
+fn host_bridge(machine: &Machine) -> Vec<u8> {
+    let memory32 = (low(layout::PCI_MMIO32.start), low(layout::PCI_MMIO32.end).saturating_sub(1));
+    let bus = AddressSpace::new_bus_number(0u16, 0u16);
+    let config = io(&layout::PCI_CONFIG_PORTS);
+    let pio = AddressSpace::new_io(*layout::PCI_PIO.start(), *layout::PCI_PIO.end(), None);
+    let not_cacheable = AddressSpaceCacheable::NotCacheable;
+    let mmio32 = AddressSpace::new_memory(not_cacheable, true, memory32.0, memory32.1, None);
+    let mmio64 = machine.pci_mmio64.as_ref().map(|window| {
+        let last = window.end.saturating_sub(1);
+        AddressSpace::new_memory(AddressSpaceCacheable::NotCacheable, true, window.start, last, None)
+    });
+    let mut windows: Vec<&dyn Aml> = vec![&bus, &config, &pio, &mmio32];
+    windows.extend(mmio64.as_ref().map(|window| window as &dyn Aml));
+    bytes(&Device::new(
+        Path::new("PCI0"),
+        vec![
+            &Name::new(Path::new("_HID"), &EISAName::new("PNP0A08")),
+            &Name::new(Path::new("_CID"), &EISAName::new("PNP0A03")),
+            &Name::new(Path::new("_SEG"), &0u8),
+            &Name::new(Path::new("_BBN"), &0u8),
+            &Name::new(Path::new("_UID"), &0u8),
+            // Cache coherent DMA.
+            &Name::new(Path::new("_CCA"), &1u8),
+            &Name::new(Path::new("_CRS"), &ResourceTemplate::new(windows)),
+        ],
+    ))
+}
+
+/// COM1, with an edge-triggered interrupt.
+fn com1() -> Vec<u8> {
+    let interrupt = Interrupt::new(true, true, false, false, layout::COM1_GSI);
+    bytes(&Device::new(
+        Path::new("COM1"),
+        vec![
+            &Name::new(Path::new("_HID"), &EISAName::new("PNP0501")),
+            &Name::new(Path::new("_UID"), &0u8),
+            &Name::new(Path::new("_DDN"), &"COM1"),
+            &Name::new(Path::new("_CRS"), &ResourceTemplate::new(vec![&interrupt, &io(&layout::COM1_PORTS)])),
+        ],
+    ))
+}
+
+/// ECAM as a motherboard resource: without it an operating system must not use the MCFG (PCI Firmware 3.0, 4.1.2).
+fn ecam() -> Vec<u8> {
+    let size = layout::PCI_ECAM.end - layout::PCI_ECAM.start;
+    let memory = Memory32Fixed::new(true, low(layout::PCI_ECAM.start), low(size));
+    bytes(&Device::new(
+        Path::new("ECAM"),
+        vec![
+            &Name::new(Path::new("_HID"), &EISAName::new("PNP0C02")),
+            &Name::new(Path::new("_UID"), &0u8),
+            &Name::new(Path::new("_CRS"), &ResourceTemplate::new(vec![&memory])),
+        ],
+    ))
+}
+
+fn io(ports: &std::ops::Range<u16>) -> IO {
+    let length = u8::try_from(ports.len()).unwrap_or(u8::MAX);
+    IO::new(ports.start, ports.start, 1, length)
+}
+
+/// An address that the layout puts below 4 GiB.
+fn low(address: u64) -> u32 {
+    u32::try_from(address).unwrap_or(u32::MAX)
+}

@@ -1,0 +1,122 @@
+//! Decompression of a bzImage's payload on the host.
+//!
+//! The guest would do the same with its own, slower code and through nested page tables, page by page. What comes out is
+//! the kernel's ELF file followed by its relocation table, which is not used: the kernel runs where it was linked for.
+//! Formats are those of Linux' `CONFIG_KERNEL_*` that a distribution uses.
+
+use std::io::{self, Read};
+
+/// Trailer that Linux' build appends to every format but gzip: the unpacked size, little endian.
+const SIZE_TRAILER: usize = 4;
+
+/// Why a payload stays packed.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A compression that is not known here.
+    #[error("its compression is not known here (magic {0:02x?})")]
+    UnknownFormat(Vec<u8>),
+    /// More than the guest has memory for.
+    #[error("unpacked, it is larger than {0} bytes")]
+    TooLarge(u64),
+    /// Damaged data.
+    #[error("{0} data: {1}")]
+    Damaged(&'static str, #[source] io::Error),
+    /// Something else than an ELF file was in it.
+    #[error("it does not hold an ELF file")]
+    NoElf,
+}
+
+/// Unpacks `payload` to at most `limit` bytes.
+///
+/// # Errors
+/// Why it cannot be unpacked here.
+pub fn unpack(payload: &[u8], limit: u64) -> Result<Vec<u8>, Error> {
+    let body = payload.len().checked_sub(SIZE_TRAILER).and_then(|end| payload.split_at_checked(end));
+    let (body, trailer) = body.unwrap_or((payload, &[]));
+    // A hint for the buffer; the limit is what protects.
+    let size = trailer.try_into().map_or(0, u32::from_le_bytes);
+    let expected = u64::from(size).min(limit);
+
+    let unpacked = match payload {
+        [0x1f, 0x8b, ..] => read(flate2::read::GzDecoder::new(payload), "gzip", expected, limit),
+        [0xfd, b'7', b'z', b'X', b'Z', 0, ..] => {
+            read(liblzma::read::XzDecoder::new(body), "xz", expected, limit)
+        }
+        [0x28, 0xb5, 0x2f, 0xfd, ..] => {
+            let decoder = zstd::stream::read::Decoder::with_buffer(body);
+            let decoder = decoder.map_err(|error| Error::Damaged("zstd", error))?;
+            read(decoder.single_frame(), "zstd", expected, limit)
+        }
+        [0x02, 0x21, 0x4c, 0x18, ..] => {
+            read(lz4_flex::frame::FrameDecoder::new(body), "lz4", expected, limit)
+        }
+        _ => Err(Error::UnknownFormat(payload.iter().take(6).copied().collect())),
+    }?;
+    if unpacked.starts_with(b"\x7fELF") { Ok(unpacked) } else { Err(Error::NoElf) }
+}
+
+fn read(decoder: impl Read, format: &'static str, expected: u64, limit: u64) -> Result<Vec<u8>, Error> {
+    let mut unpacked = Vec::with_capacity(usize::try_from(expected).unwrap_or(0));
+    let read = decoder.take(limit.saturating_add(1)).read_to_end(&mut unpacked);
+    let length = read.map_err(|error| Error::Damaged(format, error))?;
+    if length as u64 > limit { Err(Error::TooLarge(limit)) } else { Ok(unpacked) }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+
+    fn kernel() -> Vec<u8> {
+        let mut bytes = b"\x7fELF".to_vec();
+        bytes.extend((0..200_000u32).flat_map(u32::to_le_bytes));
+        bytes
+    }
+
+    /// Every format as the kernel's build makes it.
+    fn packed() -> Vec<(&'static str, Vec<u8>)> {
+        let kernel = kernel();
+        let size = u32::try_from(kernel.len()).unwrap().to_le_bytes();
+        let with_size = |mut bytes: Vec<u8>| {
+            bytes.extend(size);
+            bytes
+        };
+        let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
+        gzip.write_all(&kernel).unwrap();
+        let mut xz = liblzma::write::XzEncoder::new(Vec::new(), 6);
+        xz.write_all(&kernel).unwrap();
+        let zstd = zstd::stream::encode_all(&kernel[..], 3).unwrap();
+        vec![
+            ("gzip", gzip.finish().unwrap()),
+            ("xz", with_size(xz.finish().unwrap())),
+            ("zstd", with_size(zstd)),
+        ]
+    }
+
+    #[test]
+    fn every_format_unpacks_to_the_kernel() {
+        for (format, bytes) in packed() {
+            assert!(unpack(&bytes, 1 << 30).is_ok_and(|unpacked| unpacked == kernel()), "{format}");
+        }
+    }
+
+    #[test]
+    fn damage_and_excess_are_refused() {
+        for (format, mut bytes) in packed() {
+            let too_large = unpack(&bytes, 1000);
+            assert!(matches!(too_large, Err(Error::TooLarge(1000))), "{format}");
+            let middle = bytes.len() / 2;
+            bytes.drain(middle..middle + 100);
+            assert!(unpack(&bytes, 1 << 30).is_err(), "{format}");
+        }
+        assert!(matches!(unpack(b"BZh91AY", 1 << 30), Err(Error::UnknownFormat(_))));
+        assert!(matches!(unpack(&[], 1 << 30), Err(Error::UnknownFormat(_))));
+    }
+
+    #[test]
+    fn something_else_than_a_kernel_is_refused() {
+        let zstd = zstd::stream::encode_all(&b"not a kernel"[..], 3).unwrap();
+        assert!(matches!(unpack(&[&zstd[..], &[0; 4]].concat(), 1 << 30), Err(Error::NoElf)));
+    }
+}

@@ -1,0 +1,254 @@
+//! The command line: its names, defaults and help. What the values mean together is checked in [`crate::config`].
+
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use clap::{Parser, ValueEnum};
+
+use crate::layout::{GIB, KIB, MIB};
+
+const EXAMPLES: &str = "\
+Examples:
+  Boot a kernel with an initial RAM disk, console on this terminal:
+      vmm --kernel /boot/vmlinuz-6.12 --initrd initrd.img
+
+  Four CPUs, 4 GiB, and two passed-through devices (bound to vfio-pci first, see below):
+      vmm --kernel vmlinuz --initrd initrd.img --cpus 4 --memory 4G \\
+          --vfio 0000:01:00.0 --vfio /sys/bus/pci/devices/0000:02:00.0
+
+Binding a device to vfio-pci:
+      modprobe vfio-pci
+      echo vfio-pci     > /sys/bus/pci/devices/0000:01:00.0/driver_override
+      echo 0000:01:00.0 > /sys/bus/pci/devices/0000:01:00.0/driver/unbind
+      echo 0000:01:00.0 > /sys/bus/pci/drivers_probe
+
+At the console, Ctrl-A x ends the VMM, and Ctrl-A Ctrl-A sends one Ctrl-A to the guest.
+
+Exit status:
+  0  the guest powered off or rebooted
+  1  the host failed
+  2  wrong usage or input
+  3  the guest crashed (triple fault, KVM internal error); the message says where
+  128 + n  ended by signal n, before the guest ended";
+
+/// Boots a Linux guest on KVM, with passed-through devices whose interrupt vectors grow on demand.
+#[derive(Debug, Clone, Parser)]
+#[command(name = "vmm", version, after_help = EXAMPLES)]
+pub struct Args {
+    /// Linux kernel to boot: a bzImage (vmlinuz) or an ELF file (vmlinux)
+    #[arg(long, value_name = "FILE")]
+    pub kernel: PathBuf,
+
+    /// Initial RAM disk
+    #[arg(long, value_name = "FILE")]
+    pub initrd: Option<PathBuf>,
+
+    /// Kernel command line
+    #[arg(long, value_name = "TEXT", default_value = "console=ttyS0", allow_hyphen_values = true)]
+    pub cmdline: String,
+
+    /// Number of CPUs, 1 to 64
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=64))]
+    pub cpus: u8,
+
+    /// Guest memory, with suffix K, M or G
+    #[arg(long, value_name = "SIZE", default_value = "512M")]
+    pub memory: MemorySize,
+
+    /// PCI device to pass through, as 0000:01:00.0 or its directory in sysfs; may be given many times
+    #[arg(long, value_name = "BDF-or-sysfs-path")]
+    pub vfio: Vec<String>,
+
+    /// Where the guest's first serial port is: this terminal, a file for its output, or nowhere
+    #[arg(long, value_name = "stdio|file=PATH|off", default_value = "stdio")]
+    pub serial: SerialTarget,
+
+    /// Interrupt controllers: all in the kernel, or only the local APICs there and the IOAPIC here
+    #[arg(long, value_enum, default_value_t = IrqChip::Kernel)]
+    pub irqchip: IrqChip,
+
+    /// Who unpacks a compressed kernel: the host before the guest starts, or the guest itself
+    #[arg(long, value_enum, default_value_t = Unpack::Host)]
+    pub unpack: Unpack,
+
+    /// Write a report of each device as JSON at exit and on SIGUSR1; `-` is a table on stderr
+    #[arg(long, value_name = "FILE")]
+    pub report: Option<PathBuf>,
+
+    /// How much to say on stderr
+    #[arg(long, value_enum, value_name = "LEVEL", default_value_t = LogLevel::Warn)]
+    pub log_level: LogLevel,
+}
+
+/// An amount of guest memory in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MemorySize(pub u64);
+
+impl FromStr for MemorySize {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (digits, unit) = match text.char_indices().last() {
+            Some((at, 'k' | 'K')) => (&text[..at], KIB),
+            Some((at, 'm' | 'M')) => (&text[..at], MIB),
+            Some((at, 'g' | 'G')) => (&text[..at], GIB),
+            _ => return Err("expected a number with suffix K, M or G, for example 512M".into()),
+        };
+        if digits.is_empty() || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
+            return Err("expected a number with suffix K, M or G, for example 512M".into());
+        }
+        let bytes = digits.parse::<u64>().ok().and_then(|number| number.checked_mul(unit));
+        bytes.map(Self).ok_or_else(|| "more than a 64-bit address space".into())
+    }
+}
+
+/// Where the guest's serial port is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SerialTarget {
+    /// Standard input and output.
+    Stdio,
+    /// Output to a file, no input.
+    File(PathBuf),
+    /// A port whose output goes nowhere.
+    Off,
+}
+
+impl FromStr for SerialTarget {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.split_once('=') {
+            None if text == "stdio" => Ok(Self::Stdio),
+            None if text == "off" => Ok(Self::Off),
+            Some(("file", path)) if !path.is_empty() => Ok(Self::File(path.into())),
+            _ => Err("expected stdio, file=PATH or off".into()),
+        }
+    }
+}
+
+/// Where the interrupt controllers are emulated.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum IrqChip {
+    /// Local APICs, IOAPIC and PIC in the kernel.
+    Kernel,
+    /// Local APICs in the kernel, the IOAPIC in the VMM.
+    Split,
+}
+
+/// Who unpacks a compressed kernel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Unpack {
+    /// The VMM, and the guest starts in the unpacked kernel: quicker, but the kernel's own base address is not randomised.
+    Host,
+    /// The kernel's own unpacking code in the guest, which may randomise its base address.
+    Guest,
+}
+
+/// How much is said on stderr.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum LogLevel {
+    /// Nothing but the final error.
+    Off,
+    /// What went wrong.
+    Error,
+    /// What may surprise.
+    Warn,
+    /// The steps of a run.
+    Info,
+    /// What a developer wants to see.
+    Debug,
+    /// Every access.
+    Trace,
+}
+
+impl From<LogLevel> for tracing_subscriber::filter::LevelFilter {
+    fn from(level: LogLevel) -> Self {
+        match level {
+            LogLevel::Off => Self::OFF,
+            LogLevel::Error => Self::ERROR,
+            LogLevel::Warn => Self::WARN,
+            LogLevel::Info => Self::INFO,
+            LogLevel::Debug => Self::DEBUG,
+            LogLevel::Trace => Self::TRACE,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_take_a_suffix() {
+        assert_eq!("640K".parse(), Ok(MemorySize(640 << 10)));
+        assert_eq!("512M".parse(), Ok(MemorySize(512 << 20)));
+        assert_eq!("5g".parse(), Ok(MemorySize(5 << 30)));
+    }
+
+    #[test]
+    fn wrong_sizes_are_refused() {
+        for text in [
+            "",
+            "M",
+            "512",
+            "-1M",
+            "+1M",
+            "1.5G",
+            "0x10M",
+            "1T",
+            "1 M",
+            "99999999999999999999G",
+            "17179869184G",
+        ] {
+            assert!(text.parse::<MemorySize>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn serial_targets() {
+        assert_eq!("stdio".parse(), Ok(SerialTarget::Stdio));
+        assert_eq!("off".parse(), Ok(SerialTarget::Off));
+        assert_eq!("file=/a=b".parse(), Ok(SerialTarget::File("/a=b".into())));
+        for text in ["", "file", "file=", "tty", "off="] {
+            assert!(text.parse::<SerialTarget>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn the_contract_of_names_and_defaults() {
+        let args = Args::try_parse_from(["vmm", "--kernel", "k"]).unwrap();
+        assert_eq!(args.memory, MemorySize(512 << 20));
+        assert_eq!((args.cpus, args.serial, args.irqchip), (1, SerialTarget::Stdio, IrqChip::Kernel));
+        let args = Args::try_parse_from([
+            "vmm",
+            "--kernel",
+            "k",
+            "--initrd",
+            "i",
+            "--cmdline",
+            "--x",
+            "--cpus",
+            "64",
+            "--memory",
+            "1G",
+            "--vfio",
+            "a",
+            "--vfio",
+            "b",
+            "--serial",
+            "off",
+            "--log-level",
+            "trace",
+            "--report",
+            "-",
+        ]);
+        assert_eq!(args.unwrap().vfio, ["a", "b"]);
+        for wrong in [
+            &["vmm"][..],
+            &["vmm", "--kernel", "k", "--cpus", "0"],
+            &["vmm", "--kernel", "k", "--cpus", "65"],
+        ] {
+            assert!(Args::try_parse_from(wrong).is_err());
+        }
+    }
+}

@@ -1,0 +1,174 @@
+//! The checked configuration of a run: files opened and recognised, sizes within what the host has.
+//!
+//! Everything that can be wrong with the input is found here, before KVM or a device is touched, and named together
+//! with its cure.
+
+use std::fs::File;
+use std::io::{Read, Seek};
+use std::path::Path;
+
+use crate::boot::image::{Image, ImageKind};
+use crate::cli::{Args, IrqChip, MemorySize, SerialTarget, Unpack};
+use crate::error::{Error, Result};
+use crate::layout;
+
+/// The least memory that is worth trying: the boot structures and a kernel's header need the first MiB.
+const LEAST_MEMORY: u64 = 8 * layout::MIB;
+
+/// A run that can start.
+#[derive(Debug)]
+pub struct Config {
+    /// The kernel's file, recognised.
+    pub kernel: Image,
+    /// The initial RAM disk's file and size in bytes.
+    pub initrd: Option<Initrd>,
+    /// The kernel's command line.
+    pub cmdline: String,
+    /// CPUs, 1 to 64.
+    pub cpus: u8,
+    /// Guest memory in bytes, whole pages.
+    pub memory: u64,
+    /// Devices to pass through, as they were given.
+    pub vfio: Vec<String>,
+    /// Where the serial port is.
+    pub serial: SerialTarget,
+    /// Where the interrupt controllers are.
+    pub irqchip: IrqChip,
+    /// Who unpacks the kernel.
+    pub unpack: Unpack,
+}
+
+/// An initial RAM disk.
+#[derive(Debug)]
+pub struct Initrd {
+    /// Its file, at the start.
+    pub file: File,
+    /// Its size in bytes, not 0.
+    pub size: u64,
+    /// Its name, for messages.
+    pub name: String,
+}
+
+impl Config {
+    /// Checks the arguments against the files and the machine.
+    ///
+    /// # Errors
+    /// An [`Error::Input`] that names the argument.
+    pub fn check(args: &Args) -> Result<Self> {
+        let kernel = open_kernel(&args.kernel)?;
+        let initrd = args.initrd.as_deref().map(open_initrd).transpose()?;
+        check_cmdline(&args.cmdline)?;
+        let memory = check_memory(args.memory)?;
+        let files = kernel.size().saturating_add(initrd.as_ref().map_or(0, |initrd| initrd.size));
+        if files >= memory {
+            let problem = format!("kernel and initrd take {} MiB; give more", files / layout::MIB);
+            return Err(Error::input(size_argument(memory), problem));
+        }
+        Ok(Self {
+            kernel,
+            initrd,
+            cmdline: args.cmdline.clone(),
+            cpus: args.cpus,
+            memory,
+            vfio: args.vfio.clone(),
+            serial: args.serial.clone(),
+            irqchip: args.irqchip,
+            unpack: args.unpack,
+        })
+    }
+}
+
+fn open(argument: &str, path: &Path) -> Result<(File, u64, String)> {
+    let name = format!("{argument} {}", path.display());
+    let file = File::open(path).map_err(|error| Error::input(&name, error))?;
+    let metadata = file.metadata().map_err(|error| Error::input(&name, error))?;
+    if !metadata.is_file() {
+        return Err(Error::input(name, "not a regular file"));
+    }
+    if metadata.len() == 0 {
+        return Err(Error::input(name, "the file is empty"));
+    }
+    Ok((file, metadata.len(), name))
+}
+
+fn open_kernel(path: &Path) -> Result<Image> {
+    let (mut file, _, name) = open("--kernel", path)?;
+    let mut bytes = Vec::new();
+    file.rewind().and_then(|()| file.read_to_end(&mut bytes)).map_err(|error| Error::input(&name, error))?;
+    let kind = ImageKind::of(&bytes).map_err(|problem| Error::input(&name, problem))?;
+    Ok(Image::new(name, bytes, kind))
+}
+
+fn open_initrd(path: &Path) -> Result<Initrd> {
+    let (file, size, name) = open("--initrd", path)?;
+    Ok(Initrd { file, size, name })
+}
+
+fn check_cmdline(cmdline: &str) -> Result<()> {
+    if cmdline.len() >= layout::COMMAND_LINE_SIZE {
+        let most = layout::COMMAND_LINE_SIZE - 1;
+        return Err(Error::input("--cmdline", format!("{} bytes, the kernel takes {most}", cmdline.len())));
+    }
+    if !cmdline.bytes().all(|byte| byte == b'\t' || (b' '..=b'~').contains(&byte)) {
+        return Err(Error::input("--cmdline", "has characters that are not printable ASCII"));
+    }
+    Ok(())
+}
+
+fn size_argument(bytes: u64) -> String {
+    let unit =
+        [(layout::GIB, 'G'), (layout::MIB, 'M')].into_iter().find(|(unit, _)| bytes.is_multiple_of(*unit));
+    let (unit, letter) = unit.unwrap_or((layout::KIB, 'K'));
+    format!("--memory {}{letter}", bytes / unit)
+}
+
+fn check_memory(size: MemorySize) -> Result<u64> {
+    let MemorySize(bytes) = size;
+    if bytes < LEAST_MEMORY {
+        return Err(Error::input(
+            size_argument(bytes),
+            format!("a kernel needs {}M at least", LEAST_MEMORY / layout::MIB),
+        ));
+    }
+    if !bytes.is_multiple_of(4 * layout::KIB) {
+        return Err(Error::input(size_argument(bytes), "not a multiple of 4K"));
+    }
+    let machine = rustix::system::sysinfo();
+    let total = machine.totalram.saturating_mul(u64::from(machine.mem_unit));
+    if bytes > total {
+        let problem = format!("this machine has {} MiB; give less", total / layout::MIB);
+        return Err(Error::input(size_argument(bytes), problem));
+    }
+    let limit = rustix::process::getrlimit(rustix::process::Resource::As).current;
+    if let Some(limit) = limit.filter(|limit| bytes > *limit) {
+        let problem =
+            format!("the address space is limited to {} MiB; raise it with ulimit -v", limit / layout::MIB);
+        return Err(Error::input(size_argument(bytes), problem));
+    }
+    Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_is_whole_pages_within_the_machine() {
+        assert_eq!(check_memory(MemorySize(64 << 20)).unwrap(), 64 << 20);
+        for (bytes, says) in
+            [(0, "at least"), ((64 << 20) + 1024, "multiple of 4K"), (1 << 60, "this machine has")]
+        {
+            let message = check_memory(MemorySize(bytes)).unwrap_err().to_string();
+            assert!(message.contains(says) && message.starts_with("--memory "), "{message}");
+        }
+    }
+
+    #[test]
+    fn command_lines_fit_the_kernel() {
+        assert!(check_cmdline("console=ttyS0 quiet").is_ok());
+        assert!(check_cmdline(&"x".repeat(2047)).is_ok());
+        assert!(check_cmdline(&"x".repeat(2048)).is_err());
+        assert!(check_cmdline("a\nb").is_err());
+        assert!(check_cmdline("a\0b").is_err());
+    }
+}
