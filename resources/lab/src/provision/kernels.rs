@@ -1,5 +1,6 @@
 //! Fetches kernels with their headers, and makes the extracted trees usable where they lie.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -10,7 +11,7 @@ use crate::cache::Cache;
 use crate::error::{At, Error, Result};
 use crate::kernel::{self, Kernel, Series};
 
-/// Fetches the current release of a series, unless it is there. Gives the compilers its headers ask for.
+/// Fetches the current release of a series, unless it is there.
 pub(crate) fn fetch(apt: &Apt, cache: &Cache, series: Series) -> Result<()> {
     let newest = |metapackage: &str, stem: &str| -> Result<Package> {
         let prefix = format!("{stem}{}", series.package_prefix());
@@ -44,9 +45,9 @@ pub(crate) fn fetch(apt: &Apt, cache: &Cache, series: Series) -> Result<()> {
         }
         apt.extract(&packages, &partial)?;
         settle_headers(&partial, &release)?;
-        let compilers = depends.iter().filter_map(|d| compiler(d)).collect::<Vec<_>>().join("\n");
+        let compilers: BTreeSet<_> = depends.iter().filter_map(|d| compiler(d)).collect();
         let list = partial.join("compilers");
-        fs::write(&list, compilers).at("write", list)?;
+        fs::write(&list, compilers.into_iter().collect::<Vec<_>>().join("\n")).at("write", list)?;
         process::output(
             Command::new("/sbin/depmod").arg("-b").arg(module_base(&partial, &release)).arg(&release),
         )?;
@@ -70,7 +71,13 @@ fn compiler(dependency: &str) -> Option<String> {
 
 /// Debian's headers name their other half by its installed path; ours lies elsewhere, and may be moved.
 fn settle_headers(root: &Path, release: &str) -> Result<()> {
-    let makefile = root.join("usr/src").join(format!("linux-headers-{release}")).join("Makefile");
+    let headers = root.join("usr/src").join(format!("linux-headers-{release}"));
+    // The kernel's type information: with it, kbuild would want pahole to add a module's own, which nobody reads.
+    let types = headers.join("vmlinux");
+    if types.exists() {
+        fs::remove_file(&types).at("remove", &types)?;
+    }
+    let makefile = headers.join("Makefile");
     let text = fs::read_to_string(&makefile).at("read", &makefile)?;
     let text = text.replace("/usr/src/", "$(dir $(realpath $(lastword $(MAKEFILE_LIST))))../");
     fs::write(&makefile, text).at("write", &makefile)
