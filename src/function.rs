@@ -109,7 +109,7 @@ impl<R: Router, B: Backend> MsixFunction<R, B> {
         let touched = self.msix().reset();
         self.sync(touched);
         reset_device();
-        self.domain.clear_latched();
+        self.domain.clear_pending();
     }
 
     /// Tries again what the host refused. Cheap where that is nothing.

@@ -60,20 +60,40 @@ impl<B: Backend> Host<B> {
         touched: impl Iterator<Item = Vector>,
     ) {
         let vectors = store.vectors();
+        let was_open = self.open;
         if vectors == 0 {
             self.close(router);
         } else if self.open(vectors) {
-            let capacity = self.capacity;
-            for vector in touched.filter(|vector| vector.index() < capacity) {
-                self.unsettled.remove(&vector);
-                match store.delivery(vector) {
-                    Delivery::Off => self.free(vector, router),
-                    Delivery::Held => self.hold(vector, router),
-                    Delivery::Live(message) => self.aim(vector, message, router),
-                }
+            let mut aim = |vector| self.aim(vector, store.delivery(vector), router);
+            if was_open {
+                touched.for_each(&mut aim);
+            } else {
+                // All, because the host may have refused to open the window for earlier touches.
+                (0..vectors).map(Vector).for_each(&mut aim);
             }
             self.raise(router);
         }
+    }
+
+    /// Takes a vector down as far as it should be, and notes the message that it should rise to.
+    fn aim(&mut self, vector: Vector, delivery: Delivery, router: &impl Router) {
+        if vector.index() >= self.capacity {
+            return;
+        }
+        self.unsettled.remove(&vector);
+        match delivery {
+            Delivery::Off => self.free(vector, router),
+            Delivery::Held => self.hold(vector, router),
+            Delivery::Live(message) if self.message(vector) == Some(message) => {}
+            Delivery::Live(message) => {
+                self.hold(vector, router);
+                self.rising.push((vector, message));
+            }
+        }
+    }
+
+    fn message(&self, vector: Vector) -> Option<MsiMessage> {
+        self.slots.get(vector.index()).and_then(Slot::message)
     }
 
     /// Turns the capability on in the host.
@@ -118,13 +138,9 @@ impl<B: Backend> Host<B> {
         }
     }
 
-    /// Forgets what was latched for vectors without a host vector.
-    pub(super) fn clear_latched(&mut self) {
-        for slot in &mut self.slots {
-            if let Slot::Idle { latched } = slot {
-                *latched = false;
-            }
-        }
+    /// Forgets every interrupt that waits here.
+    pub(super) fn clear_pending(&mut self) {
+        self.slots.iter_mut().for_each(Slot::clear_pending);
     }
 
     /// How many steps wait for another try.
@@ -160,18 +176,6 @@ impl<B: Backend> Host<B> {
         }
     }
 
-    /// Takes a vector off any other message, and notes that it should rise to this one.
-    fn aim(&mut self, vector: Vector, message: MsiMessage, router: &impl Router) {
-        if self.slots.len() <= vector.index() {
-            self.slots.resize_with(vector.index().saturating_add(1), || Slot::UNUSED);
-        }
-        if self.slots.get(vector.index()).and_then(Slot::message) == Some(message) {
-            return;
-        }
-        self.hold(vector, router);
-        self.rising.push((vector, message));
-    }
-
     /// Routes first, by one commit for all; then the host vectors; the irqfds last.
     fn raise(&mut self, router: &impl Router) {
         if self.rising.is_empty() {
@@ -197,6 +201,9 @@ impl<B: Backend> Host<B> {
 
     fn attach(&mut self, vector: Vector, route: Route, router: &impl Router) {
         let Self { backend, slots, .. } = self;
+        if slots.len() <= vector.index() {
+            slots.resize_with(vector.index().saturating_add(1), || Slot::UNUSED);
+        }
         if let Some(slot @ Slot::Idle { .. }) = slots.get_mut(vector.index()) {
             let step = mem::replace(slot, Slot::UNUSED).bind(vector, backend);
             if self.take(vector, step) {
@@ -243,7 +250,7 @@ impl<B: Backend> Host<B> {
 
     pub(super) fn pending(&mut self, group: u32) -> u64 {
         let first = (group as usize).saturating_mul(64);
-        let device = if self.open { self.backend.pending(group) } else { 0 };
+        let device = self.backend.pending(group);
         let slots = self.slots.get(first..).unwrap_or_default();
         let held = slots.iter().take(64).filter_map(|slot| match slot {
             Slot::Held { eventfd } => Some(eventfd),

@@ -69,9 +69,9 @@ impl<R: Router, B: Backend> DeviceDomain<R, B> {
         self.host().pending(group)
     }
 
-    /// Forgets the interrupts that were latched for vectors without a host vector: the device was reset.
-    pub fn clear_latched(&self) {
-        self.host().clear_latched();
+    /// Forgets the interrupts that wait here: the device was reset, after a sync that took its vectors down.
+    pub fn clear_pending(&self) {
+        self.host().clear_pending();
     }
 
     /// The domain as it is now.

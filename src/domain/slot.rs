@@ -40,6 +40,16 @@ impl Slot {
         }
     }
 
+    /// Forgets the interrupt that waits, if one does.
+    pub(super) fn clear_pending(&mut self) {
+        match self {
+            Self::Idle { latched } => *latched = false,
+            // It fails where the eventfd holds nothing, which is as well.
+            Self::Held { eventfd } => drop(eventfd.read()),
+            Self::Live { .. } => {}
+        }
+    }
+
     /// Idle to held: the host vector is requested. What was latched, and what the device has pending, is in
     /// the eventfd afterwards.
     pub(super) fn bind(self, vector: Vector, backend: &mut impl Backend) -> Step {

@@ -1,1 +1,0 @@
-//! Fakes of a router and a backend.

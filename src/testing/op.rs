@@ -1,0 +1,54 @@
+//! What a guest, a device and a host may do to a function: one vocabulary for property tests, fuzzing and
+//! regression tests.
+
+/// One step. Vectors are taken modulo the table's size, so that every value means something.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "arbitrary", derive(arbitrary::Arbitrary))]
+pub enum Op {
+    /// The guest fills a vector's message in: its own APIC, and this version of it.
+    Message {
+        /// The vector.
+        vector: u16,
+        /// Which of several messages of the vector's own.
+        version: u8,
+    },
+    /// The guest writes a vector's mask bit.
+    Mask {
+        /// The vector.
+        vector: u16,
+        /// The bit.
+        masked: bool,
+    },
+    /// The guest clears a vector's message.
+    Clear(u16),
+    /// The guest writes Message Control: bit 0 for Function Mask, bit 1 for MSI-X Enable.
+    Control(u8),
+    /// Any write to the table.
+    WriteTable {
+        /// From its first entry.
+        offset: u16,
+        /// What is written, 0 to 8 bytes of it.
+        data: [u8; 8],
+        /// How many bytes.
+        len: u8,
+    },
+    /// Any write to the capability.
+    WriteConfig {
+        /// From its ID.
+        offset: u8,
+        /// What is written, 0 to 8 bytes of it.
+        data: [u8; 8],
+        /// How many bytes.
+        len: u8,
+    },
+    /// The device raises a vector.
+    Raise(u16),
+    /// The guest resets the function.
+    Reset,
+    /// The next host calls fail where a bit is set, lowest first.
+    Fail(u32),
+    /// The VM has room for so many messages.
+    Room(u8),
+    /// The embedder tries again what the host refused.
+    Retry,
+}

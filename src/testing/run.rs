@@ -1,0 +1,138 @@
+//! Runs operations on a real function over fakes, and holds it against the model after each.
+
+use std::sync::Arc;
+
+use super::{Failures, FakeBackend, FakeRouter, Model, Op};
+use crate::delivery::Vector;
+use crate::domain::State;
+use crate::function::MsixFunction;
+use crate::msix::{Bar, Layout, TableSize};
+
+/// A function over fakes, and the model beside it.
+#[derive(Debug)]
+pub struct Run {
+    function: MsixFunction<FakeRouter, FakeBackend>,
+    router: Arc<FakeRouter>,
+    backend: FakeBackend,
+    failures: Failures,
+    model: Model,
+}
+
+impl Run {
+    /// A function after power-on, with 1 to 2048 vectors.
+    pub fn new(vectors: u16) -> Self {
+        let size = TableSize::new(vectors).expect("1 to 2048 vectors");
+        let bar = Bar::new(0).expect("a BAR");
+        let layout = Layout::new(size, (bar, 0), (bar, 0x8000)).expect("a layout");
+        let failures = Failures::default();
+        let router = Arc::new(FakeRouter::new(failures.clone()));
+        let backend = FakeBackend::new(failures.clone());
+        let function = MsixFunction::new(layout, router.clone(), backend.clone());
+        Self { function, router, backend, failures, model: Model::new(vectors) }
+    }
+
+    /// Takes a step and checks everything that can be seen from outside.
+    pub fn step(&mut self, op: &Op) {
+        let vectors = self.model.vectors() as u16;
+        match *op {
+            Op::Message { vector, version } => {
+                let vector = vector % vectors;
+                let address = 0xfee0_0000 | u32::from(vector % 256) << 12;
+                // Above 256 vectors, those of one APIC differ in the trigger bit and the vector's parity.
+                let data = 0x20 + u32::from(version % 100) * 2 + u32::from(vector / 256 % 2);
+                let data = data | u32::from(vector / 512) << 14;
+                let bytes = [address.to_le_bytes(), [0; 4], data.to_le_bytes()].concat();
+                self.write_table(usize::from(vector) * 16, &bytes);
+            }
+            Op::Mask { vector, masked } => {
+                self.write_table(usize::from(vector % vectors) * 16 + 12, &[masked.into(), 0, 0, 0]);
+            }
+            Op::Clear(vector) => self.write_table(usize::from(vector % vectors) * 16, &[0; 12]),
+            Op::Control(bits) => self.write_config(2, &(u16::from(bits & 3) << 14).to_le_bytes()),
+            Op::WriteTable { offset, data, len } => {
+                self.write_table(offset.into(), &data[..usize::from(len % 9)]);
+            }
+            Op::WriteConfig { offset, data, len } => {
+                self.write_config(offset % 16, &data[..usize::from(len % 9)]);
+            }
+            Op::Raise(vector) => {
+                let vector = Vector((vector % vectors).into());
+                if self.backend.raise(vector) {
+                    self.model.raise(vector.index());
+                }
+                self.router.pump();
+            }
+            Op::Reset => {
+                self.model.reset();
+                self.function.reset(|| self.backend.reset());
+            }
+            Op::Fail(calls) => self.failures.schedule(calls),
+            Op::Room(messages) => self.router.set_capacity(messages.into()),
+            Op::Retry => self.function.retry(),
+        }
+        self.check();
+    }
+
+    /// Lets the host recover, and checks that everything is then as it should be, and given back at the end.
+    pub fn finish(mut self) {
+        self.failures.schedule(0);
+        self.router.set_capacity(usize::MAX);
+        self.function.retry();
+        assert_eq!(self.function.unsettled(), 0, "a host that refuses nothing leaves nothing unsettled");
+        self.check();
+        let Self { function, router, backend, .. } = self;
+        drop(function);
+        assert_eq!(router.in_use(), (0, 0), "eventfds attached, messages in use");
+        assert_eq!(backend.in_use(), (0, false), "vectors bound, interrupts on");
+    }
+
+    fn write_table(&mut self, offset: usize, data: &[u8]) {
+        self.model.write_table(offset, data);
+        self.function.write_table(offset as u64, data);
+    }
+
+    fn write_config(&mut self, offset: u8, data: &[u8]) {
+        self.model.write_config(offset.into(), data);
+        self.function.write_config(offset.into(), data);
+    }
+
+    fn check(&mut self) {
+        let delivered = self.router.take_delivered();
+        for message in delivered {
+            assert!(self.model.deliver(message), "{message} was delivered and no vector owed it");
+        }
+        let mut table = vec![0; self.model.table().len()];
+        self.function.read_table(0, &mut table);
+        assert_eq!(table, self.model.table(), "the table reads as it was written");
+
+        let mut pba = vec![0; self.model.vectors().div_ceil(64) * 8];
+        self.function.read_pba(0, &mut pba);
+        let report = self.function.report();
+        let state = |vector: usize| report.vectors.iter().find(|v| v.vector.index() == vector);
+        let settled = self.function.unsettled() == 0;
+        for vector in 0..pba.len() * 8 {
+            let pending = pba[vector / 8] >> (vector % 8) & 1 == 1;
+            if vector >= self.model.vectors() {
+                assert!(!pending, "bits beyond the table are 0");
+                continue;
+            }
+            let live = state(vector).filter(|v| v.state == State::Live).and_then(|v| v.message);
+            let wanted = self.model.live(vector);
+            if let Some(message) = live {
+                assert_eq!(wanted, Some(message), "vector {vector} is live on what the guest wants");
+                assert!(!self.model.owed(vector), "vector {vector} is live and its interrupt did not come");
+            }
+            if settled {
+                assert_eq!(live, wanted, "vector {vector} is as the guest wants it");
+            }
+            if live.is_none() {
+                let owed = self.model.owed(vector);
+                assert_eq!(pending, owed, "the pending bit of vector {vector}");
+            }
+        }
+        let (attached, users) = self.router.in_use();
+        assert_eq!(attached, report.live as usize);
+        assert_eq!(users, attached, "every use of a message belongs to a live vector");
+        assert_eq!(self.backend.in_use(), (report.host_vectors as usize, report.open));
+    }
+}

@@ -1,0 +1,103 @@
+//! A function of 70 vectors over fakes, and the accesses that a driver makes.
+
+use std::sync::Arc;
+
+use vm_msi::msix::{Bar, Layout, TableSize};
+use vm_msi::testing::{Failures, FakeBackend, FakeRouter};
+use vm_msi::{MsiMessage, MsixFunction, Vector};
+
+pub(crate) const VECTORS: u16 = 70;
+pub(crate) const FUNCTION_MASK: u16 = 1 << 14;
+pub(crate) const ENABLE: u16 = 1 << 15;
+
+pub(crate) struct Fixture {
+    pub(crate) function: MsixFunction<FakeRouter, FakeBackend>,
+    router: Arc<FakeRouter>,
+    device: FakeBackend,
+}
+
+impl Fixture {
+    pub(crate) fn after_reset() -> Self {
+        let bar = |index| Bar::new(index).unwrap();
+        let layout = Layout::new(TableSize::new(VECTORS).unwrap(), (bar(2), 0x2000), (bar(4), 0x18)).unwrap();
+        let failures = Failures::default();
+        let router = Arc::new(FakeRouter::new(failures.clone()));
+        let device = FakeBackend::new(failures);
+        let function = MsixFunction::new(layout, router.clone(), device.clone());
+        Self { function, router, device }
+    }
+
+    /// MSI-X on, and `vectors` with messages of their own and unmasked.
+    pub(crate) fn using(vectors: impl IntoIterator<Item = u16>) -> Self {
+        let fixture = Self::after_reset();
+        fixture.set_control(ENABLE);
+        for vector in vectors {
+            fixture.set_message(vector, message(vector));
+            fixture.set_mask(vector, 0);
+        }
+        fixture
+    }
+
+    pub(crate) fn control(&self) -> u16 {
+        let mut data = [0; 2];
+        self.function.read_config(2, &mut data);
+        u16::from_le_bytes(data)
+    }
+
+    pub(crate) fn set_control(&self, value: u16) {
+        self.function.write_config(2, &value.to_le_bytes());
+    }
+
+    pub(crate) fn config(&self, offset: u16) -> u32 {
+        let mut data = [0; 4];
+        self.function.read_config(offset, &mut data);
+        u32::from_le_bytes(data)
+    }
+
+    /// A register of a table entry: 0 to 2 the message, 3 Vector Control.
+    pub(crate) fn register(&self, vector: u16, register: u64) -> u32 {
+        let mut data = [0; 4];
+        self.function.read_table(u64::from(vector) * 16 + register * 4, &mut data);
+        u32::from_le_bytes(data)
+    }
+
+    pub(crate) fn set_register(&self, vector: u16, register: u64, value: u32) {
+        self.function.write_table(u64::from(vector) * 16 + register * 4, &value.to_le_bytes());
+    }
+
+    pub(crate) fn set_message(&self, vector: u16, message: MsiMessage) {
+        self.set_register(vector, 0, message.address_low());
+        self.set_register(vector, 1, message.address_high());
+        self.set_register(vector, 2, message.data);
+    }
+
+    pub(crate) fn set_mask(&self, vector: u16, control: u32) {
+        self.set_register(vector, 3, control);
+    }
+
+    /// The device has an interrupt; what the guest gets of it at once.
+    pub(crate) fn raise(&self, vector: u16) -> Vec<MsiMessage> {
+        self.device.raise(Vector(vector.into()));
+        self.router.pump();
+        self.delivered()
+    }
+
+    pub(crate) fn reset(&self) {
+        self.function.reset(|| self.device.reset());
+    }
+
+    pub(crate) fn delivered(&self) -> Vec<MsiMessage> {
+        self.router.take_delivered()
+    }
+
+    pub(crate) fn pba(&self) -> u128 {
+        let mut data = [0; 16];
+        self.function.read_pba(0, &mut data);
+        u128::from_le_bytes(data)
+    }
+}
+
+/// A message that no other vector has.
+pub(crate) fn message(vector: u16) -> MsiMessage {
+    MsiMessage { address: 0xfee0_0000 | u64::from(vector) << 12, data: 0x41 }
+}

@@ -1,0 +1,11 @@
+//! One test for each sentence of the PCI Express Base Specification (r6) about MSI-X that binds a function.
+//!
+//! Each test names its section. The function is the real one; the guest's interrupt controllers and the device
+//! are fakes that hold real eventfds.
+
+mod capability;
+mod fixture;
+mod hostile;
+mod masking;
+mod pba;
+mod table;
