@@ -54,6 +54,8 @@ pub const PCI_CONFIG_PORTS: Range<u16> = 0xcf8..0xd00;
 
 /// The IOAPIC's registers.
 pub const IOAPIC: u64 = 0xfec0_0000;
+/// Bytes of the IOAPIC's register window.
+pub const IOAPIC_SIZE: u64 = 4 * KIB;
 /// The local APICs' registers.
 pub const LOCAL_APIC: u64 = 0xfee0_0000;
 /// Pins of the IOAPIC, which are GSIs 0 to 23.

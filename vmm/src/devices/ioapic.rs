@@ -1,0 +1,153 @@
+//! An IOAPIC with edge-triggered pins, for VMs whose kernel only has the local APICs.
+//!
+//! Plain registers (Intel 82093AA): a select register, a window, and 24 redirection entries. A pulse on a pin becomes a
+//! message to the local APICs, through the VM's router. No device here has a level-triggered line, so there is no remote
+//! IRR and no end of interrupt. One lock, around the registers; it is not held while a message is sent.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use vm_device::DeviceMmio;
+use vm_device::bus::{MmioAddress, MmioAddressOffset};
+use vm_msi::message::MsiMessage;
+use vm_msi::router::{Router, RouterError};
+
+const PINS: usize = crate::layout::IOAPIC_PINS as usize;
+
+/// Offsets of the two registers that are mapped.
+const SELECT: u64 = 0x00;
+const WINDOW: u64 = 0x10;
+/// What the window shows: identification, version, arbitration, and from here on two words a pin.
+const ID: u8 = 0;
+const VERSION: u8 = 1;
+const REDIRECTION: u8 = 0x10;
+/// Version 0x11, and the number of the last pin.
+const VERSION_VALUE: u32 = 0x11 | (PINS as u32 - 1) << 16;
+const ID_BITS: u32 = 0x0f00_0000;
+
+/// Bits of a redirection entry's low word.
+const MASKED: u32 = 1 << 16;
+const TRIGGER_LEVEL: u32 = 1 << 15;
+const LOGICAL: u32 = 1 << 11;
+const DELIVERY_AND_VECTOR: u32 = 0x7ff;
+/// What a guest may write: not delivery status (12) and remote IRR (14).
+const LOW_WRITABLE: u32 = MASKED | TRIGGER_LEVEL | 1 << 13 | LOGICAL | DELIVERY_AND_VECTOR;
+const HIGH_WRITABLE: u32 = 0xff00_0000;
+
+/// Message addresses (Intel SDM 3A 11.11.1).
+const MESSAGE_ADDRESS: u64 = 0xfee0_0000;
+const MESSAGE_LOGICAL: u64 = 1 << 2;
+
+#[derive(Debug, Clone, Copy)]
+struct Redirection {
+    low: u32,
+    high: u32,
+}
+
+impl Redirection {
+    /// The message of a pulse, unless the pin is masked: then a pulse is ignored, as the specification has it.
+    fn message(self) -> Option<MsiMessage> {
+        let destination = u64::from(self.high >> 24) << 12;
+        let mode = if self.low & LOGICAL == 0 { 0 } else { MESSAGE_LOGICAL };
+        let address = MESSAGE_ADDRESS | destination | mode;
+        (self.low & MASKED == 0).then_some(MsiMessage { address, data: self.low & DELIVERY_AND_VECTOR })
+    }
+}
+
+#[derive(Debug)]
+struct Registers {
+    select: u8,
+    id: u32,
+    redirections: [Redirection; PINS],
+}
+
+impl Registers {
+    /// The redirection entry that `select` names, and whether it is its high word.
+    fn selected(&mut self) -> Option<(&mut Redirection, Word)> {
+        let index = self.select.checked_sub(REDIRECTION)?;
+        let word = if index.is_multiple_of(2) { Word::Low } else { Word::High };
+        Some((self.redirections.get_mut(usize::from(index / 2))?, word))
+    }
+
+    fn read(&mut self) -> u32 {
+        match self.select {
+            ID => self.id,
+            VERSION => VERSION_VALUE,
+            _ => match self.selected() {
+                Some((entry, Word::Low)) => entry.low,
+                Some((entry, Word::High)) => entry.high,
+                None => 0,
+            },
+        }
+    }
+
+    fn write(&mut self, value: u32) {
+        match self.select {
+            ID => self.id = value & ID_BITS,
+            _ => match self.selected() {
+                Some((entry, Word::Low)) => entry.low = value & LOW_WRITABLE,
+                Some((entry, Word::High)) => entry.high = value & HIGH_WRITABLE,
+                None => {}
+            },
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Word {
+    Low,
+    High,
+}
+
+/// The IOAPIC, in front of a router.
+#[derive(Debug)]
+pub struct Ioapic<R> {
+    registers: Mutex<Registers>,
+    router: Arc<R>,
+}
+
+impl<R: Router> Ioapic<R> {
+    /// An IOAPIC after reset: every pin masked.
+    #[must_use]
+    pub fn new(router: Arc<R>) -> Self {
+        let masked = Redirection { low: MASKED, high: 0 };
+        let registers = Registers { select: 0, id: 0, redirections: [masked; PINS] };
+        Self { registers: Mutex::new(registers), router }
+    }
+
+    /// Pulses a pin.
+    ///
+    /// # Errors
+    /// The router's, when the message is none or the kernel refuses it.
+    pub fn pulse(&self, pin: u32) -> Result<(), RouterError> {
+        let entry = usize::try_from(pin).ok().and_then(|pin| self.registers().redirections.get(pin).copied());
+        match entry.and_then(Redirection::message) {
+            Some(message) => self.router.signal(message),
+            None => Ok(()),
+        }
+    }
+
+    fn registers(&self) -> MutexGuard<'_, Registers> {
+        self.registers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<R: Router> DeviceMmio for Ioapic<R> {
+    fn mmio_read(&self, _base: MmioAddress, offset: MmioAddressOffset, data: &mut [u8]) {
+        data.fill(0);
+        let value = match offset {
+            SELECT => u32::from(self.registers().select),
+            WINDOW => self.registers().read(),
+            _ => return,
+        };
+        // Registers are words; a wider access reads zeros above.
+        data.iter_mut().zip(value.to_le_bytes()).for_each(|(data, byte)| *data = byte);
+    }
+
+    fn mmio_write(&self, _base: MmioAddress, offset: MmioAddressOffset, data: &[u8]) {
+        match (offset, data) {
+            (SELECT, [select, ..]) => self.registers().select = *select,
+            (WINDOW, [a, b, c, d, ..]) => self.registers().write(u32::from_le_bytes([*a, *b, *c, *d])),
+            _ => {}
+        }
+    }
+}

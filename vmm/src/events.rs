@@ -1,0 +1,142 @@
+//! The event loop: everything that is not a vCPU's, on the main thread.
+//!
+//! Subscribers are added before the guest starts, or from other threads through event-manager's remote endpoint. The loop
+//! ends when the run's [`Ending`] has been said. Signals come in through sockets, one for each, so that they are events
+//! like all others: SIGTERM, SIGINT and SIGHUP end the run, SIGUSR1 asks for the report.
+
+use std::io::Read;
+use std::os::fd::AsRawFd;
+use std::os::unix::net::UnixStream;
+use std::sync::{Arc, Mutex};
+
+use event_manager::{EventManager, EventOps, EventSet, Events, MutEventSubscriber, SubscriberOps};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
+
+use crate::error::{Doing, Result};
+use crate::outcome::{Ending, Outcome};
+
+/// A subscriber of the event loop.
+pub type Subscriber = Arc<Mutex<dyn MutEventSubscriber + Send>>;
+
+/// The loop.
+pub struct EventLoop {
+    manager: EventManager<Subscriber>,
+    ending: Arc<Ending>,
+}
+
+impl EventLoop {
+    /// A loop that ends with `ending`.
+    ///
+    /// # Errors
+    /// The host's, when it has no epoll.
+    pub fn new(ending: Arc<Ending>) -> Result<Self> {
+        let mut manager = EventManager::<Subscriber>::new().doing("creating the event loop")?;
+        manager.add_subscriber(Arc::new(Mutex::new(EndWatcher(Arc::clone(&ending)))));
+        Ok(Self { manager, ending })
+    }
+
+    /// Adds a subscriber.
+    pub fn add(&mut self, subscriber: Subscriber) {
+        self.manager.add_subscriber(subscriber);
+    }
+
+    /// Runs until the end has been said, and gives the outcome.
+    ///
+    /// # Errors
+    /// The host's, when epoll fails.
+    pub fn run(mut self) -> Result<Outcome> {
+        loop {
+            if let Some(outcome) = self.ending.take() {
+                return Ok(outcome);
+            }
+            self.manager.run().doing("waiting for events")?;
+        }
+    }
+}
+
+/// Wakes the loop up for the end; the loop itself looks what it is.
+struct EndWatcher(Arc<Ending>);
+
+impl MutEventSubscriber for EndWatcher {
+    fn process(&mut self, _events: Events, _ops: &mut EventOps) {}
+
+    fn init(&mut self, ops: &mut EventOps) {
+        watch(ops, self.0.said());
+    }
+}
+
+/// The signals that the VMM handles.
+pub struct Signals<R> {
+    sockets: Vec<(i32, UnixStream)>,
+    ending: Arc<Ending>,
+    report: R,
+}
+
+impl<R: FnMut()> Signals<R> {
+    /// Handles signals from now on; `report` is called for SIGUSR1.
+    ///
+    /// # Errors
+    /// The host's, when it has no socket or refuses the handler.
+    pub fn handle(ending: Arc<Ending>, report: R) -> Result<Self> {
+        let mut sockets = Vec::new();
+        for signal in [SIGTERM, SIGINT, SIGHUP, SIGUSR1] {
+            let (receiver, sender) = UnixStream::pair().doing("creating a signal's socket")?;
+            receiver.set_nonblocking(true).doing("creating a signal's socket")?;
+            signal_hook::low_level::pipe::register(signal, sender).doing("registering a signal")?;
+            sockets.push((signal, receiver));
+        }
+        Ok(Self { sockets, ending, report })
+    }
+}
+
+impl<R: FnMut()> MutEventSubscriber for Signals<R> {
+    fn process(&mut self, events: Events, _ops: &mut EventOps) {
+        let came = self.sockets.iter_mut().find(|(_, socket)| socket.as_raw_fd() == events.fd());
+        let Some((signal, socket)) = came else { return };
+        // One byte a signal; several that came together count as one.
+        let mut bytes = [0; 64];
+        if !matches!(socket.read(&mut bytes), Ok(1..)) {
+            return;
+        }
+        match *signal {
+            SIGUSR1 => (self.report)(),
+            signal => self.ending.end(Outcome::Stopped(signal)),
+        }
+    }
+
+    fn init(&mut self, ops: &mut EventOps) {
+        for (_, socket) in &self.sockets {
+            watch(ops, socket);
+        }
+    }
+}
+
+/// Watches a descriptor of our own for reading.
+fn watch(ops: &mut EventOps, source: &impl AsRawFd) {
+    if let Err(error) = ops.add(Events::new(source, EventSet::IN)) {
+        tracing::error!("an event source cannot be watched: {error}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use super::*;
+
+    #[test]
+    fn signals_report_and_end() {
+        let ending = Ending::new().unwrap();
+        let mut events = EventLoop::new(Arc::clone(&ending)).unwrap();
+        let reports = Arc::new(AtomicU32::new(0));
+        let (count, end) = (Arc::clone(&reports), Arc::clone(&ending));
+        let signals = Signals::handle(ending, move || {
+            count.fetch_add(1, Ordering::SeqCst);
+            end.end(Outcome::PoweredOff);
+        });
+        events.add(Arc::new(Mutex::new(signals.unwrap())));
+        signal_hook::low_level::raise(SIGUSR1).unwrap();
+        assert!(matches!(events.run().unwrap(), Outcome::PoweredOff));
+        assert_eq!(reports.load(Ordering::SeqCst), 1);
+    }
+}

@@ -1,0 +1,97 @@
+//! The VM's interrupt controllers, and the lines that its own devices raise.
+//!
+//! All in the kernel, or split: local APICs in the kernel, the IOAPIC here ([`crate::devices::ioapic`]). Either is made
+//! once, before the first vCPU. Message-signalled interrupts are the router's and the same in both.
+
+use std::io;
+use std::sync::Arc;
+
+use kvm_bindings::{KVM_CAP_SPLIT_IRQCHIP, kvm_enable_cap};
+use kvm_ioctls::VmFd;
+use vm_msi::kvm::{Irqchip, KvmRouter};
+use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+
+use crate::cli::IrqChip;
+use crate::devices::ioapic::Ioapic;
+use crate::error::{Doing, Result};
+use crate::layout;
+
+/// The interrupt controllers of a VM.
+pub struct Controllers {
+    vm: Arc<VmFd>,
+    router: Arc<KvmRouter>,
+    /// The IOAPIC, where it is ours.
+    ioapic: Option<Arc<Ioapic<KvmRouter>>>,
+}
+
+impl Controllers {
+    /// Makes the controllers of a VM that has no vCPU yet, for `cpus` of them.
+    ///
+    /// # Errors
+    /// The host's, when KVM refuses them.
+    pub fn new(vm: &Arc<VmFd>, place: IrqChip, cpus: u8) -> Result<Self> {
+        // VMX hosts without unrestricted guest run real mode on these pages; the others ignore them.
+        let tss = usize::try_from(layout::KVM_TSS).doing("placing the task state")?;
+        vm.set_identity_map_address(layout::KVM_IDENTITY_MAP).doing("placing the identity map")?;
+        vm.set_tss_address(tss).doing("placing the task state")?;
+        let irqchip = match place {
+            IrqChip::Kernel => {
+                vm.create_irq_chip().doing("creating the interrupt controllers")?;
+                Irqchip::Kernel
+            }
+            IrqChip::Split => {
+                let mut split = kvm_enable_cap { cap: KVM_CAP_SPLIT_IRQCHIP, ..Default::default() };
+                split.args[0] = layout::IOAPIC_PINS.into();
+                vm.enable_cap(&split).doing("splitting the interrupt controllers (KVM_CAP_SPLIT_IRQCHIP)")?;
+                Irqchip::Split
+            }
+        };
+        let router = Arc::new(KvmRouter::new(Arc::clone(vm), irqchip, cpus.into()));
+        let ioapic = (irqchip == Irqchip::Split).then(|| Arc::new(Ioapic::new(Arc::clone(&router))));
+        Ok(Self { vm: Arc::clone(vm), router, ioapic })
+    }
+
+    /// The VM's router of messages.
+    #[must_use]
+    pub fn router(&self) -> &Arc<KvmRouter> {
+        &self.router
+    }
+
+    /// The IOAPIC for the memory bus, where it is ours.
+    #[must_use]
+    pub fn ioapic(&self) -> Option<&Arc<Ioapic<KvmRouter>>> {
+        self.ioapic.as_ref()
+    }
+
+    /// The line that raises `gsi`, edge-triggered.
+    ///
+    /// # Errors
+    /// The host's, when it has no eventfd or refuses the irqfd.
+    pub fn line(&self, gsi: u32) -> Result<Line> {
+        if let Some(ioapic) = &self.ioapic {
+            return Ok(Line::Ioapic(Arc::clone(ioapic), gsi));
+        }
+        let eventfd = EventFd::new(EFD_NONBLOCK).doing("creating an eventfd")?;
+        self.vm.register_irqfd(&eventfd, gsi).doing(format!("attaching an irqfd to GSI {gsi}"))?;
+        Ok(Line::Irqfd(eventfd))
+    }
+}
+
+/// An edge-triggered interrupt line.
+pub enum Line {
+    /// To a controller in the kernel.
+    Irqfd(EventFd),
+    /// To a pin of our IOAPIC.
+    Ioapic(Arc<Ioapic<KvmRouter>>, u32),
+}
+
+impl vm_superio::Trigger for Line {
+    type E = io::Error;
+
+    fn trigger(&self) -> io::Result<()> {
+        match self {
+            Self::Irqfd(eventfd) => eventfd.write(1),
+            Self::Ioapic(ioapic, pin) => ioapic.pulse(*pin).map_err(io::Error::other),
+        }
+    }
+}

@@ -1,0 +1,163 @@
+//! Standard input to the serial port, on the event loop.
+//!
+//! Reads only what the guest's port takes: while it is full, standard input is not watched, and typing waits in the
+//! terminal. On a terminal, Ctrl-A is the escape: `Ctrl-A x` ends the VMM, `Ctrl-A Ctrl-A` sends one Ctrl-A.
+
+use std::os::fd::AsRawFd;
+use std::sync::Arc;
+
+use event_manager::{EventOps, EventSet, Events, MutEventSubscriber};
+
+use super::Port;
+use crate::outcome::{Ending, Outcome};
+
+const CTRL_A: u8 = 1;
+/// What `Ctrl-A x` counts as.
+const INTERRUPTED: i32 = signal_hook::consts::SIGINT;
+
+/// The way from standard input to the port.
+pub struct Input {
+    port: Arc<Port>,
+    ending: Arc<Ending>,
+    escape: Option<Escape>,
+    stream: Stream,
+}
+
+/// Whether standard input may still bring something.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stream {
+    Open,
+    Ended,
+}
+
+/// Whether standard input is a terminal, whose user has the escape.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Source {
+    /// A person types.
+    Terminal,
+    /// A pipe or the like: every byte is the guest's.
+    Stream,
+}
+
+/// The escape's state: whether the last byte was Ctrl-A.
+#[derive(Debug, Default)]
+struct Escape {
+    pending: bool,
+}
+
+impl Escape {
+    /// The bytes of `typed` that are for the guest, and whether the user wants to end.
+    fn filter(&mut self, typed: &[u8]) -> (Vec<u8>, bool) {
+        let mut bytes = Vec::with_capacity(typed.len());
+        for byte in typed {
+            match (std::mem::take(&mut self.pending), *byte) {
+                (true, b'x' | b'X') => return (bytes, true),
+                (true, CTRL_A) => bytes.push(CTRL_A),
+                (true, other) => bytes.extend([CTRL_A, other]),
+                (false, CTRL_A) => self.pending = true,
+                (false, other) => bytes.push(other),
+            }
+        }
+        (bytes, false)
+    }
+}
+
+impl Input {
+    /// Input for `port`.
+    #[must_use]
+    pub fn new(port: Arc<Port>, source: Source, ending: Arc<Ending>) -> Self {
+        let escape = (source == Source::Terminal).then(Escape::default);
+        Self { port, ending, escape, stream: Stream::Open }
+    }
+
+    fn watch(&mut self, ops: &mut EventOps) {
+        if self.stream == Stream::Ended {
+            return;
+        }
+        let stdin = Events::new(&rustix::stdio::stdin(), EventSet::IN);
+        match ops.add(stdin) {
+            Ok(()) | Err(event_manager::Error::FdAlreadyRegistered) => {}
+            // /dev/null and files cannot be waited for.
+            Err(error) => {
+                tracing::info!("standard input cannot be watched, the guest gets none: {error}");
+                self.stream = Stream::Ended;
+            }
+        }
+    }
+
+    fn end(&mut self, ops: &mut EventOps) {
+        self.stream = Stream::Ended;
+        Self::unwatch(ops);
+    }
+
+    fn unwatch(ops: &mut EventOps) {
+        if let Err(error) = ops.remove(Events::empty(&rustix::stdio::stdin())) {
+            tracing::debug!("standard input was not watched: {error}");
+        }
+    }
+
+    fn read(&mut self, ops: &mut EventOps) {
+        // An escape that turns out to be none adds a byte.
+        let capacity = self.port.input_capacity().saturating_sub(1);
+        if capacity == 0 {
+            return Self::unwatch(ops);
+        }
+        let mut buffer = [0; 64];
+        let room = buffer.get_mut(..capacity.min(64)).unwrap_or_default();
+        let typed = match rustix::io::read(rustix::stdio::stdin(), room) {
+            Ok(0) => return self.end(ops),
+            Ok(count) => buffer.get(..count).unwrap_or_default(),
+            Err(rustix::io::Errno::INTR | rustix::io::Errno::AGAIN) => return,
+            Err(error) => {
+                tracing::warn!("standard input: {error}; the guest gets no more");
+                return self.end(ops);
+            }
+        };
+        match &mut self.escape {
+            None => self.port.receive(typed),
+            Some(escape) => {
+                let (bytes, end) = escape.filter(typed);
+                if !bytes.is_empty() {
+                    self.port.receive(&bytes);
+                }
+                if end {
+                    self.ending.end(Outcome::Stopped(INTERRUPTED));
+                }
+            }
+        }
+    }
+}
+
+impl MutEventSubscriber for Input {
+    fn process(&mut self, events: Events, ops: &mut EventOps) {
+        if events.fd() == self.port.input_read().as_raw_fd() {
+            // There is room again. Nothing to read means that another event came first.
+            if self.port.input_read().read().is_ok() {
+                self.watch(ops);
+            }
+        } else {
+            self.read(ops);
+        }
+    }
+
+    fn init(&mut self, ops: &mut EventOps) {
+        self.watch(ops);
+        if let Err(error) = ops.add(Events::new(self.port.input_read(), EventSet::IN)) {
+            tracing::error!("serial input that waits for room will not go on: {error}");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_escape_is_ctrl_a() {
+        let mut escape = Escape::default();
+        assert_eq!(escape.filter(b"ab\x01"), (b"ab".to_vec(), false));
+        assert_eq!(escape.filter(b"\x01c"), (b"\x01c".to_vec(), false));
+        assert_eq!(escape.filter(b"\x01q"), (b"\x01q".to_vec(), false));
+        assert_eq!(escape.filter(b"z\x01xrest"), (b"z".to_vec(), true));
+    }
+}

@@ -1,0 +1,148 @@
+//! The guest's first serial port, COM1: a 16550 whose line is the terminal, a file, or nowhere.
+//!
+//! [`Port`] is the device on the bus, over vm-superio's model of the registers. [`output`] is where its bytes go,
+//! [`input`] brings bytes from standard input on the event loop, [`terminal`] puts the terminal in raw mode for as long as
+//! the guest has it. One lock, around the registers; output is written under it, so that bytes stay in order.
+
+pub mod input;
+mod output;
+pub mod terminal;
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use vm_device::DevicePio;
+use vm_device::bus::{PioAddress, PioAddressOffset};
+use vm_superio::serial::{Serial, SerialEvents};
+use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+
+use crate::cli::SerialTarget;
+use crate::error::{Doing, Result};
+use crate::interrupts::Line;
+use output::Output;
+
+/// The registers, with their interrupt and their line.
+type Registers = Serial<Line, InputRead, Output>;
+
+/// COM1.
+pub struct Port {
+    registers: Mutex<Registers>,
+    input_read: EventFd,
+}
+
+impl Port {
+    /// A port that raises `interrupt` and writes to `target`.
+    ///
+    /// # Errors
+    /// An input error when the file cannot be written; the host's, when it has no eventfd.
+    pub fn new(target: &SerialTarget, interrupt: Line) -> Result<Arc<Self>> {
+        let output = Output::to(target)?;
+        let input_read = EventFd::new(EFD_NONBLOCK).doing("creating an eventfd")?;
+        let events = InputRead(input_read.try_clone().doing("duplicating an eventfd")?);
+        let registers = Mutex::new(Serial::with_events(interrupt, events, output));
+        Ok(Arc::new(Self { registers, input_read }))
+    }
+
+    fn registers(&self) -> MutexGuard<'_, Registers> {
+        self.registers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How many bytes of input the guest's port takes now.
+    #[must_use]
+    pub fn input_capacity(&self) -> usize {
+        self.registers().fifo_capacity()
+    }
+
+    /// Gives the guest input; what is beyond [`Port::input_capacity`] is lost, as on a line without flow control.
+    pub fn receive(&self, input: &[u8]) {
+        if let Err(error) = self.registers().enqueue_raw_bytes(input) {
+            tracing::warn!("serial input was lost: {error}");
+        }
+    }
+
+    /// Readable after the guest has read all input.
+    #[must_use]
+    pub fn input_read(&self) -> &EventFd {
+        &self.input_read
+    }
+}
+
+impl DevicePio for Port {
+    fn pio_read(&self, _base: PioAddress, offset: PioAddressOffset, data: &mut [u8]) {
+        data.fill(0xff);
+        // Registers are bytes; a wider access reads the first.
+        if let (Ok(offset), [value, ..]) = (u8::try_from(offset), data) {
+            *value = self.registers().read(offset);
+        }
+    }
+
+    fn pio_write(&self, _base: PioAddress, offset: PioAddressOffset, data: &[u8]) {
+        if let (Ok(offset), [value, ..]) = (u8::try_from(offset), data)
+            && let Err(error) = self.registers().write(offset, *value)
+        {
+            // The guest's console must not end because ours has.
+            tracing::debug!("serial output: {error}");
+        }
+    }
+}
+
+/// Tells the event loop that the guest has read all input.
+struct InputRead(EventFd);
+
+impl SerialEvents for InputRead {
+    fn buffer_read(&self) {}
+    fn out_byte(&self) {}
+    fn tx_lost_byte(&self) {}
+
+    fn in_buffer_empty(&self) {
+        // It cannot fail but for a counter that is full, and then the event loop will look anyway.
+        if let Err(error) = self.0.write(1) {
+            tracing::trace!("serial input: {error}");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DATA: u16 = 0;
+    const INTERRUPT_ENABLE: u16 = 1;
+    const LINE_STATUS: u16 = 5;
+    const BASE: PioAddress = PioAddress(0x3f8);
+
+    #[test]
+    fn output_reaches_the_file_and_input_the_guest() {
+        let path = std::env::temp_dir().join(format!("vmm-serial-{}", std::process::id()));
+        let interrupt = EventFd::new(EFD_NONBLOCK).unwrap();
+        let port = Port::new(&SerialTarget::File(path.clone()), Line::Irqfd(interrupt.try_clone().unwrap()))
+            .unwrap();
+        for byte in b"hello\n" {
+            port.pio_write(BASE, DATA, &[*byte]);
+        }
+        assert_eq!(std::fs::read(&path).unwrap(), b"hello\n");
+        std::fs::remove_file(&path).unwrap();
+
+        port.pio_write(BASE, INTERRUPT_ENABLE, &[1]);
+        assert!(interrupt.read().is_err());
+        port.receive(b"x");
+        assert_eq!(interrupt.read().unwrap(), 1);
+        let mut data = [0; 2];
+        port.pio_read(BASE, LINE_STATUS, &mut data);
+        assert_eq!((data[0] & 1, data[1]), (1, 0xff));
+        port.pio_read(BASE, DATA, &mut data[..1]);
+        assert_eq!(data[0], b'x');
+        assert!(port.input_read().read().is_ok());
+    }
+
+    #[test]
+    fn any_access_is_answered() {
+        let port = Port::new(&SerialTarget::Off, Line::Irqfd(EventFd::new(EFD_NONBLOCK).unwrap())).unwrap();
+        for offset in 0..16 {
+            for width in 0..=8 {
+                port.pio_write(BASE, offset, &vec![0xff; width]);
+                port.pio_read(BASE, offset, &mut vec![0; width]);
+            }
+        }
+        assert!(port.input_capacity() <= 64);
+    }
+}

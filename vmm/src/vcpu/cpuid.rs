@@ -1,0 +1,206 @@
+//! The guest's CPUID: what KVM supports on this host, with the topology of this VM.
+//!
+//! Every vCPU is one core of one package, and its APIC ID is its index. Nothing is offered that KVM does not list
+//! (KVM_GET_SUPPORTED_CPUID), but for what KVM emulates and only lists elsewhere: the TSC deadline timer. Nested
+//! virtualisation is not offered. Leaves: Intel SDM 2A CPUID; AMD APM 3 appendix E.
+
+use kvm_bindings::{CpuId, KVM_CPUID_FLAG_SIGNIFCANT_INDEX, KVM_MAX_CPUID_ENTRIES, kvm_cpuid_entry2};
+use kvm_ioctls::{Cap, Kvm};
+
+use crate::error::{Doing, Error, Result};
+
+/// Physical address bits of a CPU that does not say.
+const DEFAULT_PHYSICAL_BITS: u8 = 36;
+
+mod leaf {
+    pub(super) const FEATURES: u32 = 1;
+    pub(super) const CACHES: u32 = 4;
+    pub(super) const TOPOLOGY: u32 = 0xb;
+    pub(super) const TOPOLOGY_V2: u32 = 0x1f;
+    pub(super) const EXTENDED_FEATURES: u32 = 0x8000_0001;
+    pub(super) const ADDRESS_SIZES: u32 = 0x8000_0008;
+    pub(super) const SVM: u32 = 0x8000_000a;
+    pub(super) const AMD_CACHES: u32 = 0x8000_001d;
+    pub(super) const AMD_TOPOLOGY: u32 = 0x8000_001e;
+}
+
+const FEATURES_ECX_VMX: u32 = 1 << 5;
+const FEATURES_ECX_TSC_DEADLINE: u32 = 1 << 24;
+const FEATURES_ECX_HYPERVISOR: u32 = 1 << 31;
+const FEATURES_EDX_HTT: u32 = 1 << 28;
+const EXTENDED_ECX_SVM: u32 = 1 << 2;
+/// Legacy multi-core method, which AMD sets with leaf 0x8000_0008's core count.
+const EXTENDED_ECX_CMP_LEGACY: u32 = 1 << 1;
+const EXTENDED_ECX_TOPOLOGY: u32 = 1 << 22;
+/// Level types of the topology leaves: a thread and a core.
+const LEVEL_THREAD: u32 = 1 << 8;
+const LEVEL_CORE: u32 = 2 << 8;
+
+/// What this host's KVM offers to guests.
+#[derive(Debug, Clone)]
+pub struct Cpuid {
+    supported: Vec<kvm_cpuid_entry2>,
+}
+
+impl Cpuid {
+    /// Asks KVM.
+    ///
+    /// # Errors
+    /// The host's.
+    pub fn supported(kvm: &Kvm) -> Result<Self> {
+        let doing = "reading the CPUID that KVM supports";
+        let mut supported = kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES).doing(doing)?.as_slice().to_vec();
+        for entry in &mut supported {
+            match entry.function {
+                leaf::FEATURES => {
+                    entry.ecx &= !FEATURES_ECX_VMX;
+                    entry.ecx |= FEATURES_ECX_HYPERVISOR;
+                    if kvm.check_extension(Cap::TscDeadlineTimer) {
+                        entry.ecx |= FEATURES_ECX_TSC_DEADLINE;
+                    }
+                }
+                leaf::EXTENDED_FEATURES => entry.ecx &= !EXTENDED_ECX_SVM,
+                leaf::SVM => (entry.eax, entry.ebx, entry.ecx, entry.edx) = (0, 0, 0, 0),
+                _ => {}
+            }
+        }
+        Ok(Self { supported })
+    }
+
+    /// Bits of a physical address, the guest's and the host's.
+    #[must_use]
+    pub fn physical_bits(&self) -> u8 {
+        let entry = self.supported.iter().find(|entry| entry.function == leaf::ADDRESS_SIZES);
+        entry.map_or(DEFAULT_PHYSICAL_BITS, |entry| entry.eax.to_le_bytes()[0])
+    }
+
+    /// The CPUID of the vCPU with `apic_id`, one of `cpus`.
+    ///
+    /// # Errors
+    /// The host's, when KVM's list is longer than it takes back.
+    pub fn for_vcpu(&self, apic_id: u8, cpus: u8) -> Result<CpuId> {
+        let mut entries = Vec::with_capacity(self.supported.len().saturating_add(4));
+        for entry in &self.supported {
+            match entry.function {
+                leaf::TOPOLOGY | leaf::TOPOLOGY_V2 => {
+                    if entry.index == 0 {
+                        entries.extend(topology(entry.function, apic_id, cpus));
+                    }
+                }
+                _ => entries.push(with_topology(*entry, apic_id, cpus)),
+            }
+        }
+        CpuId::from_entries(&entries).map_err(|error| Error::host("making a CPUID", format!("{error:?}")))
+    }
+}
+
+/// Bits of an APIC ID that tell the cores of a package apart.
+fn core_bits(cpus: u8) -> u32 {
+    u32::from(cpus).next_power_of_two().trailing_zeros()
+}
+
+/// The three levels of the extended topology leaf: one thread a core, `cpus` cores, the end.
+fn topology(function: u32, apic_id: u8, cpus: u8) -> [kvm_cpuid_entry2; 3] {
+    let entry = |index, eax, ebx, level: u32| kvm_cpuid_entry2 {
+        function,
+        index,
+        flags: KVM_CPUID_FLAG_SIGNIFCANT_INDEX,
+        eax,
+        ebx,
+        ecx: level | index,
+        edx: apic_id.into(),
+        ..Default::default()
+    };
+    [entry(0, 0, 1, LEVEL_THREAD), entry(1, core_bits(cpus), cpus.into(), LEVEL_CORE), entry(2, 0, 0, 0)]
+}
+
+fn with_topology(mut entry: kvm_cpuid_entry2, apic_id: u8, cpus: u8) -> kvm_cpuid_entry2 {
+    let last_core = u32::from(cpus.saturating_sub(1));
+    match entry.function {
+        leaf::FEATURES => {
+            // Initial APIC ID, addressable IDs in the package.
+            entry.ebx = entry.ebx & 0xffff | u32::from(cpus) << 16 | u32::from(apic_id) << 24;
+            entry.edx = entry.edx & !FEATURES_EDX_HTT | if cpus > 1 { FEATURES_EDX_HTT } else { 0 };
+        }
+        leaf::CACHES if entry.eax & 0x1f != 0 => {
+            let level = entry.eax >> 5 & 7;
+            let sharing = if level < 3 { 0 } else { last_core };
+            let cores = (1 << core_bits(cpus)) - 1;
+            entry.eax = entry.eax & 0x3fff | sharing << 14 | cores << 26;
+        }
+        leaf::EXTENDED_FEATURES => {
+            entry.ecx &= !EXTENDED_ECX_CMP_LEGACY;
+            if cpus > 1 && entry.ecx & EXTENDED_ECX_TOPOLOGY != 0 {
+                entry.ecx |= EXTENDED_ECX_CMP_LEGACY;
+            }
+        }
+        // Core count and bits of the core ID; on Intel they are reserved and KVM lists them as 0.
+        leaf::ADDRESS_SIZES if entry.ecx != 0 => {
+            entry.ecx = entry.ecx & !0xf0ff | last_core | core_bits(cpus) << 12;
+        }
+        leaf::AMD_CACHES if entry.eax & 0x1f != 0 => {
+            let level = entry.eax >> 5 & 7;
+            let sharing = if level < 3 { 0 } else { last_core };
+            entry.eax = entry.eax & 0x3fff | sharing << 14;
+        }
+        leaf::AMD_TOPOLOGY => {
+            // One thread a core, one node.
+            (entry.eax, entry.ebx, entry.ecx) = (apic_id.into(), apic_id.into(), 0);
+        }
+        _ => {}
+    }
+    entry
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn guest(function: u32, index: u32, entry: kvm_cpuid_entry2, apic_id: u8, cpus: u8) -> kvm_cpuid_entry2 {
+        let cpuid = Cpuid { supported: vec![kvm_cpuid_entry2 { function, ..entry }] };
+        let guest = cpuid.for_vcpu(apic_id, cpus).unwrap();
+        *guest.as_slice().iter().find(|entry| entry.function == function && entry.index == index).unwrap()
+    }
+
+    #[test]
+    fn every_leaf_names_the_same_apic_id() {
+        let host = kvm_cpuid_entry2 { eax: 0x21, ebx: 0x0710_0800, ecx: 0x1_000f, ..Default::default() };
+        for (apic_id, cpus) in [(0, 1), (1, 2), (2, 3), (63, 64)] {
+            assert_eq!(guest(leaf::FEATURES, 0, host, apic_id, cpus).ebx >> 24, u32::from(apic_id));
+            assert_eq!(guest(leaf::FEATURES, 0, host, apic_id, cpus).ebx & 0xffff, 0x0800);
+            assert_eq!(guest(leaf::TOPOLOGY, 0, host, apic_id, cpus).edx, u32::from(apic_id));
+            assert_eq!(guest(leaf::TOPOLOGY, 1, host, apic_id, cpus).edx, u32::from(apic_id));
+            assert_eq!(guest(leaf::AMD_TOPOLOGY, 0, host, apic_id, cpus).eax, u32::from(apic_id));
+        }
+    }
+
+    #[test]
+    fn the_package_has_all_cores_and_no_hyperthreads() {
+        let host = kvm_cpuid_entry2::default();
+        for (cpus, bits) in [(1u8, 0), (2, 1), (3, 2), (4, 2), (64, 6)] {
+            let thread = guest(leaf::TOPOLOGY, 0, host, 0, cpus);
+            let core = guest(leaf::TOPOLOGY, 1, host, 0, cpus);
+            assert_eq!((thread.eax, thread.ebx, thread.ecx), (0, 1, 0x100));
+            assert_eq!((core.eax, core.ebx, core.ecx), (bits, cpus.into(), 0x201));
+            let amd = kvm_cpuid_entry2 { ecx: 0x3_7007, ..host };
+            let amd = guest(leaf::ADDRESS_SIZES, 0, amd, 0, cpus).ecx;
+            assert_eq!((amd & 0xff, amd >> 12 & 0xf, amd & !0xf0ff), (u32::from(cpus) - 1, bits, 0x3_0000));
+            let features = guest(leaf::FEATURES, 0, host, 0, cpus);
+            assert_eq!(
+                (features.ebx >> 16 & 0xff, features.edx >> 28 & 1),
+                (cpus.into(), u32::from(cpus > 1))
+            );
+        }
+    }
+
+    #[test]
+    fn only_the_last_level_cache_is_shared() {
+        let cache = |level: u32| kvm_cpuid_entry2 { eax: 1 | level << 5, ..Default::default() };
+        for leaf in [leaf::CACHES, leaf::AMD_CACHES] {
+            assert_eq!(guest(leaf, 0, cache(1), 0, 4).eax >> 14 & 0xfff, 0);
+            assert_eq!(guest(leaf, 0, cache(2), 0, 4).eax >> 14 & 0xfff, 0);
+            assert_eq!(guest(leaf, 0, cache(3), 0, 4).eax >> 14 & 0xfff, 3);
+        }
+        assert_eq!(guest(leaf::CACHES, 0, cache(1), 0, 4).eax >> 26, 3);
+    }
+}

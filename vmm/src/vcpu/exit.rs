@@ -1,0 +1,153 @@
+//! What one exit of a vCPU means, and the answer to it.
+//!
+//! Accesses that no device claims read all ones, and writes to them vanish, as on a PC. Nothing here can fail for what a
+//! guest does.
+
+use std::fmt::Write as _;
+
+use kvm_bindings::{KVM_SYSTEM_EVENT_CRASH, KVM_SYSTEM_EVENT_RESET, KVM_SYSTEM_EVENT_SHUTDOWN};
+use kvm_ioctls::{VcpuExit, VcpuFd};
+use vm_device::bus::{MmioAddress, PioAddress};
+use vm_device::device_manager::{IoManager, MmioManager, PioManager};
+
+use super::run_page::{InternalError, RunPage};
+use super::{Shared, Vcpu};
+use crate::error::Error;
+use crate::outcome::{Crash, Outcome};
+
+/// Names of KVM's internal errors, by number.
+const INTERNAL_ERRORS: [(u32, &str); 4] = [
+    (1, "emulation failed"),
+    (2, "simultaneous exceptions"),
+    (3, "delivery of an event failed"),
+    (4, "unexpected exit"),
+];
+
+/// What comes after an exit.
+pub(super) enum Next {
+    /// The guest runs on.
+    Run,
+    /// A signal interrupted the guest: the thread looks whether it is to stop.
+    Interrupted,
+    /// This ends the run.
+    End(Outcome),
+    /// This ends the run: the guest cannot go on, for this reason.
+    Crash(String),
+}
+
+/// Runs the guest until its next exit, and answers it.
+pub(super) fn step(fd: &mut VcpuFd, shared: &Shared, page: &RunPage) -> Next {
+    let exit = match fd.run() {
+        Ok(exit) => exit,
+        Err(errno) => match rustix::io::Errno::from_raw_os_error(errno.errno()) {
+            rustix::io::Errno::INTR => return Next::Interrupted,
+            // A vCPU that waits for its startup interrupt was woken up for something else.
+            rustix::io::Errno::AGAIN => return Next::Run,
+            _ => return Next::End(Outcome::Failed(Error::host("running a vcpu", errno))),
+        },
+    };
+    match exit {
+        VcpuExit::IoIn(port, data) => {
+            let unit = page.port_access_unit();
+            data.chunks_mut(unit).for_each(|data| port_read(&shared.buses, port, data));
+        }
+        VcpuExit::IoOut(port, data) => {
+            let unit = page.port_access_unit();
+            data.chunks(unit).for_each(|data| port_write(&shared.buses, port, data));
+        }
+        VcpuExit::MmioRead(address, data) => mmio_read(&shared.buses, address, data),
+        VcpuExit::MmioWrite(address, data) => mmio_write(&shared.buses, address, data),
+        // No pin of our IOAPIC is level-triggered: there is nothing to do at its end of interrupt.
+        VcpuExit::IoapicEoi(_) => {}
+        VcpuExit::Intr => return Next::Interrupted,
+        VcpuExit::SystemEvent(KVM_SYSTEM_EVENT_SHUTDOWN, _) => return Next::End(Outcome::PoweredOff),
+        VcpuExit::SystemEvent(KVM_SYSTEM_EVENT_RESET, _) => return Next::End(Outcome::Rebooted),
+        VcpuExit::SystemEvent(KVM_SYSTEM_EVENT_CRASH, data) => {
+            return Next::Crash(format!("the guest says that it has crashed {data:x?}"));
+        }
+        VcpuExit::Shutdown => return Next::Crash("triple fault".into()),
+        VcpuExit::InternalError => {
+            return Next::Crash(page.internal_error().map_or_else(|| "KVM internal error".into(), describe));
+        }
+        VcpuExit::FailEntry(reason, cpu) => {
+            return Next::Crash(format!(
+                "the hardware refuses to enter the guest (reason {reason:#x}, host CPU {cpu})"
+            ));
+        }
+        other => return Next::Crash(format!("unexpected exit {other:?}")),
+    }
+    Next::Run
+}
+
+fn describe(error: InternalError) -> String {
+    let name = INTERNAL_ERRORS.iter().find(|(number, _)| *number == error.suberror);
+    let name = name.map_or("unknown", |(_, name)| name);
+    let mut text = format!("KVM internal error, suberror {} ({name})", error.suberror);
+    if !error.data.is_empty() {
+        // A string takes whatever is written to it.
+        let _ = write!(text, ", data {:x?}", error.data);
+    }
+    text
+}
+
+fn port_read(buses: &IoManager, port: u16, data: &mut [u8]) {
+    if buses.pio_read(PioAddress(port), data).is_err() {
+        tracing::trace!("nothing at port {port:#x}, read of {} bytes", data.len());
+        data.fill(0xff);
+    }
+}
+
+fn port_write(buses: &IoManager, port: u16, data: &[u8]) {
+    if buses.pio_write(PioAddress(port), data).is_err() {
+        tracing::trace!("nothing at port {port:#x}, write of {data:02x?}");
+    }
+}
+
+fn mmio_read(buses: &IoManager, address: u64, data: &mut [u8]) {
+    if buses.mmio_read(MmioAddress(address), data).is_err() {
+        tracing::trace!("nothing at address {address:#x}, read of {} bytes", data.len());
+        data.fill(0xff);
+    }
+}
+
+fn mmio_write(buses: &IoManager, address: u64, data: &[u8]) {
+    if buses.mmio_write(MmioAddress(address), data).is_err() {
+        tracing::trace!("nothing at address {address:#x}, write of {data:02x?}");
+    }
+}
+
+impl Vcpu {
+    /// A crash of this vCPU, with where it is.
+    pub(super) fn crash(&self, what: String) -> Crash {
+        let rip = self.fd.get_regs().ok().map(|regs| regs.rip);
+        Crash { vcpu: self.index, what, rip }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn internal_errors_say_their_number_name_and_data() {
+        let text = describe(InternalError { suberror: 1, data: vec![0x10, 0xff] });
+        assert_eq!(text, "KVM internal error, suberror 1 (emulation failed), data [10, ff]");
+        assert_eq!(
+            describe(InternalError { suberror: 9, data: vec![] }),
+            "KVM internal error, suberror 9 (unknown)"
+        );
+    }
+
+    #[test]
+    fn what_nobody_claims_reads_all_ones() {
+        let buses = IoManager::new();
+        let mut data = [0; 4];
+        port_read(&buses, 0x80, &mut data);
+        assert_eq!(data, [0xff; 4]);
+        let mut data = [0; 8];
+        mmio_read(&buses, u64::MAX, &mut data);
+        assert_eq!(data, [0xff; 8]);
+        port_write(&buses, 0xffff, &data);
+        mmio_write(&buses, u64::MAX, &data);
+    }
+}

@@ -1,0 +1,62 @@
+//! The parts of the shared `kvm_run` page that kvm-ioctls does not hand out.
+//!
+//! Own `unsafe`: reads of a page that the kernel writes too, whose layout the exit reason decides. Values are copied out.
+
+use std::mem::offset_of;
+
+use kvm_bindings::{KVM_EXIT_INTERNAL_ERROR, KVM_EXIT_IO, kvm_run};
+use kvm_ioctls::VcpuFd;
+
+/// Words of data that an internal error has at most.
+const INTERNAL_DATA: usize = 16;
+
+/// What KVM says about an internal error (KVM API 5, KVM_EXIT_INTERNAL_ERROR).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct InternalError {
+    pub(super) suberror: u32,
+    pub(super) data: Vec<u64>,
+}
+
+/// The page that a vCPU shares with KVM.
+pub(super) struct RunPage(*const kvm_run);
+
+impl RunPage {
+    /// The page of a vCPU; it must not be used after that vCPU is gone.
+    pub(super) fn of(vcpu: &mut VcpuFd) -> Self {
+        Self(vcpu.get_kvm_run())
+    }
+
+    /// A field of the page, by its offset there.
+    fn field<T: Copy>(&self, offset: usize) -> T {
+        let field = self.0.wrapping_byte_add(offset).cast::<T>();
+        // SAFETY: the page is mapped for as long as the vCPU's descriptor, which the owner of `self` holds, and
+        // the kernel writes it only in KVM_RUN, which runs on this same thread. Callers name the offset and type of a
+        // field of plain integers, for which any bytes are a value.
+        unsafe { field.read_volatile() }
+    }
+
+    fn exit_reason(&self) -> u32 {
+        self.field(offset_of!(kvm_run, exit_reason))
+    }
+
+    /// Bytes of one unit of the last port access: a string instruction has many units.
+    pub(super) fn port_access_unit(&self) -> usize {
+        if self.exit_reason() != KVM_EXIT_IO {
+            return 1;
+        }
+        let size: u8 = self.field(offset_of!(kvm_run, __bindgen_anon_1.io.size));
+        usize::from(size).max(1)
+    }
+
+    /// The last internal error, if that is what the last exit was.
+    pub(super) fn internal_error(&self) -> Option<InternalError> {
+        if self.exit_reason() != KVM_EXIT_INTERNAL_ERROR {
+            return None;
+        }
+        let suberror = self.field(offset_of!(kvm_run, __bindgen_anon_1.internal.suberror));
+        let count: u32 = self.field(offset_of!(kvm_run, __bindgen_anon_1.internal.ndata));
+        let data: [u64; INTERNAL_DATA] = self.field(offset_of!(kvm_run, __bindgen_anon_1.internal.data));
+        let count = usize::try_from(count).unwrap_or(usize::MAX);
+        Some(InternalError { suberror, data: data.into_iter().take(count).collect() })
+    }
+}

@@ -1,0 +1,84 @@
+//! The vCPUs' threads: started together, stopped together.
+//!
+//! A thread is told to stop by a flag and a signal that takes it out of KVM_RUN. A signal that comes between the look at
+//! the flag and KVM_RUN has no effect, so it is sent again until the thread is gone. A thread that panics ends the run.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{Builder, JoinHandle};
+use std::time::Duration;
+
+use vmm_sys_util::signal::{Killable, SIGRTMIN};
+
+use super::Vcpu;
+use super::exit::{Next, step};
+use super::run_page::RunPage;
+use crate::error::{Doing, Error, Result};
+use crate::outcome::{Ending, Outcome};
+
+/// How long to wait before a thread that still runs is signalled again.
+const KICK_INTERVAL: Duration = Duration::from_millis(1);
+
+/// The running vCPUs. Dropping them stops them.
+pub struct Threads {
+    stop: Arc<AtomicBool>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Threads {
+    /// Runs each vCPU on a thread of its own.
+    ///
+    /// # Errors
+    /// The host's, when it refuses the signal handler or a thread.
+    pub fn start(vcpus: Vec<Vcpu>) -> Result<Self> {
+        // A handler is all that is wanted, so that the signal interrupts KVM_RUN; what it sets nobody reads.
+        signal_hook::flag::register(SIGRTMIN(), Arc::default()).doing("registering the vcpus' signal")?;
+        let mut started = Self { stop: Arc::new(AtomicBool::new(false)), threads: Vec::new() };
+        for vcpu in vcpus {
+            let stop = Arc::clone(&started.stop);
+            let thread = Builder::new().name(format!("vcpu {}", vcpu.index)).spawn(move || run(vcpu, &stop));
+            started.threads.push(thread.doing("starting a vcpu's thread")?);
+        }
+        Ok(started)
+    }
+}
+
+impl Drop for Threads {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::SeqCst);
+        for thread in self.threads.drain(..) {
+            while !thread.is_finished() {
+                if let Err(error) = thread.kill(SIGRTMIN()) {
+                    tracing::debug!("a vcpu's thread cannot be signalled: {error}");
+                }
+                std::thread::sleep(KICK_INTERVAL);
+            }
+            if thread.join().is_err() {
+                tracing::error!("a vcpu's thread panicked");
+            }
+        }
+    }
+}
+
+/// Ends the run if its thread panics.
+struct PanicGuard(Arc<Ending>);
+
+impl Drop for PanicGuard {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.end(Outcome::Failed(Error::host("running a vcpu", "its thread panicked")));
+        }
+    }
+}
+
+fn run(mut vcpu: Vcpu, stop: &AtomicBool) {
+    let _guard = PanicGuard(Arc::clone(&vcpu.shared.ending));
+    let page = RunPage::of(&mut vcpu.fd);
+    while !stop.load(Ordering::SeqCst) {
+        match step(&mut vcpu.fd, &vcpu.shared, &page) {
+            Next::Run | Next::Interrupted => {}
+            Next::End(outcome) => return vcpu.shared.ending.end(outcome),
+            Next::Crash(what) => return vcpu.shared.ending.end(Outcome::Crashed(vcpu.crash(what))),
+        }
+    }
+}

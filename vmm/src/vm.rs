@@ -1,0 +1,175 @@
+//! The virtual machine: its parts in the order in which they need each other, and its run.
+//!
+//! [`Vm::new`] makes everything up to the first instruction, on the main thread; [`Vm::run`] starts the vCPUs, serves
+//! events until the end is said, stops the vCPUs, and only then lets devices go.
+
+use std::ops::{Range, RangeInclusive};
+use std::sync::{Arc, Mutex};
+
+use vm_device::bus::{MmioAddress, MmioRange, PioAddress, PioRange};
+use vm_device::device_manager::{IoManager, MmioManager, PioManager};
+use vm_msi::kvm::KvmRouter;
+
+use crate::boot::acpi::Machine;
+use crate::boot::{self, loader};
+use crate::cli::SerialTarget;
+use crate::config::Config;
+use crate::devices::power::{AcpiPower, ConfigPorts, I8042};
+use crate::error::{Doing, Result};
+use crate::events::{EventLoop, Signals};
+use crate::host;
+use crate::interrupts::Controllers;
+use crate::layout;
+use crate::memory::{GuestMemory, Slots};
+use crate::outcome::{Ending, Outcome};
+use crate::pci::{Root, Windows};
+use crate::report::{Reporter, Target};
+use crate::serial::Port;
+use crate::serial::input::{Input, Source};
+use crate::serial::terminal::RawMode;
+use crate::vcpu::cpuid::Cpuid;
+use crate::vcpu::{Shared, Threads, Vcpu};
+
+/// A machine that is ready to start.
+pub struct Vm {
+    vcpus: Vec<Vcpu>,
+    events: EventLoop,
+    ending: Arc<Ending>,
+    root: Arc<Root>,
+    router: Arc<KvmRouter>,
+    serial: Arc<Port>,
+    serial_target: SerialTarget,
+    /// Held for as long as vCPUs and devices may use it.
+    _memory: GuestMemory,
+}
+
+impl Vm {
+    /// Builds the machine.
+    ///
+    /// # Errors
+    /// The host's, or an input error that only shows now: a kernel that does not fit.
+    pub fn new(mut config: Config) -> Result<Self> {
+        let kvm = host::open(config.cpus)?;
+        let vm = Arc::new(kvm.create_vm().doing("creating a VM")?);
+        let slots = Slots::new(Arc::clone(&vm));
+        let memory = GuestMemory::new(config.memory, &slots)?;
+        let ending = Ending::new()?;
+        let events = EventLoop::new(Arc::clone(&ending))?;
+        let interrupts = Controllers::new(&vm, config.irqchip, config.cpus)?;
+        let cpuid = Cpuid::supported(&kvm)?;
+        let pci_mmio64 = layout::pci_mmio64(memory.end(), cpuid.physical_bits());
+        if pci_mmio64.is_none() {
+            tracing::warn!("no room for a 64-bit PCI window above RAM; large BARs will have no place");
+        }
+        let root = Root::new(Windows {
+            mmio32: layout::PCI_MMIO32,
+            mmio64: pci_mmio64.clone().unwrap_or_default(),
+            pio: layout::PCI_PIO,
+        });
+        let serial = Port::new(&config.serial, interrupts.line(layout::COM1_GSI)?)?;
+        let buses = buses(&root, pci_mmio64.as_ref(), &serial, &ending, &interrupts)?;
+
+        let mut entry = loader::load_kernel(memory.memory(), &config.kernel, config.unpack)?;
+        if let Some(initrd) = &mut config.initrd {
+            loader::load_initrd(memory.memory(), initrd, &mut entry)?;
+        }
+        let rsdp = boot::acpi::write(memory.memory(), &Machine { cpus: config.cpus, pci_mmio64 })?;
+        boot::params::write(memory.memory(), &entry, &config.cmdline, rsdp)?;
+
+        let shared = Shared { buses: Arc::new(buses), ending: Arc::clone(&ending) };
+        let vcpus = (0..config.cpus)
+            .map(|index| Vcpu::new(&vm, index, &cpuid.for_vcpu(index, config.cpus)?, shared.clone()));
+        let vcpus = vcpus.collect::<Result<Vec<_>>>()?;
+        if let Some(first) = vcpus.first() {
+            first.boot(memory.memory(), &entry)?;
+        }
+        Ok(Self {
+            vcpus,
+            events,
+            ending,
+            root,
+            router: Arc::clone(interrupts.router()),
+            serial,
+            serial_target: config.serial,
+            _memory: memory,
+        })
+    }
+
+    /// Runs the guest to its end; `report` asks for a report then, and on SIGUSR1.
+    ///
+    /// # Errors
+    /// The host's.
+    pub fn run(mut self, report: Option<Target>) -> Result<Outcome> {
+        let reporter =
+            report.map(|target| Reporter::new(target, Arc::clone(&self.router), Arc::clone(&self.root)));
+        let on_signal = reporter.clone();
+        let signals = Signals::handle(Arc::clone(&self.ending), move || match &on_signal {
+            Some(reporter) => reporter.write(),
+            None => tracing::warn!("SIGUSR1: no --report to write"),
+        })?;
+        self.events.add(Arc::new(Mutex::new(signals)));
+
+        let terminal = match self.serial_target {
+            SerialTarget::Stdio => {
+                let terminal = RawMode::enter().doing("putting the terminal in raw mode")?;
+                let source = if terminal.is_some() { Source::Terminal } else { Source::Stream };
+                let input = Input::new(self.serial, source, Arc::clone(&self.ending));
+                self.events.add(Arc::new(Mutex::new(input)));
+                terminal
+            }
+            SerialTarget::File(_) | SerialTarget::Off => None,
+        };
+        let threads = Threads::start(self.vcpus)?;
+        let outcome = self.events.run();
+        drop(threads);
+        drop(terminal);
+        if let Some(reporter) = reporter {
+            reporter.write();
+        }
+        self.root.release();
+        outcome
+    }
+}
+
+/// Puts every device on the guest's buses. They are complete after this: vCPUs use them without a lock.
+fn buses(
+    root: &Arc<Root>,
+    pci_mmio64: Option<&Range<u64>>,
+    serial: &Arc<Port>,
+    ending: &Arc<Ending>,
+    interrupts: &Controllers,
+) -> Result<IoManager> {
+    let mut buses = IoManager::new();
+    let mut ports = |ports: RangeInclusive<u16>, device| {
+        let doing = format!("placing a device at port {:#x}", ports.start());
+        let length = u16::try_from(ports.len()).doing(&doing)?;
+        let range = PioRange::new(PioAddress(*ports.start()), length).doing(&doing)?;
+        buses.register_pio(range, device).doing(doing)
+    };
+    let config_ports = ConfigPorts { pci: root.config_ports(), ending: Arc::clone(ending) };
+    ports(inclusive(&layout::COM1_PORTS), Arc::clone(serial) as _)?;
+    ports(inclusive(&layout::I8042_PORTS), Arc::new(I8042(Arc::clone(ending))))?;
+    ports(inclusive(&layout::ACPI_POWER_PORTS), Arc::new(AcpiPower(Arc::clone(ending))))?;
+    ports(inclusive(&layout::PCI_CONFIG_PORTS), Arc::new(config_ports))?;
+    ports(layout::PCI_PIO, root.pio())?;
+
+    let mut memory = |range: &Range<u64>, device| {
+        let doing = format!("placing a device at address {:#x}", range.start);
+        let range =
+            MmioRange::new(MmioAddress(range.start), range.end.saturating_sub(range.start)).doing(&doing)?;
+        buses.register_mmio(range, device).doing(doing)
+    };
+    memory(&layout::PCI_ECAM, root.ecam())?;
+    memory(&layout::PCI_MMIO32, root.mmio())?;
+    if let Some(window) = pci_mmio64 {
+        memory(window, root.mmio())?;
+    }
+    if let Some(ioapic) = interrupts.ioapic() {
+        memory(&(layout::IOAPIC..layout::IOAPIC + layout::IOAPIC_SIZE), Arc::clone(ioapic) as _)?;
+    }
+    Ok(buses)
+}
+
+fn inclusive(ports: &Range<u16>) -> RangeInclusive<u16> {
+    ports.start..=ports.end.saturating_sub(1)
+}
