@@ -1,12 +1,11 @@
 //! What `lab` understands, and what it does about it.
 
-use std::io::{self, Read, Write};
-use std::os::unix::process::ExitStatusExt;
 use std::process::ExitCode;
-use std::thread;
 
 use clap::{Args, Parser, Subcommand};
-use lab::{Cache, Command, Config, Device, Job, Lab, Refresh, Result, Said, Series};
+use lab::{Cache, Config, Device, Lab, Refresh, Result, Series};
+
+use crate::foreground;
 
 /// Emulated Linux hosts with KVM and VFIO, for machines that have neither.
 #[derive(Parser)]
@@ -92,9 +91,11 @@ impl Host {
         config = self.devices.into_iter().fold(config, Config::device);
         config = self.traces.into_iter().fold(config, Config::trace);
         let lab = Lab::boot(&cache, config.qemu_arguments(self.qemu_arguments))?;
-        if self.vfio {
-            for device in 0..count {
+        for device in 0..count {
+            if self.vfio {
                 eprintln!("lab: device {device} is {}, bound to vfio-pci", lab.bind_to_vfio(device)?);
+            } else {
+                eprintln!("lab: device {device} is {}", lab.address(device)?);
             }
         }
         Ok(lab)
@@ -118,13 +119,19 @@ pub(crate) fn run() -> Result<ExitCode> {
         Verb::Run { host, command } => {
             let traced = !host.traces.is_empty();
             let lab = host.boot()?;
-            let status = run_here(&lab, command)?;
+            let status = foreground::run(&lab, command)?;
             if traced {
                 eprint!("{}", lab.trace()?);
             }
             Ok(status)
         }
-        Verb::Shell { host } => crate::cli::run_here(&host.boot()?, vec!["bash".into()]),
+        Verb::Shell { host } => {
+            let lab = host.boot()?;
+            eprintln!(
+                "lab: this machine's files are here too; what you write is gone with the lab host, which ends with this shell"
+            );
+            foreground::run(&lab, vec!["bash".into()])
+        }
         Verb::Bind { addresses } => {
             addresses.iter().try_for_each(|a| lab::vfio::bind(a)).map(|()| ExitCode::SUCCESS)
         }
@@ -132,46 +139,5 @@ pub(crate) fn run() -> Result<ExitCode> {
             addresses.iter().try_for_each(|a| lab::vfio::unbind(a)).map(|()| ExitCode::SUCCESS)
         }
         Verb::Agent => lab::run_agent().map(|()| ExitCode::SUCCESS),
-    }
-}
-
-/// Runs a command as if it were here: our directory, environment, streams.
-fn run_here(lab: &Lab, words: Vec<String>) -> Result<ExitCode> {
-    let mut words = words.into_iter();
-    let mut command = Command::new(words.next().unwrap_or_default()).args(words).with_input();
-    for (name, value) in std::env::vars() {
-        command = command.env(name, value);
-    }
-    if let Ok(directory) = std::env::current_dir() {
-        command = command.directory(&directory);
-    }
-    let job = lab.start(command)?;
-    let input = job.input();
-    // Ends with the process: there is no way to stop a read from a terminal.
-    thread::spawn(move || {
-        let mut buffer = vec![0; 4096];
-        while let Ok(length @ 1..) = io::stdin().read(&mut buffer) {
-            if input.send(buffer.get(..length).unwrap_or_default()).is_err() {
-                return;
-            }
-        }
-        let _ = input.end();
-    });
-    follow(job)
-}
-
-fn follow(mut job: Job) -> Result<ExitCode> {
-    loop {
-        // Who closed our output wants no more of it; the command still runs to its end.
-        match job.receive()? {
-            Said::Stdout(bytes) => drop(io::stdout().write_all(&bytes).and_then(|()| io::stdout().flush())),
-            Said::Stderr(bytes) => drop(io::stderr().write_all(&bytes)),
-            Said::Ended(status) => {
-                // As shells say it: 128 and the signal.
-                let code =
-                    status.code().or_else(|| status.signal().map(|signal| 128 + signal)).unwrap_or(125);
-                return Ok(ExitCode::from(u8::try_from(code).unwrap_or(125)));
-            }
-        }
     }
 }

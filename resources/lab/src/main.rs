@@ -1,6 +1,7 @@
 //! `lab`: the command line of the lab host.
 
 mod cli;
+mod foreground;
 
 use std::process::ExitCode;
 

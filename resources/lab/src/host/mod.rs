@@ -22,6 +22,7 @@ use crate::cache::{self, Cache};
 use crate::device::{FIRST_SLOT, MAX_DEVICES};
 use crate::error::{At, Error, Result};
 use crate::initramfs::Initramfs;
+use crate::interrupts::{Interrupt, interrupts};
 use crate::ivshmem::Doorbell;
 use crate::kernel::Kernel;
 use crate::trace::{MsixState, msix_states};
@@ -174,6 +175,15 @@ impl Lab {
     pub fn doorbell(&self, device: usize) -> Result<&Doorbell> {
         let doorbell = self.doorbells.get(device).and_then(Option::as_ref);
         doorbell.ok_or_else(|| Error::Device(device.to_string(), "is not an ivshmem".into()))
+    }
+
+    /// Its `/proc/interrupts`.
+    ///
+    /// # Errors
+    /// The lab host is gone.
+    pub fn interrupts(&self) -> Result<Vec<Interrupt>> {
+        let text = self.run(Command::new("cat").arg("/proc/interrupts"))?;
+        Ok(interrupts(&text.stdout_text()))
     }
 
     /// A directory that the machine and the lab host both see under this path and may both write to. It is removed
