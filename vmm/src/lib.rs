@@ -17,4 +17,5 @@ pub mod pci;
 pub mod report;
 pub mod serial;
 pub mod vcpu;
+pub mod vfio;
 pub mod vm;

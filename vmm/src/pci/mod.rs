@@ -26,7 +26,7 @@ pub use bar::{Bar, Bars};
 pub use config::{ConfigSpace, Register};
 pub use function::{BAR_COUNT, Decoding, DeviceFunction, Function, Placement};
 pub use root::Root;
-pub use windows::{BusRange, Space, Windows};
+pub use windows::{BusRange, NoRoom, Space, Windows};
 
 #[cfg(test)]
 mod tests;

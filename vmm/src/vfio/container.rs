@@ -1,0 +1,175 @@
+//! The container: one IOMMU address space for all passed-through devices, in which guest-physical addresses are
+//! what devices use.
+//!
+//! Owns the container's and the groups' descriptors and the DMA mappings, which are taken away when it is dropped.
+//! Devices hold it, so it outlives them. No lock is held across a call to the host.
+
+use std::collections::BTreeMap;
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use rustix::io::Errno;
+use vfio_bindings::bindings::vfio::{
+    VFIO_DMA_MAP_FLAG_READ, VFIO_DMA_MAP_FLAG_WRITE, VFIO_GROUP_FLAGS_VIABLE, VFIO_TYPE1v2_IOMMU,
+};
+use vm_memory::{GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion};
+
+use super::host::HostDevice;
+use super::ioctl;
+use crate::error::{Doing, Error, Result};
+
+const CONTROL: &str = "/dev/vfio/vfio";
+const API_VERSION: u32 = 0;
+
+/// The container, with the groups of all devices in it.
+#[derive(Debug)]
+pub struct Container {
+    file: File,
+    groups: BTreeMap<u32, File>,
+    /// Guest-physical start and size of what is mapped.
+    mapped: Mutex<Vec<(u64, u64)>>,
+}
+
+impl Container {
+    /// Opens the container and puts the devices' groups into it.
+    ///
+    /// # Errors
+    /// The host's, with the cure where one is known: VFIO is not there, a group is in use or not ours to open, the
+    /// host's interrupts are not isolated.
+    pub fn open(devices: &[HostDevice]) -> Result<Arc<Self>> {
+        let file = open(CONTROL).map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound => refused(CONTROL, "VFIO is not there; load it: modprobe vfio-pci"),
+            _ => not_opened(CONTROL, error),
+        })?;
+        let version = ioctl::api_version(&file).doing("asking VFIO for its version")?;
+        if version != API_VERSION {
+            return Err(refused(
+                CONTROL,
+                format!("its API has version {version}, and {API_VERSION} is needed"),
+            ));
+        }
+        if !matches!(ioctl::check_extension(&file, VFIO_TYPE1v2_IOMMU), Ok(1..)) {
+            return Err(refused(
+                CONTROL,
+                "its IOMMU driver is not there; load it: modprobe vfio_iommu_type1",
+            ));
+        }
+        let mut groups = BTreeMap::new();
+        for device in devices {
+            if groups.contains_key(&device.group) {
+                continue;
+            }
+            let group = open_group(device)?;
+            let given = ioctl::set_container(&group, &file);
+            // The first group brings the IOMMU.
+            let given = if groups.is_empty() {
+                given.and_then(|()| ioctl::set_iommu(&file, VFIO_TYPE1v2_IOMMU))
+            } else {
+                given
+            };
+            given.map_err(|error| not_isolated(device, error))?;
+            groups.insert(device.group, group);
+        }
+        Ok(Arc::new(Self { file, groups, mapped: Mutex::default() }))
+    }
+
+    /// Lets the devices reach all of guest memory, at its guest-physical addresses. RAM is never unmapped from the
+    /// process, and nothing refers to it but by volatile access.
+    ///
+    /// # Errors
+    /// The host's: most often the limit of locked memory.
+    pub fn map(&self, memory: &GuestMemoryMmap) -> Result<()> {
+        for region in memory.iter() {
+            let (start, size) = (region.start_addr().0, region.len());
+            let address = region.as_ptr() as u64;
+            let flags = VFIO_DMA_MAP_FLAG_READ | VFIO_DMA_MAP_FLAG_WRITE;
+            // SAFETY: guest memory is only used through volatile access, as the guest writes it at any time too, and
+            // the kernel has it pinned for as long as it is mapped.
+            unsafe { ioctl::map_dma(&self.file, start, size, address, flags) }.map_err(|error| {
+                let cure = match Errno::from_io_error(&error) {
+                    Some(Errno::NOMEM) => {
+                        "; the limit of locked memory is too small: raise it (ulimit -l unlimited)"
+                    }
+                    _ => "",
+                };
+                let doing = format!("giving devices access to {size:#x} bytes of guest memory at {start:#x}");
+                Error::host(doing, format!("{error}{cure}"))
+            })?;
+            self.mapped.lock().unwrap_or_else(PoisonError::into_inner).push((start, size));
+        }
+        Ok(())
+    }
+
+    /// A device's descriptor.
+    pub(super) fn device(&self, device: &HostDevice) -> Result<File> {
+        let name = device.address.to_string();
+        let doing = || format!("opening device {name}");
+        let group =
+            self.groups.get(&device.group).ok_or_else(|| Error::host(doing(), "its group is not open"))?;
+        ioctl::device(group, &name).map_err(|error| match Errno::from_io_error(&error) {
+            Some(Errno::BUSY) => Error::host(doing(), "it is in use by another process"),
+            _ => Error::host(doing(), error),
+        })
+    }
+}
+
+impl Drop for Container {
+    fn drop(&mut self) {
+        let mapped = self.mapped.get_mut().unwrap_or_else(PoisonError::into_inner);
+        for (start, size) in mapped.drain(..) {
+            if let Err(error) = ioctl::unmap_dma(&self.file, start, size) {
+                tracing::warn!(
+                    "devices' access to {size:#x} bytes of guest memory at {start:#x} stays: {error}"
+                );
+            }
+        }
+    }
+}
+
+/// Opens a device's group, which must be free of host drivers.
+fn open_group(device: &HostDevice) -> Result<File> {
+    let path = format!("/dev/vfio/{}", device.group);
+    let group = open(&path).map_err(|error| match Errno::from_io_error(&error) {
+        Some(Errno::BUSY) => {
+            let problem =
+                format!("device {} is in use by another process (fuser -v {path} names it)", device.address);
+            refused(&path, problem)
+        }
+        Some(Errno::NOENT) => refused(&path, "the group is not there; load VFIO: modprobe vfio-pci"),
+        _ => not_opened(&path, error),
+    })?;
+    let status = ioctl::group_status(&group).doing(format!("asking for the status of {path}"))?;
+    if status & VFIO_GROUP_FLAGS_VIABLE == 0 {
+        let problem = "the host uses a device of the IOMMU group; bind all of them to vfio-pci";
+        return Err(refused(&path, problem));
+    }
+    Ok(group)
+}
+
+fn open(path: &str) -> io::Result<File> {
+    OpenOptions::new().read(true).write(true).open(path)
+}
+
+fn refused(path: &str, problem: impl Into<String>) -> Error {
+    Error::host(path, problem.into())
+}
+
+fn not_opened(path: &str, error: io::Error) -> Error {
+    let cure = match error.kind() {
+        io::ErrorKind::PermissionDenied => "; run as root, or give yourself the file (chown)",
+        _ => "",
+    };
+    refused(path, format!("{error}{cure}"))
+}
+
+fn not_isolated(device: &HostDevice, error: io::Error) -> Error {
+    let cure = match Errno::from_io_error(&error) {
+        Some(Errno::PERM) => {
+            "; the host's IOMMU does not remap interrupts: turn that on in the firmware, or accept that a guest can \
+             forge interrupts (modprobe vfio_iommu_type1 allow_unsafe_interrupts=1)"
+        }
+        _ => "",
+    };
+    Error::host(format!("giving device {} to the IOMMU", device.address), format!("{error}{cure}"))
+}

@@ -1,0 +1,73 @@
+//! Which pages of a BAR the guest reaches without an exit: all that the host can map, but for the pages of the MSI-X
+//! table and the pending bits, whose accesses are emulated. Pure arithmetic on offsets into a BAR.
+
+use std::ops::Range;
+
+/// The host's page size on x86-64, which is KVM's and VFIO's unit of mapping.
+pub const PAGE: u64 = 4096;
+
+/// The mappable parts of a BAR, in whole pages and in order: `areas` are what the host lets be mapped, `trapped` what
+/// must exit.
+#[must_use]
+pub fn mappable(areas: &[Range<u64>], trapped: &[Range<u64>]) -> Vec<Range<u64>> {
+    let mut parts: Vec<Range<u64>> = areas
+        .iter()
+        .filter_map(|area| Some(area.start.checked_next_multiple_of(PAGE)?..area.end & !(PAGE - 1)))
+        .filter(|area| area.start < area.end)
+        .collect();
+    parts.sort_by_key(|part| part.start);
+    for hole in trapped.iter().filter(|hole| hole.start < hole.end) {
+        let start = hole.start & !(PAGE - 1);
+        let end = hole.end.checked_next_multiple_of(PAGE).unwrap_or(u64::MAX);
+        parts = parts
+            .into_iter()
+            .flat_map(|part| [part.start..part.end.min(start), part.start.max(end)..part.end])
+            .filter(|part| part.start < part.end)
+            .collect();
+    }
+    parts
+}
+
+#[cfg(test)]
+#[allow(clippy::single_range_in_vec_init, reason = "a list of ranges may have one")]
+mod tests {
+    use super::*;
+
+    fn cut(size: u64, trapped: &[Range<u64>]) -> Vec<Range<u64>> {
+        mappable(&[0..size], trapped)
+    }
+
+    #[test]
+    fn whole_pages_around_table_and_pba_are_mapped() {
+        assert_eq!(cut(0x4000, &[]), [0..0x4000]);
+        // The table at the start, the pending bits behind it on the same page.
+        assert_eq!(cut(0x4000, &[0..0x410, 0x800..0x808]), [0x1000..0x4000]);
+        // In the middle, over a page boundary; the pending bits at the end.
+        assert_eq!(cut(0x8000, &[0x2ff0..0x3010, 0x7ff8..0x8000]), [0..0x2000, 0x4000..0x7000]);
+        // 2048 vectors fill eight pages.
+        assert_eq!(cut(0x10000, &[0x2000..0xa000, 0xa000..0xa100]), [0..0x2000, 0xb000..0x10000]);
+        assert_eq!(cut(0x1000, &[0x800..0x810]), []);
+    }
+
+    #[test]
+    fn less_than_a_page_is_never_mapped() {
+        assert_eq!(cut(0x800, &[]), []);
+        assert_eq!(mappable(&[0x800..0x1800], &[]), []);
+        assert_eq!(mappable(&[0x800..0x2800], &[]), [0x1000..0x2000]);
+    }
+
+    #[test]
+    fn the_hosts_own_areas_are_kept_to_and_sorted() {
+        let areas = [0x8000..0x10000, 0..0x4000];
+        assert_eq!(mappable(&areas, &[]), [0..0x4000, 0x8000..0x10000]);
+        assert_eq!(mappable(&areas, &[0x3000..0x9000]), [0..0x3000, 0x9000..0x10000]);
+    }
+
+    #[test]
+    fn ranges_outside_of_the_bar_or_of_all_addresses_change_nothing() {
+        assert_eq!(cut(0x4000, &[0x5000..0x6000]), [0..0x4000]);
+        assert_eq!(cut(0x4000, &[u64::MAX - 8..u64::MAX]), [0..0x4000]);
+        assert_eq!(mappable(&[u64::MAX - 1..u64::MAX], &[]), []);
+        assert_eq!(cut(0x4000, &[0x1000..0x1000]), [0..0x4000], "an empty hole is none");
+    }
+}

@@ -1,0 +1,374 @@
+//! A passed-through function's configuration space as the guest has it, and what the guest's writes ask for.
+//!
+//! Plain state, made once from what the host shows: the tables of [`registers`](super::registers), the BARs, the
+//! relinked capability lists. A write changes it and says what else must happen ([`Written`]); nothing in here does it.
+//! MSI-X registers are not in here but for ID and pointer.
+
+use super::capabilities::{self, Places, id};
+use super::registers::{self, COMMAND_BUS_MASTER, COMMAND_INTX_DISABLE};
+use crate::pci::bar::COMMAND;
+use crate::pci::{BAR_COUNT, Bars, ConfigSpace, Decoding, NoRoom, Register, Root};
+
+/// Whether the host can reset the device by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HostReset {
+    /// VFIO_DEVICE_RESET works.
+    Supported,
+    /// It does not: the guest sees a function that has no reset either.
+    Unsupported,
+}
+
+/// A reset that a guest's write asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GuestReset {
+    /// Initiate Function Level Reset (PCIe r6 §6.6.2).
+    FunctionLevel,
+    /// From D3hot to D0 without No_Soft_Reset (PCI PM 1.2 §5.4.1).
+    PowerOn,
+}
+
+/// What a guest's write asks for beside the change of the registers.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Written {
+    /// Bytes for the device's own configuration space, by offset.
+    pub forwarded: Vec<(u16, Vec<u8>)>,
+    /// The host's command register has to follow [`GuestConfig::host_command`].
+    pub command: bool,
+    /// The function has to be reset, and then [`GuestConfig::reset`].
+    pub reset: Option<GuestReset>,
+}
+
+/// The registers.
+#[derive(Debug)]
+pub struct GuestConfig {
+    space: ConfigSpace,
+    bars: Bars,
+    places: Places,
+    /// Bytes and bits that initiate a function-level reset.
+    flr: Vec<(u16, u8)>,
+    power: Option<Power>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Power {
+    control: u16,
+    no_soft_reset: bool,
+}
+
+impl GuestConfig {
+    /// From the configuration space that the host shows; capabilities with the IDs `withheld` are hidden too.
+    #[must_use]
+    pub fn new(host: &[u8], bars: Bars, reset: HostReset, withheld: &[u8]) -> Self {
+        let mut space = ConfigSpace::device(host.len());
+        space.define(0, registers::HEADER);
+        let command = Register {
+            offset: COMMAND,
+            width: 2,
+            emulated: u32::MAX,
+            writable: registers::COMMAND_WRITABLE | bars.command_bits(),
+            ..Register::default()
+        };
+        space.define(0, &[command]);
+        bars.define(&mut space);
+        let places = capabilities::relink(&mut space, host, withheld);
+        let mut config = Self { space, bars, places, flr: Vec::new(), power: None };
+        config.define_express(host, reset);
+        config.define_advanced_features(host, reset);
+        config.define_power(host, reset);
+        config
+    }
+
+    fn define_express(&mut self, host: &[u8], reset: HostReset) {
+        let Some(at) = self.places.of(id::PCI_EXPRESS) else {
+            return;
+        };
+        if value(host, at.saturating_add(2), 1) & 0xf >= 2 {
+            self.space.define(at, registers::PCI_EXPRESS_2);
+        }
+        let capabilities = value(host, at.saturating_add(registers::DEVICE_CAPABILITIES), 4);
+        match reset {
+            HostReset::Supported if capabilities & registers::DEVICE_CAPABILITIES_FLR != 0 => {
+                let (offset, bit) = registers::DEVICE_CONTROL_FLR;
+                self.flr.push((at.saturating_add(offset), bit));
+            }
+            HostReset::Supported => {}
+            HostReset::Unsupported => {
+                let emulated = registers::DEVICE_CAPABILITIES_FLR;
+                let offset = registers::DEVICE_CAPABILITIES;
+                self.space.define(at, &[Register { offset, width: 4, emulated, ..Register::default() }]);
+            }
+        }
+    }
+
+    fn define_advanced_features(&mut self, host: &[u8], reset: HostReset) {
+        let Some(at) = self.places.of(id::ADVANCED_FEATURES) else {
+            return;
+        };
+        let (capabilities, flr) = registers::ADVANCED_FEATURES_CAPABILITIES;
+        let has_flr = value(host, at.saturating_add(capabilities), 1) & u32::from(flr) != 0;
+        match reset {
+            HostReset::Supported if has_flr => {
+                let (offset, bit) = registers::ADVANCED_FEATURES_FLR;
+                self.flr.push((at.saturating_add(offset), bit));
+            }
+            HostReset::Supported => {}
+            HostReset::Unsupported => self.space.hide(at.saturating_add(capabilities), 1),
+        }
+    }
+
+    fn define_power(&mut self, host: &[u8], reset: HostReset) {
+        self.power = self.places.of(id::POWER_MANAGEMENT).map(|at| {
+            let control = at.saturating_add(registers::PMCSR);
+            let own = value(host, control, 2) & registers::PMCSR_NO_SOFT_RESET;
+            let no_soft_reset = own != 0 || reset == HostReset::Unsupported;
+            let kept = if no_soft_reset { registers::PMCSR_NO_SOFT_RESET } else { 0 };
+            let register = Register {
+                offset: control,
+                width: 2,
+                reset: kept,
+                emulated: u32::MAX,
+                writable: registers::PMCSR_STATE,
+                ..Register::default()
+            };
+            self.space.define(0, &[register]);
+            Power { control, no_soft_reset }
+        });
+    }
+
+    /// Programs the BARs as firmware would.
+    ///
+    /// # Errors
+    /// The bus has no room for one.
+    pub fn assign(&mut self, root: &Root) -> Result<(), NoRoom> {
+        root.assign(&self.bars, &mut self.space)
+    }
+
+    /// Where a carried capability is.
+    #[must_use]
+    pub fn capability(&self, id: u8) -> Option<u16> {
+        self.places.of(id)
+    }
+
+    /// Whether a read needs the device's own bytes in its buffer before [`merge`](Self::merge).
+    #[must_use]
+    pub fn asks_device(&self, offset: u16, len: usize) -> bool {
+        self.space.asks_device(offset, len)
+    }
+
+    /// Turns the device's own bytes into what the guest reads.
+    pub fn merge(&self, offset: u16, data: &mut [u8]) {
+        self.space.merge(offset, data);
+    }
+
+    /// A guest's write.
+    #[must_use]
+    pub fn write(&mut self, offset: u16, data: &[u8]) -> Written {
+        let state = self.power_state();
+        self.space.write(offset, data);
+        let initiated = self.flr.iter().any(|(at, bit)| {
+            let byte = at.checked_sub(offset).and_then(|index| data.get(usize::from(index)));
+            byte.is_some_and(|byte| byte & bit != 0)
+        });
+        let powered_on = self.power.is_some_and(|power| self.set_power_state(power, state));
+        let reset = if initiated {
+            Some(GuestReset::FunctionLevel)
+        } else {
+            powered_on.then_some(GuestReset::PowerOn)
+        };
+        let end = usize::from(offset).saturating_add(data.len());
+        let command = offset < COMMAND.saturating_add(2) && end > usize::from(COMMAND);
+        let command = command || self.power_state() != state;
+        Written { forwarded: self.space.forwarded(offset, data), command, reset }
+    }
+
+    /// Settles a write to the power state that was `before`; answers whether it resets the function.
+    fn set_power_state(&mut self, power: Power, before: u32) -> bool {
+        const D0: u32 = 0;
+        const D3_HOT: u32 = 3;
+        match self.power_state() {
+            D0 => before == D3_HOT && !power.no_soft_reset,
+            D3_HOT => false,
+            // A state that is not there: the write is completed and changes nothing (PCI PM 1.2 §3.2.4).
+            _ => {
+                self.space.write(power.control, &[before.to_le_bytes()[0]]);
+                false
+            }
+        }
+    }
+
+    fn power_state(&self) -> u32 {
+        self.power.map_or(0, |power| self.space.value(power.control, 1) & registers::PMCSR_STATE)
+    }
+
+    /// What the host's command register should be: the guest's wishes but for the decode enables. Those stay on, so
+    /// that a mapping of a BAR never faults; the guest's own are about where it sees the BAR.
+    #[must_use]
+    pub fn host_command(&self) -> u16 {
+        let guest = self.space.value(COMMAND, 2);
+        let wishes = guest & (registers::COMMAND_WRITABLE & !COMMAND_INTX_DISABLE);
+        // A function in D3hot issues no requests.
+        let allowed = if self.power_state() == 0 { wishes } else { wishes & !COMMAND_BUS_MASTER };
+        (allowed | COMMAND_INTX_DISABLE | self.bars.command_bits()) as u16
+    }
+
+    /// What the registers ask for on the bus: nothing outside of D0.
+    #[must_use]
+    pub fn decoding(&self) -> Decoding {
+        if self.power_state() == 0 { self.bars.decode(&self.space) } else { [None; BAR_COUNT] }
+    }
+
+    /// Puts every register back to its value at reset.
+    pub fn reset(&mut self) {
+        self.space.reset();
+    }
+}
+
+/// Up to four bytes of a configuration space, little-endian; what is not there is 0.
+fn value(host: &[u8], offset: u16, width: usize) -> u32 {
+    let bytes = host.iter().skip(usize::from(offset)).take(width.min(4));
+    bytes.rev().fold(0, |value, byte| (value << 8) | u32::from(*byte))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pci::Bar;
+    use crate::pci::windows::tests::windows;
+
+    const PM: u16 = 0x40;
+    const EXPRESS: u16 = 0x60;
+
+    /// An NVMe-like function: PM at 0x40, MSI-X at 0x50, PCI Express version 2 at 0x60; BAR 0 of 16 KiB, 64-bit.
+    fn host() -> Vec<u8> {
+        let mut host = vec![0; 4096];
+        host[..8].copy_from_slice(&[0x36, 0x1b, 0x10, 0, 0x06, 0x04, 0x10, 0]);
+        host[0x10] = 4;
+        host[0x34] = 0x40;
+        host[0x3c..0x3e].copy_from_slice(&[11, 1]);
+        host[0x40..0x46].copy_from_slice(&[1, 0x50, 0xc3, 0xff, 0, 0]);
+        host[0x50..0x5c].copy_from_slice(&[0x11, 0x60, 0x40, 0, 0, 0x20, 0, 0, 0, 0x30, 0, 0]);
+        host[0x60..0x70].copy_from_slice(&[0x10, 0, 2, 0, 0x20, 0x80, 0, 0x10, 0, 0, 0, 0, 0x11, 1, 0, 0]);
+        host
+    }
+
+    fn config(reset: HostReset) -> GuestConfig {
+        let bars = Bars::new([Bar::new(4, 0x4000), None, None, None, None, None]);
+        GuestConfig::new(&host(), bars, reset, &[])
+    }
+
+    fn read(config: &GuestConfig, offset: u16) -> u32 {
+        let mut data = [0; 4];
+        data.copy_from_slice(&host()[usize::from(offset)..][..4]);
+        config.merge(offset, &mut data);
+        u32::from_le_bytes(data)
+    }
+
+    #[test]
+    fn the_header_says_no_interrupt_pin_no_rom_and_the_bars_size() {
+        let mut config = config(HostReset::Supported);
+        assert_eq!(read(&config, 0), 0x0010_1b36);
+        assert_eq!(read(&config, 4), 0x0010_0000, "decoding is off, the list is there");
+        assert_eq!(read(&config, 0x3c), 0);
+        assert_eq!(config.write(0x30, &[0xff; 4]).forwarded, vec![]);
+        assert_eq!(read(&config, 0x30), 0);
+        assert_eq!(config.write(0x10, &[0xff; 8]).forwarded, vec![], "BARs never reach the host");
+        assert_eq!((read(&config, 0x10), read(&config, 0x14)), (0xffff_c004, 0xffff_ffff));
+    }
+
+    #[test]
+    fn express_is_an_integrated_endpoint_with_flr_and_without_a_link() {
+        let config = config(HostReset::Supported);
+        assert_eq!(read(&config, EXPRESS), 0x0092_0010);
+        assert_eq!(read(&config, EXPRESS + 4), 0x1000_8020);
+        assert_eq!(read(&config, EXPRESS + 0xc), 0);
+    }
+
+    #[test]
+    fn the_host_keeps_decoding_and_follows_in_bus_mastering() {
+        let mut config = config(HostReset::Supported);
+        assert_eq!(config.host_command(), 0x0402);
+        let written = config.write(4, &[0x06, 0x00]);
+        assert!(written.command && written.forwarded.is_empty());
+        assert_eq!(config.host_command(), 0x0406);
+        assert!(config.write(4, &[0]).command);
+        assert_eq!(config.host_command(), 0x0402);
+        assert!(!config.write(6, &[0xff]).command);
+        assert!(config.write(2, &[0; 4]).command);
+    }
+
+    #[test]
+    fn a_function_level_reset_is_asked_for_by_any_lanes_and_never_forwarded() {
+        let mut config = config(HostReset::Supported);
+        for (offset, data) in
+            [(0x68, &[0x10, 0x80][..]), (0x69, &[0x80]), (0x68, &[0, 0x80, 0, 0]), (0x66, &[0, 0, 0, 0x80])]
+        {
+            let written = config.write(offset, data);
+            assert_eq!(written.reset, Some(GuestReset::FunctionLevel), "{offset:#x}");
+            let reached = written
+                .forwarded
+                .iter()
+                .any(|(at, bytes)| bytes.iter().zip(*at..).any(|(byte, at)| at == 0x69 && byte & 0x80 != 0));
+            assert!(!reached);
+        }
+        assert_eq!(config.write(0x68, &[0x10, 0x20]).reset, None);
+        assert_eq!(config.write(0x68, &[0x10, 0x20]).forwarded, vec![(0x68, vec![0x10, 0x20])]);
+    }
+
+    #[test]
+    fn a_device_that_cannot_be_reset_says_so() {
+        let mut config = config(HostReset::Unsupported);
+        assert_eq!(read(&config, EXPRESS + 4), 0x0000_8020);
+        assert_eq!(config.write(EXPRESS + 8, &[0, 0x80]).reset, None);
+        assert_eq!(read(&config, PM + 4) & 0xffff, registers::PMCSR_NO_SOFT_RESET);
+        let _ = config.write(PM + 4, &[3, 0]);
+        assert_eq!(config.write(PM + 4, &[0, 0]).reset, None);
+    }
+
+    #[test]
+    fn registers_are_as_after_power_on_when_reset() {
+        let mut config = config(HostReset::Supported);
+        let root = Root::new(windows());
+        config.assign(&root).unwrap();
+        let _ = config.write(4, &[0x06, 0]);
+        assert!(config.decoding()[0].is_some());
+        config.reset();
+        assert_eq!(config.decoding(), [None; BAR_COUNT]);
+        assert_eq!((read(&config, 4), read(&config, 0x10), read(&config, 0x14)), (0x0010_0000, 4, 0));
+        assert_eq!(read(&config, 0x34), 0x40);
+    }
+
+    #[test]
+    fn d3hot_stops_the_function_and_leaving_it_resets() {
+        let mut config = config(HostReset::Supported);
+        config.assign(&Root::new(windows())).unwrap();
+        let _ = config.write(4, &[0x06, 0]);
+        assert_eq!(config.write(PM + 4, &[3, 0]).reset, None);
+        assert_eq!((config.decoding(), config.host_command()), ([None; BAR_COUNT], 0x0402));
+        let _ = config.write(PM + 4, &[1]);
+        assert_eq!(read(&config, PM + 4) & 3, 3, "D1 is not there");
+        assert_eq!(config.write(PM + 4, &[0, 0]).reset, Some(GuestReset::PowerOn));
+        assert_eq!(read(&config, PM) >> 16, 0x0003, "no PME, no D1, no D2");
+    }
+
+    #[test]
+    fn no_write_of_any_offset_width_and_value_goes_wrong() {
+        for reset in [HostReset::Supported, HostReset::Unsupported] {
+            for value in [0x00, 0x5a, 0xff] {
+                let mut config = config(reset);
+                for offset in 0..=u16::MAX {
+                    for len in [0usize, 1, 2, 3, 4, 8, 9] {
+                        let mut data = vec![value; len];
+                        let written = config.write(offset, &data);
+                        assert!(written.forwarded.iter().all(|(at, run)| {
+                            usize::from(*at) + run.len() <= 4096
+                                && !(0x10..0x34).contains(at)
+                                && *at != COMMAND
+                        }));
+                        config.merge(offset, &mut data);
+                        let _ = (config.decoding(), config.asks_device(offset, len));
+                    }
+                }
+            }
+        }
+    }
+}

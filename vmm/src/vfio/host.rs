@@ -1,0 +1,289 @@
+//! Which host device a name means, and whether it can be passed through, as sysfs tells it.
+//!
+//! Reads only: every device is checked here before any of them is opened. What is found wrong is the user's to
+//! cure, and each message says how.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use crate::error::{Error, Result};
+
+/// Drivers of a device that leave the rest of its IOMMU group free to be passed through.
+const HARMLESS_NEIGHBOURS: [&str; 2] = ["pcieport", "pci-stub"];
+
+/// Domain, bus, device and function of a PCI function of the host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct HostAddress {
+    domain: u32,
+    bus: u8,
+    device: u8,
+    function: u8,
+}
+
+impl HostAddress {
+    /// From `DDDD:BB:DD.F`, or `BB:DD.F` in domain 0, in hexadecimal.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let hexadecimal = |digits: &str, most: usize| {
+            let valid = (1..=most).contains(&digits.len()) && digits.bytes().all(|b| b.is_ascii_hexdigit());
+            if valid { u32::from_str_radix(digits, 16).ok() } else { None }
+        };
+        let (rest, function) = text.rsplit_once('.')?;
+        let (rest, device) = rest.rsplit_once(':')?;
+        let (domain, bus) = rest.rsplit_once(':').unwrap_or(("0", rest));
+        let address = Self {
+            domain: hexadecimal(domain, 8)?,
+            bus: u8::try_from(hexadecimal(bus, 2)?).ok()?,
+            device: u8::try_from(hexadecimal(device, 2)?).ok()?,
+            function: u8::try_from(hexadecimal(function, 1)?).ok()?,
+        };
+        (address.device < 32 && address.function < 8).then_some(address)
+    }
+}
+
+impl fmt::Display for HostAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:04x}:{:02x}:{:02x}.{:x}", self.domain, self.bus, self.device, self.function)
+    }
+}
+
+/// A device that was found and may be opened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HostDevice {
+    /// Its address on the host.
+    pub address: HostAddress,
+    /// Its IOMMU group's number.
+    pub group: u32,
+}
+
+/// The host's sysfs.
+#[derive(Debug)]
+pub struct Sysfs(PathBuf);
+
+impl Default for Sysfs {
+    fn default() -> Self {
+        Self(PathBuf::from("/sys"))
+    }
+}
+
+impl Sysfs {
+    /// Finds the devices that `names` mean (an address as `lspci -D` prints it, or a path in sysfs), and checks that
+    /// each can be passed through.
+    ///
+    /// # Errors
+    /// The first thing that is wrong, with its cure.
+    pub fn select<S: AsRef<str>>(&self, names: &[S]) -> Result<Vec<HostDevice>> {
+        let mut chosen: BTreeMap<HostAddress, &str> = BTreeMap::new();
+        let mut devices = Vec::new();
+        for name in names {
+            let name = name.as_ref();
+            let device = self.check(name)?;
+            if let Some(earlier) = chosen.insert(device.address, name) {
+                let problem = format!("is the same device as {earlier}, and can be passed through only once");
+                return Err(input(name, problem));
+            }
+            devices.push(device);
+        }
+        Ok(devices)
+    }
+
+    fn check(&self, name: &str) -> Result<HostDevice> {
+        let address = self.find(name)?;
+        let path = self.device(address);
+        match link_name(&path.join("driver")) {
+            Some(driver) if is_vfio(&driver) => {}
+            Some(driver) => {
+                let problem = format!("is bound to its host driver {driver}; {}", how_to_bind(address, true));
+                return Err(input(name, problem));
+            }
+            None => {
+                let problem = format!("is bound to no driver; {}", how_to_bind(address, false));
+                return Err(input(name, problem));
+            }
+        }
+        let group = link_name(&path.join("iommu_group")).and_then(|group| group.parse().ok());
+        let group = group.ok_or_else(|| {
+            let cure = "turn the IOMMU on in the firmware and on the kernel's command line (intel_iommu=on)";
+            input(name, format!("is in no IOMMU group: the host has no IOMMU in use; {cure}"))
+        })?;
+        self.check_neighbours(name, address, group)?;
+        Ok(HostDevice { address, group })
+    }
+
+    /// The address that a name means, if a device is there.
+    fn find(&self, name: &str) -> Result<HostAddress> {
+        let missing = "no such PCI device on this host; `lspci -D` lists them";
+        let address = if name.contains('/') {
+            let path = fs::canonicalize(name).map_err(|error| input(name, format!("{error}; {missing}")))?;
+            path.file_name().and_then(|last| HostAddress::parse(last.to_str()?))
+        } else {
+            HostAddress::parse(name)
+        };
+        let address = address.ok_or_else(|| {
+            let form = "an address like 0000:01:00.0, or a path like /sys/bus/pci/devices/0000:01:00.0";
+            input(name, format!("is no PCI device; give {form}"))
+        })?;
+        if self.device(address).exists() { Ok(address) } else { Err(input(name, missing)) }
+    }
+
+    /// The kernel hands out a group only whole: no device of it may belong to a host driver.
+    fn check_neighbours(&self, name: &str, address: HostAddress, group: u32) -> Result<()> {
+        let members = self.0.join(format!("kernel/iommu_groups/{group}/devices"));
+        let listed = fs::read_dir(&members);
+        let listed = listed.map_err(|error| Error::host(format!("reading {}", members.display()), error))?;
+        let mut taken: Vec<String> = listed
+            .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
+            .filter(|other| HostAddress::parse(other).is_none_or(|other| other != address))
+            .filter_map(|other| {
+                let driver = link_name(&self.0.join("bus/pci/devices").join(&other).join("driver"))?;
+                let harmless = is_vfio(&driver) || HARMLESS_NEIGHBOURS.contains(&driver.as_str());
+                (!harmless).then(|| format!("{other} ({driver})"))
+            })
+            .collect();
+        if taken.is_empty() {
+            return Ok(());
+        }
+        taken.sort();
+        let taken = taken.join(", ");
+        let cure = "bind them to vfio-pci too, or put the device into another slot";
+        Err(input(
+            name,
+            format!("shares its IOMMU group {group} with devices that the host uses: {taken}; {cure}"),
+        ))
+    }
+
+    fn device(&self, address: HostAddress) -> PathBuf {
+        self.0.join("bus/pci/devices").join(address.to_string())
+    }
+}
+
+fn input(name: &str, problem: impl fmt::Display) -> Error {
+    Error::input(format!("--vfio {name}"), problem)
+}
+
+/// vfio-pci, and the drivers of vendors that are variants of it (mlx5_vfio_pci, nvgrace_gpu_vfio_pci, ...).
+fn is_vfio(driver: &str) -> bool {
+    driver == "vfio-pci" || driver.contains("vfio_pci") || driver.contains("vfio-pci")
+}
+
+fn how_to_bind(address: HostAddress, bound: bool) -> String {
+    let device = format!("/sys/bus/pci/devices/{address}");
+    let unbind = if bound { format!("echo {address} >{device}/driver/unbind; ") } else { String::new() };
+    format!(
+        "bind it to vfio-pci: modprobe vfio-pci; echo vfio-pci >{device}/driver_override; {unbind}\
+         echo {address} >/sys/bus/pci/drivers_probe"
+    )
+}
+
+fn link_name(link: &Path) -> Option<String> {
+    fs::read_link(link).ok()?.file_name()?.to_str().map(str::to_owned)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    /// A sysfs of a test, removed with it.
+    struct Host(Sysfs);
+
+    impl Host {
+        fn new(test: &str) -> Self {
+            let root = std::env::temp_dir().join(format!("vmm-sysfs-{test}-{}", std::process::id()));
+            fs::create_dir_all(root.join("bus/pci/devices")).unwrap();
+            Self(Sysfs(root))
+        }
+
+        fn device(self, address: &str, driver: Option<&str>, group: Option<u32>) -> Self {
+            let root = &self.0.0;
+            let path = root.join("bus/pci/devices").join(address);
+            fs::create_dir_all(&path).unwrap();
+            if let Some(driver) = driver {
+                symlink(format!("../../../bus/pci/drivers/{driver}"), path.join("driver")).unwrap();
+            }
+            if let Some(group) = group {
+                let members = root.join(format!("kernel/iommu_groups/{group}/devices"));
+                fs::create_dir_all(&members).unwrap();
+                symlink(&path, members.join(address)).unwrap();
+                symlink(format!("../../../kernel/iommu_groups/{group}"), path.join("iommu_group")).unwrap();
+            }
+            self
+        }
+
+        fn error(&self, names: &[&str]) -> String {
+            let error = self.0.select(names).unwrap_err();
+            assert_eq!(error.exit_status(), 2);
+            let text = error.to_string();
+            assert!(!text.contains('\n'));
+            text
+        }
+    }
+
+    impl Drop for Host {
+        fn drop(&mut self) {
+            fs::remove_dir_all(&self.0.0).unwrap();
+        }
+    }
+
+    #[test]
+    fn addresses_are_read_in_full_and_in_short() {
+        let text = |name: &str| HostAddress::parse(name).map(|address| address.to_string());
+        assert_eq!(text("0000:01:00.0").as_deref(), Some("0000:01:00.0"));
+        assert_eq!(text("1f:1F.7").as_deref(), Some("0000:1f:1f.7"));
+        assert_eq!(text("10000:e1:00.0").as_deref(), Some("10000:e1:00.0"));
+        for wrong in [
+            "",
+            "nvme0",
+            "01:00",
+            "01:20.0",
+            "01:00.8",
+            "001:00.0",
+            "1:2:3:4.0",
+            "+1:00.0",
+            "01:00.",
+            ":00.0",
+        ] {
+            assert_eq!(text(wrong), None, "{wrong}");
+        }
+    }
+
+    #[test]
+    fn devices_on_vfio_are_chosen_by_address_and_by_path() {
+        let host = Host::new("chosen")
+            .device("0000:01:00.0", Some("vfio-pci"), Some(7))
+            .device("0000:01:00.1", Some("mlx5_vfio_pci"), Some(7))
+            .device("0000:00:01.0", Some("pcieport"), Some(7))
+            .device("0000:01:00.2", None, Some(7));
+        let path = host.0.0.join("bus/pci/devices/0000:01:00.1");
+        let chosen = host.0.select(&["01:00.0", path.to_str().unwrap()]).unwrap();
+        let chosen: Vec<_> = chosen.iter().map(|device| (device.address.to_string(), device.group)).collect();
+        assert_eq!(chosen, [("0000:01:00.0".to_owned(), 7), ("0000:01:00.1".to_owned(), 7)]);
+    }
+
+    #[test]
+    fn what_cannot_be_passed_through_is_named_with_its_cure() {
+        let host = Host::new("refused")
+            .device("0000:01:00.0", Some("nvme"), Some(1))
+            .device("0000:02:00.0", None, Some(2))
+            .device("0000:03:00.0", Some("vfio-pci"), None)
+            .device("0000:04:00.0", Some("vfio-pci"), Some(4))
+            .device("0000:04:00.1", Some("snd_hda_intel"), Some(4))
+            .device("0000:05:00.0", Some("vfio-pci"), Some(5));
+        for (names, expected) in [
+            (&["0000:09:00.0"][..], "lspci -D"),
+            (&["/sys/bus/pci/devices/0000:99:00.0"], "lspci -D"),
+            (&["nvme0"], "is no PCI device"),
+            (&["01:00.0"], "host driver nvme; bind it to vfio-pci"),
+            (&["02:00.0"], "no driver; bind it to vfio-pci"),
+            (&["03:00.0"], "no IOMMU group"),
+            (&["04:00.0"], "IOMMU group 4 with devices that the host uses: 0000:04:00.1 (snd_hda_intel)"),
+            (&["05:00.0", "0000:05:00.0"], "same device as 05:00.0"),
+        ] {
+            let text = host.error(names);
+            assert!(text.contains(expected), "{text}");
+        }
+    }
+}

@@ -1,0 +1,143 @@
+//! The VFIO ioctls of containers, groups and devices (linux/vfio.h), one function each, with their errors.
+//!
+//! Owns this crate's `unsafe` for VFIO. The interrupts of a device are not in here: the library does those. The
+//! functions take descriptors of any kind: one that is not VFIO's gets the kernel's error.
+
+use std::ffi::CString;
+use std::fs::File;
+use std::io;
+use std::mem::size_of;
+use std::os::fd::{AsRawFd, FromRawFd};
+
+use vfio_bindings::bindings::vfio::{
+    VFIO_BASE, VFIO_TYPE, vfio_device_info, vfio_group_status, vfio_iommu_type1_dma_map,
+    vfio_iommu_type1_dma_unmap, vfio_region_info,
+};
+use vmm_sys_util::ioctl::{ioctl, ioctl_with_mut_ptr, ioctl_with_mut_ref, ioctl_with_ref, ioctl_with_val};
+use vmm_sys_util::ioctl_io_nr;
+
+const TYPE: u32 = VFIO_TYPE as u32;
+
+ioctl_io_nr!(VFIO_GET_API_VERSION, TYPE, VFIO_BASE);
+ioctl_io_nr!(VFIO_CHECK_EXTENSION, TYPE, VFIO_BASE + 1);
+ioctl_io_nr!(VFIO_SET_IOMMU, TYPE, VFIO_BASE + 2);
+ioctl_io_nr!(VFIO_GROUP_GET_STATUS, TYPE, VFIO_BASE + 3);
+ioctl_io_nr!(VFIO_GROUP_SET_CONTAINER, TYPE, VFIO_BASE + 4);
+ioctl_io_nr!(VFIO_GROUP_GET_DEVICE_FD, TYPE, VFIO_BASE + 6);
+ioctl_io_nr!(VFIO_DEVICE_GET_INFO, TYPE, VFIO_BASE + 7);
+ioctl_io_nr!(VFIO_DEVICE_GET_REGION_INFO, TYPE, VFIO_BASE + 8);
+ioctl_io_nr!(VFIO_DEVICE_RESET, TYPE, VFIO_BASE + 11);
+ioctl_io_nr!(VFIO_IOMMU_MAP_DMA, TYPE, VFIO_BASE + 13);
+ioctl_io_nr!(VFIO_IOMMU_UNMAP_DMA, TYPE, VFIO_BASE + 14);
+
+/// VFIO_GET_API_VERSION.
+pub(super) fn api_version(container: &File) -> io::Result<u32> {
+    // SAFETY: the request takes no argument.
+    answer(unsafe { ioctl(container, VFIO_GET_API_VERSION()) })
+}
+
+/// VFIO_CHECK_EXTENSION: 0 is no.
+pub(super) fn check_extension(container: &File, extension: u32) -> io::Result<u32> {
+    // SAFETY: the request takes a number.
+    answer(unsafe { ioctl_with_val(container, VFIO_CHECK_EXTENSION(), extension.into()) })
+}
+
+/// VFIO_SET_IOMMU.
+pub(super) fn set_iommu(container: &File, iommu: u32) -> io::Result<()> {
+    // SAFETY: the request takes a number.
+    answer(unsafe { ioctl_with_val(container, VFIO_SET_IOMMU(), iommu.into()) }).map(drop)
+}
+
+/// VFIO_GROUP_GET_STATUS: the flags.
+pub(super) fn group_status(group: &File) -> io::Result<u32> {
+    let mut status = vfio_group_status { argsz: size_of::<vfio_group_status>() as u32, flags: 0 };
+    // SAFETY: `status` is whole and `argsz` is its size: the kernel writes no further.
+    answer(unsafe { ioctl_with_mut_ref(group, VFIO_GROUP_GET_STATUS(), &mut status) })?;
+    Ok(status.flags)
+}
+
+/// VFIO_GROUP_SET_CONTAINER.
+pub(super) fn set_container(group: &File, container: &File) -> io::Result<()> {
+    // SAFETY: the kernel reads one descriptor number.
+    answer(unsafe { ioctl_with_ref(group, VFIO_GROUP_SET_CONTAINER(), &container.as_raw_fd()) }).map(drop)
+}
+
+/// VFIO_GROUP_GET_DEVICE_FD: the device with this name.
+pub(super) fn device(group: &File, name: &str) -> io::Result<File> {
+    let name = CString::new(name)?;
+    let bytes = name.as_bytes_with_nul();
+    // SAFETY: the kernel reads a string that ends with a zero byte.
+    let fd =
+        unsafe { vmm_sys_util::ioctl::ioctl_with_ptr(group, VFIO_GROUP_GET_DEVICE_FD(), bytes.as_ptr()) };
+    answer(fd)?;
+    // SAFETY: the kernel has just made this descriptor for us, and nothing else owns it.
+    Ok(unsafe { File::from_raw_fd(fd) })
+}
+
+/// VFIO_DEVICE_GET_INFO: the flags.
+pub(super) fn device_flags(device: &File) -> io::Result<u32> {
+    let mut info = vfio_device_info { argsz: size_of::<vfio_device_info>() as u32, ..Default::default() };
+    // SAFETY: `info` is whole and `argsz` is its size: the kernel writes no further.
+    answer(unsafe { ioctl_with_mut_ref(device, VFIO_DEVICE_GET_INFO(), &mut info) })?;
+    Ok(info.flags)
+}
+
+/// VFIO_DEVICE_GET_REGION_INFO: what is known of a region, and the bytes of its capabilities (whose offsets count from
+/// the start of the information).
+pub(super) fn region_info(device: &File, index: u32) -> io::Result<(vfio_region_info, Vec<u8>)> {
+    const FIXED: usize = size_of::<vfio_region_info>();
+    /// More than any host's list of areas; a host that has more says so by `argsz`.
+    const LONGEST: u32 = 1 << 16;
+    let mut info = vfio_region_info { argsz: FIXED as u32, index, ..Default::default() };
+    // SAFETY: `info` is whole and `argsz` is its size: the kernel writes no further.
+    answer(unsafe { ioctl_with_mut_ref(device, VFIO_DEVICE_GET_REGION_INFO(), &mut info) })?;
+    if info.argsz as usize <= FIXED {
+        return Ok((info, Vec::new()));
+    }
+    if info.argsz > LONGEST {
+        return Err(io::Error::other(format!("region {index} has {} bytes of information", info.argsz)));
+    }
+    let mut words = vec![0u64; (info.argsz as usize).div_ceil(size_of::<u64>())];
+    // The request again: argsz and no flags, index and no capabilities (the fields are little-endian pairs of u32).
+    for (word, value) in words.iter_mut().zip([info.argsz, index]) {
+        *word = u64::from(value);
+    }
+    // SAFETY: `words` has at least `argsz` bytes and the alignment of the structure: the kernel writes no further.
+    answer(unsafe { ioctl_with_mut_ptr(device, VFIO_DEVICE_GET_REGION_INFO(), words.as_mut_ptr()) })?;
+    Ok((info, words.into_iter().flat_map(u64::to_ne_bytes).collect()))
+}
+
+/// VFIO_DEVICE_RESET.
+pub(super) fn reset(device: &File) -> io::Result<()> {
+    // SAFETY: the request takes no argument.
+    answer(unsafe { ioctl(device, VFIO_DEVICE_RESET()) }).map(drop)
+}
+
+/// VFIO_IOMMU_MAP_DMA: the devices see `size` bytes at `address` of this process at `iova`, to read and write.
+///
+/// # Safety
+/// Devices write these bytes whenever they like, until they are unmapped: nothing may hold references to them.
+pub(super) unsafe fn map_dma(
+    container: &File,
+    iova: u64,
+    size: u64,
+    address: u64,
+    flags: u32,
+) -> io::Result<()> {
+    let argsz = size_of::<vfio_iommu_type1_dma_map>() as u32;
+    let map = vfio_iommu_type1_dma_map { argsz, flags, vaddr: address, iova, size };
+    // SAFETY: `map` is whole and only read; the kernel checks and pins the range, and the caller vouches for its use.
+    answer(unsafe { ioctl_with_ref(container, VFIO_IOMMU_MAP_DMA(), &map) }).map(drop)
+}
+
+/// VFIO_IOMMU_UNMAP_DMA.
+pub(super) fn unmap_dma(container: &File, iova: u64, size: u64) -> io::Result<()> {
+    let argsz = size_of::<vfio_iommu_type1_dma_unmap>() as u32;
+    let mut unmap = vfio_iommu_type1_dma_unmap { argsz, flags: 0, iova, size, ..Default::default() };
+    // SAFETY: `unmap` is whole, `argsz` is its size and no flag asks for the data behind it.
+    answer(unsafe { ioctl_with_mut_ref(container, VFIO_IOMMU_UNMAP_DMA(), &mut unmap) }).map(drop)
+}
+
+fn answer(ret: i32) -> io::Result<u32> {
+    u32::try_from(ret).map_err(|_| io::Error::last_os_error())
+}

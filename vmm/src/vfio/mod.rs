@@ -1,0 +1,31 @@
+//! Passed-through devices: PCI functions of the host that the guest drives itself, over VFIO.
+//!
+//! | part | owns |
+//! |---|---|
+//! | [`host`] | which device a name means, and whether it is free: sysfs, before anything is touched |
+//! | [`container`] | the IOMMU's view of guest memory, shared by all devices |
+//! | [`region`], [`ioctl`] | access to what the host gives of a device |
+//! | [`guest_config`], [`capabilities`], [`registers`] | configuration space as the guest has it: plain state and tables |
+//! | [`cutout`], [`mapping`] | the pages of BARs that the guest reaches without an exit |
+//! | [`device`] | one function on the bus, put together; its MSI-X is the library's |
+//!
+//! What a guest reads and writes is answered by plain state; what must reach the host is done by [`device`] alone.
+//! INTx is not there (Interrupt Pin reads 0), nor are capabilities that do not work in a guest: they are hidden.
+#![deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+#![cfg_attr(not(test), deny(clippy::arithmetic_side_effects))]
+
+pub mod capabilities;
+pub mod container;
+pub mod cutout;
+pub mod device;
+pub mod guest_config;
+pub mod host;
+mod ioctl;
+pub mod mapping;
+pub mod open;
+pub mod region;
+pub mod registers;
+
+pub use device::Device;
+pub use host::{HostAddress, HostDevice, Sysfs};
+pub use open::{Machine, attach};

@@ -1,0 +1,135 @@
+//! The registers of a passed-through function that are not simply the device's, as tables.
+//!
+//! Offsets count from the start of the header or of the capability. A bit in no column is read from the device, and a
+//! write to it vanishes. VFIO itself keeps a guest from what the host needs; these tables make what is left whole.
+
+use crate::pci::Register;
+
+/// No bit: a row starts from it.
+const NONE: Register = Register { offset: 0, width: 1, reset: 0, emulated: 0, writable: 0, forwarded: 0 };
+const ALL: u32 = u32::MAX;
+
+/// Type 0 header (PCIe r6 §7.5.1.1, §7.5.1.2). BARs, decode enables and pointers come on top.
+pub const HEADER: &[Register] = &[
+    // Vendor ID, device ID.
+    Register { offset: 0x00, width: 4, ..NONE },
+    // Command: wholly emulated, the host's own is derived from it. Parity and SERR reporting, bus master, INTx.
+    Register { offset: 0x04, width: 2, emulated: ALL, writable: COMMAND_WRITABLE, ..NONE },
+    STATUS,
+    // Revision, class.
+    Register { offset: 0x08, width: 4, ..NONE },
+    // Cache line size, latency timer: without effect on PCIe.
+    Register { offset: 0x0c, width: 1, emulated: ALL, writable: ALL, ..NONE },
+    Register { offset: 0x0d, width: 1, emulated: ALL, ..NONE },
+    // Header type 0: whether there are more functions is the bus's to say. No self test.
+    Register { offset: 0x0e, width: 2, emulated: ALL, ..NONE },
+    // Base address registers.
+    Register { offset: 0x10, width: 4, emulated: ALL, ..NONE },
+    Register { offset: 0x14, width: 4, emulated: ALL, ..NONE },
+    Register { offset: 0x18, width: 4, emulated: ALL, ..NONE },
+    Register { offset: 0x1c, width: 4, emulated: ALL, ..NONE },
+    Register { offset: 0x20, width: 4, emulated: ALL, ..NONE },
+    Register { offset: 0x24, width: 4, emulated: ALL, ..NONE },
+    // CardBus CIS pointer: none. Subsystem IDs. No expansion ROM.
+    Register { offset: 0x28, width: 4, emulated: ALL, ..NONE },
+    Register { offset: 0x2c, width: 4, ..NONE },
+    Register { offset: 0x30, width: 4, emulated: ALL, ..NONE },
+    // Capabilities pointer and reserved bytes.
+    Register { offset: 0x34, width: 4, emulated: ALL, ..NONE },
+    Register { offset: 0x38, width: 4, emulated: ALL, ..NONE },
+    // Interrupt line is a scratch register; interrupt pin 0: no INTx. Min_Gnt, Max_Lat.
+    Register { offset: 0x3c, width: 1, emulated: ALL, writable: ALL, ..NONE },
+    Register { offset: 0x3d, width: 1, emulated: ALL, ..NONE },
+    Register { offset: 0x3e, width: 2, emulated: ALL, ..NONE },
+];
+
+/// Bus master, parity error response, SERR# enable, interrupt disable. Decode enables exist where there are BARs.
+pub const COMMAND_WRITABLE: u32 = COMMAND_BUS_MASTER | (1 << 6) | (1 << 8) | COMMAND_INTX_DISABLE;
+/// Command: the function may issue requests.
+pub const COMMAND_BUS_MASTER: u32 = 1 << 2;
+/// Command: no INTx.
+pub const COMMAND_INTX_DISABLE: u32 = 1 << 10;
+
+/// Status: no INTx pending; whether there is a capability list is set with the list. Errors are cleared by writing 1.
+pub const STATUS: Register =
+    Register { offset: 0x06, width: 2, emulated: (1 << 3) | (1 << 4), forwarded: 0xf900, ..NONE };
+
+/// Power management capability (PCI PM 1.2 §3.2): D0 and D3hot, no PME. The state is emulated: the host's device
+/// stays in D0, and a change that resets a device resets it.
+pub const POWER_MANAGEMENT: &[Register] = &[
+    // PMC: no PME support, no D1, no D2, no auxiliary current.
+    Register { offset: 2, width: 2, emulated: 0xffc0, ..NONE },
+    // PMCSR: PowerState; No_Soft_Reset is as the device has it.
+    Register {
+        offset: PMCSR,
+        width: 2,
+        emulated: 0xffff & !PMCSR_NO_SOFT_RESET,
+        writable: PMCSR_STATE,
+        ..NONE
+    },
+    Register { offset: 6, width: 2, emulated: ALL, ..NONE },
+];
+/// Offset of the power management control/status register.
+pub const PMCSR: u16 = 4;
+/// PMCSR: the power state, D0 to D3hot.
+pub const PMCSR_STATE: u32 = 0b11;
+/// PMCSR: D3hot to D0 does not reset the function.
+pub const PMCSR_NO_SOFT_RESET: u32 = 1 << 3;
+
+/// PCI Express capability (PCIe r6 §7.5.3). On the root bus a function without a link is a root complex integrated
+/// endpoint, which has no link registers (§7.5.3, table 7-20).
+pub const PCI_EXPRESS: &[Register] = &[
+    Register { offset: 0x02, width: 2, emulated: 0x00f0, reset: 0x0090, ..NONE },
+    // Device capabilities.
+    Register { offset: DEVICE_CAPABILITIES, width: 4, ..NONE },
+    // Device control: all but Initiate Function Level Reset, which is carried out on its own.
+    Register { offset: DEVICE_CONTROL, width: 2, emulated: 0x8000, forwarded: 0x7fff, ..NONE },
+    // Device status: errors are cleared by writing 1.
+    Register { offset: 0x0a, width: 2, forwarded: 0x000f, ..NONE },
+    // Link, slot and root registers.
+    Register { offset: 0x0c, width: 4, emulated: ALL, ..NONE },
+    Register { offset: 0x10, width: 4, emulated: ALL, ..NONE },
+];
+/// Registers that version 2 of the capability adds.
+pub const PCI_EXPRESS_2: &[Register] = &[
+    Register { offset: 0x14, width: 4, emulated: ALL, ..NONE },
+    Register { offset: 0x18, width: 4, emulated: ALL, ..NONE },
+    Register { offset: 0x1c, width: 4, emulated: ALL, ..NONE },
+    Register { offset: 0x20, width: 4, emulated: ALL, ..NONE },
+    // Device capabilities 2: no LTR, no OBFF, no TPH: nothing on this bus would hear them.
+    Register { offset: 0x24, width: 4, emulated: (1 << 11) | (0b11 << 12) | (0b11 << 18), ..NONE },
+    // Device control 2: completion timeout, atomic operations, ID-based ordering.
+    Register { offset: 0x28, width: 2, forwarded: 0x035f, ..NONE },
+    Register { offset: 0x2a, width: 2, emulated: ALL, ..NONE },
+    // Link and slot registers of version 2.
+    Register { offset: 0x2c, width: 4, emulated: ALL, ..NONE },
+    Register { offset: 0x30, width: 4, emulated: ALL, ..NONE },
+    Register { offset: 0x34, width: 4, emulated: ALL, ..NONE },
+    Register { offset: 0x38, width: 4, emulated: ALL, ..NONE },
+];
+/// Offset of the device capabilities.
+pub const DEVICE_CAPABILITIES: u16 = 0x04;
+/// Device capabilities: the function can be reset by itself.
+pub const DEVICE_CAPABILITIES_FLR: u32 = 1 << 28;
+/// Offset of the device control register.
+pub const DEVICE_CONTROL: u16 = 0x08;
+/// The byte of device control that has Initiate Function Level Reset, and the bit in it.
+pub const DEVICE_CONTROL_FLR: (u16, u8) = (0x09, 1 << 7);
+
+/// MSI-X capability (PCIe r6 §7.7.2): all of it is emulated elsewhere, but for ID and next pointer.
+pub const MSIX: &[Register] = &[
+    Register { offset: 2, width: 2, emulated: ALL, ..NONE },
+    Register { offset: 4, width: 4, emulated: ALL, ..NONE },
+    Register { offset: 8, width: 4, emulated: ALL, ..NONE },
+];
+
+/// Advanced features capability (PCI AF ECN): Initiate FLR is carried out on its own.
+pub const ADVANCED_FEATURES: &[Register] = &[
+    Register { offset: 3, width: 1, ..NONE },
+    Register { offset: 4, width: 1, emulated: ALL, ..NONE },
+    Register { offset: 5, width: 1, ..NONE },
+];
+/// Offset of the advanced features' capabilities, and the bit that says that FLR is there.
+pub const ADVANCED_FEATURES_CAPABILITIES: (u16, u8) = (3, 1 << 1);
+/// The byte of the advanced features' control that has Initiate FLR, and the bit in it.
+pub const ADVANCED_FEATURES_FLR: (u16, u8) = (4, 1 << 0);
