@@ -1,0 +1,127 @@
+//! A PCI function in the guest's address space, and its driver: the accesses by which a guest uses MSI-X.
+
+use std::sync::Arc;
+
+use vm_device::DeviceMmio;
+use vm_device::bus::{MmioAddress, MmioAddressOffset, MmioRange};
+use vm_device::device_manager::{IoManager, MmioManager};
+use vm_msi::kvm::KvmRouter;
+use vm_msi::mmio::{PbaMmio, TableMmio};
+use vm_msi::msix::{Bar, Layout, TableSize};
+use vm_msi::{MsiMessage, MsixFunction};
+
+use super::device::{Device, DeviceBackend};
+use super::guest::{Guest, Operation};
+
+const CARDS: u64 = 0xe000_0000;
+const CARD_BYTES: u64 = 0x2_0000;
+/// Where the pending bits are in the BAR: after the largest table.
+const PBA: u32 = 0x8000;
+/// Where the capability is, as if the BAR had a window into configuration space.
+const CONFIG: u64 = 0x1_0000;
+
+/// The crate's MSI-X with a device of the test's.
+pub(crate) struct Card {
+    /// Raises the interrupts.
+    pub(crate) device: Arc<Device>,
+    /// The crate's part.
+    pub(crate) msix: Arc<MsixFunction<KvmRouter, DeviceBackend>>,
+    base: u64,
+}
+
+impl Card {
+    pub(super) fn new(place: usize, vectors: u16, router: Arc<KvmRouter>) -> Self {
+        let device = Device::new(vectors);
+        let bar = Bar::new(0).unwrap();
+        let layout = Layout::new(TableSize::new(vectors).unwrap(), (bar, 0), (bar, PBA)).unwrap();
+        let msix = Arc::new(MsixFunction::new(layout, router, DeviceBackend(device.clone())));
+        Self { device, msix, base: CARDS + place as u64 * CARD_BYTES }
+    }
+
+    pub(super) fn attach(&self, bus: &mut IoManager) {
+        let windows = [self.msix.layout().table(), self.msix.layout().pba()].map(|window| {
+            let bytes = &window.bytes;
+            MmioRange::new(MmioAddress(self.base + bytes.start), bytes.end - bytes.start).unwrap()
+        });
+        bus.register_mmio(windows[0], Arc::new(TableMmio(self.msix.clone()))).unwrap();
+        bus.register_mmio(windows[1], Arc::new(PbaMmio(self.msix.clone()))).unwrap();
+        let config = MmioRange::new(MmioAddress(self.base + CONFIG), 0x1000).unwrap();
+        bus.register_mmio(config, Arc::new(ConfigMmio(self.msix.clone()))).unwrap();
+    }
+
+    /// Address of a table entry.
+    pub(crate) fn entry(&self, vector: u32) -> u64 {
+        self.base + u64::from(vector) * 16
+    }
+
+    /// Address of the pending bits.
+    pub(crate) fn pba(&self) -> u64 {
+        self.base + u64::from(PBA)
+    }
+
+    /// Address of the capability.
+    pub(crate) fn config(&self) -> u64 {
+        self.base + CONFIG
+    }
+
+    /// The driver's writes that turn MSI-X on, off, or mask all vectors: Message Control.
+    pub(crate) fn control(&self, control: u16) -> Operation {
+        Operation::write(self.config() + 2, 2, control.into())
+    }
+
+    /// The driver's writes of a message into an entry; its mask stays.
+    pub(crate) fn message(&self, vector: u32, message: MsiMessage) -> [Operation; 3] {
+        let entry = self.entry(vector);
+        [
+            Operation::write(entry, 4, message.address_low().into()),
+            Operation::write(entry + 4, 4, message.address_high().into()),
+            Operation::write(entry + 8, 4, message.data.into()),
+        ]
+    }
+
+    /// The driver's write that masks an entry.
+    pub(crate) fn mask(&self, vector: u32) -> Operation {
+        Operation::write(self.entry(vector) + 12, 4, 1)
+    }
+
+    /// The driver's write that unmasks an entry.
+    pub(crate) fn unmask(&self, vector: u32) -> Operation {
+        Operation::write(self.entry(vector) + 12, 4, 0)
+    }
+
+    /// All that a driver does to begin with a vector: message, and mask bit.
+    pub(crate) fn request(&self, vector: u32, message: MsiMessage) -> [Operation; 4] {
+        let [low, high, data] = self.message(vector, message);
+        [low, high, data, self.unmask(vector)]
+    }
+
+    /// All that a driver does to end with a vector.
+    pub(crate) fn release(&self, vector: u32) -> [Operation; 4] {
+        let [low, high, data] = self.message(vector, MsiMessage::BLANK);
+        [self.mask(vector), low, high, data]
+    }
+
+    /// A vector's pending bit, as a CPU reads it.
+    pub(crate) fn is_pending(&self, guest: &Guest, cpu: u8, vector: u32) -> bool {
+        let bits = guest.read(cpu, self.pba() + u64::from(vector / 64) * 8, 8);
+        bits >> (vector % 64) & 1 != 0
+    }
+}
+
+/// The capability on the bus.
+struct ConfigMmio(Arc<MsixFunction<KvmRouter, DeviceBackend>>);
+
+impl DeviceMmio for ConfigMmio {
+    fn mmio_read(&self, _base: MmioAddress, offset: MmioAddressOffset, data: &mut [u8]) {
+        self.0.read_config(offset as u16, data);
+    }
+
+    fn mmio_write(&self, _base: MmioAddress, offset: MmioAddressOffset, data: &[u8]) {
+        self.0.write_config(offset as u16, data);
+    }
+}
+
+/// Message Control: MSI-X Enable.
+pub(crate) const ENABLE: u16 = 0x8000;
+/// Message Control: Function Mask.
+pub(crate) const FUNCTION_MASK: u16 = 0x4000;

@@ -1,0 +1,119 @@
+//! A guest without an operating system, on real KVM: the harness of the `kvm_*` tests.
+//!
+//! Its program (`code.rs`) performs the accesses that a test asks for and counts the interrupts that come. They
+//! reach a [`Card`], a PCI function whose MSI-X is the crate's and whose device is the test's.
+#![allow(dead_code, unused_imports, reason = "each test crate uses its own part of the harness")]
+
+mod card;
+mod code;
+mod device;
+mod guest;
+mod layout;
+mod vcpu;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use kvm_bindings::kvm_userspace_memory_region;
+use kvm_bindings::{CpuId, KVM_CAP_SPLIT_IRQCHIP, KVM_MAX_CPUID_ENTRIES, kvm_enable_cap};
+use kvm_ioctls::{Kvm, VmFd};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use vm_device::device_manager::IoManager;
+use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryMmap};
+use vm_msi::kvm::{Irqchip, KvmRouter};
+
+pub(crate) use card::{Card, ENABLE, FUNCTION_MASK};
+pub(crate) use device::Device;
+pub(crate) use guest::{Guest, Operation, eventually, fixed};
+
+/// How long a test waits for what must come. Emulated hosts are slow, so it is far more than it takes.
+pub(crate) fn patience() -> Duration {
+    Duration::from_secs(20)
+}
+
+/// Opens /dev/kvm. These tests are about the kernel's side of interrupts: without it they have nothing to say,
+/// and fail.
+pub(crate) fn kvm() -> Kvm {
+    Kvm::new().unwrap_or_else(|error| {
+        panic!(
+            "/dev/kvm does not open ({error}), and this test is about real KVM. Run it as a user who may open \
+             /dev/kvm, or in the lab host, which has KVM on any machine: `make test` does that."
+        )
+    })
+}
+
+/// A VM with memory, interrupt controllers and a router, not running yet.
+pub(crate) struct Machine {
+    vm: Arc<VmFd>,
+    memory: GuestMemoryMmap,
+    cpuid: CpuId,
+    cpus: u8,
+    router: Arc<KvmRouter>,
+    cards: Vec<Arc<Card>>,
+}
+
+impl Machine {
+    /// A VM of `cpus` CPUs, whose APIC IDs count from 0.
+    pub(crate) fn new(irqchip: Irqchip, cpus: u8) -> Self {
+        assert!(cpus <= layout::MAX_CPUS);
+        raise_open_files_limit();
+        let kvm = kvm();
+        let vm = kvm.create_vm().unwrap();
+        // Just below the local APICs' hole's end, where Intel processors want three pages and no memory is.
+        vm.set_tss_address(0xfffb_d000).unwrap();
+        match irqchip {
+            Irqchip::Kernel => vm.create_irq_chip().unwrap(),
+            Irqchip::Split => vm
+                .enable_cap(&kvm_enable_cap {
+                    cap: KVM_CAP_SPLIT_IRQCHIP,
+                    args: [24, 0, 0, 0],
+                    ..Default::default()
+                })
+                .unwrap(),
+        }
+        let memory = layout::image();
+        let region = kvm_userspace_memory_region {
+            slot: 0,
+            flags: 0,
+            guest_phys_addr: 0,
+            memory_size: layout::MEMORY_BYTES as u64,
+            userspace_addr: memory.get_host_address(GuestAddress(0)).unwrap().addr() as u64,
+        };
+        // SAFETY: the memory is mapped for as long as the VM lives: whoever runs its CPUs has a clone of both.
+        unsafe { vm.set_user_memory_region(region) }.unwrap();
+        let cpuid = kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES).unwrap();
+        let vm = Arc::new(vm);
+        let router = Arc::new(KvmRouter::new(vm.clone(), irqchip, cpus.into()));
+        Self { vm, memory, cpuid, cpus, router, cards: Vec::new() }
+    }
+
+    /// The VM itself, for what a test does behind the router's back.
+    pub(crate) fn vm(&self) -> Arc<VmFd> {
+        self.vm.clone()
+    }
+
+    /// The VM's router.
+    pub(crate) fn router(&self) -> Arc<KvmRouter> {
+        self.router.clone()
+    }
+
+    /// Plugs a function of so many vectors in.
+    pub(crate) fn plug(&mut self, vectors: u16) -> Arc<Card> {
+        let card = Arc::new(Card::new(self.cards.len(), vectors, self.router.clone()));
+        self.cards.push(card.clone());
+        card
+    }
+
+    /// Starts the CPUs.
+    pub(crate) fn start(self) -> Guest {
+        let mut bus = IoManager::new();
+        self.cards.iter().for_each(|card| card.attach(&mut bus));
+        Guest::start(&self, bus)
+    }
+}
+
+/// Thousands of vectors are thousands of eventfds: the soft limit on open files goes as high as it may.
+fn raise_open_files_limit() {
+    let maximum = getrlimit(Resource::Nofile).maximum;
+    setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }).unwrap();
+}
