@@ -22,6 +22,9 @@ use vm_device::device_manager::IoManager;
 use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryMmap};
 use vm_msi::kvm::{Irqchip, KvmRouter};
 
+/// Both ways in which the kernel emulates interrupt controllers.
+pub(crate) const IRQCHIPS: [Irqchip; 2] = [Irqchip::Kernel, Irqchip::Split];
+
 pub(crate) use card::{Card, ENABLE, FUNCTION_MASK};
 pub(crate) use device::Device;
 pub(crate) use guest::{Guest, Operation, eventually, fixed};
