@@ -11,6 +11,7 @@ use crate::boot::image::{Image, ImageKind};
 use crate::cli::{Args, IrqChip, MemorySize, SerialTarget, Unpack};
 use crate::error::{Error, Result};
 use crate::layout;
+use crate::vfio::{HostDevice, Sysfs};
 
 /// The least memory that is worth trying: the boot structures and a kernel's header need the first MiB.
 const LEAST_MEMORY: u64 = 8 * layout::MIB;
@@ -28,8 +29,8 @@ pub struct Config {
     pub cpus: u8,
     /// Guest memory in bytes, whole pages.
     pub memory: u64,
-    /// Devices to pass through, as they were given.
-    pub vfio: Vec<String>,
+    /// Devices to pass through, found and free.
+    pub vfio: Vec<HostDevice>,
     /// Where the serial port is.
     pub serial: SerialTarget,
     /// Where the interrupt controllers are.
@@ -70,7 +71,7 @@ impl Config {
             cmdline: args.cmdline.clone(),
             cpus: args.cpus,
             memory,
-            vfio: args.vfio.clone(),
+            vfio: Sysfs::default().select(&args.vfio)?,
             serial: args.serial.clone(),
             irqchip: args.irqchip,
             unpack: args.unpack,

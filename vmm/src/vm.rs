@@ -29,6 +29,7 @@ use crate::serial::input::{Input, Source};
 use crate::serial::terminal::RawMode;
 use crate::vcpu::cpuid::Cpuid;
 use crate::vcpu::{Shared, Threads, Vcpu};
+use crate::vfio;
 
 /// A machine that is ready to start.
 pub struct Vm {
@@ -54,7 +55,7 @@ impl Vm {
         let slots = Slots::new(Arc::clone(&vm));
         let memory = GuestMemory::new(config.memory, &slots)?;
         let ending = Ending::new()?;
-        let events = EventLoop::new(Arc::clone(&ending))?;
+        let mut events = EventLoop::new(Arc::clone(&ending))?;
         let interrupts = Controllers::new(&vm, config.irqchip, config.cpus)?;
         let cpuid = Cpuid::supported(&kvm)?;
         let pci_mmio64 = layout::pci_mmio64(memory.end(), cpuid.physical_bits());
@@ -66,6 +67,16 @@ impl Vm {
             mmio64: pci_mmio64.clone().unwrap_or_default(),
             pio: layout::PCI_PIO,
         });
+        let machine = vfio::Machine {
+            root: &root,
+            memory: memory.memory(),
+            slots: &slots,
+            router: interrupts.router(),
+        };
+        let devices = vfio::attach(&config.vfio, machine)?;
+        if !devices.is_empty() {
+            events.add(Arc::new(Mutex::new(vfio::Retry::new(devices)?)));
+        }
         let serial = Port::new(&config.serial, interrupts.line(layout::COM1_GSI)?)?;
         let buses = buses(&root, pci_mmio64.as_ref(), &serial, &ending, &interrupts)?;
 

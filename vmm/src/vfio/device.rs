@@ -67,15 +67,13 @@ impl Device {
         self.address
     }
 
-    /// Tries again what the host refused for the device's interrupts; answers whether something is still refused.
-    pub fn retry(&self) -> bool {
-        let Some(msix) = &self.msix else {
-            return false;
-        };
-        if msix.function.unsettled() > 0 {
+    /// Tries again what the host refused for the device's interrupts.
+    pub fn retry(&self) {
+        if let Some(msix) = &self.msix
+            && msix.function.unsettled() > 0
+        {
             msix.function.retry();
         }
-        msix.function.unsettled() > 0
     }
 
     fn config(&self) -> MutexGuard<'_, GuestConfig> {

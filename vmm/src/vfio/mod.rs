@@ -25,7 +25,9 @@ pub mod mapping;
 pub mod open;
 pub mod region;
 pub mod registers;
+pub mod retry;
 
 pub use device::Device;
 pub use host::{HostAddress, HostDevice, Sysfs};
 pub use open::{Machine, attach};
+pub use retry::Retry;
