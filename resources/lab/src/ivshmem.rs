@@ -9,11 +9,14 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
+use std::sync::Arc;
 use std::thread;
 
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::error::{Error, Result};
 
@@ -26,7 +29,7 @@ pub(crate) const OWN_ID: i64 = 0;
 /// The vectors of an ivshmem device, to be rung from outside the lab host.
 #[derive(Debug)]
 pub struct Doorbell {
-    vectors: Vec<OwnedFd>,
+    vectors: Arc<[OwnedFd]>,
 }
 
 impl Doorbell {
@@ -51,8 +54,9 @@ pub(crate) fn serve(name: &str, vectors: u16, shared_bytes: u64) -> Result<Doorb
         let memory = memfd_create("ivshmem", MemfdFlags::CLOEXEC)?;
         ftruncate(&memory, shared_bytes)?;
         let new = |_| eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK);
-        let vectors = (0..vectors).map(new).collect::<Result<Vec<_>, _>>()?;
-        let theirs = vectors.iter().map(OwnedFd::try_clone).collect::<io::Result<Vec<_>>>()?;
+        allow_many_descriptors()?;
+        let vectors = (0..vectors).map(new).collect::<Result<Arc<[_]>, _>>()?;
+        let theirs = Arc::clone(&vectors);
         thread::spawn(move || {
             // If the client goes away meanwhile, so does the lab host, and that is reported there.
             let Ok((mut client, _)) = listener.accept() else { return };
@@ -64,6 +68,12 @@ pub(crate) fn serve(name: &str, vectors: u16, shared_bytes: u64) -> Result<Doorb
         Ok(Doorbell { vectors })
     };
     inner().map_err(|source| Error::Line { what: "an ivshmem socket", source })
+}
+
+/// A device of 2048 vectors needs more descriptors, here and in QEMU, than a process is given at first.
+fn allow_many_descriptors() -> io::Result<()> {
+    let limit = getrlimit(Resource::Nofile);
+    Ok(setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum })?)
 }
 
 /// Says to a new client who it is, what the memory is, and which eventfd each of its vectors has.

@@ -1,0 +1,115 @@
+//! Boots a lab host, and again if it hangs.
+//!
+//! Early in its boot an emulated machine hangs about once in ten times, for no reason of ours. Every new try is
+//! printed.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::time::{Duration, Instant};
+
+use super::link::Link;
+use super::qemu::Qemu;
+use super::rundir::RunDir;
+use super::{Config, Lab};
+use crate::cache::{self, Cache};
+use crate::device::MAX_DEVICES;
+use crate::error::{At, Error, Result};
+use crate::initramfs::Initramfs;
+use crate::kernel::Kernel;
+use crate::wire::Message;
+
+/// What the lab host loads before its agent starts.
+const MODULES: &[&str] = &[
+    "virtio_pci",
+    "9pnet_virtio",
+    "9p",
+    "overlay",
+    "virtio_console",
+    "kvm-amd",
+    "vfio-pci",
+    "vfio_iommu_type1",
+];
+const INIT: &str = include_str!("init.sh");
+
+impl Lab {
+    /// Boots a lab host, and says on standard error how that goes.
+    ///
+    /// # Errors
+    /// Something is missing (see [`provision`](crate::provision())), QEMU does not start, or the lab host does not
+    /// come up however often it is tried.
+    pub fn boot(cache: &Cache, config: Config) -> Result<Self> {
+        if config.devices.len() > MAX_DEVICES {
+            return Err(Error::Device(
+                "all".into(),
+                format!("a lab host has room for {MAX_DEVICES} devices"),
+            ));
+        }
+        let kernel = Kernel::find(cache, config.series)?;
+        let agent = agent_binary()?;
+        let kept = cache.dir("log")?.join(format!("console-{}.log", config.series));
+        for attempt in 1..=config.tries {
+            let begun = Instant::now();
+            eprintln!("lab: booting the lab host on {}", kernel.release);
+            let dir = RunDir::new(cache)?;
+            write_initramfs(cache, &kernel, &agent, &dir)?;
+            let (qemu, line, doorbells) = Qemu::start(&config, &kernel, &dir)?;
+            let (link, ready) = Link::new(line, kept.clone())?;
+            let lab = Self {
+                qemu,
+                link,
+                doorbells,
+                kernel: kernel.clone(),
+                agent: agent.to_string_lossy().into_owned(),
+                console: kept.clone(),
+                dir,
+            };
+            match lab.wait_until_up(&ready, config.patience) {
+                Ok(()) => {
+                    eprintln!("lab: up after {:.1} s", begun.elapsed().as_secs_f64());
+                    return Ok(lab);
+                }
+                Err(why) => eprintln!("lab: try {attempt} of {}: {why}", config.tries),
+            }
+        }
+        Err(Error::Boot { tries: config.tries, console: kept })
+    }
+
+    fn wait_until_up(&self, ready: &Receiver<Message>, patience: Duration) -> Result<(), String> {
+        match ready.recv_timeout(patience) {
+            Ok(_) => Ok(()),
+            Err(RecvTimeoutError::Timeout) => {
+                Err(format!("not up after {} s, starting again", patience.as_secs()))
+            }
+            Err(RecvTimeoutError::Disconnected) => {
+                let said = fs::read_to_string(self.dir.path().join("qemu.log")).unwrap_or_default();
+                Err(format!("it ended by itself. {}", said.trim()))
+            }
+        }
+    }
+}
+
+/// The `lab` binary, which serves as the agent: `$LAB_AGENT`, ourselves, or what cargo built beside the test we are.
+fn agent_binary() -> Result<PathBuf> {
+    if let Some(path) = std::env::var_os("LAB_AGENT") {
+        return Ok(path.into());
+    }
+    let own = std::env::current_exe().at("find", "our own binary")?;
+    let beside = own.ancestors().skip(1).take(2).map(|dir| dir.join("lab")).find(|path| path.is_file());
+    beside.ok_or_else(|| Error::NoAgent(cache::target_dir().join("debug/lab")))
+}
+
+fn write_initramfs(cache: &Cache, kernel: &Kernel, agent: &Path, dir: &RunDir) -> Result<()> {
+    let set = |name: &str, value: &str| format!("{name}='{}'\n", value.replace('\'', r"'\''"));
+    let init = [
+        "#!/bin/sh\n",
+        &set("AGENT", &agent.to_string_lossy()),
+        &set("MODULES", &kernel.modules_dir.to_string_lossy()),
+        &set("RELEASE", &kernel.release),
+        &set("SCRATCH", &dir.scratch().to_string_lossy()),
+        INIT,
+    ]
+    .concat();
+    let initramfs = Initramfs::new(cache, &init)?.modules(kernel, MODULES.iter().copied())?;
+    initramfs.write_to(&dir.path().join("initramfs"))
+}
