@@ -4,7 +4,10 @@
 //! so when a guest's write returns, the host has followed. Locks: registers innermost, never across a call to
 //! the host.
 
+use std::io;
+use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use crate::access::lanes;
 use crate::backend::Backend;
@@ -121,6 +124,34 @@ impl<R: Router, B: Backend> MsixFunction<R, B> {
     /// call [`MsixFunction::retry`] now and then.
     pub fn unsettled(&self) -> usize {
         self.domain.unsettled()
+    }
+
+    /// As [`MsixFunction::retry`], for an embedder with a clock of its own.
+    pub fn retry_at(&self, now: Instant) {
+        self.domain.retry_at(&self.msix, now);
+    }
+
+    /// See [`DeviceDomain::lingering`].
+    pub fn lingering(&self) -> usize {
+        self.domain.lingering()
+    }
+
+    /// See [`DeviceDomain::set_linger`].
+    pub fn set_linger(&self, linger: Duration) {
+        self.domain.set_linger(linger);
+    }
+
+    /// See [`DeviceDomain::relay`].
+    ///
+    /// # Errors
+    /// No descriptor to be had.
+    pub fn relay(&self) -> io::Result<Arc<OwnedFd>> {
+        self.domain.relay()
+    }
+
+    /// See [`DeviceDomain::deliver`].
+    pub fn deliver(&self) {
+        self.domain.deliver();
     }
 
     /// How many vectors the guest may use now.

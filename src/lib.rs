@@ -7,6 +7,7 @@
 //! | [`domain`] | what each vector *is* in the host, and the way to what it *should be* | look at registers |
 //! | [`router`], [`kvm`] | messages, their GSIs, irqfds | know vectors or devices |
 //! | [`backend`], [`vfio`] | which eventfd a host vector fires | know messages |
+//! | [`events`] | delivery from userspace, where the kernel has no room | commit or detach |
 //! | [`function`] | one PCI function's MSI-X, put together for an embedder | anything of its own |
 //!
 //! A guest's write changes plain state and yields the vectors it [touched](delivery::Touched). The device's
@@ -33,6 +34,7 @@ pub mod apic;
 pub mod backend;
 pub mod delivery;
 pub mod domain;
+pub mod events;
 pub mod function;
 pub mod kvm;
 pub mod message;

@@ -19,7 +19,8 @@ pub(crate) fn signalled<'a>(eventfds: impl IntoIterator<Item = &'a EventFd>) -> 
     fds.into_iter().map(move |fd| failed || fd.revents().contains(PollFlags::IN))
 }
 
-fn borrow(eventfd: &EventFd) -> BorrowedFd<'_> {
+/// The descriptor, for rustix, which takes borrowed ones.
+pub(crate) fn borrow(eventfd: &EventFd) -> BorrowedFd<'_> {
     // SAFETY: the descriptor is open as long as the `EventFd` that owns it, which the result borrows.
     unsafe { BorrowedFd::borrow_raw(eventfd.as_raw_fd()) }
 }

@@ -24,6 +24,10 @@ fn op() -> impl Strategy<Value = Op> {
         2 => any::<u32>().prop_map(|calls| Op::Fail(calls & 0xff)),
         1 => prop_oneof![Just(0u8), Just(2), Just(8), Just(255)].prop_map(Op::Room),
         2 => Just(Op::Retry),
+        1 => Just(Op::RetryLate),
+        1 => any::<bool>().prop_map(Op::Linger),
+        1 => Just(Op::Watch),
+        3 => Just(Op::Deliver),
     ]
 }
 
@@ -68,4 +72,21 @@ fn a_vector_of_2048_lives_beside_2047_that_do_not() {
     let unmask = Op::Mask { vector: 2047, masked: false };
     let message = Op::Message { vector: 2047, version: 0 };
     run(2048, &[Op::Control(2), message, unmask, Op::Raise(2047), Op::Raise(3)]);
+}
+
+#[test]
+fn a_vector_that_takes_a_lingering_ones_place_is_still_tried_again() {
+    let message = |vector| Op::Message { vector, version: 0 };
+    let unmask = |vector| Op::Mask { vector, masked: false };
+    let lingering = [
+        Op::Watch,
+        Op::Linger(true),
+        Op::Control(2),
+        message(8),
+        unmask(8),
+        Op::Mask { vector: 8, masked: true },
+    ];
+    // The commit fails, then the host vector, until the lingering one is given back.
+    let rising = [Op::Clear(8), message(9), Op::Fail(0b11), unmask(9), Op::Retry];
+    run(65, &[lingering.as_slice(), &rising].concat());
 }

@@ -20,6 +20,14 @@ pub enum DomainError {
         /// The kernel's reason.
         source: io::Error,
     },
+    /// A vector without a route could not be watched in userspace either.
+    #[error("vector {vector} cannot be delivered from userspace: {source}")]
+    Relay {
+        /// The vector.
+        vector: Vector,
+        /// The kernel's reason.
+        source: io::Error,
+    },
     /// The device's side.
     #[error(transparent)]
     Backend(#[from] BackendError),

@@ -13,7 +13,12 @@ mod host;
 mod report;
 mod slot;
 
+use std::io;
+use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use rustix::event::epoll;
 
 pub use error::DomainError;
 pub use report::{Counters, DomainReport, State, VectorReport};
@@ -51,11 +56,12 @@ impl<R: Router, B: Backend> DeviceDomain<R, B> {
     /// Tries again what the host refused. Cheap where it refused nothing; call it now and then while
     /// [`DeviceDomain::unsettled`] is not 0.
     pub fn retry(&self, store: &impl Store) {
-        let mut host = self.host();
-        let unsettled = host.unsettled_vectors(store);
-        if !unsettled.is_empty() {
-            host.settle(&*self.router, store, unsettled.into_iter());
-        }
+        self.retry_at(store, Instant::now());
+    }
+
+    /// As [`DeviceDomain::retry`], for an embedder with a clock of its own.
+    pub fn retry_at(&self, store: &impl Store, now: Instant) {
+        self.host().retry(&*self.router, store, now);
     }
 
     /// How many vectors are not what they should be because the host refused a step.
@@ -67,6 +73,37 @@ impl<R: Router, B: Backend> DeviceDomain<R, B> {
     /// in eventfds, was latched when one was closed, or is pending in the device itself. Reading takes nothing.
     pub fn pending(&self, group: u32) -> u64 {
         self.host().pending(group)
+    }
+
+    /// How many vectors the guest has freed that are given back at a later [`DeviceDomain::retry`].
+    pub fn lingering(&self) -> usize {
+        self.host().lingering()
+    }
+
+    /// From now on a vector that the guest frees keeps its host vector and its eventfd for so long, in case
+    /// the guest wants it again. Zero, as at first, gives them back at once.
+    pub fn set_linger(&self, linger: Duration) {
+        self.host().linger = linger;
+    }
+
+    /// A descriptor that is readable while there is something for [`DeviceDomain::deliver`] to do. From the
+    /// first call on, vectors that the kernel cannot deliver (no room for their message) are delivered by way
+    /// of it; before that they stay held.
+    ///
+    /// # Errors
+    /// No descriptor to be had.
+    pub fn relay(&self) -> io::Result<Arc<OwnedFd>> {
+        let mut host = self.host();
+        match &host.relay {
+            Some(relay) => Ok(relay.clone()),
+            None => Ok(host.relay.insert(Arc::new(epoll::create(epoll::CreateFlags::CLOEXEC)?)).clone()),
+        }
+    }
+
+    /// Delivers interrupts that wait for vectors without a route, some at a time. A vector that has been masked
+    /// by now delivers nothing; an interrupt that cannot be delivered waits.
+    pub fn deliver(&self) {
+        self.host().deliver(&*self.router);
     }
 
     /// Forgets the interrupts that wait here: the device was reset, after a sync that took its vectors down.

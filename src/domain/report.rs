@@ -23,6 +23,8 @@ pub struct Counters {
     pub opens: u64,
     /// Times it was turned off.
     pub closes: u64,
+    /// Interrupts that userspace delivered.
+    pub relayed: u64,
     /// Unmasked vectors whose message is no interrupt: the guest's mistake.
     pub invalid_messages: u64,
     /// Steps that the host refused; each is tried again.
@@ -41,6 +43,8 @@ pub enum State {
     Held,
     /// Its interrupts go to the guest within the kernel.
     Live,
+    /// Its interrupts go to the guest by way of userspace, because the kernel has no room for its message.
+    Relayed,
 }
 
 /// One vector.
@@ -56,6 +60,9 @@ pub struct VectorReport {
     pub message: Option<MsiMessage>,
     /// That message's GSI.
     pub gsi: Option<Gsi>,
+    /// Interrupts that userspace delivered since it has to; `None` where the kernel delivers and nobody can
+    /// count.
+    pub delivered: Option<u32>,
     /// An interrupt waits (never so for a live vector).
     pub pending: bool,
     /// What the host refused last, where that still stands.
@@ -73,6 +80,10 @@ pub struct DomainReport {
     pub host_vectors: u32,
     /// Of these, the ones that are live.
     pub live: u32,
+    /// The ones that userspace delivers.
+    pub relayed: u32,
+    /// The ones that the guest has freed and that are given back soon.
+    pub lingering: u32,
     /// Why the host did not turn the capability on or off, where that still stands.
     pub error: Option<String>,
     /// What was done so far.
@@ -87,8 +98,10 @@ impl VectorReport {
             Slot::Idle { latched } => (State::Idle, None, *latched),
             Slot::Held { eventfd } => (State::Held, None, signalled([eventfd]).any(|signalled| signalled)),
             Slot::Live { route, .. } => (State::Live, Some(route.gsi()), false),
+            Slot::Relayed { .. } => (State::Relayed, None, false),
         };
-        Self { vector, state, message: slot.message(), gsi, pending, error }
+        let delivered = (state == State::Relayed).then(|| slot.relayed());
+        Self { vector, state, message: slot.message(), gsi, delivered, pending, error }
     }
 
     pub(super) fn is_noteworthy(&self) -> bool {

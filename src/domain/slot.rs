@@ -1,9 +1,12 @@
-//! What one vector is in the host now, and the four steps between its states.
+//! What one vector is in the host now, and the steps between its states.
 //!
-//! The three states are the only ones there are, and each owns exactly what it needs. Each step is written
+//! The four states are the only ones there are, and each owns exactly what it needs. Each step is written
 //! here and nowhere else, consumes the state it starts from, and gives it back unchanged where the host
 //! refuses. The rules that keep interrupts from being lost are in the order of the calls within a step.
 
+use std::os::fd::{AsFd, OwnedFd};
+
+use rustix::event::epoll;
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use super::error::DomainError;
@@ -11,7 +14,7 @@ use crate::backend::Backend;
 use crate::delivery::Vector;
 use crate::message::MsiMessage;
 use crate::router::{Route, Router};
-use crate::signalled::signalled;
+use crate::signalled::{borrow, signalled};
 
 /// A vector in the host.
 #[derive(Debug)]
@@ -23,6 +26,8 @@ pub(super) enum Slot {
     Held { eventfd: EventFd },
     /// The host vector fires `eventfd`, and the kernel turns its signals into `route`'s message.
     Live { eventfd: EventFd, route: Route },
+    /// The host vector fires `eventfd`, which userspace watches and turns into `message` itself; so often it has.
+    Relayed { eventfd: EventFd, message: MsiMessage, delivered: u32 },
 }
 
 /// A step, or the state that it started from and the host's reason.
@@ -36,7 +41,24 @@ impl Slot {
     pub(super) fn message(&self) -> Option<MsiMessage> {
         match self {
             Self::Live { route, .. } => Some(route.message()),
+            Self::Relayed { message, .. } => Some(*message),
             Self::Idle { .. } | Self::Held { .. } => None,
+        }
+    }
+
+    /// The eventfd of a vector whose interrupts wait in one.
+    pub(super) fn waiting(&self) -> Option<&EventFd> {
+        match self {
+            Self::Held { eventfd } => Some(eventfd),
+            Self::Idle { .. } | Self::Live { .. } | Self::Relayed { .. } => None,
+        }
+    }
+
+    /// How often userspace has delivered the vector since it has to.
+    pub(super) fn relayed(&self) -> u32 {
+        match self {
+            Self::Relayed { delivered, .. } => *delivered,
+            Self::Idle { .. } | Self::Held { .. } | Self::Live { .. } => 0,
         }
     }
 
@@ -46,7 +68,7 @@ impl Slot {
             Self::Idle { latched } => *latched = false,
             // It fails where the eventfd holds nothing, which is as well.
             Self::Held { eventfd } => drop(eventfd.read()),
-            Self::Live { .. } => {}
+            Self::Live { .. } | Self::Relayed { .. } => {}
         }
     }
 
@@ -81,16 +103,33 @@ impl Slot {
         }
     }
 
-    /// Live to held: the eventfd is detached first, so what comes from now on waits in it; the route goes when
-    /// nothing can meet its absence.
-    pub(super) fn hold(self, router: &impl Router) -> Step {
-        let Self::Live { eventfd, route } = self else { return Ok(self) };
-        match router.detach(&eventfd, &route) {
-            Ok(()) => {
-                router.withdraw(route);
+    /// Held to relayed: `relay` tells when there is something to deliver, beginning with what waits.
+    pub(super) fn relay(self, vector: Vector, message: MsiMessage, relay: &OwnedFd) -> Step {
+        let Self::Held { eventfd } = self else { return Ok(self) };
+        let token = epoll::EventData::new_u64(vector.0.into());
+        match epoll::add(relay, borrow(&eventfd), token, epoll::EventFlags::IN) {
+            Ok(()) => Ok(Self::Relayed { eventfd, message, delivered: 0 }),
+            Err(errno) => Err((Self::Held { eventfd }, DomainError::Relay { vector, source: errno.into() })),
+        }
+    }
+
+    /// Live or relayed to held: the eventfd is detached first, so what comes from now on waits in it; the route
+    /// goes when nothing can meet its absence.
+    pub(super) fn hold(self, router: &impl Router, relay: Option<&OwnedFd>) -> Step {
+        match self {
+            Self::Live { eventfd, route } => match router.detach(&eventfd, &route) {
+                Ok(()) => {
+                    router.withdraw(route);
+                    Ok(Self::Held { eventfd })
+                }
+                Err(error) => Err((Self::Live { eventfd, route }, error.into())),
+            },
+            Self::Relayed { eventfd, .. } => {
+                // It fails only for an eventfd that is not watched, and then there is nothing to undo.
+                let _ = relay.map(|relay| epoll::delete(relay.as_fd(), borrow(&eventfd)));
                 Ok(Self::Held { eventfd })
             }
-            Err(error) => Err((Self::Live { eventfd, route }, error.into())),
+            Self::Idle { .. } | Self::Held { .. } => Ok(self),
         }
     }
 
@@ -108,7 +147,7 @@ impl Slot {
     pub(super) fn shut(self, router: &impl Router) -> Self {
         match self {
             Self::Idle { .. } => self,
-            Self::Held { eventfd } => {
+            Self::Held { eventfd } | Self::Relayed { eventfd, .. } => {
                 Self::Idle { latched: signalled([&eventfd]).any(|signalled| signalled) }
             }
             Self::Live { eventfd, route } => {

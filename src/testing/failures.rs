@@ -14,6 +14,11 @@ impl Failures {
         self.0.store(calls, Ordering::Relaxed);
     }
 
+    /// Whether any of the next calls fails.
+    pub(super) fn is_scheduled(&self) -> bool {
+        self.0.load(Ordering::Relaxed) != 0
+    }
+
     /// What the host says to the next call.
     pub(super) fn next(&self) -> io::Result<()> {
         let calls = self.0.load(Ordering::Relaxed);

@@ -51,4 +51,12 @@ pub enum Op {
     Room(u8),
     /// The embedder tries again what the host refused.
     Retry,
+    /// The same, after everything that lingers has lingered long enough.
+    RetryLate,
+    /// The embedder lets freed vectors linger, or not.
+    Linger(bool),
+    /// The embedder begins to watch for vectors that userspace delivers.
+    Watch,
+    /// The embedder's event thread delivers what waits for them.
+    Deliver,
 }

@@ -1,12 +1,16 @@
 //! Runs operations on a real function over fakes, and holds it against the model after each.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use super::{Failures, FakeBackend, FakeRouter, Model, Op};
 use crate::delivery::Vector;
 use crate::domain::State;
 use crate::function::MsixFunction;
 use crate::msix::{Bar, Layout, TableSize};
+
+/// How long freed vectors linger where they do: no run takes so long.
+const LINGER: Duration = Duration::from_secs(3600);
 
 /// A function over fakes, and the model beside it.
 #[derive(Debug)]
@@ -69,8 +73,30 @@ impl Run {
             Op::Fail(calls) => self.failures.schedule(calls),
             Op::Room(messages) => self.router.set_capacity(messages.into()),
             Op::Retry => self.function.retry(),
+            Op::RetryLate => self.function.retry_at(Instant::now() + LINGER * 2),
+            Op::Linger(linger) => {
+                self.function.set_linger(if linger { LINGER } else { Duration::ZERO });
+            }
+            Op::Watch => drop(self.function.relay().expect("a descriptor")),
+            Op::Deliver => self.deliver(),
         }
         self.check();
+        if !self.failures.is_scheduled() && *op == Op::Deliver {
+            let report = self.function.report();
+            let relayed = report.vectors.iter().filter(|vector| vector.state == State::Relayed);
+            for vector in relayed {
+                assert!(
+                    !self.model.owed(vector.vector.index()),
+                    "vector {} was not delivered",
+                    vector.vector
+                );
+            }
+        }
+    }
+
+    /// The event thread, until it finds nothing more.
+    fn deliver(&self) {
+        (0..self.model.vectors().div_ceil(64)).for_each(|_| self.function.deliver());
     }
 
     /// Lets the host recover, and checks that everything is then as it should be, and given back at the end.
@@ -116,7 +142,8 @@ impl Run {
                 assert!(!pending, "bits beyond the table are 0");
                 continue;
             }
-            let live = state(vector).filter(|v| v.state == State::Live).and_then(|v| v.message);
+            let in_state = |wanted| state(vector).filter(|v| v.state == wanted).and_then(|v| v.message);
+            let live = in_state(State::Live);
             let wanted = self.model.live(vector);
             if let Some(message) = live {
                 assert_eq!(wanted, Some(message), "vector {vector} is live on what the guest wants");
@@ -125,7 +152,10 @@ impl Run {
             if settled {
                 assert_eq!(live, wanted, "vector {vector} is as the guest wants it");
             }
-            if live.is_none() {
+            if let Some(message) = in_state(State::Relayed) {
+                assert_eq!(wanted, Some(message), "vector {vector} is delivered as the guest wants");
+                assert!(!pending && !settled, "vector {vector} is on its way, and not by the kernel");
+            } else if live.is_none() {
                 let owed = self.model.owed(vector);
                 assert_eq!(pending, owed, "the pending bit of vector {vector}");
             }

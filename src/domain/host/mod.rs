@@ -1,0 +1,211 @@
+//! The host's side of one device: its backend, its vectors' states, and what the host refused.
+//!
+//! Owned by one domain and used under its lock. A sync closes or opens the window (`window.rs`), takes vectors
+//! down (here), and brings vectors up (`raise.rs`); what waits is asked in `pending.rs`.
+
+mod pending;
+mod raise;
+mod window;
+
+use std::collections::BTreeMap;
+use std::mem;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::error::DomainError;
+use super::report::Counters;
+use super::slot::{Slot, Step};
+use crate::backend::Backend;
+use crate::delivery::{Delivery, Store, Vector};
+use crate::message::MsiMessage;
+use crate::router::{Route, Router, RouterError};
+
+/// What the host has for the device.
+#[derive(Debug)]
+pub(super) struct Host<B> {
+    backend: B,
+    open: bool,
+    /// Vectors beyond its end are unused. It grows to the highest vector that was ever bound.
+    slots: Vec<Slot>,
+    capacity: usize,
+    /// What the host refused and should be tried again.
+    unsettled: BTreeMap<Vector, DomainError>,
+    /// The host refused to turn the capability on or off.
+    window_error: Option<DomainError>,
+    /// Freed by the guest, and given back to the host at this time unless the guest wants them again.
+    lingering: BTreeMap<Vector, Instant>,
+    /// How long they linger.
+    pub(super) linger: Duration,
+    /// What userspace watches for the vectors that it delivers, where an embedder does so.
+    pub(super) relay: Option<Arc<OwnedFd>>,
+    bound: u32,
+    counters: Counters,
+    /// Vectors on their way up, and their routes: kept between calls for their memory only.
+    rising: Vec<(Vector, MsiMessage)>,
+    messages: Vec<MsiMessage>,
+    routes: Vec<Result<Route, RouterError>>,
+}
+
+impl<B: Backend> Host<B> {
+    pub(super) fn new(vectors: u32, backend: B) -> Self {
+        Self {
+            backend,
+            open: false,
+            slots: Vec::new(),
+            capacity: vectors as usize,
+            unsettled: BTreeMap::new(),
+            window_error: None,
+            lingering: BTreeMap::new(),
+            linger: Duration::ZERO,
+            relay: None,
+            bound: 0,
+            counters: Counters::default(),
+            rising: Vec::new(),
+            messages: Vec::new(),
+            routes: Vec::new(),
+        }
+    }
+
+    /// Brings vectors to what the store says.
+    pub(super) fn settle(
+        &mut self,
+        router: &impl Router,
+        store: &impl Store,
+        touched: impl Iterator<Item = Vector>,
+    ) {
+        let vectors = store.vectors();
+        let was_open = self.open;
+        if vectors == 0 {
+            self.close(router);
+        } else if self.open(vectors) {
+            let mut aim = |vector| self.aim(vector, store.delivery(vector), router);
+            if was_open {
+                touched.for_each(&mut aim);
+            } else {
+                // All, because the host may have refused to open the window for earlier touches.
+                (0..vectors).map(Vector).for_each(&mut aim);
+            }
+            self.raise(router);
+        }
+    }
+
+    /// Tries again what the host refused, those first that userspace delivers most often, and gives back what
+    /// has lingered long enough.
+    pub(super) fn retry(&mut self, router: &impl Router, store: &impl Store, now: Instant) {
+        let expired: Vec<Vector> =
+            self.lingering.iter().filter(|(_, until)| **until <= now).map(|(vector, _)| *vector).collect();
+        expired.into_iter().for_each(|vector| self.free(vector));
+        let mut vectors: Vec<Vector> = match self.window_error {
+            // At least one, so that a window that could not be closed is tried again too.
+            Some(_) => (0..store.vectors().max(1)).map(Vector).collect(),
+            None => self.unsettled.keys().copied().collect(),
+        };
+        if !vectors.is_empty() {
+            vectors.sort_by_key(|vector| std::cmp::Reverse(self.slot(*vector).map_or(0, Slot::relayed)));
+            self.settle(router, store, vectors.into_iter());
+        }
+    }
+
+    /// How many steps wait for another try.
+    pub(super) fn unsettled(&self) -> usize {
+        self.unsettled.len().saturating_add(self.window_error.is_some().into())
+    }
+
+    /// How many vectors linger.
+    pub(super) fn lingering(&self) -> usize {
+        self.lingering.len()
+    }
+
+    /// Takes a vector down as far as it should be, and notes the message that it should rise to.
+    fn aim(&mut self, vector: Vector, delivery: Delivery, router: &impl Router) {
+        if vector.index() >= self.capacity {
+            return;
+        }
+        self.unsettled.remove(&vector);
+        self.lingering.remove(&vector);
+        match delivery {
+            Delivery::Off => {
+                self.hold(vector, router);
+                self.let_linger(vector);
+            }
+            Delivery::Held => self.hold(vector, router),
+            Delivery::Live(message) => match self.slot(vector) {
+                Some(Slot::Live { route, .. }) if route.message() == message => {}
+                // It stays as it is unless there is a route for it by now.
+                Some(Slot::Relayed { message: relayed, .. }) if *relayed == message => {
+                    self.rising.push((vector, message));
+                }
+                _ => {
+                    self.hold(vector, router);
+                    self.rising.push((vector, message));
+                }
+            },
+        }
+    }
+
+    fn slot(&self, vector: Vector) -> Option<&Slot> {
+        self.slots.get(vector.index())
+    }
+
+    /// A freed vector keeps its host vector for a while: a driver that asks for it again pays nothing.
+    fn let_linger(&mut self, vector: Vector) {
+        match self.slot(vector) {
+            Some(Slot::Held { .. }) if self.linger.is_zero() => self.free(vector),
+            Some(Slot::Held { .. }) => {
+                let now = Instant::now();
+                self.lingering.insert(vector, now.checked_add(self.linger).unwrap_or(now));
+            }
+            _ => {}
+        }
+    }
+
+    /// Gives a held vector back to the host.
+    fn free(&mut self, vector: Vector) {
+        self.lingering.remove(&vector);
+        let Self { backend, slots, .. } = self;
+        let Some(slot @ Slot::Held { .. }) = slots.get_mut(vector.index()) else { return };
+        let step = mem::replace(slot, Slot::UNUSED).unbind(vector, backend);
+        if self.take(vector, step) {
+            self.bound = self.bound.saturating_sub(1);
+            self.counters.unbinds = self.counters.unbinds.saturating_add(1);
+        }
+    }
+
+    /// Lets a vector's interrupts wait.
+    fn hold(&mut self, vector: Vector, router: &impl Router) {
+        let Self { slots, relay, .. } = self;
+        let Some(slot @ (Slot::Live { .. } | Slot::Relayed { .. })) = slots.get_mut(vector.index()) else {
+            return;
+        };
+        let step = mem::replace(slot, Slot::UNUSED).hold(router, relay.as_deref());
+        if self.take(vector, step) {
+            self.counters.detaches = self.counters.detaches.saturating_add(1);
+        }
+    }
+
+    /// Puts a vector where its step has left it; true where the step was taken.
+    fn take(&mut self, vector: Vector, step: Step) -> bool {
+        let (slot, error) = match step {
+            Ok(slot) => (slot, None),
+            Err((slot, error)) => (slot, Some(error)),
+        };
+        if let Some(place) = self.slots.get_mut(vector.index()) {
+            *place = slot;
+        }
+        let taken = error.is_none();
+        if let Some(error) = error {
+            self.leave_unsettled(vector, error);
+        }
+        taken
+    }
+
+    fn leave_unsettled(&mut self, vector: Vector, error: DomainError) {
+        self.count_failure();
+        self.unsettled.insert(vector, error);
+    }
+
+    fn count_failure(&mut self) {
+        self.counters.host_failures = self.counters.host_failures.saturating_add(1);
+    }
+}

@@ -1,0 +1,52 @@
+//! What waits, and the domain at one moment.
+
+use super::Host;
+use crate::backend::Backend;
+use crate::delivery::Vector;
+use crate::domain::report::{DomainReport, VectorReport};
+use crate::domain::slot::Slot;
+use crate::signalled::signalled;
+
+impl<B: Backend> Host<B> {
+    /// Forgets every interrupt that waits here.
+    pub(in crate::domain) fn clear_pending(&mut self) {
+        self.slots.iter_mut().for_each(Slot::clear_pending);
+    }
+
+    /// The pending bits of 64 vectors.
+    pub(in crate::domain) fn pending(&mut self, group: u32) -> u64 {
+        let first = (group as usize).saturating_mul(64);
+        let device = self.backend.pending(group);
+        let slots = self.slots.get(first..).unwrap_or_default();
+        let mut held = signalled(slots.iter().take(64).filter_map(Slot::waiting));
+        let mut bits = 0;
+        for index in 0..self.capacity.saturating_sub(first).min(64) {
+            let bit = 1u64.wrapping_shl(index as u32);
+            let pending = match slots.get(index).unwrap_or(&Slot::UNUSED) {
+                Slot::Idle { latched } => *latched || device & bit != 0,
+                Slot::Held { .. } => held.next().unwrap_or(true),
+                Slot::Live { .. } | Slot::Relayed { .. } => false,
+            };
+            bits |= if pending { bit } else { 0 };
+        }
+        bits
+    }
+
+    pub(in crate::domain) fn report(&self) -> DomainReport {
+        let vectors = self.slots.iter().enumerate().map(|(index, slot)| {
+            let vector = Vector(index as u32);
+            VectorReport::new(vector, slot, self.unsettled.get(&vector).map(ToString::to_string))
+        });
+        let count = |is: fn(&Slot) -> bool| self.slots.iter().filter(|slot| is(slot)).count() as u32;
+        DomainReport {
+            open: self.open,
+            host_vectors: self.bound,
+            live: count(|slot| matches!(slot, Slot::Live { .. })),
+            relayed: count(|slot| matches!(slot, Slot::Relayed { .. })),
+            lingering: self.lingering.len() as u32,
+            error: self.window_error.as_ref().map(ToString::to_string),
+            counters: self.counters.clone(),
+            vectors: vectors.filter(VectorReport::is_noteworthy).collect(),
+        }
+    }
+}
