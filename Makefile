@@ -1,0 +1,54 @@
+# vm-msi: `make run` shows the main job, `make test` passes the tests, `make help` lists the rest.
+
+HOST    ?= 6.12
+CARGO   ?= cargo
+TOOLS   := $(CURDIR)/target/tools
+DENY    := $(TOOLS)/bin/cargo-deny
+
+.DEFAULT_GOAL := help
+.PHONY: help build run test test-fast test-kvm test-linux check lab provision clean
+
+help:  ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
+
+run: build  ## boot a Linux guest with two passed-through devices and watch its vectors grow; HOST=6.1 or DEVICE=<bdf>
+	$(CARGO) run --release --quiet -p demo -- $(if $(DEVICE),--device $(DEVICE),--host $(HOST))
+
+test: test-fast test-kvm test-linux  ## run every test that this machine can run, fast ones first
+
+test-fast:  ## unit tests, the specification's sentences, the reference model, the command line
+	$(CARGO) test --release --workspace --lib --bins
+	$(CARGO) test --release --workspace --doc
+	$(CARGO) test --release --test spec --test model
+
+# Where /dev/kvm does not open, the same test binary runs in the lab host.
+test-kvm: build  ## a bare-metal guest on real KVM
+	$(if $(shell test -w /dev/kvm && echo yes),,CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER="target/release/lab run --") \
+		$(CARGO) test --release --test kvm_msix
+
+test-linux: build  ## Linux guests with passed-through devices, on hosts with and without dynamic MSI-X
+	$(CARGO) test --release --test linux -- --test-threads=1
+
+build:
+	$(CARGO) build --release --workspace
+
+check: $(DENY)  ## formatting, lints, documentation, licences and sources
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets --all-features -- -D warnings
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --all-features --no-deps
+	$(DENY) --all-features check --hide-inclusion-graph bans licenses sources
+	@$(DENY) --all-features check --hide-inclusion-graph advisories || \
+		{ test ! -d ~/.cargo/advisory-dbs/*/.git && echo "check: advisories NOT checked: their database cannot be reached"; }
+
+$(DENY):
+	@echo "check: building cargo-deny, once (some minutes)"
+	$(CARGO) install cargo-deny --locked --quiet --root $(TOOLS)
+
+lab: build  ## a shell in an emulated Linux host with KVM and VFIO; HOST=6.1 for one without dynamic MSI-X
+	target/release/lab shell --kernel $(HOST)
+
+provision: build  ## fetch what the lab host needs: packages, kernels, modules
+	target/release/lab provision
+
+clean:  ## remove what was built; what was fetched too
+	$(CARGO) clean
