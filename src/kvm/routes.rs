@@ -118,6 +118,9 @@ impl Routes {
         for message in apic_ids.into_iter().flat_map(|id| ApicMessage::fixed(id, DEVICE_VECTORS)) {
             self.publish_ahead(message, &mut placed);
         }
+        if placed.is_empty() {
+            return Ok(());
+        }
         self.commit(&placed, commit).map_err(|source| {
             let routes = self.table.as_slice().len();
             self.undo(placed);
@@ -281,3 +284,6 @@ fn msi_route(gsi: Gsi, message: MsiMessage) -> kvm_irq_routing_entry {
         ..Default::default()
     }
 }
+
+#[cfg(test)]
+mod tests;
