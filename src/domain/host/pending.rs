@@ -33,8 +33,10 @@ impl<B: Backend> Host<B> {
     }
 
     pub(in crate::domain) fn report(&self) -> DomainReport {
-        let vectors = self.slots.iter().enumerate().map(|(index, slot)| {
-            let vector = Vector(index as u32);
+        // A vector that was refused its route has no slot yet where it is beyond all that were bound.
+        let refused = self.unsettled.keys().next_back().map_or(0, |last| last.index().saturating_add(1));
+        let vectors = (0..self.slots.len().max(refused)).map(|index| {
+            let (vector, slot) = (Vector(index as u32), self.slots.get(index).unwrap_or(&Slot::UNUSED));
             VectorReport::new(vector, slot, self.unsettled.get(&vector).map(ToString::to_string))
         });
         let count = |is: fn(&Slot) -> bool| self.slots.iter().filter(|slot| is(slot)).count() as u32;
