@@ -1,22 +1,15 @@
-//! What a guest sees of MSI-X, on real KVM: a bare-metal guest makes the accesses and takes the interrupts.
-
-mod bare_metal;
+//! What a guest sees of MSI-X: its accesses as it makes them, its interrupts as they come.
 
 use std::sync::Arc;
 
-use bare_metal::{Card, ENABLE, FUNCTION_MASK, Guest, IRQCHIPS, Machine, fixed};
 use vm_msi::MsiMessage;
 use vm_msi::kvm::Irqchip;
 
-fn guest_with_card(irqchip: Irqchip, cpus: u8, vectors: u16) -> (Guest, Arc<Card>) {
-    let mut machine = Machine::new(irqchip, cpus);
-    let card = machine.plug(vectors);
-    (machine.start(), card)
-}
+use crate::bare_metal::{Card, ENABLE, FUNCTION_MASK, Guest, IRQCHIPS, Machine, fixed};
 
 /// A guest of one CPU that has turned MSI-X on and requested vector 1 as interrupt 0x41.
 fn guest_with_vector_1() -> (Guest, Arc<Card>) {
-    let (guest, card) = guest_with_card(Irqchip::Kernel, 1, 4);
+    let (guest, card) = Machine::with_card(Irqchip::Kernel, 1, 4);
     guest.perform(0, &[card.control(ENABLE)]);
     guest.perform(0, &card.request(1, fixed(0, 0x41)));
     (guest, card)
@@ -25,7 +18,7 @@ fn guest_with_vector_1() -> (Guest, Arc<Card>) {
 #[test]
 fn a_vector_that_the_guest_unmasks_fires_its_own_handler_on_its_own_cpu() {
     for irqchip in IRQCHIPS {
-        let (guest, card) = guest_with_card(irqchip, 2, 4);
+        let (guest, card) = Machine::with_card(irqchip, 2, 4);
         guest.perform(0, &[card.control(ENABLE)]);
         guest.perform(0, &card.request(2, fixed(1, 0x41)));
         card.device.raise(2);
@@ -39,7 +32,7 @@ fn a_vector_that_the_guest_unmasks_fires_its_own_handler_on_its_own_cpu() {
 fn each_of_2048_vectors_fires_its_own_handler_on_its_own_cpu() {
     const CPUS: u8 = 11;
     for irqchip in IRQCHIPS {
-        let (guest, card) = guest_with_card(irqchip, CPUS, 2048);
+        let (guest, card) = Machine::with_card(irqchip, CPUS, 2048);
         let place = |vector: u32| ((vector / 200) as u8, 0x20 + (vector % 200) as u8);
         let requests = (0..2048).flat_map(|vector| {
             let (cpu, handler) = place(vector);
@@ -64,7 +57,7 @@ fn each_of_2048_vectors_fires_its_own_handler_on_its_own_cpu() {
 #[test]
 fn a_masked_vector_waits_in_the_pba_and_fires_once_when_unmasked() {
     for irqchip in IRQCHIPS {
-        let (guest, card) = guest_with_card(irqchip, 2, 128);
+        let (guest, card) = Machine::with_card(irqchip, 2, 128);
         guest.perform(0, &[card.control(ENABLE)]);
         guest.perform(0, &card.request(70, fixed(1, 0x41)));
         guest.perform(0, &[card.mask(70)]);
@@ -131,7 +124,7 @@ fn a_vector_that_the_guest_releases_goes_back_to_the_host_and_keeps_what_comes()
 
 #[test]
 fn a_live_vector_that_is_rewritten_fires_at_its_new_place_only() {
-    let (guest, card) = guest_with_card(Irqchip::Kernel, 2, 4);
+    let (guest, card) = Machine::with_card(Irqchip::Kernel, 2, 4);
     guest.perform(0, &[card.control(ENABLE)]);
     guest.perform(0, &card.request(0, fixed(0, 0x41)));
     for round in 1..=100 {

@@ -47,10 +47,11 @@ global_asm!(
     "pop rax",
     "add rsp, 8",
     "iretq",
-    // Where each CPU starts: its local APIC on, all priorities accepted.
+    // Where each CPU starts: its local APIC on, all priorities accepted, and no interrupt of the old PIC.
     "bare_metal_entry:",
     "mov dword ptr [r13 + 0xf0], 0x1ff",
     "mov dword ptr [r13 + 0x80], 0",
+    "mov dword ptr [r13 + 0x350], 0x10000",
     "bare_metal_idle:",
     "cli",
     "mov rax, [r15 + {command}]",

@@ -1,8 +1,7 @@
-//! A guest without an operating system, on real KVM: the harness of the `kvm_*` tests.
+//! A guest without an operating system, on real KVM: the harness of these tests.
 //!
 //! Its program (`code.rs`) performs the accesses that a test asks for and counts the interrupts that come. They
 //! reach a [`Card`], a PCI function whose MSI-X is the crate's and whose device is the test's.
-#![allow(dead_code, unused_imports, reason = "each test crate uses its own part of the harness")]
 
 mod card;
 mod code;
@@ -26,7 +25,6 @@ use vm_msi::kvm::{Irqchip, KvmRouter};
 pub(crate) const IRQCHIPS: [Irqchip; 2] = [Irqchip::Kernel, Irqchip::Split];
 
 pub(crate) use card::{Card, ENABLE, FUNCTION_MASK};
-pub(crate) use device::Device;
 pub(crate) use guest::{Guest, Operation, eventually, fixed};
 
 /// How long a test waits for what must come. Emulated hosts are slow, so it is far more than it takes.
@@ -88,6 +86,13 @@ impl Machine {
         let vm = Arc::new(vm);
         let router = Arc::new(KvmRouter::new(vm.clone(), irqchip, cpus.into()));
         Self { vm, memory, cpuid, cpus, router, cards: Vec::new() }
+    }
+
+    /// A running VM of `cpus` CPUs with one function of `vectors` vectors.
+    pub(crate) fn with_card(irqchip: Irqchip, cpus: u8, vectors: u16) -> (Guest, Arc<Card>) {
+        let mut machine = Self::new(irqchip, cpus);
+        let card = machine.plug(vectors);
+        (machine.start(), card)
     }
 
     /// The VM itself, for what a test does behind the router's back.

@@ -1,0 +1,8 @@
+//! The crate on real KVM: a guest without an operating system makes the accesses of a driver and takes the
+//! interrupts, so each test states what a guest sees and what the kernel does, and no fake is between.
+//!
+//! All need /dev/kvm, and say so where it does not open. One binary, so that the lab host is booted once for it.
+
+mod bare_metal;
+mod delivery;
+mod routing;

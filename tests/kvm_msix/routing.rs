@@ -1,0 +1,208 @@
+//! The VM's routing table: what it costs, what it carries, and what happens when it is full.
+
+use kvm_bindings::KvmIrqRouting;
+use kvm_ioctls::VmFd;
+use vm_msi::kvm::Irqchip;
+use vm_msi::{MsiMessage, Router};
+use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+
+use crate::bare_metal::{Card, ENABLE, Guest, IRQCHIPS, Machine, Operation, eventually, fixed};
+
+const SERIAL_GSI: u32 = 4;
+const SERIAL_VECTOR: u8 = 0x34;
+
+/// Has the guest send the serial port's interrupt to CPU 0, through the IOAPIC.
+fn route_serial_port(guest: &Guest) {
+    const SELECT: u64 = 0xfec0_0000;
+    const WINDOW: u64 = 0xfec0_0010;
+    let redirection = 0x10 + 2 * u64::from(SERIAL_GSI);
+    let operations = [(redirection + 1, 0), (redirection, u64::from(SERIAL_VECTOR))]
+        .map(|(register, value)| [Operation::write(SELECT, 4, register), Operation::write(WINDOW, 4, value)]);
+    guest.perform(0, operations.as_flattened());
+}
+
+/// An eventfd that is attached to the serial port's pin.
+fn serial_port(vm: &VmFd) -> EventFd {
+    let eventfd = EventFd::new(EFD_NONBLOCK).unwrap();
+    vm.register_irqfd(&eventfd, SERIAL_GSI).unwrap();
+    eventfd
+}
+
+#[test]
+fn the_serial_ports_interrupt_works_after_messages_were_committed() {
+    let mut machine = Machine::new(Irqchip::Kernel, 1);
+    let card = machine.plug(4);
+    let (vm, router) = (machine.vm(), machine.router());
+    let guest = machine.start();
+    route_serial_port(&guest);
+    let serial = serial_port(&vm);
+    serial.write(1).unwrap();
+    guest.wait_for(0, SERIAL_VECTOR, 1);
+
+    guest.perform(0, &[card.control(ENABLE)]);
+    guest.perform(0, &card.request(0, fixed(0, 0x41)));
+    assert_eq!(router.counters().commits, 1);
+    card.device.raise(0);
+    guest.wait_for(0, 0x41, 1);
+    serial.write(1).unwrap();
+    guest.wait_for(0, SERIAL_VECTOR, 2);
+}
+
+/// The control of the test above: it would see a table that leaves the pins out.
+#[test]
+fn a_table_without_the_pins_cuts_the_serial_port_off() {
+    let machine = Machine::new(Irqchip::Kernel, 1);
+    let vm = machine.vm();
+    let guest = machine.start();
+    route_serial_port(&guest);
+    let serial = serial_port(&vm);
+    serial.write(1).unwrap();
+    guest.wait_for(0, SERIAL_VECTOR, 1);
+
+    vm.set_gsi_routing(&KvmIrqRouting::new(0).unwrap()).unwrap();
+    serial.write(1).unwrap();
+    // The kernel takes the signal out of the eventfd, and there is nowhere to send it.
+    eventually(|| serial.read().is_err(), || "the kernel to take the signal".into());
+    guest.settle(0);
+    assert_eq!(guest.all_interrupts(0), 1, "nothing more");
+}
+
+/// The control of all tests that say that nothing is lost: this harness sees a loss.
+#[test]
+fn a_signal_that_meets_an_irqfd_without_a_route_is_lost_and_never_so_in_the_routers_order() {
+    let machine = Machine::new(Irqchip::Kernel, 1);
+    let (vm, router) = (machine.vm(), machine.router());
+    let guest = machine.start();
+    let publish = || {
+        let mut routes = Vec::new();
+        router.publish(&[fixed(0, 0x41)], &mut routes);
+        routes.pop().unwrap().unwrap()
+    };
+
+    // Irqfd first: the signal is gone, also when the route comes.
+    let early = EventFd::new(EFD_NONBLOCK).unwrap();
+    let gsi = 24 + 0x41 - 0x20;
+    vm.register_irqfd(&early, gsi).unwrap();
+    early.write(1).unwrap();
+    eventually(|| early.read().is_err(), || "the kernel to take the signal".into());
+    let blank = publish();
+    guest.settle(0);
+    assert_eq!(guest.interrupts(0, 0x41), 0, "lost");
+    vm.unregister_irqfd(&early, gsi).unwrap();
+    router.withdraw(blank);
+
+    // The router's order: the eventfd keeps it.
+    let eventfd = EventFd::new(EFD_NONBLOCK).unwrap();
+    for round in 1..=100 {
+        eventfd.write(1).unwrap();
+        let route = publish();
+        router.attach(&eventfd, &route).unwrap();
+        guest.wait_for(0, 0x41, round);
+        router.detach(&eventfd, &route).unwrap();
+        router.withdraw(route);
+    }
+}
+
+/// All that a driver does for a card of 2048 vectors, 208 on each CPU.
+fn requests(card: &Card) -> Vec<Operation> {
+    (0..2048)
+        .flat_map(|vector| card.request(vector, fixed((vector / 208) as u8, 0x20 + (vector % 208) as u8)))
+        .collect()
+}
+
+#[test]
+fn vectors_of_destinations_that_were_published_at_start_cost_no_commit() {
+    for irqchip in IRQCHIPS {
+        let mut machine = Machine::new(irqchip, 1);
+        let card = machine.plug(2048);
+        let router = machine.router();
+        router.publish_destinations(0..10).unwrap();
+        assert_eq!(router.counters().commits, 1);
+        let guest = machine.start();
+        guest.perform(0, &[card.control(ENABLE)]);
+        guest.perform(0, &requests(&card));
+        assert_eq!(card.msix.report().live, 2048);
+        assert_eq!(router.counters().commits, 1);
+        card.device.raise(7);
+        guest.wait_for(0, 0x27, 1);
+    }
+}
+
+#[test]
+fn vectors_of_destinations_that_were_not_published_cost_one_commit_a_destination() {
+    let mut machine = Machine::new(Irqchip::Kernel, 1);
+    let card = machine.plug(2048);
+    let router = machine.router();
+    let guest = machine.start();
+    guest.perform(0, &[card.control(ENABLE)]);
+    guest.perform(0, &requests(&card));
+    assert_eq!(card.msix.report().live, 2048);
+    assert_eq!(router.counters().commits, 10);
+
+    let commits = router.counters().commits;
+    let again: Vec<_> = (0..2048).flat_map(|v| [card.mask(v), card.unmask(v), card.mask(v)]).collect();
+    guest.perform(0, &again);
+    guest.perform(0, &[card.control(0), card.control(ENABLE)]);
+    guest.perform(0, &requests(&card));
+    assert_eq!(router.counters().commits, commits, "masking, growing and enabling again are free");
+}
+
+#[test]
+fn vectors_beyond_the_routing_table_wait_and_come_alive_when_others_are_released() {
+    let mut machine = Machine::new(Irqchip::Kernel, 1);
+    let cards = [machine.plug(2048), machine.plug(2048)];
+    let router = machine.router();
+    let guest = machine.start();
+    // 4096 messages, of which the last 40 find no room: those are interrupts of CPU 0. All others are for CPUs
+    // that do not exist.
+    let message = |index: u32| match index {
+        4056.. => fixed(0, 0x20 + (index - 4056) as u8),
+        _ => fixed(1 + (index / 224) as u8, 0x20 + (index % 224) as u8),
+    };
+    // Messages that nobody uses give their room first.
+    router.publish_destinations(100..120).unwrap();
+    assert_eq!(router.counters().published, 4056);
+    for (card, first) in cards.iter().zip([0, 2048]) {
+        guest.perform(0, &[card.control(ENABLE)]);
+        let requests: Vec<_> = (0..2048).flat_map(|v| card.request(v, message(first + v))).collect();
+        guest.perform(0, &requests);
+    }
+    assert_eq!(router.counters().evictions, 4056);
+    assert_eq!(router.counters().in_use, 4056);
+    assert_eq!((cards[0].msix.unsettled(), cards[1].msix.unsettled()), (0, 40));
+    let report = cards[1].msix.report();
+    let error = report.vectors.iter().find_map(|vector| vector.error.as_ref()).unwrap();
+    assert!(error.contains("no room"), "{error}");
+
+    // They wait, also when asked again in vain.
+    (2008..2048).for_each(|vector| cards[1].device.raise(vector));
+    cards[1].msix.retry();
+    guest.settle(0);
+    assert_eq!((cards[1].msix.unsettled(), guest.all_interrupts(0)), (40, 0));
+    assert!(cards[1].is_pending(&guest, 0, 2040));
+
+    let released: Vec<_> = (0..39).flat_map(|vector| cards[0].release(vector)).collect();
+    guest.perform(0, &released);
+    cards[1].msix.retry();
+    assert_eq!(cards[1].msix.unsettled(), 1);
+    guest.perform(0, &cards[0].release(39));
+    cards[1].msix.retry();
+    assert_eq!(cards[1].msix.unsettled(), 0);
+    for vector in 0..40 {
+        guest.wait_for(0, 0x20 + vector, 1);
+    }
+    assert_eq!(guest.all_interrupts(0), 40);
+}
+
+#[test]
+fn a_message_is_delivered_without_any_route() {
+    let machine = Machine::new(Irqchip::Kernel, 2);
+    let router = machine.router();
+    let guest = machine.start();
+    router.signal(fixed(1, 0x41)).unwrap();
+    guest.wait_for(1, 0x41, 1);
+    assert!(router.signal(MsiMessage::BLANK).is_err());
+    assert!(router.signal(fixed(1, 0x0f)).is_err());
+    guest.settle(1);
+    assert_eq!((guest.all_interrupts(1), router.counters().commits), (1, 0));
+}
