@@ -1,0 +1,398 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * doorbell - grows and shrinks the MSI-X vectors of an ivshmem-doorbell device
+ * one by one, rings them, and counts what arrives.
+ *
+ * A device whose server hands it its own eventfds back as a peer's rings
+ * itself: a write of (own id << 16 | vector) to the doorbell register raises
+ * that vector, and nothing else ever does. So each ring must run the handler of
+ * its vector exactly once; a ring is lost when nothing came within the
+ * patience. MSI-X is enabled with one vector; the others come and go while it
+ * stays enabled. Kernels before 6.2 cannot do that: there all table entries are
+ * allocated when MSI-X is enabled, and only requested and freed one by one.
+ *
+ * In the device's sysfs directory:
+ *   command (write)  grow N         vectors 0..N-1 exist; each new one is rung
+ *                    shrink N       the vectors from N on are freed
+ *                    ring V COUNT   rings one vector; V may be "all"
+ *                    pound          rings vector 0 without pause from now on
+ *                    rest           no longer
+ *   results (read)   key=value lines; while pounding, one ring may be on its way
+ * A write returns when the command is done. A lost ring is a result, not an
+ * error.
+ *
+ * Locking: the mutex is held for a whole command. A vector has one ringer at a
+ * time: the pounding thread owns vector 0 while it runs, commands own the rest.
+ */
+#include <linux/delay.h>
+#include <linux/interrupt.h>
+#include <linux/kthread.h>
+#include <linux/ktime.h>
+#include <linux/module.h>
+#include <linux/mutex.h>
+#include <linux/pci.h>
+#include <linux/sysfs.h>
+#include <linux/version.h>
+#include <linux/wait.h>
+
+#define BAR_REGISTERS	0
+#define REG_IVPOSITION	8	/* read: the device's own id */
+#define REG_DOORBELL	12	/* write: peer id << 16 | vector */
+#define MAX_RINGABLE	256	/* QEMU takes the vector from the low eight bits */
+
+static unsigned int patience_ms = 1000;
+module_param(patience_ms, uint, 0644);
+MODULE_PARM_DESC(patience_ms, "a ring that has not arrived by then is lost");
+
+struct vector {
+	wait_queue_head_t arrival;
+	atomic_t received;
+	/* Written by the vector's ringer alone. */
+	unsigned int rung;
+	unsigned int lost;
+	int irq;
+	char name[24];
+};
+
+struct doorbell {
+	struct pci_dev *pdev;
+	void __iomem *registers;
+	struct mutex command;
+	struct task_struct *pounder;
+	struct vector *vectors;
+	unsigned int id;
+	unsigned int table_size;
+	unsigned int grown;		/* vectors 0..grown-1 exist */
+	unsigned int growths;		/* how often one was added */
+	u64 grow_ns;			/* time all of that took, rings excluded */
+	u64 grow_max_ns;
+};
+
+static irqreturn_t on_arrival(int irq, void *data)
+{
+	struct vector *vector = data;
+
+	atomic_inc(&vector->received);
+	wake_up(&vector->arrival);
+	return IRQ_HANDLED;
+}
+
+static void ring(struct doorbell *bell, unsigned int index)
+{
+	struct vector *vector = &bell->vectors[index];
+	int before = atomic_read(&vector->received);
+
+	WRITE_ONCE(vector->rung, vector->rung + 1);
+	iowrite32(bell->id << 16 | index, bell->registers + REG_DOORBELL);
+	if (!wait_event_timeout(vector->arrival,
+				atomic_read(&vector->received) != before,
+				msecs_to_jiffies(patience_ms))) {
+		WRITE_ONCE(vector->lost, vector->lost + 1);
+		dev_warn(&bell->pdev->dev, "vector %u: ring %u lost\n", index,
+			 vector->rung);
+	}
+}
+
+#if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 2, 0)
+static const char *const growth = "one-by-one";
+
+static int enable_msix(struct doorbell *bell)
+{
+	if (!pci_msix_can_alloc_dyn(bell->pdev))
+		return dev_err_probe(&bell->pdev->dev, -EOPNOTSUPP,
+				     "no vectors can be added after enable\n");
+	return pci_alloc_irq_vectors(bell->pdev, 1, 1, PCI_IRQ_MSIX);
+}
+
+static int allocate(struct doorbell *bell, unsigned int index)
+{
+	struct msi_map map;
+
+	/* Vector 0 came with enable and lives as long as that. */
+	if (index == 0)
+		return pci_irq_vector(bell->pdev, 0);
+	map = pci_msix_alloc_irq_at(bell->pdev, index, NULL);
+	return map.index < 0 ? map.index : map.virq;
+}
+
+static void release(struct doorbell *bell, unsigned int index)
+{
+	struct msi_map map = {
+		.index = index,
+		.virq = bell->vectors[index].irq,
+	};
+
+	if (index != 0)
+		pci_msix_free_irq(bell->pdev, map);
+}
+#else
+static const char *const growth = "at-enable";
+
+static int enable_msix(struct doorbell *bell)
+{
+	return pci_alloc_irq_vectors(bell->pdev, bell->table_size,
+				     bell->table_size, PCI_IRQ_MSIX);
+}
+
+static int allocate(struct doorbell *bell, unsigned int index)
+{
+	return pci_irq_vector(bell->pdev, index);
+}
+
+static void release(struct doorbell *bell, unsigned int index)
+{
+}
+#endif
+
+static int add_vector(struct doorbell *bell)
+{
+	unsigned int index = bell->grown;
+	struct vector *vector = &bell->vectors[index];
+	u64 start = ktime_get_ns(), took;
+	int err;
+
+	vector->irq = allocate(bell, index);
+	if (vector->irq < 0)
+		return vector->irq;
+	err = request_irq(vector->irq, on_arrival, 0, vector->name, vector);
+	if (err) {
+		release(bell, index);
+		return err;
+	}
+	took = ktime_get_ns() - start;
+	bell->grow_ns += took;
+	bell->grow_max_ns = max(bell->grow_max_ns, took);
+	bell->growths++;
+	bell->grown++;
+	return 0;
+}
+
+static void remove_vector(struct doorbell *bell)
+{
+	unsigned int index = --bell->grown;
+
+	free_irq(bell->vectors[index].irq, &bell->vectors[index]);
+	release(bell, index);
+}
+
+static int grow(struct doorbell *bell, unsigned int count)
+{
+	int err;
+
+	if (count > min_t(unsigned int, bell->table_size, MAX_RINGABLE))
+		return -ERANGE;
+	while (bell->grown < count) {
+		err = add_vector(bell);
+		if (err)
+			return err;
+		ring(bell, bell->grown - 1);
+	}
+	return 0;
+}
+
+static int shrink(struct doorbell *bell, unsigned int count)
+{
+	if (count == 0 && bell->pounder)
+		return -EBUSY;
+	while (bell->grown > count)
+		remove_vector(bell);
+	return 0;
+}
+
+static int ring_range(struct doorbell *bell, unsigned int first,
+		      unsigned int end, unsigned int count)
+{
+	unsigned int index;
+
+	if (end > bell->grown)
+		return -ERANGE;
+	if (first == 0 && bell->pounder)
+		return -EBUSY;
+	while (count--) {
+		for (index = first; index < end; index++) {
+			ring(bell, index);
+			if (signal_pending(current))
+				return -EINTR;
+		}
+	}
+	return 0;
+}
+
+static int pound_thread(void *data)
+{
+	struct doorbell *bell = data;
+
+	while (!kthread_should_stop()) {
+		ring(bell, 0);
+		cond_resched();
+	}
+	return 0;
+}
+
+static int pound(struct doorbell *bell)
+{
+	struct task_struct *thread;
+
+	if (bell->grown == 0)
+		return -ERANGE;
+	if (bell->pounder)
+		return -EALREADY;
+	thread = kthread_run(pound_thread, bell, "doorbell-pound");
+	if (IS_ERR(thread))
+		return PTR_ERR(thread);
+	bell->pounder = thread;
+	return 0;
+}
+
+static void rest(struct doorbell *bell)
+{
+	if (bell->pounder)
+		kthread_stop(bell->pounder);
+	bell->pounder = NULL;
+}
+
+static int obey(struct doorbell *bell, const char *text)
+{
+	unsigned int index, count;
+
+	if (sscanf(text, "grow %u", &count) == 1)
+		return grow(bell, count);
+	if (sscanf(text, "shrink %u", &count) == 1)
+		return shrink(bell, count);
+	if (sscanf(text, "ring all %u", &count) == 1)
+		return ring_range(bell, 0, bell->grown, count);
+	if (sscanf(text, "ring %u %u", &index, &count) == 2)
+		return index < bell->grown ?
+			ring_range(bell, index, index + 1, count) : -ERANGE;
+	if (sysfs_streq(text, "pound"))
+		return pound(bell);
+	if (sysfs_streq(text, "rest")) {
+		rest(bell);
+		return 0;
+	}
+	return -EINVAL;
+}
+
+static ssize_t command_store(struct device *dev, struct device_attribute *attr,
+			     const char *text, size_t length)
+{
+	struct doorbell *bell = dev_get_drvdata(dev);
+	int err;
+
+	mutex_lock(&bell->command);
+	err = obey(bell, text);
+	mutex_unlock(&bell->command);
+	return err ? err : length;
+}
+static DEVICE_ATTR_WO(command);
+
+static ssize_t results_show(struct device *dev, struct device_attribute *attr,
+			    char *text)
+{
+	struct doorbell *bell = dev_get_drvdata(dev);
+	u64 rung = 0, received = 0, lost = 0;
+	unsigned int index, uneven = 0;
+	struct vector *first = &bell->vectors[0];
+
+	for (index = 0; index < bell->table_size; index++) {
+		struct vector *vector = &bell->vectors[index];
+		unsigned int arrived = atomic_read(&vector->received);
+
+		rung += READ_ONCE(vector->rung);
+		lost += READ_ONCE(vector->lost);
+		received += arrived;
+		/* Something came late, twice, or on a neighbour's vector. */
+		uneven += arrived != vector->rung - vector->lost;
+	}
+	return sysfs_emit(text,
+			  "growth=%s\ntable=%u\nvectors=%u\n"
+			  "rung=%llu\nreceived=%llu\nlost=%llu\nuneven=%u\n"
+			  "first_rung=%u\nfirst_received=%u\nfirst_lost=%u\n"
+			  "growths=%u\ngrow_us=%llu\ngrow_max_us=%llu\n",
+			  growth, bell->table_size, bell->grown,
+			  rung, received, lost, uneven,
+			  READ_ONCE(first->rung), atomic_read(&first->received),
+			  READ_ONCE(first->lost), bell->growths,
+			  div_u64(bell->grow_ns, NSEC_PER_USEC),
+			  div_u64(bell->grow_max_ns, NSEC_PER_USEC));
+}
+static DEVICE_ATTR_RO(results);
+
+static struct attribute *doorbell_attrs[] = {
+	&dev_attr_command.attr,
+	&dev_attr_results.attr,
+	NULL,
+};
+ATTRIBUTE_GROUPS(doorbell);
+
+static int doorbell_probe(struct pci_dev *pdev, const struct pci_device_id *id)
+{
+	struct doorbell *bell;
+	int err, index, table_size;
+
+	err = pcim_enable_device(pdev);
+	if (err)
+		return err;
+	table_size = pci_msix_vec_count(pdev);
+	if (table_size < 0)
+		return table_size;
+	err = pcim_iomap_regions(pdev, BIT(BAR_REGISTERS), KBUILD_MODNAME);
+	if (err)
+		return err;
+	bell = devm_kzalloc(&pdev->dev, sizeof(*bell), GFP_KERNEL);
+	if (!bell)
+		return -ENOMEM;
+	bell->vectors = devm_kcalloc(&pdev->dev, table_size,
+				     sizeof(*bell->vectors), GFP_KERNEL);
+	if (!bell->vectors)
+		return -ENOMEM;
+	bell->pdev = pdev;
+	bell->table_size = table_size;
+	bell->registers = pcim_iomap_table(pdev)[BAR_REGISTERS];
+	bell->id = ioread32(bell->registers + REG_IVPOSITION);
+	mutex_init(&bell->command);
+	for (index = 0; index < table_size; index++) {
+		struct vector *vector = &bell->vectors[index];
+
+		init_waitqueue_head(&vector->arrival);
+		snprintf(vector->name, sizeof(vector->name), "doorbell-%d",
+			 index);
+	}
+	pci_set_master(pdev);
+	pci_set_drvdata(pdev, bell);
+	err = enable_msix(bell);
+	if (err < 0)
+		return err;
+	err = add_vector(bell);
+	if (err)
+		pci_free_irq_vectors(pdev);
+	return err;
+}
+
+static void doorbell_remove(struct pci_dev *pdev)
+{
+	struct doorbell *bell = pci_get_drvdata(pdev);
+
+	rest(bell);
+	shrink(bell, 0);
+	pci_free_irq_vectors(pdev);
+}
+
+static const struct pci_device_id doorbell_ids[] = {
+	{ PCI_DEVICE(PCI_VENDOR_ID_REDHAT_QUMRANET, 0x1110) },
+	{ }
+};
+MODULE_DEVICE_TABLE(pci, doorbell_ids);
+
+static struct pci_driver doorbell_driver = {
+	.name = KBUILD_MODNAME,
+	.id_table = doorbell_ids,
+	.probe = doorbell_probe,
+	.remove = doorbell_remove,
+	.dev_groups = doorbell_groups,
+};
+module_pci_driver(doorbell_driver);
+
+MODULE_DESCRIPTION("Grows, rings and counts the MSI-X vectors of ivshmem-doorbell");
+MODULE_AUTHOR("The vm-msi authors");
+MODULE_LICENSE("GPL");

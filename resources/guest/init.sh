@@ -1,0 +1,185 @@
+#!/bin/sh
+# The guest's init: runs the jobs that the kernel command line names, says what came of each, and ends the machine.
+#
+# What a program should read is in lines `guest> TOPIC key=value ...`; only the last value, `why`, has spaces in it.
+# Between `guest> begin NAME` and `guest> end NAME` lies some command's own output. A job that could not do its work
+# says `guest> failed job=.. why=..`, and the next one runs. The last line is `guest> bye`.
+#
+# Unknown words of the command line are init's environment:
+#   jobs=A,B,..   the functions job_A, job_B .. below, in this order
+#   end=          poweroff (unless said otherwise), reboot, or crash
+#   vectors=64    how far doorbells grow         rings=10000   how many rings job_pound waits for
+#   rounds=10     how often job_rebind does it   read_mib=32   how much job_nvme reads
+export PATH=/bin
+: "${jobs:=}" "${end:=poweroff}" "${vectors:=64}" "${rings:=10000}" "${rounds:=10}" "${read_mib:=32}"
+pci=/sys/bus/pci
+
+say() { echo "guest> $*"; }
+fail() { say "failed job=$job why=$*"; }
+
+# The first line: how long after it started the machine came here.
+mount -t proc none /proc
+read -r uptime _ </proc/uptime
+say "init uptime=$uptime kernel=$(uname -r) cpus=$(nproc)"
+mount -t sysfs none /sys
+mount -t devtmpfs none /dev
+mount -t tmpfs none /tmp
+# Kernel messages would cut into our lines; errors may.
+dmesg -n 4
+
+# devices DRIVER: the addresses of the devices bound to it.
+devices() { ls "$pci/drivers/$1" 2>/dev/null | grep '^....:..:..\..$'; }
+
+# until_true SECONDS COMMAND..: whether it came true in time.
+until_true() {
+    tries=$(($1 * 20))
+    shift
+    until "$@"; do
+        tries=$((tries - 1))
+        [ $tries -gt 0 ] || return 1
+        usleep 50000
+    done
+}
+
+# order DEVICE WORDS..: a command to the doorbell driver.
+order() {
+    at=$1
+    shift
+    echo "$*" >"$pci/devices/$at/command" || fail "$at: $* was refused"
+}
+result() { sed -n "s/^$2=//p" "$pci/devices/$1/results"; }
+say_results() { say "doorbell at=$1 $(tr '\n' ' ' <"$pci/devices/$1/results")"; }
+
+need_doorbells() {
+    bells=$(devices doorbell)
+    [ -n "$bells" ] || { fail 'no doorbell device'; return 1; }
+}
+
+job_grow() {
+    need_doorbells || return
+    for bell in $bells; do
+        order "$bell" grow "$vectors"
+        # With all of them there, each is still alone on its message.
+        order "$bell" ring all 1
+        say_results "$bell"
+    done
+}
+
+job_pound() {
+    need_doorbells || return
+    for bell in $bells; do
+        order "$bell" pound
+        times=0
+        while [ "$(result "$bell" first_rung)" -lt "$rings" ]; do
+            order "$bell" grow "$vectors"
+            order "$bell" shrink 1
+            times=$((times + 1))
+            [ $((times % 10)) -ne 0 ] || say "pounding at=$bell times=$times rung=$(result "$bell" first_rung)"
+        done
+        order "$bell" rest
+        say_results "$bell"
+        say "pounded at=$bell times=$times"
+    done
+}
+
+# Reads from the disk on every CPU at once, past the page cache, so that every queue works; then all of it has one digest.
+job_nvme() {
+    disk=/dev/nvme0n1
+    until_true 20 test -b $disk || { fail 'no nvme0n1 after 20 s'; return; }
+    cpus=$(nproc)
+    share=$((read_mib * 16 / cpus)) # in blocks of 64 KiB
+    read -r start _ </proc/uptime
+    cpu=0
+    while [ $cpu -lt "$cpus" ]; do
+        taskset "$(printf %x $((1 << cpu)))" \
+            dd if=$disk of="/tmp/part$cpu" bs=64k skip=$((cpu * share)) count=$share iflag=direct 2>/dev/null &
+        cpu=$((cpu + 1))
+    done
+    wait
+    read -r stop _ </proc/uptime
+    parts=$(seq -f /tmp/part%.0f 0 $((cpus - 1)))
+    digest=$(cat $parts | sha256sum | cut -d' ' -f1)
+    bytes=$(cat $parts | wc -c)
+    rm -f $parts
+    # The driver finds a completion whose interrupt was lost when its time is up, and says so.
+    polled=$(dmesg | grep -c 'nvme.*\(completion polled\|timeout\)')
+    say "nvme at=$(devices nvme | head -n 1) bytes=$bytes sha256=$digest readers=$cpus polled=$polled from=$start to=$stop"
+    interrupts nvme
+}
+
+# interrupts NAME: the interrupts of that name that came, and how often.
+interrupts() {
+    awk -v want="$1" 'NR == 1 { cpus = NF; next }
+        $NF ~ want { sum = 0; for (i = 2; i <= cpus + 1; i++) sum += $i
+            sub(":", "", $1); if (sum) print "guest> interrupt irq=" $1 " name=" $NF " count=" sum }' /proc/interrupts
+}
+
+# How many vectors each device has.
+job_vectors() {
+    for device in "$pci"/devices/*; do
+        [ -d "$device/msi_irqs" ] || continue
+        driver=$(basename "$(readlink "$device/driver")")
+        say "vectors at=${device##*/} driver=$driver count=$(ls "$device/msi_irqs" | wc -l)"
+    done
+}
+
+job_lspci() {
+    times_listed=$((${times_listed:-0} + 1))
+    say "begin lspci-$times_listed"
+    /usr/bin/lspci -vvv -nn
+    say "end lspci-$times_listed"
+}
+
+# Takes the drivers off their devices and puts them back.
+job_rebind() {
+    times=0
+    while [ $times -lt "$rounds" ]; do
+        for driver in nvme doorbell; do
+            for device in $(devices $driver); do
+                echo "$device" >"$pci/drivers/$driver/unbind" || fail "$driver does not let go of $device"
+                echo "$device" >"$pci/drivers/$driver/bind" || fail "$driver does not take $device back"
+            done
+        done
+        [ -z "$(devices doorbell)" ] || job_grow
+        [ -z "$(devices nvme)" ] || until_true 20 test -b /dev/nvme0n1 || fail 'nvme0n1 did not come back'
+        times=$((times + 1))
+        say "rebound times=$times"
+    done
+}
+
+# Resets every device that can be reset, with its driver bound.
+job_flr() {
+    for device in $(devices nvme) $(devices doorbell); do
+        [ -s "$pci/devices/$device/reset_method" ] || { say "reset at=$device method=none"; continue; }
+        method=$(tr ' ' , <"$pci/devices/$device/reset_method")
+        if echo 1 >"$pci/devices/$device/reset"; then
+            say "reset at=$device method=$method"
+        else
+            fail "$device was not reset"
+        fi
+    done
+}
+
+# Waits until the host sends a line.
+job_hold() {
+    times_held=$((${times_held:-0} + 1))
+    say "holding times=$times_held"
+    read -r -t 120 _ || fail 'nobody said to go on'
+}
+
+job_modules() {
+    while read -r module; do
+        # Modules may be built in or loaded already.
+        insmod "/modules/$module" || fail "$module was not loaded"
+    done </modules/order
+}
+
+for job in modules $(echo "$jobs" | tr , ' '); do
+    if type "job_$job" >/dev/null 2>&1; then "job_$job"; else fail 'there is no such job'; fi
+done
+say bye
+case $end in
+reboot) reboot -f ;;
+crash) echo c >/proc/sysrq-trigger ;;
+*) poweroff -f ;;
+esac
