@@ -87,17 +87,16 @@ job_nvme() {
     disk=/dev/nvme0n1
     until_true 20 test -b $disk || { fail 'no nvme0n1 after 20 s'; return; }
     cpus=$(nproc)
-    share=$((read_mib * 16 / cpus)) # in blocks of 64 KiB
+    share=$(((read_mib * 16 + cpus - 1) / cpus)) # in blocks of 64 KiB
     read -r start _ </proc/uptime
-    cpu=0
-    while [ $cpu -lt "$cpus" ]; do
+    parts=
+    for cpu in $(seq 0 $((cpus - 1))); do
+        parts="$parts /tmp/part$cpu"
         taskset "$(printf %x $((1 << cpu)))" \
             dd if=$disk of="/tmp/part$cpu" bs=64k skip=$((cpu * share)) count=$share iflag=direct 2>/dev/null &
-        cpu=$((cpu + 1))
     done
     wait
     read -r stop _ </proc/uptime
-    parts=$(seq -f /tmp/part%.0f 0 $((cpus - 1)))
     digest=$(cat $parts | sha256sum | cut -d' ' -f1)
     bytes=$(cat $parts | wc -c)
     rm -f $parts

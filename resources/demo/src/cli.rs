@@ -1,0 +1,114 @@
+//! What `demo` understands.
+
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use guest::{Monitor, Result};
+use lab::Series;
+
+use crate::{compare, run};
+
+/// Boot a Linux guest with passed-through devices and report what became of their interrupts.
+#[derive(Parser)]
+#[command(version, args_conflicts_with_subcommands = true)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    verb: Option<Verb>,
+    #[command(flatten)]
+    run: Run,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Ring one vector without pause while others come and go: lost interrupts, ours beside QEMU's.
+    CompareLosses(CompareLosses),
+    /// Time from the start of the monitor to the guest's init, ours beside QEMU's.
+    CompareBoot(CompareBoot),
+}
+
+/// The main job.
+#[derive(Args, Clone)]
+pub(crate) struct Run {
+    /// The kernel of the emulated host: 6.12 (has dynamic MSI-X) or 6.1 (has not).
+    #[arg(long, default_value_t = Series::V6_12)]
+    pub(crate) host: Series,
+    /// Use this machine's own KVM and VFIO instead, with this device; it must be bound to vfio-pci.
+    #[arg(long, value_name = "BDF", conflicts_with = "host")]
+    pub(crate) device: Option<String>,
+    /// The kernel of the guest: 6.12 or 6.1.
+    #[arg(long, default_value_t = Series::V6_12)]
+    pub(crate) guest: Series,
+    /// vCPUs of the guest.
+    #[arg(long, default_value_t = 4)]
+    pub(crate) cpus: u32,
+    /// Vectors of the device that grows, up to 256.
+    #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u16).range(1..=256))]
+    pub(crate) vectors: u16,
+    /// MiB to read from the disk.
+    #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(u64).range(1..=4096))]
+    pub(crate) read_mib: u64,
+    /// Who runs the guest.
+    #[arg(long, value_enum, default_value_t = Who::Ours)]
+    pub(crate) monitor: Who,
+}
+
+/// Lost interrupts beside QEMU's.
+#[derive(Args, Clone)]
+pub(crate) struct CompareLosses {
+    /// The kernel of the emulated host.
+    #[arg(long, default_value_t = Series::V6_1)]
+    pub(crate) host: Series,
+    /// How often vector 0 rings at least.
+    #[arg(long, default_value_t = 10_000)]
+    pub(crate) rings: u64,
+    /// How often vector 0 rings at least under QEMU.
+    #[arg(long, default_value_t = 2_000)]
+    pub(crate) qemu_rings: u64,
+    /// vCPUs of the guest.
+    #[arg(long, default_value_t = 2)]
+    pub(crate) cpus: u32,
+}
+
+/// Boot time beside QEMU's.
+#[derive(Args, Clone)]
+pub(crate) struct CompareBoot {
+    /// The kernel of the emulated host.
+    #[arg(long, default_value_t = Series::V6_12)]
+    pub(crate) host: Series,
+    /// Boots of each.
+    #[arg(long, default_value_t = 3)]
+    pub(crate) boots: usize,
+    /// vCPUs of the guest.
+    #[arg(long, default_value_t = 1)]
+    pub(crate) cpus: u32,
+}
+
+/// A monitor, by name.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
+pub(crate) enum Who {
+    /// The VMM of this project.
+    Ours,
+    /// The installed QEMU.
+    Qemu,
+}
+
+impl Who {
+    /// The monitor.
+    pub(crate) fn monitor(self) -> Result<Monitor> {
+        match self {
+            Self::Ours => Monitor::ours(),
+            Self::Qemu => Ok(Monitor::Qemu),
+        }
+    }
+}
+
+impl Cli {
+    /// Does what was asked.
+    pub(crate) fn obey(self) -> Result<ExitCode> {
+        match self.verb {
+            None => run::run(&self.run),
+            Some(Verb::CompareLosses(compare)) => compare::losses(&compare),
+            Some(Verb::CompareBoot(compare)) => compare::boot(&compare),
+        }
+    }
+}

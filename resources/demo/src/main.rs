@@ -1,0 +1,22 @@
+//! Boots a Linux guest with passed-through devices and reports what became of their interrupts.
+
+mod cli;
+mod compare;
+mod report;
+mod run;
+mod screen;
+mod stage;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+fn main() -> ExitCode {
+    match cli::Cli::parse().obey() {
+        Ok(verdict) => verdict,
+        Err(error) => {
+            eprintln!("demo: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}

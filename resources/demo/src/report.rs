@@ -1,0 +1,199 @@
+//! The short report at the end, and whether it is a good one.
+
+use std::fmt;
+use std::path::Path;
+
+use guest::{HostVectors, Result, Transcript};
+
+use crate::cli::{self, Who};
+use crate::stage::Stage;
+
+/// What became of one device's interrupts.
+#[derive(Debug)]
+struct DeviceRow {
+    /// The guest's driver and the host's address.
+    name: String,
+    /// Vectors that the guest has.
+    guest: u64,
+    /// Vectors that the host has requested while the guest had those.
+    host: HostVectors,
+    /// Interrupts raised, received in the guest, and never received.
+    raised: u64,
+    received: u64,
+    lost: u64,
+}
+
+/// The report.
+#[derive(Debug)]
+pub(crate) struct Report {
+    head: Vec<(&'static str, String)>,
+    devices: Vec<DeviceRow>,
+    wrong: Vec<String>,
+}
+
+impl Report {
+    /// Puts it together from what guest, host and monitor said.
+    pub(crate) fn new(
+        cli: &cli::Run,
+        stage: &Stage,
+        transcript: &Transcript,
+        host_vectors: &[HostVectors],
+        monitor_report: &Path,
+    ) -> Result<Self> {
+        let mut report = Self { head: Vec::new(), devices: Vec::new(), wrong: Vec::new() };
+        report.guest(transcript)?;
+        if transcript.line("nvme").is_ok() {
+            report.disk(stage, transcript)?;
+        }
+        for ((address, &host), guest) in stage.devices.iter().zip(host_vectors).zip(transcript.all("vectors"))
+        {
+            report.device(address, host, guest, transcript)?;
+        }
+        if report.devices.len() != stage.devices.len() {
+            report.wrong.push("a device has no driver or no vectors in the guest".into());
+        }
+        if cli.device.is_none() {
+            report.doorbell(cli, transcript)?;
+        }
+        if cli.monitor == Who::Ours && !monitor_report.is_file() {
+            report.wrong.push("the VMM left no report".into());
+        }
+        Ok(report)
+    }
+
+    /// Whether nothing is wrong.
+    pub(crate) fn is_good(&self) -> bool {
+        self.wrong.is_empty()
+    }
+
+    fn guest(&mut self, transcript: &Transcript) -> Result<()> {
+        let init = transcript.line("init")?;
+        let (kernel, cpus) = (init.value("kernel")?, init.number("cpus")?);
+        let seconds = transcript.init_after.as_secs_f64();
+        self.head
+            .push(("guest", format!("Linux {kernel}, {cpus} vCPUs, booted in {seconds:.1} s (to init)")));
+        if transcript.retries > 0 {
+            self.head.push(("", "it was started twice: the first boot ended before init".into()));
+        }
+        for failure in transcript.all("failed") {
+            self.wrong.push(format!("in the guest: {}", failure.text()));
+        }
+        if transcript.line("bye").is_err() {
+            self.wrong.push("the guest did not end in good order".into());
+        }
+        if !transcript.status.is_some_and(|status| status.success()) {
+            self.wrong.push(format!("the monitor: {}", transcript.status_text()));
+        }
+        Ok(())
+    }
+
+    fn disk(&mut self, stage: &Stage, transcript: &Transcript) -> Result<()> {
+        let line = transcript.line("nvme")?;
+        let (bytes, digest, readers) =
+            (line.number("bytes")?, line.value("sha256")?, line.number("readers")?);
+        self.head.push(("disk", format!("{bytes} bytes read by {readers} processes on as many vCPUs")));
+        let verdict = match stage.disk_digest(bytes)? {
+            Some(own) if own == digest => "as the file's own",
+            Some(own) => {
+                self.wrong.push(format!("the file's own SHA-256 is {own}"));
+                "NOT the file's own"
+            }
+            None => "(its file is not ours to compare with)",
+        };
+        self.head.push(("", format!("SHA-256 {digest}, {verdict}")));
+        let queues: Vec<_> =
+            transcript.all("interrupt").filter_map(|line| Some((line.value("name").ok()?, line))).collect();
+        let busy = queues.iter().filter(|(name, _)| !name.ends_with("q0")).count();
+        let counts: Vec<_> = queues
+            .iter()
+            .map(|(name, line)| format!("{name} {}", line.value("count").unwrap_or("?")))
+            .collect();
+        self.head.push(("", format!("interrupts {}", counts.join(", "))));
+        if readers > 1 && busy < 2 {
+            self.wrong.push("the disk used one vector for all its queues".into());
+        }
+        Ok(())
+    }
+
+    fn device(
+        &mut self,
+        address: &str,
+        host: HostVectors,
+        guest: &guest::Line,
+        all: &Transcript,
+    ) -> Result<()> {
+        let driver = guest.value("driver")?;
+        let (raised, received, lost) = match driver {
+            "doorbell" => {
+                let line = all.line("doorbell")?;
+                (line.number("rung")?, line.number("received")?, line.number("lost")?)
+            }
+            _ => {
+                let received = all.all("interrupt").map(|line| line.number("count")).sum::<Result<u64>>()?;
+                (host.taken, received, all.line("nvme").map_or(Ok(0), |line| line.number("polled"))?)
+            }
+        };
+        let count = guest.number("count")?;
+        self.devices.push(DeviceRow {
+            name: format!("{driver} {address}"),
+            guest: count,
+            host,
+            raised,
+            received,
+            lost,
+        });
+        if lost > 0 {
+            self.wrong.push(format!("{driver}: {lost} of {raised} interrupts lost"));
+        }
+        if u64::from(host.requested) != count {
+            let host = host.requested;
+            self.wrong.push(format!("{driver}: the guest has {count} vectors, the host allocated {host}"));
+        }
+        Ok(())
+    }
+
+    fn doorbell(&mut self, cli: &cli::Run, transcript: &Transcript) -> Result<()> {
+        let line = transcript.line("doorbell")?;
+        let (growth, vectors) = (line.value("growth")?, line.number("vectors")?);
+        let (micros, slowest) = (line.number("grow_us")?, line.number("grow_max_us")?);
+        let millis = |micros: u64| micros as f64 / 1000.0;
+        self.head.push((
+            "doorbell",
+            format!(
+                "{vectors} of {} vectors, {growth}, in {:.1} ms (the slowest {:.1} ms)",
+                cli.vectors,
+                millis(micros),
+                millis(slowest)
+            ),
+        ));
+        if vectors != u64::from(cli.vectors) {
+            self.wrong.push(format!("the doorbell has {vectors} of {} vectors", cli.vectors));
+        }
+        if line.number("received")? != line.number("rung")? || line.number("uneven")? != 0 {
+            self.wrong.push("the doorbell: not each ring came exactly once, on its own vector".into());
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (name, text) in &self.head {
+            writeln!(f, "  {name:<9} {text}")?;
+        }
+        writeln!(
+            f,
+            "\n  {:<24}{:>12}{:>12}{:>10}{:>10}{:>6}",
+            "vectors", "guest has", "host has", "raised", "received", "lost"
+        )?;
+        for row in &self.devices {
+            let DeviceRow { name, guest, host, raised, received, lost } = row;
+            writeln!(f, "  {name:<24}{guest:>12}{:>12}{raised:>10}{received:>10}{lost:>6}", host.requested)?;
+        }
+        writeln!(f)?;
+        for wrong in &self.wrong {
+            writeln!(f, "  WRONG: {wrong}")?;
+        }
+        if self.is_good() { writeln!(f, "  All of it is right.") } else { Ok(()) }
+    }
+}

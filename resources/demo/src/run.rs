@@ -1,0 +1,91 @@
+//! The main job: a guest reads its disk and grows its doorbell, and we look from both sides.
+
+use std::process::ExitCode;
+
+use guest::{Host, HostVectors, Image, Machine, Result, Session, Tools};
+use lab::{Cache, Refresh, Series};
+
+use crate::cli;
+use crate::report::Report;
+use crate::screen::Screen;
+use crate::stage::Stage;
+
+/// Runs it. The status says whether everything was right.
+pub(crate) fn run(cli: &cli::Run) -> Result<ExitCode> {
+    let screen = Screen::new();
+    let monitor = cli.monitor.monitor()?;
+
+    screen.step("Kernels and tools");
+    let cache = Cache::open()?;
+    let mut kernels: Vec<Series> = vec![cli.guest];
+    if cli.device.is_none() && cli.host != cli.guest {
+        kernels.push(cli.host);
+    }
+    for kernel in lab::provision(&cache, &kernels, Refresh::Keep)? {
+        println!("          Linux {}", kernel.release);
+    }
+
+    screen.step("The guest's image: busybox, nvme, and our driver that grows vectors");
+    let tools = if cli.device.is_some() { Tools::Lspci } else { Tools::None };
+    let image = Image::build(&cache, cli.guest, tools)?;
+
+    let stage = match &cli.device {
+        Some(address) => {
+            screen.step(&format!("This machine's own {address}"));
+            Stage::here(address)?
+        }
+        None => {
+            screen.step(&format!(
+                "An emulated host on Linux {} with an NVMe disk and a doorbell device",
+                cli.host
+            ));
+            Stage::lab(&cache, cli.host, cli.vectors, cli.read_mib)?
+        }
+    };
+
+    screen.step(&format!(
+        "A Linux {} guest with {} vCPUs under {:?}",
+        image.kernel.release, cli.cpus, cli.monitor
+    ));
+    let report_path = match &stage.host {
+        Host::Lab(lab) => lab.scratch().join("report.json"),
+        Host::Here => cache.root().join("report.json"),
+    };
+    let machine = machine(cli, &image, &stage, &report_path)?;
+    let mut session = Session::start(&stage.host, &machine, &monitor)?;
+    // While the guest waits with all its vectors in use, the host is asked what it has allocated.
+    session.until("holding", |event| screen.event(event))?;
+    let host_vectors = stage
+        .devices
+        .iter()
+        .map(|address| stage.host.vectors(address))
+        .collect::<Result<Vec<HostVectors>>>()?;
+    session.go_on()?;
+    let transcript = session.finish(|event| screen.event(event))?;
+
+    screen.step("Report");
+    let report = Report::new(cli, &stage, &transcript, &host_vectors, &report_path)?;
+    print!("{report}");
+    Ok(if report.is_good() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn machine(cli: &cli::Run, image: &Image, stage: &Stage, report: &std::path::Path) -> Result<Machine> {
+    let mut machine = Machine::new(image).cpus(cli.cpus).report(report);
+    for address in &stage.devices {
+        machine = machine.vfio(address);
+    }
+    machine = match &cli.device {
+        None => machine.job("nvme").job("grow"),
+        Some(address) => {
+            let class =
+                std::fs::read_to_string(lab::vfio::device_dir(address)?.join("class")).unwrap_or_default();
+            let machine = machine.job("lspci");
+            if class.trim() == NVME_CLASS { machine.job("nvme") } else { machine }
+        }
+    };
+    let machine = machine.job("vectors").job("hold");
+    Ok(machine.parameter("vectors", cli.vectors).parameter("read_mib", cli.read_mib))
+}
+
+/// Mass storage, non-volatile, NVM Express.
+const NVME_CLASS: &str = "0x010802";

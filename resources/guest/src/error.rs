@@ -1,0 +1,98 @@
+//! Everything that can go wrong around a Linux guest, as seen from outside it.
+
+use std::io;
+use std::path::PathBuf;
+
+/// Why a guest could not be made, run or understood.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The lab host, or what was provisioned for it.
+    #[error(transparent)]
+    Lab(#[from] lab::Error),
+    /// A file could not be used.
+    #[error("cannot {action} {}: {source}", path.display())]
+    File {
+        /// The verb: read, write, create ...
+        action: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// A program could not be started.
+    #[error("cannot start `{program}`: {source}")]
+    Start {
+        /// The program.
+        program: String,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// A program ended badly.
+    #[error("`{command}` failed ({status}):\n{output}")]
+    Program {
+        /// What was run.
+        command: String,
+        /// How it ended.
+        status: String,
+        /// What it printed.
+        output: String,
+    },
+    /// A binary of this project was not built.
+    #[error("no `{name}` at {}: build it with `cargo build --release`", path.display())]
+    NotBuilt {
+        /// The binary.
+        name: &'static str,
+        /// Where it would be.
+        path: PathBuf,
+    },
+    /// A program that goes into the guest is not on this machine.
+    #[error("`{0}` is not installed on this machine")]
+    NoProgram(&'static str),
+    /// Something was asked for that only a lab host has.
+    #[error("this runs on the machine itself, and only a lab host has that")]
+    NoLab,
+    /// The guest ended before its init ran, twice.
+    #[error("the guest did not reach its init ({status}); its last lines:\n{last}")]
+    NoInit {
+        /// How the VMM ended.
+        status: String,
+        /// The end of console and messages.
+        last: String,
+    },
+    /// The guest did not say what it should have.
+    #[error("the guest said nothing about `{missing}` ({status}); its last lines:\n{last}")]
+    Silent {
+        /// What was waited for.
+        missing: String,
+        /// How the VMM ended.
+        status: String,
+        /// The end of console and messages.
+        last: String,
+    },
+    /// A line of the guest's has not the value that was looked for.
+    #[error("no {what} `{key}` in the guest's line `{line}`")]
+    Value {
+        /// What kind of value.
+        what: &'static str,
+        /// Its name.
+        key: String,
+        /// The line.
+        line: String,
+    },
+}
+
+/// The result of this crate's functions.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Names the file in an I/O error.
+pub(crate) trait At<T> {
+    /// Turns an I/O error into one that says what was being done to which file.
+    fn at(self, action: &'static str, path: impl Into<PathBuf>) -> Result<T>;
+}
+
+impl<T> At<T> for io::Result<T> {
+    fn at(self, action: &'static str, path: impl Into<PathBuf>) -> Result<T> {
+        self.map_err(|source| Error::File { action, path: path.into(), source })
+    }
+}

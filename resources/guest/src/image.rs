@@ -1,0 +1,58 @@
+//! What a guest boots: a stock Debian kernel, and an initramfs with our init, busybox, nvme and the doorbell driver.
+//!
+//! Initramfs files are kept in the cache under the digest of their content.
+
+use std::fs;
+use std::path::PathBuf;
+
+use lab::{Cache, Initramfs, Kernel, Series};
+
+use crate::error::{At, Result};
+use crate::{doorbell, lspci, sha256};
+
+const INIT: &str = include_str!("../init.sh");
+
+/// What a guest has besides busybox.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Tools {
+    /// Nothing: the smallest image, and the quickest to boot.
+    None,
+    /// The machine's `lspci`, for the job of that name. Its libraries make the image 10 MiB bigger.
+    Lspci,
+}
+
+/// A kernel and the initramfs for it.
+#[derive(Clone, Debug)]
+pub struct Image {
+    /// The kernel.
+    pub kernel: Kernel,
+    /// The initramfs.
+    pub initramfs: PathBuf,
+}
+
+impl Image {
+    /// The image of this kernel, built if it is not there.
+    ///
+    /// # Errors
+    /// The kernel was not provisioned, the driver does not build, or the cache cannot be written.
+    pub fn build(cache: &Cache, series: Series, tools: Tools) -> Result<Self> {
+        let kernel = Kernel::find(cache, series)?;
+        let driver = doorbell::build(cache, &kernel)?;
+        let mut initramfs = Initramfs::new(cache, INIT)?.modules(&kernel, ["nvme"])?.module_file(&driver)?;
+        if tools == Tools::Lspci {
+            for file in lspci::files()? {
+                initramfs = initramfs.file_from(&file.to_string_lossy(), 0o755, &file)?;
+            }
+        }
+        let bytes = initramfs.to_bytes()?;
+        let dir = cache.root().join("guest");
+        fs::create_dir_all(&dir).at("create", &dir)?;
+        let path = dir.join(format!("{}-{}.cpio", kernel.release, &sha256(&bytes)[..12]));
+        if !path.is_file() {
+            let partial = dir.join(format!(".{}", std::process::id()));
+            fs::write(&partial, bytes).at("write", &partial)?;
+            fs::rename(&partial, &path).at("create", &path)?;
+        }
+        Ok(Self { kernel, initramfs: path })
+    }
+}

@@ -1,0 +1,47 @@
+//! Linux guests that say what became of their interrupts, and hosts to run them on.
+//!
+//! An [`Image`] is a stock Debian kernel and an initramfs with our init and our driver for QEMU's ivshmem doorbell;
+//! a [`Machine`] boots it under a [`Monitor`] (ours, or QEMU as the reference) on a [`Host`] (a lab host, or this
+//! machine); a [`Session`] is one such boot, and a [`Transcript`] all it said. What the guest reports are [`Line`]s.
+//!
+//! ```no_run
+//! use guest::{Host, Image, Machine, Monitor, Session, Tools};
+//! use lab::{Cache, Config, Device, Lab, Refresh, Series};
+//!
+//! let cache = Cache::open()?;
+//! lab::provision(&cache, &[Series::V6_12], Refresh::Keep)?;
+//! let host = Host::Lab(Box::new(Lab::boot(&cache, Config::new(Series::V6_12).device(Device::ivshmem(64)))?));
+//! let image = Image::build(&cache, Series::V6_12, Tools::None)?;
+//! let machine = Machine::new(&image).vfio(host.lab()?.bind_to_vfio(0)?).job("grow");
+//! let seen = Session::start(&host, &machine, &Monitor::ours()?)?.finish(|_| ())?;
+//! println!("{} vectors", seen.line("doorbell")?.number("vectors")?);
+//! # Ok::<(), guest::Error>(())
+//! ```
+
+mod doorbell;
+mod error;
+mod here;
+mod host;
+mod image;
+mod interrupts;
+mod lspci;
+mod machine;
+mod said;
+mod session;
+mod transcript;
+
+pub use error::{Error, Result};
+pub use host::Host;
+pub use image::{Image, Tools};
+pub use interrupts::HostVectors;
+pub use machine::{End, Machine, Monitor};
+pub use said::Line;
+pub use session::{Event, Session};
+pub use transcript::Transcript;
+
+use sha2::{Digest, Sha256};
+
+/// The SHA-256 digest of some bytes, in hexadecimal.
+pub fn sha256(bytes: &[u8]) -> String {
+    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+}
