@@ -11,29 +11,30 @@ use std::sync::Arc;
 use event_manager::{EventOps, EventSet, EventSubscriber, Events};
 
 use crate::backend::Backend;
-use crate::function::MsixFunction;
+use crate::capability::Capability;
+use crate::function::Function;
 use crate::router::Router;
 
 /// Delivers a function's interrupts from userspace where the kernel cannot.
 #[derive(Debug)]
-pub struct RelaySubscriber<R: Router, B: Backend> {
-    function: Arc<MsixFunction<R, B>>,
+pub struct RelaySubscriber<C: Capability, R: Router, B: Backend> {
+    function: Arc<Function<C, R, B>>,
     descriptor: Arc<OwnedFd>,
 }
 
-impl<R: Router, B: Backend> RelaySubscriber<R, B> {
+impl<C: Capability, R: Router, B: Backend> RelaySubscriber<C, R, B> {
     /// From now on the function's vectors are delivered from userspace where need be; add this to an event
     /// manager at once.
     ///
     /// # Errors
     /// No descriptor to be had.
-    pub fn new(function: Arc<MsixFunction<R, B>>) -> io::Result<Self> {
+    pub fn new(function: Arc<Function<C, R, B>>) -> io::Result<Self> {
         let descriptor = function.relay()?;
         Ok(Self { function, descriptor })
     }
 }
 
-impl<R: Router, B: Backend> EventSubscriber for RelaySubscriber<R, B> {
+impl<C: Capability, R: Router, B: Backend> EventSubscriber for RelaySubscriber<C, R, B> {
     fn process(&self, _events: Events, _ops: &mut EventOps) {
         self.function.deliver();
     }

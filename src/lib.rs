@@ -3,12 +3,12 @@
 //!
 //! | part | owns | never does |
 //! |---|---|---|
-//! | [`msix`] | the registers that a guest sees, as plain state | I/O, locks, logging, panics |
+//! | [`msi`], [`msix`] | the registers that a guest sees, as plain state | I/O, locks, logging, panics |
 //! | [`domain`] | what each vector *is* in the host, and the way to what it *should be* | look at registers |
 //! | [`router`], [`kvm`] | messages, their GSIs, irqfds | know vectors or devices |
 //! | [`backend`], [`vfio`] | which eventfd a host vector fires | know messages |
 //! | [`events`] | delivery from userspace, where the kernel has no room | commit or detach |
-//! | [`function`] | one PCI function's MSI-X, put together for an embedder | anything of its own |
+//! | [`function`] | one PCI function's interrupts, put together for an embedder | anything of its own |
 //!
 //! A guest's write changes plain state and yields the vectors it [touched](delivery::Touched). The device's
 //! domain then compares what each of them should be ([`Delivery`]) with what the host has, and takes the
@@ -32,6 +32,7 @@
 pub mod access;
 pub mod apic;
 pub mod backend;
+pub mod capability;
 pub mod delivery;
 pub mod domain;
 pub mod events;
@@ -39,6 +40,7 @@ pub mod function;
 pub mod kvm;
 pub mod message;
 pub mod mmio;
+pub mod msi;
 pub mod msix;
 pub mod router;
 mod signalled;
@@ -47,8 +49,9 @@ pub mod testing;
 pub mod vfio;
 
 pub use backend::Backend;
+pub use capability::Capability;
 pub use delivery::{Delivery, Store, Touched, Vector};
 pub use domain::DeviceDomain;
-pub use function::MsixFunction;
+pub use function::{Function, MsiFunction, MsixFunction};
 pub use message::MsiMessage;
 pub use router::Router;

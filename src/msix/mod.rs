@@ -12,6 +12,7 @@ pub use layout::{Bar, Layout, LayoutError, Owner, TableSize, Window};
 pub use regs::{MessageControl, VectorControl};
 
 use crate::access::lanes;
+use crate::capability::Capability;
 use crate::delivery::{Delivery, Store, Touched, Vector};
 use crate::message::MsiMessage;
 use layout::CAPABILITY_ID;
@@ -21,11 +22,11 @@ use table::{Entry, Table};
 ///
 /// ```
 /// use vm_msi::msix::{Bar, Layout, Msix, TableSize};
-/// use vm_msi::{Delivery, MsiMessage, Store, Vector};
+/// use vm_msi::{Capability, Delivery, MsiMessage, Store, Vector};
 ///
 /// let bar = Bar::new(0).unwrap();
 /// let layout = Layout::new(TableSize::new(2).unwrap(), (bar, 0), (bar, 0x1000)).unwrap();
-/// let mut msix = Msix::new(&layout);
+/// let mut msix = Msix::at_power_on(&layout);
 ///
 /// // What a driver does: the message and then the mask bit of entry 1, and MSI-X Enable.
 /// let _ = msix.write_table(16, &0xfee0_0000u32.to_le_bytes());
@@ -46,53 +47,9 @@ pub struct Msix {
 }
 
 impl Msix {
-    /// The registers after power-on: MSI-X off, the function not masked, every vector masked.
-    pub fn new(layout: &Layout) -> Self {
-        let size = layout.size();
-        let less_one = size.get().saturating_sub(1);
-        Self {
-            control: MessageControl::new().with_table_size_less_one(less_one),
-            windows: layout.registers(),
-            table: Table::new(size),
-        }
-    }
-
-    /// Back to the state after power-on, as a function-level reset leaves it.
-    pub fn reset(&mut self) -> Touched {
-        self.control = self.control.written(0);
-        self.table.reset();
-        Touched::first(self.table_size())
-    }
-
     /// Message Control as it reads now.
     pub fn control(&self) -> MessageControl {
         self.control
-    }
-
-    /// Reads the capability; `offset` counts from its ID, beyond its 12 bytes all is 0. The pointer to the
-    /// next capability reads 0: it belongs to the list, which is the embedder's.
-    pub fn read_config(&self, offset: u16, data: &mut [u8]) {
-        let [table, pba] = self.windows;
-        for lane in lanes(offset.into(), data.len()) {
-            let register = match lane.dword {
-                0 => self.first_dword(),
-                1 => table,
-                2 => pba,
-                _ => 0,
-            };
-            lane.read(register, data);
-        }
-    }
-
-    /// Writes the capability, any byte of it alone or with others; only Function Mask and MSI-X Enable are
-    /// writable.
-    pub fn write_config(&mut self, offset: u16, data: &[u8]) -> Touched {
-        let before = self.control;
-        for lane in lanes(offset.into(), data.len()).filter(|lane| lane.dword == 0) {
-            let written = lane.merge(self.first_dword(), data);
-            self.control = self.control.written((written >> 16) as u16);
-        }
-        if self.control == before { Touched::NOTHING } else { Touched::first(self.table_size()) }
     }
 
     /// Reads the table; `offset` counts from its first entry.
@@ -112,6 +69,56 @@ impl Msix {
 
     fn first_dword(&self) -> u32 {
         u32::from(self.control.into_bits()) << 16 | u32::from(CAPABILITY_ID)
+    }
+}
+
+impl Capability for Msix {
+    type Layout = Layout;
+
+    fn at_power_on(layout: &Layout) -> Self {
+        let less_one = layout.size().get().saturating_sub(1);
+        Self {
+            control: MessageControl::new().with_table_size_less_one(less_one),
+            windows: layout.registers(),
+            table: Table::new(layout.size()),
+        }
+    }
+
+    fn capacity(layout: &Layout) -> u32 {
+        layout.size().get().into()
+    }
+
+    /// The pending bits are in a BAR.
+    fn pending_register(_: &Layout) -> Option<u16> {
+        None
+    }
+
+    fn reset(&mut self) -> Touched {
+        self.control = self.control.written(0);
+        self.table.reset();
+        Touched::first(self.table_size())
+    }
+
+    fn read_config(&self, offset: u16, data: &mut [u8]) {
+        let [table, pba] = self.windows;
+        for lane in lanes(offset.into(), data.len()) {
+            let register = match lane.dword {
+                0 => self.first_dword(),
+                1 => table,
+                2 => pba,
+                _ => 0,
+            };
+            lane.read(register, data);
+        }
+    }
+
+    fn write_config(&mut self, offset: u16, data: &[u8]) -> Touched {
+        let before = self.control;
+        for lane in lanes(offset.into(), data.len()).filter(|lane| lane.dword == 0) {
+            let written = lane.merge(self.first_dword(), data);
+            self.control = self.control.written((written >> 16) as u16);
+        }
+        if self.control == before { Touched::NOTHING } else { Touched::first(self.table_size()) }
     }
 }
 

@@ -1,0 +1,30 @@
+//! What the capabilities of message-signalled interrupts have in common: registers in configuration space, and
+//! a store of vectors behind them.
+
+use crate::delivery::{Store, Touched};
+
+/// A capability's registers, as plain state.
+pub trait Capability: Store {
+    /// Its size and shape, fixed for the life of the function.
+    type Layout: std::fmt::Debug;
+
+    /// The registers after power-on.
+    fn at_power_on(layout: &Self::Layout) -> Self;
+
+    /// How many vectors the guest can ever use.
+    fn capacity(layout: &Self::Layout) -> u32;
+
+    /// Where configuration space shows the pending bits of the first 32 vectors, from the capability's ID on;
+    /// `None` where it does not.
+    fn pending_register(layout: &Self::Layout) -> Option<u16>;
+
+    /// Back to the registers after power-on.
+    fn reset(&mut self) -> Touched;
+
+    /// Reads from `offset` bytes after the capability's ID, any width. The pointer to the next capability and
+    /// the pending bits read 0: they are not the registers'.
+    fn read_config(&self, offset: u16, data: &mut [u8]);
+
+    /// Writes, as [`Capability::read_config`] reads.
+    fn write_config(&mut self, offset: u16, data: &[u8]) -> Touched;
+}

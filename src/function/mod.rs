@@ -1,0 +1,137 @@
+//! One PCI function's interrupts, put together for an embedder: the registers, and the domain behind them.
+//!
+//! Owns no rule of its own. Each access changes the registers under their lock and then syncs what it touched,
+//! so when a guest's write returns, the host has followed. Locks: registers innermost, never across a call to
+//! the host.
+
+mod msix;
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use crate::access::lanes;
+use crate::backend::Backend;
+use crate::capability::Capability;
+use crate::delivery::Touched;
+use crate::domain::{DeviceDomain, DomainReport};
+use crate::msi::Msi;
+use crate::msix::Msix;
+use crate::router::Router;
+
+/// The MSI of one PCI function.
+pub type MsiFunction<R, B> = Function<Msi, R, B>;
+/// The MSI-X of one PCI function.
+pub type MsixFunction<R, B> = Function<Msix, R, B>;
+
+/// One capability of one PCI function, and its vectors in the host.
+///
+/// An access may have any offset and width: what the specification leaves undefined behaves as on a bus with
+/// byte enables, and what does not exist reads 0 and ignores writes. None can fail.
+#[derive(Debug)]
+pub struct Function<C: Capability, R: Router, B: Backend> {
+    layout: C::Layout,
+    registers: Mutex<C>,
+    domain: DeviceDomain<R, B>,
+}
+
+impl<C: Capability, R: Router, B: Backend> Function<C, R, B> {
+    /// A function after power-on: interrupts off, nothing taken from the host.
+    pub fn new(layout: C::Layout, router: Arc<R>, backend: B) -> Self {
+        let registers = Mutex::new(C::at_power_on(&layout));
+        let domain = DeviceDomain::new(C::capacity(&layout), router, backend);
+        Self { layout, registers, domain }
+    }
+
+    /// The capability's size and shape.
+    pub fn layout(&self) -> &C::Layout {
+        &self.layout
+    }
+
+    /// Reads the capability; `offset` counts from its ID. The next pointer reads 0, it is the embedder's.
+    pub fn read_config(&self, offset: u16, data: &mut [u8]) {
+        self.registers().read_config(offset, data);
+        let Some(register) = C::pending_register(&self.layout) else { return };
+        let dword = u64::from(register / 4);
+        for lane in lanes(offset.into(), data.len()).filter(|lane| lane.dword == dword) {
+            lane.read(self.domain.pending(0) as u32, data);
+        }
+    }
+
+    /// Writes the capability; `offset` counts from its ID.
+    ///
+    /// Interrupts meanwhile: none is lost; after the call none is delivered for a vector that is masked or off,
+    /// nor on a message that it no longer has.
+    pub fn write_config(&self, offset: u16, data: &[u8]) {
+        let touched = self.registers().write_config(offset, data);
+        self.sync(touched);
+    }
+
+    /// A reset of the function, from whatever state: its interrupts are torn down, `reset_device` resets the
+    /// device itself, and the registers are as after power-on. What was pending is gone, as the specification
+    /// has it.
+    pub fn reset(&self, reset_device: impl FnOnce()) {
+        let touched = self.registers().reset();
+        self.sync(touched);
+        reset_device();
+        self.domain.clear_pending();
+    }
+
+    /// Tries again what the host refused, and gives back what has lingered. Cheap where that is nothing.
+    pub fn retry(&self) {
+        self.domain.retry(&self.registers);
+    }
+
+    /// As [`Function::retry`], for an embedder with a clock of its own.
+    pub fn retry_at(&self, now: Instant) {
+        self.domain.retry_at(&self.registers, now);
+    }
+
+    /// How many vectors are not yet what the guest wants because the host refused a step. While it is not 0,
+    /// call [`Function::retry`] now and then.
+    pub fn unsettled(&self) -> usize {
+        self.domain.unsettled()
+    }
+
+    /// See [`DeviceDomain::lingering`].
+    pub fn lingering(&self) -> usize {
+        self.domain.lingering()
+    }
+
+    /// See [`DeviceDomain::set_linger`].
+    pub fn set_linger(&self, linger: Duration) {
+        self.domain.set_linger(linger);
+    }
+
+    /// See [`DeviceDomain::relay`].
+    ///
+    /// # Errors
+    /// No descriptor to be had.
+    pub fn relay(&self) -> io::Result<Arc<OwnedFd>> {
+        self.domain.relay()
+    }
+
+    /// See [`DeviceDomain::deliver`].
+    pub fn deliver(&self) {
+        self.domain.deliver();
+    }
+
+    /// How many vectors the guest may use now.
+    pub fn vectors(&self) -> u32 {
+        self.registers().vectors()
+    }
+
+    /// What the host has for the function.
+    pub fn report(&self) -> DomainReport {
+        self.domain.report()
+    }
+
+    fn sync(&self, touched: Touched) {
+        self.domain.sync(&self.registers, touched);
+    }
+
+    fn registers(&self) -> MutexGuard<'_, C> {
+        self.registers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

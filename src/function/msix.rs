@@ -1,0 +1,63 @@
+//! The part of a function's MSI-X that lives in BARs: table and pending bits.
+
+use super::MsixFunction;
+use crate::access::lanes;
+use crate::backend::Backend;
+use crate::msix::{Bar, Owner};
+use crate::router::Router;
+
+impl<R: Router, B: Backend> MsixFunction<R, B> {
+    /// Reads the table; `offset` counts from its first entry.
+    pub fn read_table(&self, offset: u64, data: &mut [u8]) {
+        self.registers().read_table(offset, data);
+    }
+
+    /// Writes the table; `offset` counts from its first entry.
+    ///
+    /// Interrupts meanwhile: none is lost; after the call none is delivered for a vector that is masked, nor on
+    /// a message that the entry no longer has.
+    pub fn write_table(&self, offset: u64, data: &[u8]) {
+        let touched = self.registers().write_table(offset, data);
+        self.sync(touched);
+    }
+
+    /// Reads the pending bits; `offset` counts from the first. They are read-only: a write is ignored.
+    pub fn read_pba(&self, offset: u64, data: &mut [u8]) {
+        let mut group = None;
+        for lane in lanes(offset, data.len()) {
+            let wanted = u32::try_from(lane.dword / 2).unwrap_or(u32::MAX);
+            let bits = match group {
+                Some((last, bits)) if last == wanted => bits,
+                _ => self.domain.pending(wanted),
+            };
+            group = Some((wanted, bits));
+            let high = lane.dword % 2 == 1;
+            lane.read(if high { (bits >> 32) as u32 } else { bits as u32 }, data);
+        }
+    }
+
+    /// Reads a BAR that has the table or the pending bits in it: their bytes are read here, and `device` is
+    /// asked for those of other registers (offset into the BAR, buffer). An access may straddle them.
+    pub fn read_bar(&self, bar: Bar, offset: u64, data: &mut [u8], mut device: impl FnMut(u64, &mut [u8])) {
+        for (owner, bytes) in self.layout.split(bar, offset, data.len()) {
+            let part = data.get_mut(bytes).unwrap_or_default();
+            match owner {
+                Owner::Table(offset) => self.read_table(offset, part),
+                Owner::Pba(offset) => self.read_pba(offset, part),
+                Owner::Device(offset) => device(offset, part),
+            }
+        }
+    }
+
+    /// Writes a BAR that has the table or the pending bits in it, as [`MsixFunction::read_bar`] reads it.
+    pub fn write_bar(&self, bar: Bar, offset: u64, data: &[u8], mut device: impl FnMut(u64, &[u8])) {
+        for (owner, bytes) in self.layout.split(bar, offset, data.len()) {
+            let part = data.get(bytes).unwrap_or_default();
+            match owner {
+                Owner::Table(offset) => self.write_table(offset, part),
+                Owner::Pba(_) => {}
+                Owner::Device(offset) => device(offset, part),
+            }
+        }
+    }
+}
