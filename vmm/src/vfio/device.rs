@@ -93,8 +93,10 @@ impl Device {
             Some(msix) => msix.function.reset(reset_device),
             None => reset_device(),
         }
-        config.reset();
-        // The host restores its registers after the reset, bus mastering among them.
+        for (offset, bytes) in config.reset() {
+            self.host_config.write((*offset).into(), bytes);
+        }
+        // The host's own command register is as before the reset, with bus mastering.
         self.write_host_command(config);
     }
 

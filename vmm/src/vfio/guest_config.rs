@@ -47,6 +47,8 @@ pub struct GuestConfig {
     /// Bytes and bits that initiate a function-level reset.
     flr: Vec<(u16, u8)>,
     power: Option<Power>,
+    /// Registers that the guest changes in the device itself, with their values at reset.
+    in_device: Vec<(u16, Vec<u8>)>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -71,7 +73,7 @@ impl GuestConfig {
         space.define(0, &[command]);
         bars.define(&mut space);
         let places = capabilities::relink(&mut space, host, withheld);
-        let mut config = Self { space, bars, places, flr: Vec::new(), power: None };
+        let mut config = Self { space, bars, places, flr: Vec::new(), power: None, in_device: Vec::new() };
         config.define_express(host, reset);
         config.define_advanced_features(host, reset);
         config.define_power(host, reset);
@@ -84,7 +86,9 @@ impl GuestConfig {
         };
         if value(host, at.saturating_add(2), 1) & 0xf >= 2 {
             self.space.define(at, registers::PCI_EXPRESS_2);
+            self.note_in_device(host, at.saturating_add(registers::DEVICE_CONTROL_2), 2);
         }
+        self.note_in_device(host, at.saturating_add(registers::DEVICE_CONTROL), 2);
         let capabilities = value(host, at.saturating_add(registers::DEVICE_CAPABILITIES), 4);
         match reset {
             HostReset::Supported if capabilities & registers::DEVICE_CAPABILITIES_FLR != 0 => {
@@ -98,6 +102,11 @@ impl GuestConfig {
                 self.space.define(at, &[Register { offset, width: 4, emulated, ..Register::default() }]);
             }
         }
+    }
+
+    fn note_in_device(&mut self, host: &[u8], offset: u16, width: usize) {
+        let found = host.iter().skip(usize::from(offset)).take(width).copied().collect::<Vec<_>>();
+        self.in_device.extend(self.space.forwarded(offset, &found));
     }
 
     fn define_advanced_features(&mut self, host: &[u8], reset: HostReset) {
@@ -217,9 +226,12 @@ impl GuestConfig {
         if self.power_state() == 0 { self.bars.decode(&self.space) } else { [None; BAR_COUNT] }
     }
 
-    /// Puts every register back to its value at reset.
-    pub fn reset(&mut self) {
+    /// Puts every register back to its value at reset. Answers what has to be written to the device's own: the host
+    /// saves a device's registers over a reset, which gives back what the guest had put there.
+    #[must_use]
+    pub fn reset(&mut self) -> &[(u16, Vec<u8>)] {
         self.space.reset();
+        &self.in_device
     }
 }
 
@@ -238,7 +250,7 @@ mod tests {
     const PM: u16 = 0x40;
     const EXPRESS: u16 = 0x60;
 
-    /// An NVMe-like function: PM at 0x40, MSI-X at 0x50, PCI Express version 2 at 0x60; BAR 0 of 16 KiB, 64-bit.
+    /// An NVMe-like function: PM at 0x40, MSI-X at 0x50, PCI Express version 1 at 0x60; BAR 0 of 16 KiB, 64-bit.
     fn host() -> Vec<u8> {
         let mut host = vec![0; 4096];
         host[..8].copy_from_slice(&[0x36, 0x1b, 0x10, 0, 0x06, 0x04, 0x10, 0]);
@@ -247,7 +259,8 @@ mod tests {
         host[0x3c..0x3e].copy_from_slice(&[11, 1]);
         host[0x40..0x46].copy_from_slice(&[1, 0x50, 0xc3, 0xff, 0, 0]);
         host[0x50..0x5c].copy_from_slice(&[0x11, 0x60, 0x40, 0, 0, 0x20, 0, 0, 0, 0x30, 0, 0]);
-        host[0x60..0x70].copy_from_slice(&[0x10, 0, 2, 0, 0x20, 0x80, 0, 0x10, 0, 0, 0, 0, 0x11, 1, 0, 0]);
+        host[0x60..0x70]
+            .copy_from_slice(&[0x10, 0, 1, 0, 0x20, 0x80, 0, 0x10, 0x10, 0xa8, 0, 0, 0x11, 1, 0, 0]);
         host
     }
 
@@ -278,7 +291,7 @@ mod tests {
     #[test]
     fn express_is_an_integrated_endpoint_with_flr_and_without_a_link() {
         let config = config(HostReset::Supported);
-        assert_eq!(read(&config, EXPRESS), 0x0092_0010);
+        assert_eq!(read(&config, EXPRESS), 0x0091_0010);
         assert_eq!(read(&config, EXPRESS + 4), 0x1000_8020);
         assert_eq!(read(&config, EXPRESS + 0xc), 0);
     }
@@ -331,7 +344,7 @@ mod tests {
         config.assign(&root).unwrap();
         let _ = config.write(4, &[0x06, 0]);
         assert!(config.decoding()[0].is_some());
-        config.reset();
+        assert_eq!(config.reset(), [(0x68, vec![0x10, 0x28])]);
         assert_eq!(config.decoding(), [None; BAR_COUNT]);
         assert_eq!((read(&config, 4), read(&config, 0x10), read(&config, 0x14)), (0x0010_0000, 4, 0));
         assert_eq!(read(&config, 0x34), 0x40);
@@ -355,7 +368,7 @@ mod tests {
         for reset in [HostReset::Supported, HostReset::Unsupported] {
             for value in [0x00, 0x5a, 0xff] {
                 let mut config = config(reset);
-                for offset in 0..=u16::MAX {
+                for offset in (0..0x1010).chain([0x7fff, 0xfffe, 0xffff]) {
                     for len in [0usize, 1, 2, 3, 4, 8, 9] {
                         let mut data = vec![value; len];
                         let written = config.write(offset, &data);

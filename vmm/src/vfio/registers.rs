@@ -99,7 +99,7 @@ pub const PCI_EXPRESS_2: &[Register] = &[
     // Device capabilities 2: no LTR, no OBFF, no TPH: nothing on this bus would hear them.
     Register { offset: 0x24, width: 4, emulated: (1 << 11) | (0b11 << 12) | (0b11 << 18), ..NONE },
     // Device control 2: completion timeout, atomic operations, ID-based ordering.
-    Register { offset: 0x28, width: 2, forwarded: 0x035f, ..NONE },
+    Register { offset: DEVICE_CONTROL_2, width: 2, forwarded: 0x035f, ..NONE },
     Register { offset: 0x2a, width: 2, emulated: ALL, ..NONE },
     // Link and slot registers of version 2.
     Register { offset: 0x2c, width: 4, emulated: ALL, ..NONE },
@@ -113,6 +113,8 @@ pub const DEVICE_CAPABILITIES: u16 = 0x04;
 pub const DEVICE_CAPABILITIES_FLR: u32 = 1 << 28;
 /// Offset of the device control register.
 pub const DEVICE_CONTROL: u16 = 0x08;
+/// Offset of the device control 2 register.
+pub const DEVICE_CONTROL_2: u16 = 0x28;
 /// The byte of device control that has Initiate Function Level Reset, and the bit in it.
 pub const DEVICE_CONTROL_FLR: (u16, u8) = (0x09, 1 << 7);
 
