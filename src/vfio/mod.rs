@@ -1,133 +1,34 @@
-//! The backend over VFIO: a passed-through device's MSI-X vectors, requested of the host one by one.
+//! The backends over VFIO: a passed-through device's vectors, requested of the host one by one.
 //!
-//! Owns the device's VFIO_PCI_MSIX_IRQ_INDEX: nobody else may call VFIO_DEVICE_SET_IRQS on it. MSI-X is never
-//! turned off to grow. On a host that can allocate single vectors (Linux 6.5 and later, most interrupt
-//! domains) it is turned on with none. On one that cannot (NORESIZE) the whole table is reserved in the call
-//! that turns it on, with no eventfd: no interrupt is requested, no CPU vector taken, and afterwards vectors
-//! take eventfds one by one all the same. What an unbound vector is sent waits in the device's own PBA, as the
-//! host keeps the entry masked.
+//! Owns the device's MSI and MSI-X interrupt indices: nobody else may call VFIO_DEVICE_SET_IRQS on them. The
+//! kernel lets one of the two be on at a time; the other is refused meanwhile, and tried again.
 //!
 //! Locking: none of its own; a domain calls it under the domain's lock. The kernel serialises the calls on one
 //! device, and each may sleep for milliseconds.
 
+mod msi;
+mod msix;
 mod set_irqs;
 
-use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
 
-use vmm_sys_util::eventfd::EventFd;
-
-use crate::backend::{Backend, BackendError};
-use crate::delivery::Vector;
-use set_irqs::{IrqInfo, MsixIrqs};
-
-/// What a host can do with a device's MSI-X.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[cfg_attr(feature = "serde", derive(serde::Serialize))]
-pub struct Capabilities {
-    /// Entries of the device's table.
-    pub vectors: u32,
-    /// Host interrupts are allocated vector by vector; otherwise for the whole table at once.
-    pub dynamic: bool,
-}
+pub use msi::VfioMsi;
+pub use msix::{Capabilities, VfioMsix};
 
 /// Why a VFIO device cannot be a backend.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum VfioError {
     /// The descriptor is none of a VFIO PCI device, or the device is gone.
-    #[error("VFIO_DEVICE_GET_IRQ_INFO for MSI-X failed: {0}")]
+    #[error("VFIO_DEVICE_GET_IRQ_INFO failed: {0}")]
     Info(#[source] io::Error),
-    /// The device has no MSI-X.
-    #[error("the device has no MSI-X vectors")]
+    /// The device has no such interrupts.
+    #[error("the device has no such vectors")]
     NoVectors,
-}
-
-/// A passed-through device's MSI-X vectors.
-#[derive(Debug)]
-pub struct VfioMsix {
-    irqs: MsixIrqs,
-    capabilities: Capabilities,
-    /// Where the device's pending bits are in the descriptor's file.
-    pba_file_offset: u64,
-    /// How many vectors the host has reserved since MSI-X was turned on.
-    reserved: u32,
-}
-
-impl VfioMsix {
-    /// The vectors of the device behind `device` (a duplicate of its VFIO descriptor), whose pending bit array
-    /// is at `pba_file_offset`: its region's offset plus the array's offset into that BAR. Nothing is changed
-    /// in the host.
-    ///
-    /// # Errors
-    /// The descriptor is no VFIO PCI device's, or that device has no MSI-X.
-    pub fn new(device: File, pba_file_offset: u64) -> Result<Self, VfioError> {
-        let irqs = MsixIrqs(device);
-        let IrqInfo { vectors, dynamic } = irqs.info().map_err(VfioError::Info)?;
-        if vectors == 0 {
-            return Err(VfioError::NoVectors);
-        }
-        let capabilities = Capabilities { vectors, dynamic };
-        Ok(Self { irqs, capabilities, pba_file_offset, reserved: 0 })
-    }
-
-    /// What the host can do with the device.
-    pub fn capabilities(&self) -> Capabilities {
-        self.capabilities
-    }
-
-    /// Turns MSI-X on with as many of `wanted` vectors as the host has interrupts for; answers how many.
-    fn reserve(&self, wanted: u32) -> io::Result<u32> {
-        match self.irqs.enable_without_eventfds(wanted)? {
-            None => Ok(wanted),
-            // So many would have fitted a moment ago. If they no longer do, the next try asks again.
-            Some(fits) => match self.irqs.enable_without_eventfds(fits.min(wanted))? {
-                None => Ok(fits),
-                Some(_) => Err(io::Error::from_raw_os_error(NO_SPACE)),
-            },
-        }
-    }
+    /// The host could not turn a device's interrupts on and off again.
+    #[error("the host does not turn the device's interrupts on and off: {0}")]
+    Probe(#[source] io::Error),
 }
 
 /// ENOSPC.
 const NO_SPACE: i32 = 28;
-
-impl Backend for VfioMsix {
-    fn open(&mut self, vectors: u32) -> Result<(), BackendError> {
-        let vectors = vectors.min(self.capabilities.vectors);
-        let (asked, usable) = if self.capabilities.dynamic { (1, vectors) } else { (vectors, vectors) };
-        let reserved = self.reserve(asked).map_err(|source| BackendError::Open { asked, source })?;
-        self.reserved = if reserved == asked { usable } else { reserved };
-        Ok(())
-    }
-
-    fn bind(&mut self, vector: Vector, eventfd: &EventFd) -> Result<(), BackendError> {
-        if vector.0 >= self.reserved {
-            return Err(BackendError::BeyondReservation { vector, reserved: self.reserved });
-        }
-        let bound = self.irqs.set_eventfd(vector.0, Some(eventfd));
-        bound.map_err(|source| BackendError::Bind { vector, source })
-    }
-
-    fn unbind(&mut self, vector: Vector) -> Result<(), BackendError> {
-        let unbound = self.irqs.set_eventfd(vector.0, None);
-        unbound.map_err(|source| BackendError::Unbind { vector, source })
-    }
-
-    fn close(&mut self) -> Result<(), BackendError> {
-        self.irqs.disable().map_err(|source| BackendError::Close { source })?;
-        self.reserved = 0;
-        Ok(())
-    }
-
-    fn pending(&mut self, group: u32) -> u64 {
-        let mut bits = [0; 8];
-        let at = self.pba_file_offset.saturating_add(u64::from(group).saturating_mul(8));
-        // A device that cannot be read (it is gone, or in reset) has nothing pending that anyone could get.
-        match self.irqs.0.read_exact_at(&mut bits, at) {
-            Ok(()) => u64::from_le_bytes(bits),
-            Err(_) => 0,
-        }
-    }
-}

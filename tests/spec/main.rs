@@ -1,4 +1,4 @@
-//! One test for each sentence of the PCI Express Base Specification (r6) about MSI-X that binds a function.
+//! One test for each sentence of the PCI Express Base Specification (r6) about MSI and MSI-X that binds a function.
 //!
 //! Each test names its section. The function is the real one; the guest's interrupt controllers and the device
 //! are fakes that hold real eventfds.
@@ -7,5 +7,6 @@ mod capability;
 mod fixture;
 mod hostile;
 mod masking;
+mod msi;
 mod pba;
 mod table;

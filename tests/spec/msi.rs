@@ -1,0 +1,230 @@
+//! MSI, PCIe r6 §7.7.1 and §6.1.4.
+
+use std::sync::Arc;
+
+use vm_msi::msi::{AddressWidth, MessageCount, MsiLayout, VectorMasking};
+use vm_msi::testing::{Failures, FakeBackend, FakeRouter};
+use vm_msi::{MsiFunction, MsiMessage, Vector};
+
+const ENABLE: u16 = 1;
+const ADDRESS: u32 = 0xfee0_3000;
+const DATA: u32 = 0x40;
+
+struct Fixture {
+    function: MsiFunction<FakeRouter, FakeBackend>,
+    router: Arc<FakeRouter>,
+    device: FakeBackend,
+    layout: MsiLayout,
+}
+
+impl Fixture {
+    fn after_reset(messages: u32, address: AddressWidth, masking: VectorMasking) -> Self {
+        let layout = MsiLayout::new(MessageCount::new(messages).unwrap(), address, masking);
+        let failures = Failures::default();
+        let router = Arc::new(FakeRouter::new(failures.clone()));
+        let device = FakeBackend::new(failures);
+        let function = MsiFunction::new(layout, router.clone(), device.clone());
+        Self { function, router, device, layout }
+    }
+
+    /// A function of 8 vectors with all registers, which was given as many as `multiple_message_enable` says.
+    fn using(multiple_message_enable: u16) -> Self {
+        let fixture = Self::after_reset(8, AddressWidth::Bits64, VectorMasking::Present);
+        fixture.set(4, ADDRESS);
+        fixture.set(12, DATA);
+        fixture.set_control(multiple_message_enable << 4 | ENABLE);
+        fixture
+    }
+
+    fn get(&self, offset: u16) -> u32 {
+        let mut data = [0; 4];
+        self.function.read_config(offset, &mut data);
+        u32::from_le_bytes(data)
+    }
+
+    fn set(&self, offset: u16, value: u32) {
+        self.function.write_config(offset, &value.to_le_bytes());
+    }
+
+    fn set_control(&self, value: u16) {
+        self.function.write_config(2, &value.to_le_bytes());
+    }
+
+    fn raise(&self, vector: u32) -> Vec<u32> {
+        self.device.raise(Vector(vector));
+        self.router.pump();
+        self.delivered()
+    }
+
+    /// The data of what the guest got; the address is always the one.
+    fn delivered(&self) -> Vec<u32> {
+        let data = |message: MsiMessage| {
+            assert_eq!(message.address, ADDRESS.into());
+            message.data
+        };
+        self.router.take_delivered().into_iter().map(data).collect()
+    }
+}
+
+#[test]
+fn the_capability_has_the_length_that_its_options_give_it() {
+    use AddressWidth::{Bits32, Bits64};
+    use VectorMasking::{Absent, Present};
+    let shapes = [(Bits32, Absent, 10), (Bits64, Absent, 14), (Bits32, Present, 20), (Bits64, Present, 24)];
+    for (address, masking, bytes) in shapes {
+        let fixture = Fixture::after_reset(1, address, masking);
+        assert_eq!(fixture.layout.bytes(), bytes);
+        fixture.function.write_config(0, &[0xff; 32]);
+        let mut data = [0; 32];
+        fixture.function.read_config(0, &mut data);
+        let end = usize::from(bytes).next_multiple_of(4);
+        assert!(data[end..].iter().all(|byte| *byte == 0), "nothing beyond the capability");
+    }
+}
+
+#[test]
+fn a_functions_own_capability_parses_into_its_shape() {
+    let layout = MsiLayout::parse([0x05, 0x70, 0x86, 0x01]).unwrap();
+    let messages = MessageCount::new(8).unwrap();
+    assert_eq!(layout, MsiLayout::new(messages, AddressWidth::Bits64, VectorMasking::Present));
+    assert!(MsiLayout::parse([0x11, 0, 0, 0]).is_err());
+    assert!(MsiLayout::parse([0x05, 0, 0x0c, 0]).is_err(), "64 vectors are reserved");
+}
+
+#[test]
+fn the_capability_id_and_what_the_function_asks_for_cannot_be_written() {
+    let fixture = Fixture::after_reset(8, AddressWidth::Bits64, VectorMasking::Present);
+    fixture.set(0, 0xff8e_ffff);
+    assert_eq!(fixture.get(0), 0x0186_0005);
+}
+
+#[test]
+fn enable_and_the_number_of_messages_are_clear_after_reset() {
+    let fixture = Fixture::using(3);
+    fixture.function.reset(|| fixture.device.reset());
+    assert_eq!(fixture.get(0) >> 16 & 0x71, 0);
+    assert_eq!([4, 8, 12, 16].map(|offset| fixture.get(offset)), [0; 4]);
+}
+
+#[test]
+fn the_low_two_bits_of_the_address_are_zero() {
+    let fixture = Fixture::after_reset(1, AddressWidth::Bits32, VectorMasking::Absent);
+    fixture.set(4, ADDRESS | 3);
+    assert_eq!(fixture.get(4), ADDRESS);
+}
+
+#[test]
+fn a_function_with_one_vector_sends_the_data_as_it_is() {
+    let fixture = Fixture::using(0);
+    fixture.set(12, 0x47);
+    assert_eq!(fixture.raise(0), [0x47]);
+}
+
+#[test]
+fn vectors_differ_in_the_low_bits_of_the_data() {
+    for log2 in 0..4 {
+        let fixture = Fixture::using(log2);
+        for vector in 0..1 << log2 {
+            assert_eq!(fixture.raise(vector), [DATA | vector]);
+        }
+    }
+}
+
+#[test]
+fn low_bits_that_software_sets_are_the_functions_to_change() {
+    let fixture = Fixture::using(2);
+    fixture.set(12, 0x47);
+    assert_eq!(fixture.raise(1), [0x45]);
+}
+
+#[test]
+fn a_function_uses_no_more_vectors_than_it_was_given() {
+    let fixture = Fixture::using(1);
+    assert_eq!(fixture.raise(2), []);
+    assert_eq!(fixture.function.vectors(), 2);
+}
+
+#[test]
+fn a_function_that_is_given_more_than_it_asks_for_uses_what_it_asks_for() {
+    for reserved in [4, 5, 6, 7] {
+        assert_eq!(Fixture::using(reserved).function.vectors(), 8);
+    }
+}
+
+#[test]
+fn a_function_with_msi_disabled_sends_nothing() {
+    let fixture = Fixture::using(3);
+    fixture.set_control(3 << 4);
+    assert_eq!(fixture.raise(0), []);
+}
+
+#[test]
+fn a_masked_vector_sends_nothing_and_shows_as_pending() {
+    let fixture = Fixture::using(3);
+    fixture.set(16, 1 << 5);
+    assert_eq!(fixture.raise(5), []);
+    assert_eq!(fixture.get(20), 1 << 5);
+    assert_eq!(fixture.raise(4), [DATA | 4], "the others are not masked");
+}
+
+#[test]
+fn unmasking_a_pending_vector_sends_it_once_and_clears_its_bit() {
+    let fixture = Fixture::using(3);
+    fixture.set(16, 1 << 5);
+    fixture.raise(5);
+    fixture.raise(5);
+    fixture.set(16, 0);
+    assert_eq!(fixture.delivered(), [DATA | 5]);
+    assert_eq!(fixture.get(20), 0);
+}
+
+#[test]
+fn pending_bits_cannot_be_written() {
+    let fixture = Fixture::using(3);
+    fixture.set(20, 0xff);
+    assert_eq!(fixture.get(20), 0);
+}
+
+#[test]
+fn mask_bits_of_vectors_that_the_function_has_not_are_reserved() {
+    let fixture = Fixture::using(3);
+    fixture.set(16, u32::MAX);
+    assert_eq!(fixture.get(16), 0xff);
+}
+
+#[test]
+fn all_32_vectors_can_be_masked() {
+    let fixture = Fixture::after_reset(32, AddressWidth::Bits32, VectorMasking::Present);
+    fixture.set(12, u32::MAX);
+    assert_eq!(fixture.get(12), u32::MAX);
+}
+
+#[test]
+fn a_new_address_moves_every_vector() {
+    let fixture = Fixture::using(3);
+    fixture.set(12, 0x60);
+    assert_eq!(
+        (0..8).flat_map(|vector| fixture.raise(vector)).collect::<Vec<_>>(),
+        (0x60..0x68).collect::<Vec<_>>()
+    );
+}
+
+#[test]
+fn every_access_of_every_offset_and_width_is_answered() {
+    let fixture = Fixture::using(3);
+    for offset in 0..40 {
+        for len in 0..=16 {
+            for value in [0x00, 0xff, 0xa5, 0x01] {
+                fixture.function.write_config(offset, &vec![value; len]);
+                fixture.function.read_config(offset, &mut vec![0; len]);
+            }
+        }
+    }
+    fixture.set(4, ADDRESS);
+    fixture.set(8, 0);
+    fixture.set(12, DATA);
+    fixture.set(16, 0);
+    fixture.set_control(ENABLE);
+    fixture.delivered();
+    assert_eq!(fixture.raise(0), [DATA], "the function still works");
+}
