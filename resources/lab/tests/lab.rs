@@ -211,3 +211,36 @@ fn guest_modules_are_found_with_all_they_need() {
         assert!(kernel.vmlinuz.is_file() && kernel.headers_dir.join("Makefile").is_file());
     }
 }
+
+#[test]
+fn kvm_in_it_boots_a_linux_guest() {
+    let cache = Cache::open().unwrap();
+    for lab in both() {
+        let init = "#!/bin/sh\nmount -t proc proc /proc\necho \"guest up on $(uname -r)\"\npoweroff -f\n";
+        let image = lab.scratch().join("guest.cpio");
+        lab::Initramfs::new(&cache, init).unwrap().write_to(&image).unwrap();
+        let vmlinuz = lab.kernel().vmlinuz.display().to_string();
+        let guest = Command::new("qemu-system-x86_64")
+            .args([
+                "-accel",
+                "kvm",
+                "-machine",
+                "q35",
+                "-cpu",
+                "host",
+                "-m",
+                "256M",
+                "-display",
+                "none",
+                "-no-reboot",
+            ])
+            .args(["-nodefaults", "-serial", "stdio", "-append", "console=ttyS0 quiet", "-kernel", &vmlinuz])
+            .args(["-initrd", &image.display().to_string()])
+            .timeout(Duration::from_secs(150));
+        let begun = Instant::now();
+        let output = lab.run(guest).unwrap();
+        let said = output.stdout_text();
+        eprintln!("guest on {}: {:.1} s", lab.kernel().release, begun.elapsed().as_secs_f64());
+        assert!(said.contains(&format!("guest up on {}", lab.kernel().release)), "{said}");
+    }
+}

@@ -1,7 +1,6 @@
 //! Boots a lab host, and again if it hangs.
 //!
-//! Early in its boot an emulated machine hangs about once in ten times, for no reason of ours. Every new try is
-//! printed.
+//! Early in its boot an emulated machine hangs now and then, for no reason of ours. Every new try is printed.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -30,6 +29,11 @@ const MODULES: &[&str] = &[
     "vfio-pci",
     "vfio_iommu_type1",
 ];
+/// What a kernel says that hangs, or that comes round again soon.
+const STALLED: &str = "detected stalls";
+const STALL_PATIENCE: Duration = Duration::from_secs(15);
+/// How often the console is looked at while the agent is awaited.
+const CONSOLE_POLL: Duration = Duration::from_millis(250);
 const INIT: &str = include_str!("init.sh");
 
 impl Lab {
@@ -69,23 +73,46 @@ impl Lab {
                     eprintln!("lab: up after {:.1} s", begun.elapsed().as_secs_f64());
                     return Ok(lab);
                 }
-                Err(why) => eprintln!("lab: try {attempt} of {}: {why}", config.tries),
+                Err(why) => {
+                    eprintln!("lab: try {attempt} of {}: {why}", config.tries);
+                    let console = cache.dir("log")?.join(format!("console-{}-hung.log", config.series));
+                    // For people who wonder; that it cannot be kept is no reason not to try again.
+                    let _ = fs::copy(lab.dir.path().join("console.log"), console);
+                }
             }
         }
         Err(Error::Boot { tries: config.tries, console: kept })
     }
 
+    /// Waits for the agent, as long as the console shows that there is progress. On a busy machine a boot may take a
+    /// minute and be well.
     fn wait_until_up(&self, ready: &Receiver<Message>, patience: Duration) -> Result<(), String> {
-        match ready.recv_timeout(patience) {
-            Ok(_) => Ok(()),
-            Err(RecvTimeoutError::Timeout) => {
-                Err(format!("not up after {} s, starting again", patience.as_secs()))
+        let (mut length, mut heard) = (0, Instant::now());
+        loop {
+            match ready.recv_timeout(CONSOLE_POLL) {
+                Ok(_) => return Ok(()),
+                Err(RecvTimeoutError::Disconnected) => {
+                    let log = fs::read_to_string(self.dir.path().join("qemu.log")).unwrap_or_default();
+                    return Err(["it ended by itself", log.trim(), &self.last_words()].join("\n"));
+                }
+                Err(RecvTimeoutError::Timeout) => {}
             }
-            Err(RecvTimeoutError::Disconnected) => {
-                let said = fs::read_to_string(self.dir.path().join("qemu.log")).unwrap_or_default();
-                Err(format!("it ended by itself. {}", said.trim()))
+            let console = self.console().unwrap_or_default();
+            if console.len() > length {
+                (length, heard) = (console.len(), Instant::now());
+            }
+            let patience = if console.contains(STALLED) { patience.min(STALL_PATIENCE) } else { patience };
+            if heard.elapsed() > patience {
+                return Err(format!("silent for {} s\n{}", patience.as_secs(), self.last_words()));
             }
         }
+    }
+
+    /// The end of what the console said.
+    fn last_words(&self) -> String {
+        let console = self.console().unwrap_or_default();
+        let lines: Vec<_> = console.lines().collect();
+        lines.get(lines.len().saturating_sub(5)..).unwrap_or_default().join("\n")
     }
 }
 

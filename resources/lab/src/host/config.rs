@@ -69,8 +69,7 @@ impl Config {
         self
     }
 
-    /// Starts again, up to so often in all, when the lab host is not up after so long. (Early in its boot, an
-    /// emulated machine hangs about once in ten times.)
+    /// Starts again, up to so often in all, when the lab host is not up and its console has been silent for so long.
     pub fn tries(mut self, tries: u32, patience: Duration) -> Self {
         (self.tries, self.patience) = (tries, patience);
         self

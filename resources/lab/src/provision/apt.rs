@@ -14,6 +14,9 @@ use crate::error::{At, Result};
 
 const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 
+/// How the lines of apt begin that say how far it is, or what is wrong.
+const PROGRESS: &[&str] = &["Get:", "Fetched ", "Setting up ", "W: ", "E: "];
+
 /// apt with its own configuration.
 #[derive(Debug)]
 pub(crate) struct Apt {
@@ -79,9 +82,8 @@ impl Apt {
     pub(crate) fn extract(&self, packages: &[String], into: &Path) -> Result<()> {
         let downloads = self.downloads.join(into.file_name().unwrap_or_default());
         fs::create_dir_all(&downloads).at("create", &downloads)?;
-        process::shown(
-            self.command("apt-get").arg("-q").arg("download").args(packages).current_dir(&downloads),
-        )?;
+        let mut download = self.command("apt-get");
+        process::shown(download.arg("-q").arg("download").args(packages).current_dir(&downloads), PROGRESS)?;
         for entry in fs::read_dir(&downloads).at("read", &downloads)? {
             let archive = entry.at("read", &downloads)?.path();
             process::output(Command::new("dpkg").arg("-x").arg(&archive).arg(into))?;
@@ -92,11 +94,19 @@ impl Apt {
     /// Installs packages. Only root can.
     pub(crate) fn install(&self, packages: &[String]) -> Result<()> {
         let mut command = self.command("apt-get");
-        command.args(["-q", "-y", "--no-install-recommends", "-o", "DPkg::Lock::Timeout=300"]);
+        command.args([
+            "-q",
+            "-y",
+            "--no-install-recommends",
+            "-o",
+            "DPkg::Lock::Timeout=300",
+            "-o",
+            "Dpkg::Use-Pty=0",
+        ]);
         if self.codename == "bookworm" {
             command.args(["-t", "bookworm-backports"]);
         }
-        process::shown(command.arg("install").args(packages))?;
+        process::shown(command.arg("install").args(packages), PROGRESS)?;
         process::output(self.command("apt-get").arg("clean")).map(drop)
     }
 }

@@ -20,8 +20,8 @@ pub(crate) fn text(command: &mut Command) -> Result<String> {
     Ok(String::from_utf8_lossy(&output(command)?).into_owned())
 }
 
-/// Runs a program and shows its lines as they come.
-pub(crate) fn shown(command: &mut Command) -> Result<()> {
+/// Runs a program and shows those of its lines that begin with one of these words, as they come.
+pub(crate) fn shown(command: &mut Command, words: &[&str]) -> Result<()> {
     let (reader, writer) = std::io::pipe().map_err(|source| not_started(command, source))?;
     let other = writer.try_clone().map_err(|source| not_started(command, source))?;
     let mut child = command
@@ -34,7 +34,9 @@ pub(crate) fn shown(command: &mut Command) -> Result<()> {
     command.stdout(Stdio::null()).stderr(Stdio::null());
     let mut said = String::new();
     for line in BufReader::new(reader).lines().map_while(Result::ok) {
-        eprintln!("  {line}");
+        if words.iter().any(|word| line.starts_with(word)) {
+            eprintln!("  {line}");
+        }
         said.push_str(&line);
         said.push('\n');
     }
