@@ -1,5 +1,6 @@
 //! What `demo` understands.
 
+use std::fmt;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -99,6 +100,15 @@ impl Who {
             Self::Ours => Monitor::ours(),
             Self::Qemu => Ok(Monitor::Qemu),
         }
+    }
+}
+
+impl fmt::Display for Who {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Ours => "our vmm",
+            Self::Qemu => "QEMU",
+        })
     }
 }
 

@@ -1,11 +1,10 @@
 //! The short report at the end, and whether it is a good one.
 
 use std::fmt;
-use std::path::Path;
 
 use guest::{HostVectors, Result, Transcript};
 
-use crate::cli::{self, Who};
+use crate::cli;
 use crate::stage::Stage;
 
 /// What became of one device's interrupts.
@@ -17,6 +16,8 @@ struct DeviceRow {
     guest: u64,
     /// Vectors that the host has requested while the guest had those.
     host: HostVectors,
+    /// Eventfds that the monitor had for it then, if it tells.
+    eventfds: Option<u32>,
     /// Interrupts raised, received in the guest, and never received.
     raised: u64,
     received: u64,
@@ -38,7 +39,7 @@ impl Report {
         stage: &Stage,
         transcript: &Transcript,
         host_vectors: &[HostVectors],
-        monitor_report: &Path,
+        monitor: Option<&guest::Report>,
     ) -> Result<Self> {
         let mut report = Self { head: Vec::new(), devices: Vec::new(), wrong: Vec::new() };
         report.guest(transcript)?;
@@ -48,6 +49,9 @@ impl Report {
         for ((address, &host), guest) in stage.devices.iter().zip(host_vectors).zip(transcript.all("vectors"))
         {
             report.device(address, host, guest, transcript)?;
+            if let Some(monitor) = monitor {
+                report.monitor(address, monitor);
+            }
         }
         if report.devices.len() != stage.devices.len() {
             report.wrong.push("a device has no driver or no vectors in the guest".into());
@@ -55,8 +59,10 @@ impl Report {
         if cli.device.is_none() {
             report.doorbell(cli, transcript)?;
         }
-        if cli.monitor == Who::Ours && !monitor_report.is_file() {
-            report.wrong.push("the VMM left no report".into());
+        if let Some(routes) = monitor.map(|monitor| &monitor.routes) {
+            let (used, published, commits) = (routes.in_use, routes.published, routes.commits);
+            let text = format!("{used} messages in use of {published} published, in {commits} commits");
+            report.head.push(("routes", text));
         }
         Ok(report)
     }
@@ -138,6 +144,7 @@ impl Report {
             name: format!("{driver} {address}"),
             guest: count,
             host,
+            eventfds: None,
             raised,
             received,
             lost,
@@ -150,6 +157,24 @@ impl Report {
             self.wrong.push(format!("{driver}: the guest has {count} vectors, the host allocated {host}"));
         }
         Ok(())
+    }
+
+    /// What the monitor holds for the device that was entered last.
+    fn monitor(&mut self, address: &str, monitor: &guest::Report) {
+        let Some(row) = self.devices.last_mut() else { return };
+        let Some(msix) = monitor.msix(address) else {
+            return self.wrong.push(format!("{address}: the monitor knows nothing of its MSI-X"));
+        };
+        row.eventfds = Some(msix.domain.host_vectors);
+        row.name = format!("{}, table of {}", row.name, msix.vectors);
+        if u64::from(msix.domain.live) != row.guest {
+            let (live, guest) = (msix.domain.live, row.guest);
+            self.wrong.push(format!("{address}: {live} vectors are live, the guest has {guest}"));
+        }
+        if msix.domain.counters.host_failures > 0 {
+            self.wrong
+                .push(format!("{address}: the host refused {} steps", msix.domain.counters.host_failures));
+        }
     }
 
     fn doorbell(&mut self, cli: &cli::Run, transcript: &Transcript) -> Result<()> {
@@ -169,6 +194,10 @@ impl Report {
         if vectors != u64::from(cli.vectors) {
             self.wrong.push(format!("the doorbell has {vectors} of {} vectors", cli.vectors));
         }
+        if line.number("late")? > 0 {
+            self.wrong
+                .push(format!("the doorbell: {} rings came after a second or more", line.number("late")?));
+        }
         if line.number("received")? != line.number("rung")? || line.number("uneven")? != 0 {
             self.wrong.push("the doorbell: not each ring came exactly once, on its own vector".into());
         }
@@ -181,14 +210,14 @@ impl fmt::Display for Report {
         for (name, text) in &self.head {
             writeln!(f, "  {name:<9} {text}")?;
         }
-        writeln!(
-            f,
-            "\n  {:<24}{:>12}{:>12}{:>10}{:>10}{:>6}",
-            "vectors", "guest has", "host has", "raised", "received", "lost"
-        )?;
+        let heads = ["guest has", "host has", "eventfds", "raised", "received", "lost"];
+        write!(f, "\n  {:<38}", "vectors")?;
+        writeln!(f, "{}", heads.map(|head| format!("{head:>10}")).concat())?;
         for row in &self.devices {
-            let DeviceRow { name, guest, host, raised, received, lost } = row;
-            writeln!(f, "  {name:<24}{guest:>12}{:>12}{raised:>10}{received:>10}{lost:>6}", host.requested)?;
+            let eventfds = row.eventfds.map_or("?".to_owned(), |count| count.to_string());
+            let counts = [row.raised, row.received, row.lost].map(|count| format!("{count:>10}")).concat();
+            let (name, guest, host) = (&row.name, row.guest, row.host.requested);
+            writeln!(f, "  {name:<38}{guest:>10}{host:>10}{eventfds:>10}{counts}")?;
         }
         writeln!(f)?;
         for wrong in &self.wrong {

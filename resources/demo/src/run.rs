@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use guest::{Host, HostVectors, Image, Machine, Result, Session, Tools};
 use lab::{Cache, Refresh, Series};
 
-use crate::cli;
+use crate::cli::{self, Who};
 use crate::report::Report;
 use crate::screen::Screen;
 use crate::stage::Stage;
@@ -60,11 +60,15 @@ pub(crate) fn run(cli: &cli::Run) -> Result<ExitCode> {
         .iter()
         .map(|address| stage.host.vectors(address))
         .collect::<Result<Vec<HostVectors>>>()?;
+    let report = match cli.monitor {
+        Who::Ours => Some(session.report_now()?),
+        Who::Qemu => None,
+    };
     session.go_on()?;
     let transcript = session.finish(|event| screen.event(event))?;
 
     screen.step("Report");
-    let report = Report::new(cli, &stage, &transcript, &host_vectors, &report_path)?;
+    let report = Report::new(cli, &stage, &transcript, &host_vectors, report.as_ref())?;
     print!("{report}");
     Ok(if report.is_good() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

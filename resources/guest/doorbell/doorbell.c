@@ -6,8 +6,9 @@
  * A device whose server hands it its own eventfds back as a peer's rings
  * itself: a write of (own id << 16 | vector) to the doorbell register raises
  * that vector, and nothing else ever does. So each ring must run the handler of
- * its vector exactly once; a ring is lost when nothing came within the
- * patience. MSI-X is enabled with one vector; the others come and go while it
+ * its vector exactly once. A ring that has not come within the patience is
+ * waited for some more, without ringing again: it is late if it comes then, and
+ * lost if it does not. MSI-X is enabled with one vector; the others come and go while it
  * stays enabled. Kernels before 6.2 cannot do that: there all table entries are
  * allocated when MSI-X is enabled, and only requested and freed one by one.
  *
@@ -42,14 +43,19 @@
 
 static unsigned int patience_ms = 1000;
 module_param(patience_ms, uint, 0644);
-MODULE_PARM_DESC(patience_ms, "a ring that has not arrived by then is lost");
+MODULE_PARM_DESC(patience_ms, "a ring that has not arrived by then is late");
+static unsigned int give_up_ms = 5000;
+module_param(give_up_ms, uint, 0644);
+MODULE_PARM_DESC(give_up_ms, "a late ring that has not arrived by then is lost");
 
 struct vector {
 	wait_queue_head_t arrival;
 	atomic_t received;
 	/* Written by the vector's ringer alone. */
 	unsigned int rung;
+	unsigned int late;
 	unsigned int lost;
+	u64 slowest_ns;			/* from ringing to being told */
 	int irq;
 	char name[24];
 };
@@ -77,20 +83,34 @@ static irqreturn_t on_arrival(int irq, void *data)
 	return IRQ_HANDLED;
 }
 
+static bool arrives(struct vector *vector, int before, unsigned int ms)
+{
+	return wait_event_timeout(vector->arrival,
+				  atomic_read(&vector->received) != before,
+				  msecs_to_jiffies(ms));
+}
+
 static void ring(struct doorbell *bell, unsigned int index)
 {
 	struct vector *vector = &bell->vectors[index];
 	int before = atomic_read(&vector->received);
+	u64 start = ktime_get_ns(), took;
 
 	WRITE_ONCE(vector->rung, vector->rung + 1);
 	iowrite32(bell->id << 16 | index, bell->registers + REG_DOORBELL);
-	if (!wait_event_timeout(vector->arrival,
-				atomic_read(&vector->received) != before,
-				msecs_to_jiffies(patience_ms))) {
-		WRITE_ONCE(vector->lost, vector->lost + 1);
-		dev_warn(&bell->pdev->dev, "vector %u: ring %u lost\n", index,
-			 vector->rung);
+	if (!arrives(vector, before, patience_ms)) {
+		bool late = arrives(vector, before, give_up_ms);
+
+		if (late)
+			WRITE_ONCE(vector->late, vector->late + 1);
+		else
+			WRITE_ONCE(vector->lost, vector->lost + 1);
+		dev_warn(&bell->pdev->dev, "vector %u: ring %u %s\n", index,
+			 vector->rung, late ? "late" : "lost");
 	}
+	took = ktime_get_ns() - start;
+	if (took > vector->slowest_ns)
+		WRITE_ONCE(vector->slowest_ns, took);
 }
 
 #if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 2, 0)
@@ -290,7 +310,7 @@ static ssize_t results_show(struct device *dev, struct device_attribute *attr,
 			    char *text)
 {
 	struct doorbell *bell = dev_get_drvdata(dev);
-	u64 rung = 0, received = 0, lost = 0;
+	u64 rung = 0, received = 0, late = 0, lost = 0, slowest_ns = 0;
 	unsigned int index, uneven = 0;
 	struct vector *first = &bell->vectors[0];
 
@@ -299,18 +319,22 @@ static ssize_t results_show(struct device *dev, struct device_attribute *attr,
 		unsigned int arrived = atomic_read(&vector->received);
 
 		rung += READ_ONCE(vector->rung);
+		late += READ_ONCE(vector->late);
 		lost += READ_ONCE(vector->lost);
+		slowest_ns = max(slowest_ns, READ_ONCE(vector->slowest_ns));
 		received += arrived;
-		/* Something came late, twice, or on a neighbour's vector. */
+		/* Something came twice, on a neighbour's vector, or too late. */
 		uneven += arrived != vector->rung - vector->lost;
 	}
 	return sysfs_emit(text,
 			  "growth=%s\ntable=%u\nvectors=%u\n"
-			  "rung=%llu\nreceived=%llu\nlost=%llu\nuneven=%u\n"
+			  "rung=%llu\nreceived=%llu\nlate=%llu\nlost=%llu\n"
+			  "uneven=%u\nslowest_us=%llu\n"
 			  "first_rung=%u\nfirst_received=%u\nfirst_lost=%u\n"
 			  "growths=%u\ngrow_us=%llu\ngrow_max_us=%llu\n",
 			  growth, bell->table_size, bell->grown,
-			  rung, received, lost, uneven,
+			  rung, received, late, lost, uneven,
+			  div_u64(slowest_ns, NSEC_PER_USEC),
 			  READ_ONCE(first->rung), atomic_read(&first->received),
 			  READ_ONCE(first->lost), bell->growths,
 			  div_u64(bell->grow_ns, NSEC_PER_USEC),

@@ -70,6 +70,9 @@ pub enum Error {
         /// The end of console and messages.
         last: String,
     },
+    /// Our VMM's report is not there, or not as it should be.
+    #[error("the report of the VMM: {0}")]
+    Report(String),
     /// A line of the guest's has not the value that was looked for.
     #[error("no {what} `{key}` in the guest's line `{line}`")]
     Value {

@@ -2,7 +2,8 @@
 //!
 //! An [`Image`] is a stock Debian kernel and an initramfs with our init and our driver for QEMU's ivshmem doorbell;
 //! a [`Machine`] boots it under a [`Monitor`] (ours, or QEMU as the reference) on a [`Host`] (a lab host, or this
-//! machine); a [`Session`] is one such boot, and a [`Transcript`] all it said. What the guest reports are [`Line`]s.
+//! machine); a [`Session`] is one such boot, and a [`Transcript`] all it said. What the guest says in them are
+//! [`Line`]s; what our VMM tells of its devices is a [`Report`].
 //!
 //! ```no_run
 //! use guest::{Host, Image, Machine, Monitor, Session, Tools};
@@ -26,6 +27,7 @@ mod image;
 mod interrupts;
 mod lspci;
 mod machine;
+mod report;
 mod said;
 mod session;
 mod transcript;
@@ -35,6 +37,7 @@ pub use host::Host;
 pub use image::{Image, Tools};
 pub use interrupts::HostVectors;
 pub use machine::{End, Machine, Monitor};
+pub use report::{Counters, DeviceReport, Domain, Msix, Report, Routes};
 pub use said::Line;
 pub use session::{Event, Session};
 pub use transcript::Transcript;

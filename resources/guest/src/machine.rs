@@ -120,6 +120,11 @@ impl Machine {
         self
     }
 
+    /// Where the report will be.
+    pub(crate) fn report_path(&self) -> Option<&Path> {
+        self.report.as_deref()
+    }
+
     /// Adds words to the monitor's command line.
     pub fn arguments<S: Into<String>>(mut self, words: impl IntoIterator<Item = S>) -> Self {
         self.arguments.extend(words.into_iter().map(Into::into));

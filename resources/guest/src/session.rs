@@ -1,6 +1,7 @@
 //! One boot of a guest, while it lasts: lines as they come, and a word to a guest that waits for one.
 
 use std::collections::VecDeque;
+use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
 use std::time::{Duration, Instant};
 
@@ -9,6 +10,7 @@ use lab::Said;
 use crate::error::{Error, Result};
 use crate::host::{Host, Running};
 use crate::machine::{Machine, Monitor};
+use crate::report::Report;
 use crate::said::Line;
 use crate::transcript::Transcript;
 
@@ -28,10 +30,18 @@ pub enum Event {
     Ended(ExitStatus),
 }
 
+/// Says its process id before it becomes the monitor.
+const LAUNCHER: &str = "echo \"$0 $$\" >&2; exec \"$@\"";
+/// What it puts before the id.
+const PID_MARK: &str = "monitor-pid";
+
 /// A guest that runs. Dropping it kills the monitor.
 #[derive(Debug)]
-pub struct Session {
+pub struct Session<'host> {
+    host: &'host Host,
     running: Running,
+    pid: Option<u32>,
+    report: Option<PathBuf>,
     started: Instant,
     console: Splitter,
     messages: Splitter,
@@ -39,7 +49,7 @@ pub struct Session {
     transcript: Transcript,
 }
 
-impl Session {
+impl<'host> Session<'host> {
     /// Boots a guest and waits for its init.
     ///
     /// About once in 25 times a guest in an emulated host resets itself before init; it is started again, once, and
@@ -47,20 +57,24 @@ impl Session {
     ///
     /// # Errors
     /// The monitor cannot be started, or the guest does not reach its init.
-    pub fn start(host: &Host, machine: &Machine, monitor: &Monitor) -> Result<Self> {
-        let words = machine.words(monitor);
-        let mut session = Self::launch(host, &words, 0)?;
+    pub fn start(host: &'host Host, machine: &Machine, monitor: &Monitor) -> Result<Self> {
+        let mut session = Self::launch(host, machine, monitor, 0)?;
         let Some(status) = session.reach_init()? else { return Ok(session) };
         eprintln!("guest: it ended before its init ({status}); trying once more");
         eprintln!("{}", session.transcript.last());
-        session = Self::launch(host, &words, 1)?;
+        session = Self::launch(host, machine, monitor, 1)?;
         let Some(status) = session.reach_init()? else { return Ok(session) };
         Err(Error::NoInit { status: status.to_string(), last: session.transcript.last() })
     }
 
-    fn launch(host: &Host, words: &[String], retries: u32) -> Result<Self> {
+    fn launch(host: &'host Host, machine: &Machine, monitor: &Monitor, retries: u32) -> Result<Self> {
+        let mut words = ["sh", "-c", LAUNCHER, PID_MARK].map(str::to_owned).to_vec();
+        words.extend(machine.words(monitor));
         Ok(Self {
-            running: host.start(words, PATIENCE)?,
+            host,
+            running: host.start(&words, PATIENCE)?,
+            pid: None,
+            report: machine.report_path().map(Path::to_owned),
             started: Instant::now(),
             console: Splitter::default(),
             messages: Splitter::default(),
@@ -102,7 +116,10 @@ impl Session {
             }
             let events = match self.running.receive()? {
                 Said::Stdout(bytes) => self.console.lines(&bytes).map(console_event).collect(),
-                Said::Stderr(bytes) => self.messages.lines(&bytes).map(Event::Message).collect(),
+                Said::Stderr(bytes) => {
+                    let lines = self.messages.lines(&bytes);
+                    lines.filter(|text| !self.is_pid(text)).map(Event::Message).collect()
+                }
                 Said::Ended(status) => self.last_events(status),
             };
             for event in &events {
@@ -110,6 +127,12 @@ impl Session {
             }
             self.ready.extend::<Vec<_>>(events);
         }
+    }
+
+    fn is_pid(&mut self, text: &str) -> bool {
+        let pid = text.strip_prefix(PID_MARK).and_then(|pid| pid.trim().parse().ok());
+        self.pid = self.pid.or(pid);
+        pid.is_some()
     }
 
     fn last_events(&mut self, status: ExitStatus) -> Vec<Event> {
@@ -151,6 +174,27 @@ impl Session {
     /// The host is gone.
     pub fn go_on(&mut self) -> Result<()> {
         self.running.send(b"\n")
+    }
+
+    /// The monitor's process id on its host.
+    ///
+    /// # Errors
+    /// It did not say it.
+    pub fn pid(&self) -> Result<u32> {
+        self.pid.ok_or_else(|| self.transcript.silent(PID_MARK))
+    }
+
+    /// Has our VMM report how things are now.
+    ///
+    /// # Errors
+    /// [`Machine::report`] was not asked for, or the VMM does not write it.
+    pub fn report_now(&self) -> Result<Report> {
+        let path = self.report.as_deref().ok_or_else(|| Error::Report("none was asked for".into()))?;
+        let (file, pid) = (path.display(), self.pid()?);
+        self.host.shell(&format!(
+            "rm -f '{file}'; kill -USR1 {pid}; for i in $(seq 200); do test -f '{file}' && exit; sleep 0.1; done; exit 1"
+        ))?;
+        Report::read(path)
     }
 
     /// Waits for the end, and shows every event until then.

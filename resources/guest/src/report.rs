@@ -1,0 +1,95 @@
+//! The report of our VMM (`--report`), as far as tests and the demonstration read it.
+
+use std::path::Path;
+
+use serde::Deserialize;
+
+use crate::error::{At, Error, Result};
+
+/// The whole report.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Report {
+    /// Every device on the guest's bus that reports.
+    pub devices: Vec<DeviceReport>,
+    /// The VM's interrupt routes.
+    pub routes: Routes,
+}
+
+/// One device.
+#[derive(Clone, Debug, Deserialize)]
+pub struct DeviceReport {
+    /// Its address on the host, if it is passed through.
+    pub host_address: Option<String>,
+    /// How often the guest has reset it.
+    #[serde(default)]
+    pub guest_resets: u64,
+    /// Its MSI-X.
+    pub msix: Option<Msix>,
+}
+
+/// One device's MSI-X.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Msix {
+    /// Entries of the table.
+    pub vectors: u32,
+    /// What became of them.
+    pub domain: Domain,
+}
+
+/// One interrupt domain.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Domain {
+    /// MSI-X is on in the host.
+    pub open: bool,
+    /// Vectors with a host vector and an eventfd.
+    pub host_vectors: u32,
+    /// Of these, the ones attached to the guest.
+    pub live: u32,
+    /// Of these, the ones the guest gave back, kept in case it wants them again.
+    pub lingering: u32,
+    /// What was done so far.
+    pub counters: Counters,
+}
+
+/// What a domain has done.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Counters {
+    /// Host vectors requested.
+    pub binds: u64,
+    /// Times MSI-X was turned on in the host.
+    pub opens: u64,
+    /// Times it was turned off.
+    pub closes: u64,
+    /// Steps that the host refused.
+    pub host_failures: u64,
+    /// The most host vectors at one time.
+    pub high_water: u32,
+}
+
+/// The VM's interrupt routes.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Routes {
+    /// Messages that have a GSI.
+    pub published: u64,
+    /// Of these, the ones some vector is live on.
+    pub in_use: u64,
+    /// Times the table was sent to KVM.
+    pub commits: u64,
+}
+
+impl Report {
+    /// Reads one from the file that the VMM left.
+    ///
+    /// # Errors
+    /// It is not there, or not as it should be.
+    pub fn read(path: &Path) -> Result<Self> {
+        let text = std::fs::read(path).at("read", path)?;
+        serde_json::from_slice(&text).map_err(|error| Error::Report(format!("{}: {error}", path.display())))
+    }
+
+    /// What it says about the MSI-X of the device at this address of the host.
+    pub fn msix(&self, host_address: &str) -> Option<&Msix> {
+        let found = self.devices.iter().find(|device| device.host_address.as_deref() == Some(host_address));
+        found?.msix.as_ref()
+    }
+}
