@@ -7,9 +7,26 @@ use lab::{Cache, Config, Device, Lab, Refresh, Result, Series};
 
 use crate::foreground;
 
+const EXAMPLES: &str = "\
+Examples:
+  lab provision
+      everything fetched and installed, once; quick when it is there
+  lab run -- uname -r
+      one command in a lab host on kernel 6.12
+  lab run --kernel 6.1 --vfio --device nvme,file=disk.img --device ivshmem,vectors=64 -- lspci -vv
+      another kernel, and two devices bound to vfio-pci: the first root port's bus is 01, the second's 02
+  lab run --trace msix_write_config --device nvme -- sh -c 'modprobe nvme; sleep 2'
+      when MSI-X of a device was really turned on and off
+  lab shell --vfio --device igb
+      look around";
+
 /// Emulated Linux hosts with KVM and VFIO, for machines that have neither.
+///
+/// A lab host boots in seconds on one of two Debian kernels, has the devices you ask for, each in an IOMMU group of its
+/// own, and shows this machine's files at their own paths, so that what was built here runs there. What it writes is
+/// gone when it ends.
 #[derive(Parser)]
-#[command(version)]
+#[command(version, after_help = EXAMPLES)]
 struct Cli {
     #[command(subcommand)]
     verb: Verb,
@@ -26,7 +43,10 @@ enum Verb {
         #[arg(long)]
         refresh: bool,
     },
-    /// Run a command in a lab host. Ends with the command's own status; 125 means that the lab host failed.
+    /// Run a command in a lab host.
+    ///
+    /// It has this directory, this environment and these streams. The status is the command's own, or 125 if the lab
+    /// host failed.
     Run {
         #[command(flatten)]
         host: Host,
@@ -61,8 +81,12 @@ struct Host {
     /// The kernel: 6.12 (has dynamic MSI-X) or 6.1 (has not).
     #[arg(long, default_value_t = Series::V6_12)]
     kernel: Series,
-    /// A device; may be given several times. nvme[,vectors=N][,queues=N][,size=SIZE|,file=PATH],
-    /// ivshmem[,vectors=N][,size=SIZE], igb, e1000e, qemu:ANYTHING.
+    /// A device; may be given several times.
+    ///
+    /// nvme[,vectors=N][,queues=N][,size=SIZE|,file=PATH]: a disk of zeros, or of that file.
+    /// ivshmem[,vectors=N][,size=SIZE]: shared memory with doorbells.
+    /// igb, e1000e: Ethernet controllers without a network.
+    /// qemu:TEXT: any -device of QEMU.
     #[arg(long = "device", value_name = "DEVICE")]
     devices: Vec<Device>,
     /// Bind every device to vfio-pci first.

@@ -68,6 +68,9 @@ pub enum Error {
     /// A device description was not understood.
     #[error("device `{0}`: {1}")]
     Device(String, String),
+    /// QEMU ended before the lab host's kernel said anything: it was asked for something it cannot do.
+    #[error("QEMU did not start the lab host:\n{0}")]
+    Refused(String),
     /// The lab host did not come up.
     #[error("the lab host was not up after {tries} tries; its console is in {}", console.display())]
     Boot {

@@ -244,3 +244,12 @@ fn kvm_in_it_boots_a_linux_guest() {
         assert!(said.contains(&format!("guest up on {}", lab.kernel().release)), "{said}");
     }
 }
+
+#[test]
+fn what_qemu_cannot_do_is_said_at_once() {
+    let cache = Cache::open().unwrap();
+    lab::provision(&cache, &[Series::V6_12], Refresh::Keep).unwrap();
+    let config = Config::new(Series::V6_12).device(Device::Other("nonsense".into()));
+    let error = Lab::boot(&cache, config).unwrap_err();
+    assert!(matches!(&error, Error::Refused(why) if why.contains("nonsense")), "{error}");
+}

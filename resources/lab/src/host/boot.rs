@@ -36,6 +36,14 @@ const STALL_PATIENCE: Duration = Duration::from_secs(15);
 const CONSOLE_POLL: Duration = Duration::from_millis(250);
 const INIT: &str = include_str!("init.sh");
 
+/// Why a boot came to nothing.
+enum Failure {
+    /// Another try may do.
+    Hung(String),
+    /// Another try would end the same way.
+    Refused(String),
+}
+
 impl Lab {
     /// Boots a lab host, and says on standard error how that goes.
     ///
@@ -73,7 +81,8 @@ impl Lab {
                     eprintln!("lab: up after {:.1} s", begun.elapsed().as_secs_f64());
                     return Ok(lab);
                 }
-                Err(why) => {
+                Err(Failure::Refused(why)) => return Err(Error::Refused(why)),
+                Err(Failure::Hung(why)) => {
                     eprintln!("lab: try {attempt} of {}: {why}", config.tries);
                     let console = cache.dir("log")?.join(format!("console-{}-hung.log", config.series));
                     // For people who wonder; that it cannot be kept is no reason not to try again.
@@ -86,14 +95,18 @@ impl Lab {
 
     /// Waits for the agent, as long as the console shows that there is progress. On a busy machine a boot may take a
     /// minute and be well.
-    fn wait_until_up(&self, ready: &Receiver<Message>, patience: Duration) -> Result<(), String> {
+    fn wait_until_up(&self, ready: &Receiver<Message>, patience: Duration) -> Result<(), Failure> {
         let (mut length, mut heard) = (0, Instant::now());
         loop {
             match ready.recv_timeout(CONSOLE_POLL) {
                 Ok(_) => return Ok(()),
                 Err(RecvTimeoutError::Disconnected) => {
                     let log = fs::read_to_string(self.dir.path().join("qemu.log")).unwrap_or_default();
-                    return Err(["it ended by itself", log.trim(), &self.last_words()].join("\n"));
+                    if self.console().unwrap_or_default().is_empty() {
+                        return Err(Failure::Refused(log));
+                    }
+                    let why = ["it ended by itself", log.trim(), &self.last_words()].join("\n");
+                    return Err(Failure::Hung(why));
                 }
                 Err(RecvTimeoutError::Timeout) => {}
             }
@@ -103,7 +116,8 @@ impl Lab {
             }
             let patience = if console.contains(STALLED) { patience.min(STALL_PATIENCE) } else { patience };
             if heard.elapsed() > patience {
-                return Err(format!("silent for {} s\n{}", patience.as_secs(), self.last_words()));
+                let why = format!("silent for {} s\n{}", patience.as_secs(), self.last_words());
+                return Err(Failure::Hung(why));
             }
         }
     }
