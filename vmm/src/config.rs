@@ -96,6 +96,7 @@ fn open_kernel(path: &Path) -> Result<Image> {
     let (mut file, _, name) = open("--kernel", path)?;
     let mut bytes = Vec::new();
     file.rewind().and_then(|()| file.read_to_end(&mut bytes)).map_err(|error| Error::input(&name, error))?;
+    tracing::debug!("kernel read, {} KiB", bytes.len() >> 10);
     let kind = ImageKind::of(&bytes).map_err(|problem| Error::input(&name, problem))?;
     Ok(Image::new(name, bytes, kind))
 }

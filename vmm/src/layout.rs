@@ -39,7 +39,11 @@ pub const COMMAND_LINE_SIZE: usize = 2048;
 /// Conventional memory ends here; what follows up to 1 MiB is not given to the kernel as RAM.
 pub const CONVENTIONAL_END: u64 = 0x9_fc00;
 /// ACPI tables, RSDP first, where firmware keeps its own.
-pub const ACPI_TABLES: Range<u64> = 0xe_0000..0x10_0000;
+pub const ACPI_TABLES: Range<u64> = 0xe_0000..0xf_0000;
+/// Where firmware has its code.
+pub const FIRMWARE: Range<u64> = 0xf_0000..0x10_0000;
+/// The BIOS's entry in real mode, F000:FFF0.
+pub const RESET_VECTOR: u64 = 0xf_fff0;
 /// RAM from here on is free for the kernel and the initial RAM disk.
 pub const HIGH_RAM: u64 = MIB;
 

@@ -1,9 +1,11 @@
 //! A minimal VMM that embeds vm-msi and boots Linux guests with passed-through devices.
 
+use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use clap::Parser;
 use tracing_subscriber::filter::LevelFilter;
+use tracing_subscriber::fmt::time::uptime;
 use vmm::cli::Args;
 use vmm::config::Config;
 use vmm::outcome::Outcome;
@@ -16,7 +18,9 @@ fn main() -> ExitCode {
     tracing_subscriber::fmt()
         .with_max_level(LevelFilter::from(args.log_level))
         .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
         .with_target(false)
+        .with_timer(uptime())
         .init();
     terminal::give_back_on_panic();
     let outcome = run(&args).unwrap_or_else(Outcome::Failed);

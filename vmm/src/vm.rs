@@ -80,10 +80,13 @@ impl Vm {
         let serial = Port::new(&config.serial, interrupts.line(layout::COM1_GSI)?)?;
         let buses = buses(&root, pci_mmio64.as_ref(), &serial, &ending, &interrupts)?;
 
+        tracing::debug!("machine built");
         let mut entry = loader::load_kernel(memory.memory(), &config.kernel, config.unpack)?;
         if let Some(initrd) = &mut config.initrd {
             loader::load_initrd(memory.memory(), initrd, &mut entry)?;
         }
+        tracing::debug!("kernel and initrd loaded");
+        boot::reset_vector::write(memory.memory())?;
         let rsdp = boot::acpi::write(memory.memory(), &Machine { cpus: config.cpus, pci_mmio64 })?;
         boot::params::write(memory.memory(), &entry, &config.cmdline, rsdp)?;
 
@@ -131,6 +134,7 @@ impl Vm {
             SerialTarget::File(_) | SerialTarget::Off => None,
         };
         let threads = Threads::start(self.vcpus)?;
+        tracing::debug!("the guest runs");
         let outcome = self.events.run();
         drop(threads);
         drop(terminal);

@@ -52,7 +52,10 @@ fn unpacked(image: &Image, limit: u64) -> Option<Vec<u8>> {
         return None;
     };
     match unpack(payload, limit) {
-        Ok(elf) => Some(elf),
+        Ok(elf) => {
+            tracing::debug!("kernel unpacked, {} KiB to {} KiB", payload.len() >> 10, elf.len() >> 10);
+            Some(elf)
+        }
         Err(error) => {
             tracing::warn!("{}: {error}; the guest unpacks it itself", image.name());
             None

@@ -62,6 +62,7 @@ fn memory_map(memory: &GuestMemoryMmap) -> Vec<boot_e820_entry> {
     let mut map = vec![
         entry(0, layout::CONVENTIONAL_END, MemoryKind::Ram),
         entry(layout::ACPI_TABLES.start, layout::ACPI_TABLES.end, MemoryKind::Acpi),
+        entry(layout::FIRMWARE.start, layout::FIRMWARE.end, MemoryKind::Reserved),
     ];
     map.extend(memory.iter().map(|region| {
         let start = region.start_addr().0;
@@ -91,12 +92,13 @@ mod tests {
         let line: [u8; 14] = memory.read_obj(GuestAddress(u64::from(params.hdr.cmd_line_ptr))).unwrap();
         assert_eq!(&line, b"console=ttyS0\0");
         let (rsdp, ramdisk, entries) = (params.acpi_rsdp_addr, params.hdr.ramdisk_size, params.e820_entries);
-        assert_eq!((rsdp, ramdisk, entries), (0xe_0000, 77, 5));
+        assert_eq!((rsdp, ramdisk, entries), (0xe_0000, 77, 6));
         let map: Vec<(u64, u64, u32)> =
-            params.e820_table[..5].iter().map(|entry| (entry.addr, entry.size, entry.r#type)).collect();
+            params.e820_table[..6].iter().map(|entry| (entry.addr, entry.size, entry.r#type)).collect();
         let expected = [
             (0, 0x9_fc00, 1),
-            (0xe_0000, 0x2_0000, 3),
+            (0xe_0000, 0x1_0000, 3),
+            (0xf_0000, 0x1_0000, 2),
             (layout::MIB, layout::GIB - layout::MIB, 1),
             (0xe000_0000, 0x10_0000, 2),
             (4 * layout::GIB, layout::GIB, 1),

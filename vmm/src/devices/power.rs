@@ -43,6 +43,7 @@ impl DevicePio for AcpiPower {
     }
 
     fn pio_write(&self, base: PioAddress, offset: PioAddressOffset, data: &[u8]) {
+        tracing::debug!("ACPI power register {offset}: write of {data:02x?}");
         let [value] = *data else { return };
         match base.0.saturating_add(offset) {
             SLEEP_CONTROL if value & !SLEEP_IGNORED == SWITCH_OFF => self.0.end(Outcome::PoweredOff),
@@ -63,6 +64,7 @@ impl DevicePio for I8042 {
     }
 
     fn pio_write(&self, _base: PioAddress, offset: PioAddressOffset, data: &[u8]) {
+        tracing::debug!("keyboard controller port {offset}: write of {data:02x?}");
         if offset == I8042_COMMAND && *data == [I8042_RESET] {
             self.0.end(Outcome::Rebooted);
         }

@@ -79,7 +79,9 @@ impl Input {
             Ok(()) | Err(event_manager::Error::FdAlreadyRegistered) => {}
             // /dev/null and files cannot be waited for.
             Err(error) => {
-                tracing::info!("standard input cannot be watched, the guest gets none: {error}");
+                tracing::info!(
+                    "standard input is no terminal, pipe or socket: the guest gets no input ({error})"
+                );
                 self.stream = Stream::Ended;
             }
         }
