@@ -6,3 +6,4 @@
 mod bare_metal;
 mod delivery;
 mod routing;
+mod storm;

@@ -12,7 +12,9 @@ use vm_device::device_manager::IoManager;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 use vm_msi::MsiMessage;
 
-use super::layout::{AREA_COMMAND, AREA_OPERATIONS, AREA_SEEN, CONTROL, MAX_OPERATIONS, NOTES, area};
+use super::layout::{
+    AREA_COMMAND, AREA_OPERATIONS, AREA_SEEN, CONTROL, LOCAL_APIC, MAX_OPERATIONS, NOTES, area,
+};
 use super::vcpu::{self, CONTROL_STOP};
 use super::{Machine, patience};
 
@@ -20,6 +22,17 @@ use super::{Machine, patience};
 const COMMAND_VECTOR: u32 = 0xf1;
 const READ: u64 = 0;
 const WRITE: u64 = 0x10;
+
+/// Reads of the local APIC's 256 bits for interrupts that have come and are not being handled.
+const REQUEST_REGISTERS: [Operation; 8] = {
+    let mut reads = [Operation { code: READ | 4, address: LOCAL_APIC + 0x200, value: 0 }; 8];
+    let mut index = 0;
+    while index < 8 {
+        reads[index].address += 0x10 * index as u64;
+        index += 1;
+    }
+    reads
+};
 
 /// One access by a guest's instruction.
 #[derive(Clone, Copy, Debug)]
@@ -79,7 +92,20 @@ impl Guest {
 
     /// Returns when a CPU has handled every interrupt that was pending in its local APIC at the call.
     pub(crate) fn settle(&self, cpu: u8) {
-        self.command(cpu, &[]);
+        // The CPU runs no handler when it reads: what it finds in the Interrupt Request Register is what is left.
+        // What it finds only later came after the call.
+        let requested = || self.perform(cpu, &REQUEST_REGISTERS);
+        let mut left = requested();
+        eventually(
+            || {
+                let is_left = left.iter().any(|bits| *bits != 0);
+                if is_left {
+                    left = left.iter().zip(requested()).map(|(left, now)| left & now).collect();
+                }
+                !is_left
+            },
+            || format!("CPU {cpu} to handle what is pending"),
+        );
     }
 
     /// Has a CPU read.

@@ -1,0 +1,240 @@
+//! A storm: threads of the device raise interrupts while the guest masks, moves, frees and requests its vectors at
+//! random. No interrupt is lost, and none comes where it must not.
+//!
+//! `STORM_SIGNALS` sets how many interrupts are raised (default 100,000), `STORM_SEED` repeats a run.
+
+use std::env;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
+
+use vm_msi::kvm::Irqchip;
+
+use crate::bare_metal::{Card, ENABLE, FUNCTION_MASK, Guest, Machine, eventually, fixed};
+
+const VECTORS: u32 = 64;
+const CPUS: u8 = 3;
+
+/// The interrupt that a vector of the table is for, on whichever CPU.
+fn handler(vector: u32) -> u8 {
+    0x30 + vector as u8
+}
+
+fn setting(name: &str) -> Option<u64> {
+    env::var(name).ok().map(|value| value.parse().unwrap_or_else(|_| panic!("{name} is no number: {value}")))
+}
+
+#[test]
+fn in_a_storm_no_interrupt_is_lost_and_none_comes_where_it_must_not() {
+    storm(Irqchip::Kernel);
+}
+
+#[test]
+fn in_a_storm_on_a_split_irqchip_no_interrupt_is_lost_and_none_comes_where_it_must_not() {
+    storm(Irqchip::Split);
+}
+
+fn storm(irqchip: Irqchip) {
+    let signals = setting("STORM_SIGNALS").unwrap_or(100_000);
+    let seed = setting("STORM_SEED").unwrap_or_else(|| fastrand::u64(..));
+    println!("STORM_SIGNALS={signals} STORM_SEED={seed}");
+    let (guest, card) = Machine::with_card(irqchip, CPUS, VECTORS as u16);
+    let notes: Vec<Mutex<u64>> = (0..VECTORS).map(|_| Mutex::default()).collect();
+    let left = AtomicU64::new(signals);
+    let steps = AtomicU64::new(0);
+
+    thread::scope(|scope| {
+        let threads = [1, 2, 3].map(|thread| {
+            let (guest, card, notes, left, steps) = (&guest, &card, &notes, &left, &steps);
+            let rng = fastrand::Rng::with_seed(seed.wrapping_add(thread));
+            scope.spawn(move || raise(rng, guest, card, notes, left, steps))
+        });
+        let mut driver = Driver::new(&guest, &card, &notes, fastrand::Rng::with_seed(seed));
+        while !threads.iter().all(|thread| thread.is_finished()) {
+            driver.step();
+            steps.fetch_add(1, Ordering::Relaxed);
+        }
+        println!("{} steps of the driver", steps.load(Ordering::Relaxed));
+        driver.finish();
+    });
+
+    assert_eq!(guest.read(0, card.pba(), 8), 0, "nothing is pending any more");
+}
+
+/// The device: notes how often it has raised a vector, and raises it, in short bursts. One burst goes into each of
+/// the driver's steps, or the guest would do nothing but take interrupts.
+fn raise(
+    mut rng: fastrand::Rng,
+    guest: &Guest,
+    card: &Card,
+    notes: &[Mutex<u64>],
+    left: &AtomicU64,
+    steps: &AtomicU64,
+) {
+    let one_less = |left: u64| left.checked_sub(1);
+    loop {
+        let step = steps.load(Ordering::Relaxed);
+        for _ in 0..rng.u32(1..=20) {
+            if left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_less).is_err() {
+                return;
+            }
+            let vector = rng.u32(0..VECTORS);
+            {
+                let mut note = notes[vector as usize].lock().unwrap();
+                *note += 1;
+                guest.note(handler(vector), *note);
+            }
+            card.device.raise(vector);
+        }
+        let next = || step != steps.load(Ordering::Relaxed) || left.load(Ordering::Relaxed) == 0;
+        eventually(next, || "the driver's next step".into());
+    }
+}
+
+/// What the driver has last told the device of one vector.
+#[derive(Clone, Copy)]
+struct Told {
+    cpu: u8,
+    masked: bool,
+}
+
+/// A guest driver out of its mind, that knows at any time which handlers must be silent.
+struct Driver<'a> {
+    guest: &'a Guest,
+    card: &'a Card,
+    notes: &'a [Mutex<u64>],
+    rng: fastrand::Rng,
+    told: Vec<Told>,
+    /// The function as a whole may send interrupts.
+    control: u16,
+    /// For each vector and CPU: how many interrupts there were when it last had to fall silent.
+    silent: Vec<[Option<u64>; CPUS as usize]>,
+}
+
+impl<'a> Driver<'a> {
+    fn new(guest: &'a Guest, card: &'a Card, notes: &'a [Mutex<u64>], rng: fastrand::Rng) -> Self {
+        let told = (0..VECTORS).map(|vector| Told { cpu: vector as u8 % CPUS, masked: false }).collect();
+        let silent = vec![[Some(0); CPUS as usize]; VECTORS as usize];
+        let requests: Vec<_> = (0..VECTORS)
+            .flat_map(|vector| card.request(vector, fixed(vector as u8 % CPUS, handler(vector))))
+            .collect();
+        let mut driver = Self { guest, card, notes, rng, told, control: ENABLE, silent };
+        driver.expect(0..VECTORS);
+        guest.perform(0, &requests);
+        guest.perform(0, &[card.control(ENABLE)]);
+        driver
+    }
+
+    /// One thing that drivers do, by some CPU.
+    fn step(&mut self) {
+        let vector = self.rng.u32(0..VECTORS);
+        let by = self.rng.u8(0..CPUS);
+        let mut told = self.told[vector as usize];
+        let operations = match self.rng.u32(0..100) {
+            0..30 => {
+                told.masked = true;
+                vec![self.card.mask(vector)]
+            }
+            30..60 => {
+                told.masked = false;
+                vec![self.card.unmask(vector)]
+            }
+            60..80 => {
+                // Its handler is the same everywhere, so a move is one write, masked or not.
+                told.cpu = self.rng.u8(0..CPUS);
+                vec![self.card.message(vector, fixed(told.cpu, handler(vector)))[0]]
+            }
+            80..94 => {
+                told.masked = false;
+                let mut operations = self.card.release(vector).to_vec();
+                operations.extend(self.card.request(vector, fixed(told.cpu, handler(vector))));
+                operations
+            }
+            step => return self.step_function(step, by),
+        };
+        self.told[vector as usize] = told;
+        self.check(vector..vector + 1);
+        self.expect(vector..vector + 1);
+        self.guest.perform(by, &operations);
+        self.fall_silent(vector..vector + 1);
+        self.audit(vector..vector + 1);
+    }
+
+    /// The same for the function as a whole.
+    fn step_function(&mut self, step: u32, by: u8) {
+        self.control = match step {
+            94 => 0,
+            95 | 96 => ENABLE | FUNCTION_MASK,
+            _ => ENABLE,
+        };
+        self.check(0..VECTORS);
+        self.expect(0..VECTORS);
+        self.guest.perform(by, &[self.card.control(self.control)]);
+        self.fall_silent(0..VECTORS);
+        self.audit(0..VECTORS);
+    }
+
+    /// At last everything is unmasked.
+    fn finish(&mut self) {
+        self.check(0..VECTORS);
+        let unmask: Vec<_> = (0..VECTORS).map(|vector| self.card.unmask(vector)).collect();
+        self.guest.perform(0, &unmask);
+        self.guest.perform(0, &[self.card.control(ENABLE)]);
+        self.told.iter_mut().for_each(|told| told.masked = false);
+        self.control = ENABLE;
+        self.audit(0..VECTORS);
+    }
+
+    /// What may fire has delivered all that its device has raised; meanwhile that raises nothing.
+    fn audit(&self, vectors: std::ops::Range<u32>) {
+        for vector in vectors.filter(|vector| (0..CPUS).any(|cpu| self.may_fire(*vector, cpu))) {
+            let note = self.notes[vector as usize].lock().unwrap();
+            let seen = || self.guest.seen(handler(vector));
+            eventually(
+                || seen() == *note,
+                || format!("interrupt {note} of vector {vector}, {} seen", seen()),
+            );
+        }
+    }
+
+    fn may_fire(&self, vector: u32, cpu: u8) -> bool {
+        let told = self.told[vector as usize];
+        self.control == ENABLE && !told.masked && told.cpu == cpu
+    }
+
+    /// What had to be silent has been.
+    fn check(&self, vectors: std::ops::Range<u32>) {
+        for (vector, cpu) in vectors.flat_map(|vector| (0..CPUS).map(move |cpu| (vector, cpu))) {
+            if let Some(count) = self.silent[vector as usize][usize::from(cpu)] {
+                let now = self.guest.interrupts(cpu, handler(vector));
+                assert_eq!(now, count, "interrupts of vector {vector} on CPU {cpu}, masked or moved away");
+            }
+        }
+    }
+
+    /// Before a write: what it lets fire may do so at once.
+    fn expect(&mut self, vectors: std::ops::Range<u32>) {
+        for (vector, cpu) in vectors.flat_map(|vector| (0..CPUS).map(move |cpu| (vector, cpu))) {
+            if self.may_fire(vector, cpu) {
+                self.silent[vector as usize][usize::from(cpu)] = None;
+            }
+        }
+    }
+
+    /// After a write: what it silences has nothing more on the way than its CPU can take now.
+    fn fall_silent(&mut self, vectors: std::ops::Range<u32>) {
+        let newly = vectors
+            .flat_map(|vector| (0..CPUS).map(move |cpu| (vector, cpu)))
+            .filter(|(vector, cpu)| {
+                self.silent[*vector as usize][usize::from(*cpu)].is_none() && !self.may_fire(*vector, *cpu)
+            })
+            .collect::<Vec<_>>();
+        (0..CPUS)
+            .filter(|cpu| newly.iter().any(|(_, own)| own == cpu))
+            .for_each(|cpu| self.guest.settle(cpu));
+        for (vector, cpu) in newly {
+            let count = self.guest.interrupts(cpu, handler(vector));
+            self.silent[vector as usize][usize::from(cpu)] = Some(count);
+        }
+    }
+}
