@@ -116,7 +116,7 @@ impl Routes {
     ) -> Result<(), RouterError> {
         let mut placed = Placed::new();
         for message in apic_ids.into_iter().flat_map(|id| ApicMessage::fixed(id, DEVICE_VECTORS)) {
-            self.publish_ahead(message, &mut placed);
+            self.publish_ahead(message, &mut 0, &mut placed);
         }
         if placed.is_empty() {
             return Ok(());
@@ -189,23 +189,33 @@ impl Routes {
         Some(index)
     }
 
-    /// Publishes a message that nobody has asked for, where there is room to spare.
-    fn publish_ahead(&mut self, message: ApicMessage, placed: &mut Placed) {
-        if self.slots.len() < self.counters.capacity && !self.messages.contains_key(&message) {
+    /// Publishes a message that nobody has asked for, where there is room to spare, or for one of so many others
+    /// that nobody uses.
+    fn publish_ahead(&mut self, message: ApicMessage, evictable: &mut usize, placed: &mut Placed) {
+        if self.messages.contains_key(&message) {
+            return;
+        }
+        if self.slots.len() < self.counters.capacity {
             self.append(message, placed);
+        } else if *evictable > 0 {
+            *evictable = evictable.saturating_sub(1);
+            self.place(message, placed);
         }
     }
 
     /// The messages that a guest will most likely want after those that were placed: guests hand out the
-    /// vectors of a destination in ascending order.
+    /// vectors of a destination in ascending order. In a full table they take the room of messages that were
+    /// used once: else each further message would cost a commit of the full table.
     fn publish_neighbours(&mut self, placed: &mut Placed) {
         let wanted: Vec<ApicMessage> =
             placed.iter().filter_map(|(index, _)| Some(self.slots.get(*index)?.message)).collect();
+        // The hand goes round once at the most, so that it does not come to what this batch has placed.
+        let mut evictable = self.slots.len().saturating_sub(self.counters.in_use);
         for message in wanted {
             let vector = message.message().data as u8;
             let rest = (vector..=*DEVICE_VECTORS.end()).chain(*DEVICE_VECTORS.start()..vector);
             for neighbour in rest.take(self.block).filter_map(|vector| message.with_vector(vector)) {
-                self.publish_ahead(neighbour, placed);
+                self.publish_ahead(neighbour, &mut evictable, placed);
             }
         }
     }

@@ -157,16 +157,37 @@ fn every_commit_carries_the_irqchips_pins() {
 }
 
 #[test]
-fn a_message_without_room_takes_that_of_an_unused_one_each_in_its_turn() {
+fn in_a_full_table_a_message_and_its_block_take_the_room_of_unused_ones_by_one_commit() {
     let (mut routes, kernel) = full();
     let used = publish_one(&mut routes, &kernel, message(0, 0x20));
-    let first = publish_one(&mut routes, &kernel, message(200, 0x20));
-    let second = publish_one(&mut routes, &kernel, message(200, 0x21));
-    assert_eq!(used.gsi().0 + 1, first.gsi().0, "the first place that nobody uses");
-    assert_eq!(first.gsi().0 + 1, second.gsi().0, "and then the next");
-    assert_eq!(kernel.message(first.gsi()), Some(message(200, 0x20)));
-    let RouteCounters { evictions, published, capacity, .. } = routes.counters();
-    assert_eq!((evictions, published), (2, capacity));
+    let commits = routes.counters().commits;
+    for vector in 0x20..0x20 + routes.block as u8 {
+        let route = publish_one(&mut routes, &kernel, message(200, vector));
+        assert_eq!(kernel.message(route.gsi()), Some(message(200, vector)));
+    }
+    let RouteCounters { evictions, published, capacity, commits: now, .. } = routes.counters();
+    assert_eq!((evictions, published, now), (routes.block as u64, capacity, commits + 1));
+    assert_eq!(kernel.message(used.gsi()), Some(message(0, 0x20)));
+
+    // The next destination takes what comes next in the table, not what was placed just now.
+    let _ = publish_one(&mut routes, &kernel, message(201, 0x20));
+    let _ = publish_one(&mut routes, &kernel, message(200, 0x21));
+    assert_eq!(routes.counters().commits, commits + 2);
+    assert_agreement(&routes, &kernel);
+}
+
+#[test]
+fn neighbours_take_no_more_room_than_is_unused() {
+    let (mut routes, kernel) = full();
+    let batch: Vec<_> = kernel.messages.borrow().values().skip(10).copied().collect();
+    let in_use = publish(&mut routes, &kernel, &batch);
+    let route = publish_one(&mut routes, &kernel, message(200, 0x20));
+    assert_eq!(kernel.message(route.gsi()), Some(message(200, 0x20)));
+    assert_eq!(routes.counters().evictions, 10);
+    for route in in_use.into_iter().map(Result::unwrap) {
+        assert_eq!(kernel.message(route.gsi()), Some(route.message()));
+    }
+    assert_agreement(&routes, &kernel);
 }
 
 #[test]
