@@ -6,4 +6,5 @@
 mod bare_metal;
 mod delivery;
 mod routing;
+mod shortage;
 mod storm;

@@ -148,53 +148,6 @@ fn vectors_of_destinations_that_were_not_published_cost_one_commit_a_destination
 }
 
 #[test]
-fn vectors_beyond_the_routing_table_wait_and_come_alive_when_others_are_released() {
-    let mut machine = Machine::new(Irqchip::Kernel, 1);
-    let cards = [machine.plug(2048), machine.plug(2048)];
-    let router = machine.router();
-    let guest = machine.start();
-    // 4096 messages, of which the last 40 find no room: those are interrupts of CPU 0. All others are for CPUs
-    // that do not exist.
-    let message = |index: u32| match index {
-        4056.. => fixed(0, 0x20 + (index - 4056) as u8),
-        _ => fixed(1 + (index / 224) as u8, 0x20 + (index % 224) as u8),
-    };
-    // Messages that nobody uses give their room first.
-    router.publish_destinations(100..120).unwrap();
-    assert_eq!(router.counters().published, 4056);
-    for (card, first) in cards.iter().zip([0, 2048]) {
-        guest.perform(0, &[card.control(ENABLE)]);
-        let requests: Vec<_> = (0..2048).flat_map(|v| card.request(v, message(first + v))).collect();
-        guest.perform(0, &requests);
-    }
-    assert_eq!(router.counters().evictions, 4056);
-    assert_eq!(router.counters().in_use, 4056);
-    assert_eq!((cards[0].msix.unsettled(), cards[1].msix.unsettled()), (0, 40));
-    let report = cards[1].msix.report();
-    let error = report.vectors.iter().find_map(|vector| vector.error.as_ref()).unwrap();
-    assert!(error.contains("no room"), "{error}");
-
-    // They wait, also when asked again in vain.
-    (2008..2048).for_each(|vector| cards[1].device.raise(vector));
-    cards[1].msix.retry();
-    guest.settle(0);
-    assert_eq!((cards[1].msix.unsettled(), guest.all_interrupts(0)), (40, 0));
-    assert!(cards[1].is_pending(&guest, 0, 2040));
-
-    let released: Vec<_> = (0..39).flat_map(|vector| cards[0].release(vector)).collect();
-    guest.perform(0, &released);
-    cards[1].msix.retry();
-    assert_eq!(cards[1].msix.unsettled(), 1);
-    guest.perform(0, &cards[0].release(39));
-    cards[1].msix.retry();
-    assert_eq!(cards[1].msix.unsettled(), 0);
-    for vector in 0..40 {
-        guest.wait_for(0, 0x20 + vector, 1);
-    }
-    assert_eq!(guest.all_interrupts(0), 40);
-}
-
-#[test]
 fn a_message_is_delivered_without_any_route() {
     let machine = Machine::new(Irqchip::Kernel, 2);
     let router = machine.router();

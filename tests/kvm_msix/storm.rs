@@ -49,6 +49,7 @@ fn storm(irqchip: Irqchip) {
             let rng = fastrand::Rng::with_seed(seed.wrapping_add(thread));
             scope.spawn(move || raise(rng, guest, card, notes, left, steps))
         });
+        let _end = EndOfStorm(&left);
         let mut driver = Driver::new(&guest, &card, &notes, fastrand::Rng::with_seed(seed));
         while !threads.iter().all(|thread| thread.is_finished()) {
             driver.step();
@@ -59,6 +60,15 @@ fn storm(irqchip: Irqchip) {
     });
 
     assert_eq!(guest.read(0, card.pba(), 8), 0, "nothing is pending any more");
+}
+
+/// Lets the device's threads end when the driver does, also when that has failed.
+struct EndOfStorm<'a>(&'a AtomicU64);
+
+impl Drop for EndOfStorm<'_> {
+    fn drop(&mut self) {
+        self.0.store(0, Ordering::Relaxed);
+    }
 }
 
 /// The device: notes how often it has raised a vector, and raises it, in short bursts. One burst goes into each of

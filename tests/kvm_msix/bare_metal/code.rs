@@ -13,6 +13,9 @@ use super::layout::{AREA_COMMAND, AREA_DONE, AREA_OPERATIONS, AREA_SEEN, CONTROL
 
 global_asm!(
     ".pushsection .rodata.bare_metal, \"a\"",
+    // Other units of this crate refer to these, and nobody else.
+    ".globl bare_metal_start, bare_metal_entry, bare_metal_end",
+    ".hidden bare_metal_start, bare_metal_entry, bare_metal_end",
     ".balign 16",
     "bare_metal_start:",
     // One stub of 16 bytes for each interrupt vector.

@@ -1,0 +1,226 @@
+//! A host that is short of something: interrupts wait, or take the long way, and none is lost.
+
+use std::cell::RefCell;
+use std::collections::BTreeSet;
+use std::env;
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{self, JoinHandle};
+
+use event_manager::{EventManager, SubscriberOps};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use vm_msi::domain::State;
+use vm_msi::events::RelaySubscriber;
+use vm_msi::kvm::Irqchip;
+
+use crate::bare_metal::{Card, ENABLE, Guest, Machine, fixed};
+
+/// Messages that the routing table has room for, beside the irqchip's pins.
+const ROUTES: u32 = 4056;
+/// Two cards of 2048 vectors have so many more.
+const EXCESS: u32 = 2 * 2048 - ROUTES;
+
+/// A guest of two cards of 2048 vectors, each with a message of its own. The last of them find no room: those are
+/// interrupts of CPU 0. All others are for CPUs that do not exist.
+fn guest_with_too_many_messages(prepare: impl Fn(&Arc<Card>)) -> (Guest, [Arc<Card>; 2]) {
+    let mut machine = Machine::new(Irqchip::Kernel, 1);
+    let cards = [machine.plug(2048), machine.plug(2048)];
+    cards.iter().for_each(prepare);
+    let router = machine.router();
+    // Messages that nobody uses give their room first.
+    router.publish_destinations(100..120).unwrap();
+    assert_eq!(router.counters().published, ROUTES as usize);
+
+    let guest = machine.start();
+   
+    let message = |index: u32| match index.checked_sub(ROUTES) {
+        Some(excess) => fixed(0, 0x20 + excess as u8),
+        None => fixed(1 + (index / 208) as u8, 0x20 + (index % 208) as u8),
+    };
+    for (card, first) in cards.iter().zip([0, 2048]) {
+        let requests: Vec<_> =
+            (0..2048).flat_map(|vector| card.request(vector, message(first + vector))).collect();
+        guest.perform(0, &[card.control(ENABLE)]);
+        guest.perform(0, &requests);
+    }
+    let counters = router.counters();
+    assert_eq!((counters.in_use, counters.evictions), (ROUTES as usize, ROUTES.into()));
+    (guest, cards)
+}
+
+/// The vectors of the second card that found no room.
+fn excess() -> std::ops::Range<u32> {
+    2048 - EXCESS..2048
+}
+
+fn wait_for_excess(guest: &Guest, count: u64) {
+    for vector in 0..EXCESS {
+        guest.wait_for(0, 0x20 + vector as u8, count);
+    }
+}
+
+#[test]
+fn vectors_beyond_the_routing_table_wait_and_come_alive_when_others_are_released() {
+    let (guest, cards) = guest_with_too_many_messages(|_| {});
+    assert_eq!((cards[0].msix.unsettled(), cards[1].msix.unsettled()), (0, EXCESS as usize));
+    let report = cards[1].msix.report();
+    let refused: Vec<_> = report.vectors.iter().filter(|vector| vector.error.is_some()).collect();
+    assert!(refused.iter().map(|vector| vector.vector.0).eq(excess()));
+    assert!(refused[0].error.as_ref().unwrap().contains("no room"), "{:?}", refused[0]);
+
+    // They wait, also when asked again in vain.
+    excess().for_each(|vector| cards[1].device.raise(vector));
+    cards[1].msix.retry();
+    guest.settle(0);
+    assert_eq!((cards[1].msix.unsettled(), guest.all_interrupts(0)), (EXCESS as usize, 0));
+    assert!(excess().all(|vector| cards[1].is_pending(&guest, 0, vector)));
+
+    let released: Vec<_> = (1..EXCESS).flat_map(|vector| cards[0].release(vector)).collect();
+    guest.perform(0, &released);
+    cards[1].msix.retry();
+    assert_eq!(cards[1].msix.unsettled(), 1);
+    guest.perform(0, &cards[0].release(0));
+    cards[1].msix.retry();
+    assert_eq!(cards[1].msix.unsettled(), 0);
+    wait_for_excess(&guest, 1);
+   
+    assert_eq!(guest.all_interrupts(0), u64::from(EXCESS));
+}
+
+#[test]
+fn vectors_beyond_the_routing_table_are_delivered_from_userspace_until_there_is_room() {
+    let threads = RefCell::new(Vec::new());
+    let (guest, cards) =
+        guest_with_too_many_messages(|card| threads.borrow_mut().push(EventThread::start(card)));
+    let card = &cards[1];
+    assert_eq!(card.msix.report().relayed, EXCESS);
+    for round in 1..=3 {
+        excess().for_each(|vector| card.device.raise(vector));
+        wait_for_excess(&guest, round);
+    }
+    assert_eq!(card.msix.report().counters.relayed, 3 * u64::from(EXCESS));
+
+    // A masked one waits there as anywhere.
+    let masked = 2040;
+    guest.perform(0, &[card.mask(masked)]);
+    card.device.raise(masked);
+    assert!(card.is_pending(&guest, 0, masked));
+    guest.settle(0);
+    assert_eq!(guest.all_interrupts(0), 3 * u64::from(EXCESS));
+    guest.perform(0, &[card.unmask(masked)]);
+    guest.wait_for(0, 0x20 + (masked - excess().start) as u8, 4);
+
+    let released: Vec<_> = (0..EXCESS).flat_map(|vector| cards[0].release(vector)).collect();
+    guest.perform(0, &released);
+    cards[1].msix.retry();
+    let report = card.msix.report();
+    assert_eq!((report.relayed, report.live, card.msix.unsettled()), (0, 2048, 0));
+    excess().filter(|vector| *vector != masked).for_each(|vector| card.device.raise(vector));
+    wait_for_excess(&guest, 4);
+    assert_eq!(card.msix.report().counters.relayed, 3 * u64::from(EXCESS) + 1, "the kernel has the rest");
+}
+
+/// An embedder's event thread for one card. It ends when this is dropped.
+struct EventThread {
+    ends: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl EventThread {
+    fn start(card: &Card) -> Self {
+        let subscriber = Arc::new(RelaySubscriber::new(card.msix.clone()).unwrap());
+        let ends = Arc::new(AtomicBool::new(false));
+        let ended = ends.clone();
+        let thread = thread::spawn(move || {
+            let mut events = EventManager::new().unwrap();
+            events.add_subscriber(subscriber);
+            while !ended.load(Ordering::Relaxed) {
+                events.run_with_timeout(20).unwrap();
+            }
+        });
+        Self { ends, thread: Some(thread) }
+    }
+}
+
+impl Drop for EventThread {
+    fn drop(&mut self) {
+        self.ends.store(true, Ordering::Relaxed);
+        let ended = self.thread.take().map(JoinHandle::join);
+        assert!(thread::panicking() || matches!(ended, Some(Ok(()))), "the event thread failed");
+    }
+}
+
+#[test]
+fn vectors_without_an_open_file_wait_in_the_device_and_come_alive_when_there_is_one() {
+    in_a_process_of_its_own(
+        "shortage::vectors_without_an_open_file_wait_in_the_device_and_come_alive_when_there_is_one",
+        || {
+            let (guest, card) = Machine::with_card(Irqchip::Kernel, 1, 64);
+            guest.perform(0, &[card.control(ENABLE)]);
+            guest.perform(0, &card.request(0, fixed(0, 0x40)));
+
+            let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
+            let limit = |current| setrlimit(Resource::Nofile, Rlimit { current, maximum }).unwrap();
+            // Room for 11 vectors, of two files each in this process: the domain's and the device's.
+            limit(Some(limit_for_more_files(22)));
+            let requests: Vec<_> =
+                (1..64).flat_map(|vector| card.request(vector, fixed(0, 0x40 + vector as u8))).collect();
+            guest.perform(0, &requests);
+            let report = card.msix.report();
+            assert_eq!((report.live, card.msix.unsettled()), (12, 52));
+            assert!(
+                report
+                    .vectors
+                    .iter()
+                    .filter_map(|vector| vector.error.as_ref())
+                    .all(|e| e.contains("vector"))
+            );
+
+            (0..64).for_each(|vector| card.device.raise(vector));
+            let alive: Vec<u8> = report
+                .vectors
+                .iter()
+                .filter(|vector| vector.state == State::Live)
+                .map(|vector| vector.vector.0 as u8)
+                .collect();
+            alive.iter().for_each(|vector| guest.wait_for(0, 0x40 + vector, 1));
+            card.msix.retry();
+            guest.settle(0);
+            assert_eq!((card.msix.unsettled(), guest.all_interrupts(0)), (52, 12));
+            let waiting = guest.read(0, card.pba(), 8);
+            assert_eq!(waiting, alive.iter().fold(u64::MAX, |bits, vector| bits & !(1 << vector)));
+
+            limit(maximum);
+            card.msix.retry();
+            assert_eq!(card.msix.unsettled(), 0);
+            (0..64).for_each(|vector| guest.wait_for(0, 0x40 + vector, 1));
+            assert_eq!(guest.read(0, card.pba(), 8), 0);
+        },
+    );
+}
+
+/// The limit on file numbers under which this process can open so many more files.
+fn limit_for_more_files(files: usize) -> u64 {
+    let numbers = std::fs::read_dir("/proc/self/fd").unwrap().map(|entry| entry.unwrap().file_name());
+    let open: BTreeSet<u64> = numbers.map(|name| name.to_str().unwrap().parse().unwrap()).collect();
+    // The directory itself is closed again, and was the lowest number that was free.
+    let free = (0..).filter(|number| !open.contains(number)).nth(files - 1);
+    free.unwrap()
+}
+
+/// Runs the body of the test of that name in a process of its own, whose limits are no other test's.
+fn in_a_process_of_its_own(test: &str, body: impl FnOnce()) {
+    const CHILD: &str = "VM_MSI_TEST_PROCESS";
+    if env::var_os(CHILD).is_some() {
+        return body();
+    }
+    let output = Command::new(env::current_exe().unwrap())
+        .args(["--exact", test, "--nocapture"])
+        .env(CHILD, "1")
+        .output()
+        .unwrap();
+    let text =
+        [output.stdout, output.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).concat();
+    assert!(output.status.success() && text.contains("1 passed"), "{text}");
+}
