@@ -5,6 +5,7 @@
 
 mod bare_metal;
 mod delivery;
+mod hostile;
 mod routing;
 mod shortage;
 mod storm;

@@ -33,7 +33,7 @@ fn guest_with_too_many_messages(prepare: impl Fn(&Arc<Card>)) -> (Guest, [Arc<Ca
     assert_eq!(router.counters().published, ROUTES as usize);
 
     let guest = machine.start();
-   
+
     let message = |index: u32| match index.checked_sub(ROUTES) {
         Some(excess) => fixed(0, 0x20 + excess as u8),
         None => fixed(1 + (index / 208) as u8, 0x20 + (index % 208) as u8),
@@ -84,7 +84,7 @@ fn vectors_beyond_the_routing_table_wait_and_come_alive_when_others_are_released
     cards[1].msix.retry();
     assert_eq!(cards[1].msix.unsettled(), 0);
     wait_for_excess(&guest, 1);
-   
+
     assert_eq!(guest.all_interrupts(0), u64::from(EXCESS));
 }
 

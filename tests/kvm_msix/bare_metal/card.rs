@@ -14,11 +14,14 @@ use super::device::{Device, DeviceBackend};
 use super::guest::{Guest, Operation};
 
 const CARDS: u64 = 0xe000_0000;
-const CARD_BYTES: u64 = 0x2_0000;
+const CARD_BYTES: u64 = 0x4_0000;
 /// Where the pending bits are in the BAR: after the largest table.
 const PBA: u32 = 0x8000;
 /// Where the capability is, as if the BAR had a window into configuration space.
 const CONFIG: u64 = 0x1_0000;
+/// Where the BAR is once more, as one device: table, pending bits, and other registers between them.
+const WHOLE_BAR: u64 = 0x2_0000;
+const BAR_BYTES: u64 = 0x9000;
 
 /// The crate's MSI-X with a device of the test's.
 pub(crate) struct Card {
@@ -47,6 +50,8 @@ impl Card {
         bus.register_mmio(windows[1], Arc::new(PbaMmio(self.msix.clone()))).unwrap();
         let config = MmioRange::new(MmioAddress(self.base + CONFIG), 0x1000).unwrap();
         bus.register_mmio(config, Arc::new(ConfigMmio(self.msix.clone()))).unwrap();
+        let bar = MmioRange::new(MmioAddress(self.base + WHOLE_BAR), BAR_BYTES).unwrap();
+        bus.register_mmio(bar, Arc::new(BarMmio(self.msix.clone()))).unwrap();
     }
 
     /// Address of a table entry.
@@ -57,6 +62,11 @@ impl Card {
     /// Address of the pending bits.
     pub(crate) fn pba(&self) -> u64 {
         self.base + u64::from(PBA)
+    }
+
+    /// Address of the BAR as a whole, where an access may go across all edges.
+    pub(crate) fn bar(&self) -> u64 {
+        self.base + WHOLE_BAR
     }
 
     /// Address of the capability.
@@ -118,6 +128,21 @@ impl DeviceMmio for ConfigMmio {
 
     fn mmio_write(&self, _base: MmioAddress, offset: MmioAddressOffset, data: &[u8]) {
         self.0.write_config(offset as u16, data);
+    }
+}
+
+/// A BAR that table and pending bits share with other registers, which read as 0xaa here.
+struct BarMmio(Arc<MsixFunction<KvmRouter, DeviceBackend>>);
+
+impl DeviceMmio for BarMmio {
+    fn mmio_read(&self, _base: MmioAddress, offset: MmioAddressOffset, data: &mut [u8]) {
+        let bar = self.0.layout().table().bar;
+        self.0.read_bar(bar, offset, data, |_, part| part.fill(0xaa));
+    }
+
+    fn mmio_write(&self, _base: MmioAddress, offset: MmioAddressOffset, data: &[u8]) {
+        let bar = self.0.layout().table().bar;
+        self.0.write_bar(bar, offset, data, |_, _| {});
     }
 }
 

@@ -36,9 +36,10 @@ global_asm!(
     // What the device had noted before it raised the interrupt is seen by its handler.
     "mov rax, [r14 + rcx * 8]",
     "mov [r15 + rcx * 8 + {seen}], rax",
-    "cmp rcx, 32",
+    "cmp rcx, 16",
     "jae 2f",
-    // An NMI is counted and has no end; any other exception ends the guest.
+    // An NMI is counted and has no end; any other exception ends the guest. From 16 on they are not known here, and
+    // the local APIC takes those vectors for interrupts.
     "cmp rcx, 2",
     "je 3f",
     "mov rax, rsp",
