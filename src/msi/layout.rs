@@ -92,6 +92,16 @@ impl MsiLayout {
         self.messages
     }
 
+    /// Whether the address has an upper half.
+    pub fn address(&self) -> AddressWidth {
+        self.address
+    }
+
+    /// Whether vectors can be masked one by one.
+    pub fn masking(&self) -> VectorMasking {
+        self.masking
+    }
+
     /// How many bytes of configuration space the capability takes.
     pub fn bytes(&self) -> u16 {
         match (self.address, self.masking) {

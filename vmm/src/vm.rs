@@ -75,7 +75,7 @@ impl Vm {
         };
         let devices = vfio::attach(&config.vfio, machine)?;
         if !devices.is_empty() {
-            events.add(Arc::new(Mutex::new(vfio::Retry::new(devices)?)));
+            events.add(Arc::new(Mutex::new(vfio::DeviceEvents::new(&devices)?)));
         }
         let serial = Port::new(&config.serial, interrupts.line(layout::COM1_GSI)?)?;
         let buses = buses(&root, pci_mmio64.as_ref(), &serial, &ending, &interrupts)?;

@@ -47,7 +47,6 @@ const CARRIED: &[Carried] = &[
     Carried { id: id::VITAL_PRODUCT_DATA, registers: &[] },
     Carried { id: id::VENDOR_SPECIFIC, registers: &[] },
     Carried { id: id::PCI_EXPRESS, registers: registers::PCI_EXPRESS },
-    Carried { id: id::MSIX, registers: registers::MSIX },
     Carried { id: id::ADVANCED_FEATURES, registers: registers::ADVANCED_FEATURES },
 ];
 
@@ -89,12 +88,15 @@ pub fn find(host: &[u8], id: u8) -> Option<u16> {
     walk(host).into_iter().find(|(_, found)| *found == id).map(|(offset, _)| offset)
 }
 
-/// Makes the guest's capability lists in `space` from the configuration space that the host shows. Those of the IDs
-/// `withheld` are hidden too.
-pub fn relink(space: &mut ConfigSpace, host: &[u8], withheld: &[u8]) -> Places {
+/// Makes the guest's capability lists in `space` from the configuration space that the host shows. Capabilities with the
+/// IDs `emulated` are carried too, for others to fill.
+pub fn relink(space: &mut ConfigSpace, host: &[u8], emulated: &[u8]) -> Places {
     let list = walk(host);
-    let carried = |id: u8| CARRIED.iter().find(|carried| carried.id == id && !withheld.contains(&id));
-    for (offset, id, len) in hidden(&list, CONVENTIONAL_END, |id| carried(id).is_some()) {
+    let registers = |id: u8| {
+        let carried = CARRIED.iter().find(|carried| carried.id == id).map(|carried| carried.registers);
+        carried.or(emulated.contains(&id).then_some(&[][..]))
+    };
+    for (offset, id, len) in hidden(&list, CONVENTIONAL_END, |id| registers(id).is_some()) {
         // What follows a capability of known length may be registers of the device's own.
         space.hide(offset, if id == id::MSI { len.min(MSI_LONGEST) } else { len });
     }
@@ -102,7 +104,7 @@ pub fn relink(space: &mut ConfigSpace, host: &[u8], withheld: &[u8]) -> Places {
     let mut pointer = POINTER;
     space.hide(POINTER, 4);
     for (offset, id) in &list {
-        let Some(carried) = carried(*id) else {
+        let Some(registers) = registers(*id) else {
             continue;
         };
         space.fix(pointer, &[offset.to_le_bytes()[0]]);
@@ -110,7 +112,7 @@ pub fn relink(space: &mut ConfigSpace, host: &[u8], withheld: &[u8]) -> Places {
         // Of two capabilities of one ID only vendor-specific ones make sense; the emulation looks after the first.
         if !places.0.contains_key(id) {
             places.0.insert(*id, *offset);
-            space.define(*offset, carried.registers);
+            space.define(*offset, registers);
         }
         pointer = offset.saturating_add(1);
     }
@@ -215,10 +217,10 @@ mod tests {
     }
 
     /// The space as a guest reads it.
-    fn guest(host: &[u8], withheld: &[u8]) -> (Vec<u8>, Places) {
+    fn guest(host: &[u8], emulated: &[u8]) -> (Vec<u8>, Places) {
         let mut space = ConfigSpace::device(host.len());
         space.define(0, registers::HEADER);
-        let places = relink(&mut space, host, withheld);
+        let places = relink(&mut space, host, emulated);
         let mut seen = host.to_vec();
         space.merge(0, &mut seen);
         (seen, places)
@@ -235,7 +237,7 @@ mod tests {
             ],
             &[],
         );
-        let (seen, places) = guest(&host, &[]);
+        let (seen, places) = guest(&host, &[id::MSIX]);
         assert_eq!(walk(&seen), [(0x58, id::POWER_MANAGEMENT), (0x80, id::MSIX)]);
         assert_eq!((places.of(id::MSIX), places.of(id::MSI)), (Some(0x80), None));
         assert!(seen[0x40..0x58].iter().all(|byte| *byte == 0), "the MSI capability");
@@ -252,7 +254,7 @@ mod tests {
 
     #[test]
     fn a_device_that_keeps_nothing_has_no_list() {
-        let (seen, places) = guest(&host(&[(0x40, id::MSI, 0x60), (0x60, id::MSIX, 0)], &[]), &[id::MSIX]);
+        let (seen, places) = guest(&host(&[(0x40, id::MSI, 0x60), (0x60, id::MSIX, 0)], &[]), &[]);
         assert_eq!((seen[6] & STATUS_CAPABILITIES, seen[0x34]), (0, 0));
         assert_eq!(places, Places::default());
         let mut none = host(&[(0x40, id::MSIX, 0)], &[]);
@@ -264,7 +266,7 @@ mod tests {
     fn lists_that_loop_or_lead_astray_end() {
         for next in [0x40, 0x60, 0x10, 0x43, 0xff] {
             let host = host(&[(0x40, id::POWER_MANAGEMENT, 0x60), (0x60, id::MSIX, next)], &[]);
-            let (seen, _) = guest(&host, &[]);
+            let (seen, _) = guest(&host, &[id::MSIX]);
             assert_eq!(walk(&seen)[..2], [(0x40, id::POWER_MANAGEMENT), (0x60, id::MSIX)]);
             assert_eq!(seen[0x61], 0, "{next:#x}");
         }

@@ -13,15 +13,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use rustix::io::Errno;
-use serde_json::json;
-use vm_msi::MsixFunction;
-use vm_msi::kvm::KvmRouter;
-use vm_msi::msix;
-use vm_msi::vfio::VfioMsix;
+use serde_json::{Value, json};
 
 use super::container::Container;
 use super::guest_config::{GuestConfig, GuestReset, HostReset};
 use super::host::HostAddress;
+use super::interrupts::Interrupts;
 use super::ioctl;
 use super::mapping::BarMapping;
 use super::region::Region;
@@ -36,14 +33,6 @@ pub(super) struct DeviceBar {
     pub(super) mapping: Option<BarMapping>,
 }
 
-/// The function's MSI-X.
-#[derive(Debug)]
-pub(super) struct DeviceMsix {
-    pub(super) function: MsixFunction<KvmRouter, VfioMsix>,
-    /// Where the capability is in configuration space.
-    pub(super) capability: u16,
-}
-
 /// A passed-through function.
 #[derive(Debug)]
 pub struct Device {
@@ -52,7 +41,7 @@ pub struct Device {
     pub(super) config: Mutex<GuestConfig>,
     pub(super) host_config: Region,
     // The order of these fields is that of giving back: interrupts, pages in the guest, the device, its container.
-    pub(super) msix: Option<DeviceMsix>,
+    pub(super) interrupts: Interrupts,
     pub(super) bars: [Option<DeviceBar>; BAR_COUNT],
     pub(super) file: Arc<File>,
     pub(super) _container: Arc<Container>,
@@ -67,13 +56,10 @@ impl Device {
         self.address
     }
 
-    /// Tries again what the host refused for the device's interrupts.
-    pub fn retry(&self) {
-        if let Some(msix) = &self.msix
-            && msix.function.unsettled() > 0
-        {
-            msix.function.retry();
-        }
+    /// Its interrupts.
+    #[must_use]
+    pub fn interrupts(&self) -> &Interrupts {
+        &self.interrupts
     }
 
     fn config(&self) -> MutexGuard<'_, GuestConfig> {
@@ -89,10 +75,7 @@ impl Device {
                 tracing::warn!("device {} cannot be reset: {error}", self.address);
             }
         };
-        match &self.msix {
-            Some(msix) => msix.function.reset(reset_device),
-            None => reset_device(),
-        }
+        self.interrupts.reset(reset_device);
         for (offset, bytes) in config.reset() {
             self.host_config.write((*offset).into(), bytes);
         }
@@ -109,9 +92,8 @@ impl Device {
         self.host_config.write(COMMAND.into(), &config.host_command().to_le_bytes());
     }
 
-    fn bar(&self, bar: usize) -> Option<(&DeviceBar, msix::Bar)> {
-        let index = u8::try_from(bar).ok().and_then(msix::Bar::new)?;
-        Some((self.bars.get(bar)?.as_ref()?, index))
+    fn bar(&self, bar: usize) -> Option<&DeviceBar> {
+        self.bars.get(bar)?.as_ref()
     }
 }
 
@@ -124,12 +106,7 @@ impl Function for Device {
             }
             config.merge(offset, data);
         }
-        if let Some(msix) = &self.msix
-            && let Some((at, start, len)) = msix.emulated(offset, data.len())
-        {
-            let part = data.get_mut(start..).and_then(|rest| rest.get_mut(..len));
-            msix.function.read_config(at, part.unwrap_or_default());
-        }
+        self.interrupts.read_config(offset, data);
     }
 
     fn config_write(&self, offset: u16, data: &[u8]) {
@@ -153,35 +130,21 @@ impl Function for Device {
                 self.write_host_command(&config);
             }
         }
-        if let Some(msix) = &self.msix
-            && let Some((at, start, len)) = msix.emulated(offset, data.len())
-        {
-            let part = data.get(start..).and_then(|rest| rest.get(..len));
-            msix.function.write_config(at, part.unwrap_or_default());
-        }
+        self.interrupts.write_config(offset, data);
     }
 
     fn bar_read(&self, bar: usize, offset: u64, data: &mut [u8]) {
-        let Some((DeviceBar { region, .. }, index)) = self.bar(bar) else {
-            return data.fill(0xff);
-        };
-        match &self.msix {
-            Some(msix) => {
-                msix.function.read_bar(index, offset, data, |offset, data| region.read(offset, data));
+        match self.bar(bar) {
+            Some(DeviceBar { region, .. }) => {
+                self.interrupts.read_bar(bar, offset, data, |offset, data| region.read(offset, data));
             }
-            None => region.read(offset, data),
+            None => data.fill(0xff),
         }
     }
 
     fn bar_write(&self, bar: usize, offset: u64, data: &[u8]) {
-        let Some((DeviceBar { region, .. }, index)) = self.bar(bar) else {
-            return;
-        };
-        match &self.msix {
-            Some(msix) => {
-                msix.function.write_bar(index, offset, data, |offset, data| region.write(offset, data));
-            }
-            None => region.write(offset, data),
+        if let Some(DeviceBar { region, .. }) = self.bar(bar) {
+            self.interrupts.write_bar(bar, offset, data, |offset, data| region.write(offset, data));
         }
     }
 
@@ -206,7 +169,7 @@ impl Function for Device {
         tracing::debug!("device {} is given back", self.address);
     }
 
-    fn report(&self) -> Option<serde_json::Value> {
+    fn report(&self) -> Option<Value> {
         let mut ids = [0; 4];
         self.host_config.read(0, &mut ids);
         let [vendor_low, vendor_high, device_low, device_high] = ids;
@@ -216,18 +179,18 @@ impl Function for Device {
             Some(json!({ "bar": index, "bytes": bar.region.size(), "mapped_bytes": mapped,
                          "refused_accesses": bar.region.failures() }))
         });
-        Some(json!({
+        let mut report = json!({
             "host_address": self.address.to_string(),
             "vendor": format!("{:04x}", u16::from_le_bytes([vendor_low, vendor_high])),
             "device": format!("{:04x}", u16::from_le_bytes([device_low, device_high])),
             "bars": bars.collect::<Vec<_>>(),
             "guest_resets": self.resets.load(Ordering::Relaxed),
             "refused_config_accesses": self.host_config.failures(),
-            "msix": self.msix.as_ref().map(|msix| json!({
-                "vectors": msix.function.layout().size().get(),
-                "domain": msix.function.report(),
-            })),
-        }))
+        });
+        if let Some(fields) = report.as_object_mut() {
+            fields.extend(self.interrupts.report());
+        }
+        Some(report)
     }
 }
 
@@ -235,26 +198,6 @@ impl Drop for Device {
     fn drop(&mut self) {
         self.release();
     }
-}
-
-impl DeviceMsix {
-    /// The part of an access of `len` bytes at `offset` that the library answers, all of the capability but ID and
-    /// pointer: its offset in the capability, its place in the access's buffer, its length.
-    fn emulated(&self, offset: u16, len: usize) -> Option<(u16, usize, usize)> {
-        overlap(offset, len, self.capability)
-    }
-}
-
-/// Bytes of ID and next pointer, which are the relinked list's.
-const LIST_BYTES: u16 = 2;
-
-fn overlap(offset: u16, len: usize, capability: u16) -> Option<(u16, usize, usize)> {
-    let first = capability.checked_add(LIST_BYTES)?;
-    let last = usize::from(capability).checked_add(msix::layout::CAPABILITY_BYTES)?;
-    let from = offset.max(first);
-    let end = usize::from(offset).checked_add(len)?.min(last);
-    let len = end.checked_sub(usize::from(from)).filter(|len| *len > 0)?;
-    Some((from.checked_sub(capability)?, usize::from(from.checked_sub(offset)?), len))
 }
 
 /// VFIO_DEVICE_RESET, again while the host is busy with the device (it only tries for its lock).
@@ -270,21 +213,4 @@ pub(super) fn reset_patiently(device: &File) -> std::io::Result<()> {
         result = ioctl::reset(device);
     }
     result
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_access_is_the_librarys_in_the_capability_but_for_id_and_pointer() {
-        assert_eq!(overlap(0x50, 4, 0x50), Some((2, 2, 2)));
-        assert_eq!(overlap(0x52, 2, 0x50), Some((2, 0, 2)));
-        assert_eq!(overlap(0x53, 1, 0x50), Some((3, 0, 1)));
-        assert_eq!(overlap(0x5a, 8, 0x50), Some((10, 0, 2)));
-        assert_eq!(overlap(0x4c, 32, 0x50), Some((2, 6, 10)));
-        for (offset, len) in [(0x50, 2), (0x5c, 4), (0x40, 16), (0x52, 0), (0xfff, 1)] {
-            assert_eq!(overlap(offset, len, 0x50), None, "{offset:#x} {len}");
-        }
-    }
 }

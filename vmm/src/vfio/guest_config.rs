@@ -2,7 +2,9 @@
 //!
 //! Plain state, made once from what the host shows: the tables of [`registers`](super::registers), the BARs, the
 //! relinked capability lists. A write changes it and says what else must happen ([`Written`]); nothing in here does it.
-//! MSI-X registers are not in here but for ID and pointer.
+//! The registers of MSI and MSI-X are not in here but for ID and pointer.
+
+use std::ops::Range;
 
 use super::capabilities::{self, Places, id};
 use super::registers::{self, COMMAND_BUS_MASTER, COMMAND_INTX_DISABLE};
@@ -58,9 +60,16 @@ struct Power {
 }
 
 impl GuestConfig {
-    /// From the configuration space that the host shows; capabilities with the IDs `withheld` are hidden too.
+    /// From the configuration space that the host shows. `interrupts` are the IDs of those interrupt capabilities that
+    /// are emulated elsewhere, with their bytes; others are hidden.
     #[must_use]
-    pub fn new(host: &[u8], bars: Bars, reset: HostReset, withheld: &[u8]) -> Self {
+    pub fn new(
+        host: &[u8],
+        bars: Bars,
+        reset: HostReset,
+        interrupts: impl Iterator<Item = (u8, Range<u16>)>,
+    ) -> Self {
+        let (emulated, bytes): (Vec<u8>, Vec<Range<u16>>) = interrupts.unzip();
         let mut space = ConfigSpace::device(host.len());
         space.define(0, registers::HEADER);
         let command = Register {
@@ -72,7 +81,10 @@ impl GuestConfig {
         };
         space.define(0, &[command]);
         bars.define(&mut space);
-        let places = capabilities::relink(&mut space, host, withheld);
+        let places = capabilities::relink(&mut space, host, &emulated);
+        for bytes in bytes {
+            space.hide(bytes.start, bytes.len());
+        }
         let mut config = Self { space, bars, places, flr: Vec::new(), power: None, in_device: Vec::new() };
         config.define_express(host, reset);
         config.define_advanced_features(host, reset);
@@ -150,12 +162,6 @@ impl GuestConfig {
     /// The bus has no room for one.
     pub fn assign(&mut self, root: &Root) -> Result<(), NoRoom> {
         root.assign(&self.bars, &mut self.space)
-    }
-
-    /// Where a carried capability is.
-    #[must_use]
-    pub fn capability(&self, id: u8) -> Option<u16> {
-        self.places.of(id)
     }
 
     /// Whether a read needs the device's own bytes in its buffer before [`merge`](Self::merge).
@@ -266,7 +272,7 @@ mod tests {
 
     fn config(reset: HostReset) -> GuestConfig {
         let bars = Bars::new([Bar::new(4, 0x4000), None, None, None, None, None]);
-        GuestConfig::new(&host(), bars, reset, &[])
+        GuestConfig::new(&host(), bars, reset, [(id::MSIX, 0x52..0x5c)].into_iter())
     }
 
     fn read(config: &GuestConfig, offset: u16) -> u32 {

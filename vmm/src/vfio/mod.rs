@@ -7,7 +7,8 @@
 //! | [`region`], [`ioctl`] | access to what the host gives of a device |
 //! | [`guest_config`], [`capabilities`], [`registers`] | configuration space as the guest has it: plain state and tables |
 //! | [`cutout`], [`mapping`] | the pages of BARs that the guest reaches without an exit |
-//! | [`device`] | one function on the bus, put together; its MSI-X is the library's |
+//! | [`interrupts`], [`events`] | the library's emulation of MSI and MSI-X, and what it needs of the event loop |
+//! | [`device`], [`open`] | one function on the bus, put together |
 //!
 //! What a guest reads and writes is answered by plain state; what must reach the host is done by [`device`] alone.
 //! INTx is not there (Interrupt Pin reads 0), nor are capabilities that do not work in a guest: they are hidden.
@@ -18,16 +19,17 @@ pub mod capabilities;
 pub mod container;
 pub mod cutout;
 pub mod device;
+pub mod events;
 pub mod guest_config;
 pub mod host;
+pub mod interrupts;
 mod ioctl;
 pub mod mapping;
 pub mod open;
 pub mod region;
 pub mod registers;
-pub mod retry;
 
 pub use device::Device;
+pub use events::DeviceEvents;
 pub use host::{HostAddress, HostDevice, Sysfs};
 pub use open::{Machine, attach};
-pub use retry::Retry;

@@ -2,7 +2,6 @@
 
 use std::fs::File;
 use std::io;
-use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Mutex};
 
@@ -10,16 +9,13 @@ use vfio_bindings::bindings::vfio::{
     VFIO_DEVICE_FLAGS_PCI, VFIO_DEVICE_FLAGS_RESET, VFIO_PCI_CONFIG_REGION_INDEX,
 };
 use vm_memory::GuestMemoryMmap;
-use vm_msi::MsixFunction;
 use vm_msi::kvm::KvmRouter;
-use vm_msi::msix::{Layout, Window};
-use vm_msi::vfio::VfioMsix;
 
-use super::capabilities::{self, id};
 use super::container::Container;
-use super::device::{Device, DeviceBar, DeviceMsix, reset_patiently};
+use super::device::{Device, DeviceBar, reset_patiently};
 use super::guest_config::{GuestConfig, HostReset};
 use super::host::HostDevice;
+use super::interrupts::{HostFunction, Interrupts};
 use super::ioctl;
 use super::mapping::BarMapping;
 use super::region::Region;
@@ -76,6 +72,12 @@ fn open(host: &HostDevice, container: &Arc<Container>, machine: Machine<'_>) -> 
         .ok_or_else(|| Error::host(doing("reading its configuration"), "it has none"))?;
     let mut registers = vec![0; usize::try_from(host_config.size()).unwrap_or(0).min(4096)];
     host_config.read(0, &mut registers);
+    if registers.starts_with(&[0xff, 0xff]) {
+        return Err(Error::host(
+            doing("reading its configuration"),
+            "it does not answer: it has no power, or is gone",
+        ));
+    }
     let mut regions = [const { None }; BAR_COUNT];
     for (slot, index) in regions.iter_mut().zip(0..) {
         *slot = region(index)?;
@@ -85,27 +87,19 @@ fn open(host: &HostDevice, container: &Arc<Container>, machine: Machine<'_>) -> 
         let register = registers.get(usize::from(BAR0).saturating_add(index.saturating_mul(4))..)?;
         Bar::new(u32::from_le_bytes(*register.first_chunk()?), regions.get(index)?.as_ref()?.size())
     }));
-    let layout = msix_layout(host, &registers, &regions);
-    let withheld: &[u8] = if layout.is_some() { &[] } else { &[id::MSIX] };
-    let mut config = GuestConfig::new(&registers, bars, reset, withheld);
+    let found =
+        HostFunction { address, file: &file, config: &host_config, registers: &registers, regions: &regions };
+    let interrupts = Interrupts::find(found, machine.router);
+    let mut config = GuestConfig::new(&registers, bars, reset, interrupts.emulated());
     config.assign(machine.root).doing(doing("giving its BARs addresses"))?;
-
-    let msix = match (layout, config.capability(id::MSIX)) {
-        (Some(layout), Some(capability)) => {
-            let function = msix_function(layout, &regions, &file, machine.router);
-            Some(DeviceMsix { function: function.doing(doing("taking over its MSI-X"))?, capability })
-        }
-        _ => None,
-    };
-    let device_bars =
-        device_bars(regions, bars, msix.as_ref(), machine.slots).doing(doing("mapping its BARs"))?;
+    let bars = device_bars(regions, bars, &interrupts, machine.slots).doing(doing("mapping its BARs"))?;
     let device = Device {
         address,
         reset,
         config: Mutex::new(config),
         host_config,
-        msix,
-        bars: device_bars,
+        interrupts,
+        bars,
         file,
         _container: Arc::clone(container),
         resets: AtomicU64::new(0),
@@ -136,44 +130,11 @@ fn first_reset(host: &HostDevice, file: &File, flags: u32) -> HostReset {
     }
 }
 
-/// Where the device's MSI-X structures are, if it has any that can be emulated.
-fn msix_layout(host: &HostDevice, registers: &[u8], regions: &[Option<Region>; BAR_COUNT]) -> Option<Layout> {
-    let at = usize::from(capabilities::find(registers, id::MSIX)?);
-    let hide = |why: &dyn std::fmt::Display| {
-        tracing::warn!("device {}: its MSI-X is hidden from the guest: {why}", host.address);
-    };
-    let capability = registers.get(at..)?.first_chunk()?;
-    let layout = Layout::parse(capability).inspect_err(|error| hide(error)).ok()?;
-    let fits = |window: &Window| {
-        let region = regions.get(usize::from(window.bar.index()))?.as_ref()?;
-        (window.bytes.end <= region.size()).then_some(())
-    };
-    let fitting = fits(layout.table()).and(fits(layout.pba()));
-    if fitting.is_none() {
-        hide(&"the table or the pending bits lie outside of their BAR");
-    }
-    fitting.map(|()| layout)
-}
-
-fn msix_function(
-    layout: Layout,
-    regions: &[Option<Region>; BAR_COUNT],
-    file: &File,
-    router: &Arc<KvmRouter>,
-) -> io::Result<MsixFunction<KvmRouter, VfioMsix>> {
-    let pba = layout.pba();
-    let region = regions.get(usize::from(pba.bar.index())).and_then(Option::as_ref);
-    let pba_file_offset = region.and_then(|region| region.file_offset().checked_add(pba.bytes.start));
-    let pba_file_offset = pba_file_offset.ok_or(io::ErrorKind::InvalidInput)?;
-    let backend = VfioMsix::new(file.try_clone()?, pba_file_offset).map_err(io::Error::other)?;
-    Ok(MsixFunction::new(layout, Arc::clone(router), backend))
-}
-
 /// The regions with what of them is mapped into the guest: all but the pages of the MSI-X table and pending bits.
 fn device_bars(
     regions: [Option<Region>; BAR_COUNT],
     bars: Bars,
-    msix: Option<&DeviceMsix>,
+    interrupts: &Interrupts,
     slots: &Arc<Slots>,
 ) -> io::Result<[Option<DeviceBar>; BAR_COUNT]> {
     let mut device_bars = [const { None }; BAR_COUNT];
@@ -184,19 +145,10 @@ fn device_bars(
             continue;
         };
         let mapping = match memory.next_if_eq(&index) {
-            Some(_) => Some(BarMapping::new(&region, &trapped(msix, index), slots)?),
+            Some(_) => Some(BarMapping::new(&region, &interrupts.trapped(index), slots)?),
             None => None,
         };
         *device_bar = Some(DeviceBar { region, mapping });
     }
     Ok(device_bars)
-}
-
-/// The bytes of a BAR whose accesses are emulated.
-fn trapped(msix: Option<&DeviceMsix>, bar: usize) -> Vec<Range<u64>> {
-    let Some(layout) = msix.map(|msix| msix.function.layout()) else {
-        return Vec::new();
-    };
-    let here = |window: &&Window| usize::from(window.bar.index()) == bar;
-    [layout.table(), layout.pba()].into_iter().filter(here).map(|window| window.bytes.clone()).collect()
 }

@@ -118,13 +118,6 @@ pub const DEVICE_CONTROL_2: u16 = 0x28;
 /// The byte of device control that has Initiate Function Level Reset, and the bit in it.
 pub const DEVICE_CONTROL_FLR: (u16, u8) = (0x09, 1 << 7);
 
-/// MSI-X capability (PCIe r6 §7.7.2): all of it is emulated elsewhere, but for ID and next pointer.
-pub const MSIX: &[Register] = &[
-    Register { offset: 2, width: 2, emulated: ALL, ..NONE },
-    Register { offset: 4, width: 4, emulated: ALL, ..NONE },
-    Register { offset: 8, width: 4, emulated: ALL, ..NONE },
-];
-
 /// Advanced features capability (PCI AF ECN): Initiate FLR is carried out on its own.
 pub const ADVANCED_FEATURES: &[Register] = &[
     Register { offset: 3, width: 1, ..NONE },

@@ -1,0 +1,124 @@
+//! Finds a device's MSI and MSI-X capabilities and takes them over. One that cannot be emulated is left out, which is
+//! said, and the guest does not see it.
+
+use std::fmt::Display;
+use std::fs::File;
+use std::ops::Range;
+use std::sync::Arc;
+
+use vm_msi::kvm::KvmRouter;
+use vm_msi::msi::{MsiLayout, VectorMasking};
+use vm_msi::msix::layout::CAPABILITY_BYTES;
+use vm_msi::msix::{Layout, Window};
+use vm_msi::vfio::{VfioMsi, VfioMsix};
+use vm_msi::{MsiFunction, MsixFunction};
+
+use super::{Emulated, Interrupts};
+use crate::pci::BAR_COUNT;
+use crate::vfio::capabilities::{self, id};
+use crate::vfio::host::HostAddress;
+use crate::vfio::region::Region;
+
+/// What the host shows of a function.
+#[derive(Clone, Copy, Debug)]
+pub struct HostFunction<'a> {
+    /// Its address, for messages.
+    pub address: HostAddress,
+    /// Its descriptor.
+    pub file: &'a File,
+    /// Its configuration space, as a region.
+    pub config: &'a Region,
+    /// Its configuration space, as it was read.
+    pub registers: &'a [u8],
+    /// The regions behind its BARs.
+    pub regions: &'a [Option<Region>; BAR_COUNT],
+}
+
+type Refused = Box<dyn std::error::Error>;
+
+impl Interrupts {
+    /// Takes over what the function has.
+    #[must_use]
+    pub fn find(host: HostFunction<'_>, router: &Arc<KvmRouter>) -> Self {
+        let mut interrupts = Self::default();
+        host.try_capability(id::MSI, "MSI", |at| {
+            let (function, bytes) = host.msi(at, router)?;
+            interrupts.capabilities.push(Emulated {
+                id: id::MSI,
+                name: "msi",
+                bytes,
+                vectors: Arc::new(function),
+            });
+            Ok(())
+        });
+        host.try_capability(id::MSIX, "MSI-X", |at| {
+            let (function, bytes) = host.msix(at, router)?;
+            let function = Arc::new(function);
+            let vectors = Arc::clone(&function) as _;
+            interrupts.capabilities.push(Emulated { id: id::MSIX, name: "msix", bytes, vectors });
+            interrupts.msix = Some(function);
+            Ok(())
+        });
+        interrupts
+    }
+}
+
+impl HostFunction<'_> {
+    fn try_capability(&self, id: u8, name: &str, take_over: impl FnOnce(u16) -> Result<(), Refused>) {
+        let Some(at) = capabilities::find(self.registers, id) else {
+            return;
+        };
+        if let Err(why) = take_over(at) {
+            let why: &dyn Display = &why;
+            tracing::warn!("device {}: its {name} is hidden from the guest: {why}", self.address);
+        }
+    }
+
+    /// The vectors of the MSI capability at `at`, and its bytes.
+    fn msi(
+        &self,
+        at: u16,
+        router: &Arc<KvmRouter>,
+    ) -> Result<(MsiFunction<KvmRouter, VfioMsi>, Range<u16>), Refused> {
+        let own = MsiLayout::parse(*self.capability(at)?)?;
+        let pending = (own.masking() == VectorMasking::Present).then(|| {
+            let pending = at.saturating_add(own.bytes()).saturating_sub(PENDING_BYTES);
+            self.config.file_offset().saturating_add(pending.into())
+        });
+        let backend = VfioMsi::new(self.file.try_clone()?, pending)?;
+        let layout = MsiLayout::new(backend.messages(), own.address(), own.masking());
+        let bytes = at..at.saturating_add(layout.bytes());
+        Ok((MsiFunction::new(layout, Arc::clone(router), backend), bytes))
+    }
+
+    /// The vectors of the MSI-X capability at `at`, and its bytes.
+    fn msix(
+        &self,
+        at: u16,
+        router: &Arc<KvmRouter>,
+    ) -> Result<(MsixFunction<KvmRouter, VfioMsix>, Range<u16>), Refused> {
+        let layout = Layout::parse(self.capability(at)?)?;
+        self.region(layout.table())?;
+        let pba = self.region(layout.pba())?.file_offset().saturating_add(layout.pba().bytes.start);
+        let backend = VfioMsix::new(self.file.try_clone()?, pba)?;
+        let bytes = at..at.saturating_add(u16::try_from(CAPABILITY_BYTES)?);
+        Ok((MsixFunction::new(layout, Arc::clone(router), backend), bytes))
+    }
+
+    fn capability<const N: usize>(&self, at: u16) -> Result<&[u8; N], Refused> {
+        let bytes = self.registers.get(usize::from(at)..).and_then(|bytes| bytes.first_chunk());
+        bytes.ok_or_else(|| "it reaches over the end of configuration space".into())
+    }
+
+    /// The region that holds a window whole.
+    fn region(&self, window: &Window) -> Result<&Region, Refused> {
+        let bar = window.bar.index();
+        let region = self.regions.get(usize::from(bar)).and_then(Option::as_ref);
+        region
+            .filter(|region| window.bytes.end <= region.size())
+            .ok_or_else(|| format!("bytes {:#x?} lie outside of BAR {bar}", window.bytes).into())
+    }
+}
+
+/// Bytes of the Pending Bits register, the capability's last (PCIe r6 §7.7.1.9).
+const PENDING_BYTES: u16 = 4;

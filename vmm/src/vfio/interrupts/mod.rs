@@ -1,0 +1,279 @@
+//! A function's message-signalled interrupts: the capabilities that the library emulates, and which of the guest's
+//! accesses are theirs. MSI and MSI-X are the same in here, but for the BARs that MSI-X has structures in.
+
+mod find;
+
+use std::fmt;
+use std::io;
+use std::ops::Range;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use serde_json::{Map, Value, json};
+use vm_msi::backend::Backend;
+use vm_msi::capability::Capability;
+use vm_msi::function::Function;
+use vm_msi::kvm::KvmRouter;
+use vm_msi::msix::{Bar, Window};
+use vm_msi::vfio::VfioMsix;
+use vm_msi::{MsixFunction, Store};
+
+pub use find::HostFunction;
+
+/// Bytes of a capability's ID and next pointer, which are the relinked list's.
+const LIST_BYTES: u16 = 2;
+
+/// One capability's vectors, whichever it is.
+pub trait Vectors: fmt::Debug + Send + Sync {
+    /// Reads the capability, from its ID on.
+    fn read_config(&self, offset: u16, data: &mut [u8]);
+    /// Writes the capability, from its ID on.
+    fn write_config(&self, offset: u16, data: &[u8]);
+    /// Tears the interrupts down, has the device reset, and forgets what was pending.
+    fn reset(&self, reset_device: &mut dyn FnMut());
+    /// Tries again what the host refused, and gives back what has lingered.
+    fn retry(&self);
+    /// Delivers what the kernel had no room for.
+    fn deliver(&self);
+    /// A descriptor that is ready while there is something to deliver.
+    ///
+    /// # Errors
+    /// The host's, when it has no descriptor.
+    fn relay(&self) -> io::Result<Arc<OwnedFd>>;
+    /// The vectors' part of the report.
+    fn report(&self) -> Value;
+}
+
+impl<C, B> Vectors for Function<C, KvmRouter, B>
+where
+    C: Capability + Store + fmt::Debug + Send,
+    C::Layout: Send + Sync,
+    B: Backend + fmt::Debug + Send,
+{
+    fn read_config(&self, offset: u16, data: &mut [u8]) {
+        self.read_config(offset, data);
+    }
+
+    fn write_config(&self, offset: u16, data: &[u8]) {
+        self.write_config(offset, data);
+    }
+
+    fn reset(&self, reset_device: &mut dyn FnMut()) {
+        self.reset(reset_device);
+    }
+
+    fn retry(&self) {
+        self.retry();
+    }
+
+    fn deliver(&self) {
+        self.deliver();
+    }
+
+    fn relay(&self) -> io::Result<Arc<OwnedFd>> {
+        self.relay()
+    }
+
+    fn report(&self) -> Value {
+        json!({ "vectors": C::capacity(self.layout()), "domain": self.report() })
+    }
+}
+
+/// A capability that is emulated.
+#[derive(Debug)]
+struct Emulated {
+    id: u8,
+    /// Its name in the report.
+    name: &'static str,
+    /// Its bytes of configuration space, with ID and next pointer.
+    bytes: Range<u16>,
+    vectors: Arc<dyn Vectors>,
+}
+
+/// All of a function's message-signalled interrupts.
+#[derive(Debug, Default)]
+pub struct Interrupts {
+    capabilities: Vec<Emulated>,
+    /// The one of the capabilities that has structures in BARs.
+    msix: Option<Arc<MsixFunction<KvmRouter, VfioMsix>>>,
+}
+
+impl Interrupts {
+    /// IDs of the capabilities, with the bytes of configuration space that are theirs.
+    pub fn emulated(&self) -> impl Iterator<Item = (u8, Range<u16>)> {
+        self.capabilities.iter().map(|capability| (capability.id, registers(&capability.bytes)))
+    }
+
+    /// Bytes of a BAR that are emulated.
+    #[must_use]
+    pub fn trapped(&self, bar: usize) -> Vec<Range<u64>> {
+        let Some(layout) = self.msix.as_ref().map(|msix| msix.layout()) else {
+            return Vec::new();
+        };
+        let here = |window: &&Window| usize::from(window.bar.index()) == bar;
+        [layout.table(), layout.pba()].into_iter().filter(here).map(|window| window.bytes.clone()).collect()
+    }
+
+    /// Puts the capabilities' bytes into what is read from configuration space.
+    pub fn read_config(&self, offset: u16, data: &mut [u8]) {
+        for capability in &self.capabilities {
+            if let Some((bytes, at)) = overlap(offset, data.len(), &capability.bytes) {
+                capability.vectors.read_config(at, data.get_mut(bytes).unwrap_or_default());
+            }
+        }
+    }
+
+    /// Takes the capabilities' bytes from what is written to configuration space.
+    pub fn write_config(&self, offset: u16, data: &[u8]) {
+        for capability in &self.capabilities {
+            if let Some((bytes, at)) = overlap(offset, data.len(), &capability.bytes) {
+                capability.vectors.write_config(at, data.get(bytes).unwrap_or_default());
+            }
+        }
+    }
+
+    /// Reads from a BAR; `device` reads what is not emulated.
+    pub fn read_bar(&self, bar: usize, offset: u64, data: &mut [u8], mut device: impl FnMut(u64, &mut [u8])) {
+        match (&self.msix, bar_index(bar)) {
+            (Some(msix), Some(bar)) => msix.read_bar(bar, offset, data, device),
+            _ => device(offset, data),
+        }
+    }
+
+    /// Writes to a BAR; `device` writes what is not emulated.
+    pub fn write_bar(&self, bar: usize, offset: u64, data: &[u8], mut device: impl FnMut(u64, &[u8])) {
+        match (&self.msix, bar_index(bar)) {
+            (Some(msix), Some(bar)) => msix.write_bar(bar, offset, data, device),
+            _ => device(offset, data),
+        }
+    }
+
+    /// Tears all interrupts down, has the device reset, and forgets what was pending.
+    pub fn reset(&self, mut reset_device: impl FnMut()) {
+        reset_behind(&self.capabilities, &mut reset_device);
+    }
+
+    /// Each capability's vectors.
+    pub fn vectors(&self) -> impl Iterator<Item = &Arc<dyn Vectors>> {
+        self.capabilities.iter().map(|capability| &capability.vectors)
+    }
+
+    /// The report's fields, by capability.
+    #[must_use]
+    pub fn report(&self) -> Map<String, Value> {
+        let field = |capability: &Emulated| (capability.name.to_owned(), capability.vectors.report());
+        self.capabilities.iter().map(field).collect()
+    }
+}
+
+/// The device is reset when all of the capabilities are torn down, and only then is what was pending forgotten.
+fn reset_behind(capabilities: &[Emulated], reset_device: &mut dyn FnMut()) {
+    match capabilities.split_first() {
+        Some((first, rest)) => first.vectors.reset(&mut || reset_behind(rest, reset_device)),
+        None => reset_device(),
+    }
+}
+
+fn bar_index(bar: usize) -> Option<Bar> {
+    Bar::new(u8::try_from(bar).ok()?)
+}
+
+/// What of a capability is emulated: all but ID and next pointer.
+fn registers(capability: &Range<u16>) -> Range<u16> {
+    capability.start.saturating_add(LIST_BYTES)..capability.end
+}
+
+/// The part of an access of `len` bytes at `offset` that falls on a capability's registers: where it is in the access's
+/// buffer, and where in the capability.
+fn overlap(offset: u16, len: usize, capability: &Range<u16>) -> Option<(Range<usize>, u16)> {
+    let registers = registers(capability);
+    let from = offset.max(registers.start);
+    let end = usize::from(offset).checked_add(len)?.min(usize::from(registers.end));
+    let len = end.checked_sub(usize::from(from)).filter(|len| *len > 0)?;
+    let start = usize::from(from.checked_sub(offset)?);
+    Some((start..start.checked_add(len)?, from.checked_sub(capability.start)?))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use super::*;
+
+    #[test]
+    fn an_access_is_the_capabilitys_but_for_id_and_pointer() {
+        let overlap = |offset, len| overlap(offset, len, &(0x50..0x5c));
+        assert_eq!(overlap(0x50, 4), Some((2..4, 2)));
+        assert_eq!(overlap(0x52, 2), Some((0..2, 2)));
+        assert_eq!(overlap(0x53, 1), Some((0..1, 3)));
+        assert_eq!(overlap(0x5a, 8), Some((0..2, 10)));
+        assert_eq!(overlap(0x4c, 32), Some((6..16, 2)));
+        for (offset, len) in [(0x50, 2), (0x5c, 4), (0x40, 16), (0x52, 0), (0xfff, 1)] {
+            assert_eq!(overlap(offset, len), None, "{offset:#x} {len}");
+        }
+    }
+
+    /// Vectors that say what is done with them, and have their offset for contents.
+    #[derive(Debug)]
+    struct Recorder(&'static str, Arc<Mutex<Vec<String>>>);
+
+    impl Vectors for Recorder {
+        fn read_config(&self, offset: u16, data: &mut [u8]) {
+            for (byte, at) in data.iter_mut().zip(offset..) {
+                *byte = at as u8;
+            }
+        }
+
+        fn write_config(&self, offset: u16, data: &[u8]) {
+            self.1.lock().unwrap().push(format!("{} {offset} {data:?}", self.0));
+        }
+
+        fn reset(&self, reset_device: &mut dyn FnMut()) {
+            self.1.lock().unwrap().push(format!("{} down", self.0));
+            reset_device();
+            self.1.lock().unwrap().push(format!("{} forgets", self.0));
+        }
+
+        fn retry(&self) {}
+
+        fn deliver(&self) {}
+
+        fn relay(&self) -> io::Result<Arc<OwnedFd>> {
+            Err(io::ErrorKind::Unsupported.into())
+        }
+
+        fn report(&self) -> Value {
+            self.0.into()
+        }
+    }
+
+    fn interrupts() -> (Interrupts, Arc<Mutex<Vec<String>>>) {
+        let log = Arc::new(Mutex::default());
+        let emulated = |id, name, bytes| {
+            let vectors: Arc<dyn Vectors> = Arc::new(Recorder(name, Arc::clone(&log)));
+            Emulated { id, name, bytes, vectors }
+        };
+        let capabilities = vec![emulated(5, "msi", 0x40..0x4e), emulated(0x11, "msix", 0x50..0x5c)];
+        (Interrupts { capabilities, msix: None }, log)
+    }
+
+    #[test]
+    fn the_device_is_reset_once_between_tearing_down_and_forgetting() {
+        let (interrupts, log) = interrupts();
+        interrupts.reset(|| log.lock().unwrap().push("device".to_owned()));
+        assert_eq!(*log.lock().unwrap(), ["msi down", "msix down", "device", "msix forgets", "msi forgets"]);
+        assert_eq!(Value::from(interrupts.report()), json!({ "msi": "msi", "msix": "msix" }));
+    }
+
+    #[test]
+    fn an_access_over_two_capabilities_reaches_both() {
+        let (interrupts, log) = interrupts();
+        let mut data = [0xee; 8];
+        interrupts.read_config(0x4c, &mut data);
+        assert_eq!(data, [12, 13, 0xee, 0xee, 0xee, 0xee, 2, 3]);
+        interrupts.write_config(0x4c, &[1, 2, 3, 4, 5, 6, 7, 8]);
+        assert_eq!(*log.lock().unwrap(), ["msi 12 [1, 2]", "msix 2 [7, 8]"]);
+        let emulated: Vec<_> = interrupts.emulated().collect();
+        assert_eq!(emulated, [(5, 0x42..0x4e), (0x11, 0x52..0x5c)]);
+    }
+}
