@@ -68,6 +68,7 @@ impl Vm {
             pio: layout::PCI_PIO,
         });
         let machine = vfio::Machine {
+            vm: &vm,
             root: &root,
             memory: memory.memory(),
             slots: &slots,

@@ -9,12 +9,14 @@ use std::fs::{File, OpenOptions};
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use kvm_ioctls::VmFd;
 use rustix::io::Errno;
 use vfio_bindings::bindings::vfio::{
     VFIO_DMA_MAP_FLAG_READ, VFIO_DMA_MAP_FLAG_WRITE, VFIO_GROUP_FLAGS_VIABLE, VFIO_TYPE1v2_IOMMU,
 };
 use vm_memory::{GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion};
 
+use super::coherency::Coherency;
 use super::host::HostDevice;
 use super::ioctl;
 use crate::error::{Doing, Error, Result};
@@ -25,6 +27,8 @@ const API_VERSION: u32 = 0;
 /// The container, with the groups of all devices in it.
 #[derive(Debug)]
 pub struct Container {
+    /// Goes first: KVM holds on to the groups.
+    _coherency: Coherency,
     file: File,
     groups: BTreeMap<u32, File>,
     /// Guest-physical start and size of what is mapped.
@@ -32,12 +36,12 @@ pub struct Container {
 }
 
 impl Container {
-    /// Opens the container and puts the devices' groups into it.
+    /// Opens the container and puts the devices' groups into it, which `vm` is going to have.
     ///
     /// # Errors
     /// The host's, with the cure where one is known: VFIO is not there, a group is in use or not ours to open, the
     /// host's interrupts are not isolated.
-    pub fn open(devices: &[HostDevice]) -> Result<Arc<Self>> {
+    pub fn open(devices: &[HostDevice], vm: &VmFd) -> Result<Arc<Self>> {
         let file = open(CONTROL).map_err(|error| match error.kind() {
             io::ErrorKind::NotFound => refused(CONTROL, "VFIO is not there; load it: modprobe vfio-pci"),
             _ => not_opened(CONTROL, error),
@@ -55,6 +59,7 @@ impl Container {
                 "its IOMMU driver is not there; load it: modprobe vfio_iommu_type1",
             ));
         }
+        let coherency = Coherency::new(vm)?;
         let mut groups = BTreeMap::new();
         for device in devices {
             if groups.contains_key(&device.group) {
@@ -69,9 +74,10 @@ impl Container {
                 given
             };
             given.map_err(|error| not_isolated(device, error))?;
+            coherency.add(&group)?;
             groups.insert(device.group, group);
         }
-        Ok(Arc::new(Self { file, groups, mapped: Mutex::default() }))
+        Ok(Arc::new(Self { _coherency: coherency, file, groups, mapped: Mutex::default() }))
     }
 
     /// Lets the devices reach all of guest memory, at its guest-physical addresses. RAM is never unmapped from the

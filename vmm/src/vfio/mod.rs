@@ -3,7 +3,7 @@
 //! | part | owns |
 //! |---|---|
 //! | [`host`] | which device a name means, and whether it is free: sysfs, before anything is touched |
-//! | [`container`] | the IOMMU's view of guest memory, shared by all devices |
+//! | [`container`], [`coherency`] | the IOMMU's view of guest memory, shared by all devices, and KVM's |
 //! | [`region`], [`ioctl`] | access to what the host gives of a device |
 //! | [`guest_config`], [`capabilities`], [`registers`] | configuration space as the guest has it: plain state and tables |
 //! | [`cutout`], [`mapping`] | the pages of BARs that the guest reaches without an exit |
@@ -16,6 +16,7 @@
 #![cfg_attr(not(test), deny(clippy::arithmetic_side_effects))]
 
 pub mod capabilities;
+mod coherency;
 pub mod container;
 pub mod cutout;
 pub mod device;

@@ -5,6 +5,7 @@ use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Mutex};
 
+use kvm_ioctls::VmFd;
 use vfio_bindings::bindings::vfio::{
     VFIO_DEVICE_FLAGS_PCI, VFIO_DEVICE_FLAGS_RESET, VFIO_PCI_CONFIG_REGION_INDEX,
 };
@@ -27,6 +28,8 @@ use crate::pci::{BAR_COUNT, Bar, Bars, Function, Root, Space};
 /// What a device needs of the VM.
 #[derive(Clone, Copy)]
 pub struct Machine<'a> {
+    /// The VM.
+    pub vm: &'a VmFd,
     /// The bus that it comes to.
     pub root: &'a Root,
     /// Guest memory, which it reaches by DMA.
@@ -45,8 +48,10 @@ pub fn attach(devices: &[HostDevice], machine: Machine<'_>) -> Result<Vec<Arc<De
     if devices.is_empty() {
         return Ok(Vec::new());
     }
-    let container = Container::open(devices)?;
+    let container = Container::open(devices, machine.vm)?;
+    tracing::debug!("IOMMU groups are taken");
     container.map(machine.memory)?;
+    tracing::debug!("devices have access to guest memory");
     let open = |device| open(device, &container, machine);
     let opened = devices.iter().map(open).collect::<Result<Vec<_>>>()?;
     for device in &opened {
@@ -65,7 +70,9 @@ fn open(host: &HostDevice, container: &Arc<Container>, machine: Machine<'_>) -> 
     if flags & VFIO_DEVICE_FLAGS_PCI == 0 {
         return Err(Error::host(doing("asking what it is"), "it is no PCI device"));
     }
+    tracing::debug!("device {address} is open");
     let reset = first_reset(host, &file, flags);
+    tracing::debug!("device {address} is reset");
 
     let region = |index| Region::new(&file, index).doing(doing("asking for its regions"));
     let host_config = region(VFIO_PCI_CONFIG_REGION_INDEX)?
