@@ -4,9 +4,11 @@ HOST    ?= 6.12
 CARGO   ?= cargo
 TOOLS   := $(CURDIR)/target/tools
 DENY    := $(TOOLS)/bin/cargo-deny
+FUZZ    := $(TOOLS)/bin/cargo-fuzz
+T       ?= 60
 
 .DEFAULT_GOAL := help
-.PHONY: help build run test test-fast test-kvm test-linux check lab provision clean
+.PHONY: help build run test test-fast test-kvm test-linux check fuzz lab provision clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -43,6 +45,17 @@ check: $(DENY)  ## formatting, lints, documentation, licences and sources
 $(DENY):
 	@echo "check: building cargo-deny, once (some minutes)"
 	$(CARGO) install cargo-deny --locked --quiet --root $(TOOLS)
+
+fuzz: $(FUZZ)  ## fuzz each target for T seconds (60): config space, table, pending bits, whole sequences against the model
+	@for target in msix msi function; do \
+		echo "fuzz: $$target for $(T) s"; \
+		PATH="$(TOOLS)/bin:$$PATH" $(CARGO) +nightly fuzz run $$target -- -max_total_time=$(T) -timeout=10 || exit 1; \
+	done
+
+$(FUZZ):
+	@rustup toolchain list | grep -q nightly || { echo "fuzz: needs a nightly toolchain: rustup toolchain install nightly"; exit 1; }
+	@echo "fuzz: building cargo-fuzz, once (some minutes)"
+	$(CARGO) install cargo-fuzz --locked --quiet --root $(TOOLS)
 
 lab: build  ## a shell in an emulated Linux host with KVM and VFIO; HOST=6.1 for one without dynamic MSI-X
 	target/release/lab shell --kernel $(HOST)

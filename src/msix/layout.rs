@@ -176,17 +176,19 @@ impl Layout {
         std::iter::from_fn(move || {
             let left = len.checked_sub(done).filter(|left| *left > 0)?;
             let at = offset.checked_add(done as u64)?;
-            let (mut owner, mut until) = (Owner::Device(at), u64::MAX);
+            let (mut owner, mut until) = (Owner::Device(at), None);
             for (window, is_table) in &windows {
                 let within = at.saturating_sub(window.start);
                 if window.contains(&at) {
                     owner = if *is_table { Owner::Table(within) } else { Owner::Pba(within) };
-                    until = window.end;
+                    until = Some(window.end);
                 } else if window.start > at && !window.is_empty() {
-                    until = until.min(window.start);
+                    until = Some(until.map_or(window.start, |until: u64| until.min(window.start)));
                 }
             }
-            let width = left.min(usize::try_from(until.saturating_sub(at)).unwrap_or(usize::MAX));
+            let room = until
+                .map_or(usize::MAX, |until| usize::try_from(until.saturating_sub(at)).unwrap_or(usize::MAX));
+            let width = left.min(room);
             let start = done;
             done = done.saturating_add(width);
             Some((owner, start..done))
@@ -259,6 +261,8 @@ mod tests {
                 (Owner::Device(40), 28..32),
             ]
         );
+        let end: Vec<_> = layout.split(bar(0), u64::MAX, 8).collect();
+        assert_eq!(end, [(Owner::Device(u64::MAX), 0..8)]);
         let other: Vec<_> = layout.split(bar(1), 12, 32).collect();
         assert_eq!(other, [(Owner::Device(12), 0..32)]);
     }
