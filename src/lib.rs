@@ -55,3 +55,8 @@ pub use domain::DeviceDomain;
 pub use function::{Function, MsiFunction, MsixFunction};
 pub use message::MsiMessage;
 pub use router::Router;
+
+/// The README's examples compile.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
