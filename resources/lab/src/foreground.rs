@@ -17,8 +17,11 @@ const RESIZE_POLL: Duration = Duration::from_millis(500);
 pub(crate) fn run(lab: &Lab, words: Vec<String>) -> Result<ExitCode> {
     let mut words = words.into_iter();
     let mut command = Command::new(words.next().unwrap_or_default()).args(words).with_input();
-    for (name, value) in std::env::vars() {
-        command = command.env(name, value);
+    // What is no text does not go through the line; nothing that matters is.
+    for (name, value) in std::env::vars_os() {
+        if let (Ok(name), Ok(value)) = (name.into_string(), value.into_string()) {
+            command = command.env(name, value);
+        }
     }
     if let Ok(directory) = std::env::current_dir() {
         command = command.directory(&directory);

@@ -189,7 +189,8 @@ impl Input {
     /// # Errors
     /// The lab host is gone.
     pub fn send(&self, bytes: &[u8]) -> Result<()> {
-        self.link.send(self.channel, Message::Input(bytes.to_vec()))
+        // A frame has a limit; input has none.
+        bytes.chunks(1 << 20).try_for_each(|part| self.link.send(self.channel, Message::Input(part.to_vec())))
     }
 
     /// Says that there will be no more.
