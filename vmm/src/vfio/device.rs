@@ -44,7 +44,8 @@ pub struct Device {
     pub(super) interrupts: Interrupts,
     pub(super) bars: [Option<DeviceBar>; BAR_COUNT],
     pub(super) file: Arc<File>,
-    pub(super) _container: Arc<Container>,
+    /// Held until the device is closed; a test has none.
+    pub(super) _container: Option<Arc<Container>>,
     pub(super) resets: AtomicU64,
     pub(super) released: AtomicBool,
 }

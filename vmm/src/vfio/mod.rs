@@ -34,3 +34,6 @@ pub use device::Device;
 pub use events::DeviceEvents;
 pub use host::{HostAddress, HostDevice, Sysfs};
 pub use open::{Machine, attach};
+
+#[cfg(test)]
+mod tests;

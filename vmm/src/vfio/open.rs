@@ -108,7 +108,7 @@ fn open(host: &HostDevice, container: &Arc<Container>, machine: Machine<'_>) -> 
         interrupts,
         bars,
         file,
-        _container: Arc::clone(container),
+        _container: Some(Arc::clone(container)),
         resets: AtomicU64::new(0),
         released: AtomicBool::new(false),
     };

@@ -49,6 +49,12 @@ impl Region {
         Ok(Some(region))
     }
 
+    #[cfg(test)]
+    pub(super) fn of_file(device: &Arc<File>, file_offset: u64, size: u64) -> Self {
+        let device = Arc::clone(device);
+        Self { device, file_offset, size, areas: Vec::new(), failures: AtomicU64::new(0) }
+    }
+
     /// The descriptor that it is in.
     #[must_use]
     pub fn device(&self) -> &Arc<File> {

@@ -195,7 +195,7 @@ fn overlap(offset: u16, len: usize, capability: &Range<u16>) -> Option<(Range<us
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::sync::Mutex;
 
     use super::*;
@@ -213,9 +213,11 @@ mod tests {
         }
     }
 
+    pub(in crate::vfio) type Log = Arc<Mutex<Vec<String>>>;
+
     /// Vectors that say what is done with them, and have their offset for contents.
     #[derive(Debug)]
-    struct Recorder(&'static str, Arc<Mutex<Vec<String>>>);
+    struct Recorder(&'static str, Log);
 
     impl Vectors for Recorder {
         fn read_config(&self, offset: u16, data: &mut [u8]) {
@@ -247,8 +249,9 @@ mod tests {
         }
     }
 
-    fn interrupts() -> (Interrupts, Arc<Mutex<Vec<String>>>) {
-        let log = Arc::new(Mutex::default());
+    /// MSI at 0x40 and MSI-X at 0x50.
+    pub(in crate::vfio) fn interrupts() -> (Interrupts, Log) {
+        let log = Log::default();
         let emulated = |id, name, bytes| {
             let vectors: Arc<dyn Vectors> = Arc::new(Recorder(name, Arc::clone(&log)));
             Emulated { id, name, bytes, vectors }
