@@ -24,9 +24,9 @@ use crate::memory::{GuestMemory, Slots};
 use crate::outcome::{Ending, Outcome};
 use crate::pci::{Root, Windows};
 use crate::report::{Reporter, Target};
-use crate::serial::Port;
 use crate::serial::input::{Input, Source};
 use crate::serial::terminal::RawMode;
+use crate::serial::{Flusher, Port};
 use crate::vcpu::cpuid::Cpuid;
 use crate::vcpu::{Shared, Threads, Vcpu};
 use crate::vfio;
@@ -124,11 +124,12 @@ impl Vm {
         })?;
         self.events.add(Arc::new(Mutex::new(signals)));
 
+        self.events.add(Arc::new(Mutex::new(Flusher(Arc::clone(&self.serial)))));
         let terminal = match self.serial_target {
             SerialTarget::Stdio => {
                 let terminal = RawMode::enter().doing("putting the terminal in raw mode")?;
                 let source = if terminal.is_some() { Source::Terminal } else { Source::Stream };
-                let input = Input::new(self.serial, source, Arc::clone(&self.ending));
+                let input = Input::new(Arc::clone(&self.serial), source, Arc::clone(&self.ending));
                 self.events.add(Arc::new(Mutex::new(input)));
                 terminal
             }
@@ -138,6 +139,7 @@ impl Vm {
         tracing::debug!("the guest runs");
         let outcome = self.events.run();
         drop(threads);
+        self.serial.hand_on();
         drop(terminal);
         if let Some(reporter) = reporter {
             reporter.write();

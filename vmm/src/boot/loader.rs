@@ -37,10 +37,14 @@ pub fn load_kernel(memory: &GuestMemoryMmap, image: &Image, unpack: Unpack) -> R
     match image.kind() {
         ImageKind::Elf => load_elf(memory, image.name(), image.bytes(), setup_header::default()),
         ImageKind::BzImage(header) => {
-            if let (Unpack::Host, Some(elf)) = (unpack, unpacked(image, low_ram(memory))) {
-                return load_elf(memory, image.name(), &elf, *header);
+            let elf = match unpack {
+                Unpack::Host => unpacked(image, low_ram(memory)),
+                Unpack::Guest => None,
+            };
+            match elf {
+                Some(elf) => load_elf(memory, image.name(), &elf, *header),
+                None => load_bzimage(memory, image),
             }
-            load_bzimage(memory, image)
         }
     }
 }
@@ -162,8 +166,10 @@ mod tests {
     #[test]
     fn a_packed_kernel_is_entered_where_it_was_linked_for() {
         let memory = ram(32 << 20);
-        let packed = zstd::stream::encode_all(&elf(b"code", 4096)[..], 1).unwrap();
-        let image = image(bzimage(&[&packed[..], &[0; 4]].concat()));
+        let elf = elf(b"code", 4096);
+        let packed = zstd::stream::encode_all(&elf[..], 1).unwrap();
+        let size = u32::try_from(elf.len()).unwrap().to_le_bytes();
+        let image = image(bzimage(&[&packed[..], &size].concat()));
         let entry = load_kernel(&memory, &image, Unpack::Host).unwrap();
         assert_eq!((entry.start.0, entry.kernel_end), (16 << 20, (16 << 20) + 4 + 4096));
         assert_eq!(memory.read_obj::<[u8; 4]>(GuestAddress(16 << 20)).unwrap(), *b"code");

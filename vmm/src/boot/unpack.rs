@@ -42,17 +42,22 @@ pub fn unpack(payload: &[u8], limit: u64) -> Result<Vec<u8>, Error> {
         [0xfd, b'7', b'z', b'X', b'Z', 0, ..] => {
             read(liblzma::read::XzDecoder::new(body), "xz", expected, limit)
         }
-        [0x28, 0xb5, 0x2f, 0xfd, ..] => {
-            let decoder = zstd::stream::read::Decoder::with_buffer(body);
-            let decoder = decoder.map_err(|error| Error::Damaged("zstd", error))?;
-            read(decoder.single_frame(), "zstd", expected, limit)
-        }
+        [0x28, 0xb5, 0x2f, 0xfd, ..] => zstd(body, u64::from(size), limit),
         [0x02, 0x21, 0x4c, 0x18, ..] => {
             read(lz4_flex::frame::FrameDecoder::new(body), "lz4", expected, limit)
         }
         _ => Err(Error::UnknownFormat(payload.iter().take(6).copied().collect())),
     }?;
     if unpacked.starts_with(b"\x7fELF") { Ok(unpacked) } else { Err(Error::NoElf) }
+}
+
+/// At once into a buffer of the right size: a stream would copy every byte twice more.
+fn zstd(body: &[u8], size: u64, limit: u64) -> Result<Vec<u8>, Error> {
+    if size > limit {
+        return Err(Error::TooLarge(limit));
+    }
+    let size = usize::try_from(size).map_err(|_| Error::TooLarge(limit))?;
+    zstd::bulk::decompress(body, size).map_err(|error| Error::Damaged("zstd", error))
 }
 
 fn read(decoder: impl Read, format: &'static str, expected: u64, limit: u64) -> Result<Vec<u8>, Error> {
@@ -117,6 +122,7 @@ mod tests {
     #[test]
     fn something_else_than_a_kernel_is_refused() {
         let zstd = zstd::stream::encode_all(&b"not a kernel"[..], 3).unwrap();
-        assert!(matches!(unpack(&[&zstd[..], &[0; 4]].concat(), 1 << 30), Err(Error::NoElf)));
+        assert!(matches!(unpack(&[&zstd[..], &[12, 0, 0, 0]].concat(), 1 << 30), Err(Error::NoElf)));
+        assert!(matches!(unpack(&[&zstd[..], &[11, 0, 0, 0]].concat(), 1 << 30), Err(Error::Damaged(..))));
     }
 }

@@ -1,9 +1,11 @@
 //! The guest's first serial port, COM1: a 16550 whose line is the terminal, a file, or nowhere.
 //!
-//! [`Port`] is the device on the bus, over vm-superio's model of the registers. [`output`] is where its bytes go,
+//! [`Port`] is the device on the bus, over vm-superio's model of the registers. `output` is where its bytes go, line by line or after
+//! a moment ([`Flusher`]),
 //! [`input`] brings bytes from standard input on the event loop, [`terminal`] puts the terminal in raw mode for as long as
 //! the guest has it. One lock, around the registers; output is written under it, so that bytes stay in order.
 
+mod flusher;
 pub mod input;
 mod output;
 pub mod terminal;
@@ -18,6 +20,8 @@ use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 use crate::cli::SerialTarget;
 use crate::error::{Doing, Result};
 use crate::interrupts::Line;
+use flusher::Clock;
+pub use flusher::Flusher;
 use output::Output;
 
 /// The registers, with their interrupt and their line.
@@ -26,6 +30,7 @@ type Registers = Serial<Line, InputRead, Output>;
 /// COM1.
 pub struct Port {
     registers: Mutex<Registers>,
+    clock: Clock,
     input_read: EventFd,
 }
 
@@ -39,7 +44,7 @@ impl Port {
         let input_read = EventFd::new(EFD_NONBLOCK).doing("creating an eventfd")?;
         let events = InputRead(input_read.try_clone().doing("duplicating an eventfd")?);
         let registers = Mutex::new(Serial::with_events(interrupt, events, output));
-        Ok(Arc::new(Self { registers, input_read }))
+        Ok(Arc::new(Self { registers, clock: Clock::new()?, input_read }))
     }
 
     fn registers(&self) -> MutexGuard<'_, Registers> {
@@ -56,6 +61,29 @@ impl Port {
     pub fn receive(&self, input: &[u8]) {
         if let Err(error) = self.registers().enqueue_raw_bytes(input) {
             tracing::warn!("serial input was lost: {error}");
+        }
+    }
+
+    /// Hands on all output that waits for the end of its line.
+    pub fn hand_on(&self) {
+        if let Err(error) = self.registers().writer_mut().hand_on() {
+            tracing::debug!("serial output: {error}");
+        }
+    }
+
+    fn clock(&self) -> &Clock {
+        &self.clock
+    }
+
+    fn write(&self, offset: u8, value: u8) {
+        let mut registers = self.registers();
+        let waited = registers.writer().waiting();
+        if let Err(error) = registers.write(offset, value) {
+            // The guest's console must not end because ours has.
+            tracing::debug!("serial output: {error}");
+        }
+        if waited == 0 && registers.writer().waiting() > 0 {
+            self.clock.start();
         }
     }
 
@@ -76,11 +104,8 @@ impl DevicePio for Port {
     }
 
     fn pio_write(&self, _base: PioAddress, offset: PioAddressOffset, data: &[u8]) {
-        if let (Ok(offset), [value, ..]) = (u8::try_from(offset), data)
-            && let Err(error) = self.registers().write(offset, *value)
-        {
-            // The guest's console must not end because ours has.
-            tracing::debug!("serial output: {error}");
+        if let (Ok(offset), [value, ..]) = (u8::try_from(offset), data) {
+            self.write(offset, *value);
         }
     }
 }
@@ -120,6 +145,9 @@ mod tests {
             port.pio_write(BASE, DATA, &[*byte]);
         }
         assert_eq!(std::fs::read(&path).unwrap(), b"hello\n");
+        port.pio_write(BASE, DATA, b"$");
+        port.hand_on();
+        assert_eq!(std::fs::read(&path).unwrap(), b"hello\n$");
         std::fs::remove_file(&path).unwrap();
 
         port.pio_write(BASE, INTERRUPT_ENABLE, &[1]);
