@@ -8,7 +8,7 @@ FUZZ    := $(TOOLS)/bin/cargo-fuzz
 T       ?= 60
 
 .DEFAULT_GOAL := help
-.PHONY: help build run test test-fast test-kvm test-linux check fuzz lab provision clean
+.PHONY: help build run test test-fast test-kvm test-linux bench check fuzz lab provision clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -45,6 +45,9 @@ check: $(DENY)  ## formatting, lints, documentation, licences and sources
 $(DENY):
 	@echo "check: building cargo-deny, once (some minutes)"
 	$(CARGO) install cargo-deny --locked --quiet --root $(TOOLS)
+
+bench:  ## what interrupts cost on this machine's KVM, beside the raw system calls
+	$(CARGO) bench --bench interrupts
 
 fuzz: $(FUZZ)  ## fuzz each target for T seconds (60): config space, table, pending bits, whole sequences against the model
 	@for target in msix msi function; do \

@@ -1,0 +1,93 @@
+//! Pairs of measurements, and what is said of them.
+
+use std::error::Error;
+use std::fmt;
+use std::time::{Duration, Instant};
+
+use rustix::thread::{CpuSet, sched_setaffinity};
+
+/// One run: how long, and how many routing tables were committed.
+#[derive(Clone, Copy)]
+pub(crate) struct Sample {
+    pub(crate) time: Duration,
+    pub(crate) commits: u64,
+}
+
+/// Times one piece of work that commits nothing.
+pub(crate) fn time(work: impl FnOnce()) -> Sample {
+    let start = Instant::now();
+    work();
+    Sample { time: start.elapsed(), commits: 0 }
+}
+
+/// Ours beside the floor.
+pub(crate) struct Figure {
+    pub(crate) name: &'static str,
+    pub(crate) n: usize,
+    pub(crate) ours_us: f64,
+    pub(crate) floor_us: f64,
+    /// The median of the pairs' ratios.
+    pub(crate) ratio: f64,
+    /// Half of the pairs' ratios are between these.
+    pub(crate) spread: (f64, f64),
+    pub(crate) commits: u64,
+}
+
+impl Figure {
+    pub(crate) const HEADER: &str =
+        "name                          n     ours us    floor us   ratio (half of the pairs)  commits";
+}
+
+impl fmt::Display for Figure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { name, n, ours_us, floor_us, ratio, spread: (low, high), commits } = self;
+        write!(
+            f,
+            "{name:26} {n:>4} {ours_us:>11.3} {floor_us:>11.3}   {ratio:>5.2} ({low:.2} to {high:.2})"
+        )?;
+        write!(f, "{commits:>14}")
+    }
+}
+
+/// Keeps this thread on one CPU: the cost of a commit depends on which it is.
+pub(crate) fn pin(cpu: usize) -> Result<(), Box<dyn Error>> {
+    let mut set = CpuSet::new();
+    set.set(cpu);
+    Ok(sched_setaffinity(None, &set)?)
+}
+
+/// Runs the two in turn, after one of each that does not count.
+pub(crate) fn interleave(
+    name: &'static str,
+    n: usize,
+    runs: usize,
+    mut ours: impl FnMut() -> Result<Sample, Box<dyn Error>>,
+    mut floor: impl FnMut() -> Result<Sample, Box<dyn Error>>,
+) -> Result<Figure, Box<dyn Error>> {
+    (ours()?, floor()?);
+    let mut pairs = Vec::with_capacity(runs);
+    for _ in 0..runs {
+        pairs.push((ours()?, floor()?));
+    }
+    let us = |sample: &Sample| sample.time.as_secs_f64() * 1e6;
+    let ratios = sorted(pairs.iter().map(|(ours, floor)| us(ours) / us(floor)));
+    Ok(Figure {
+        name,
+        n,
+        ours_us: at(&sorted(pairs.iter().map(|(ours, _)| us(ours))), 0.5),
+        floor_us: at(&sorted(pairs.iter().map(|(_, floor)| us(floor))), 0.5),
+        ratio: at(&ratios, 0.5),
+        spread: (at(&ratios, 0.25), at(&ratios, 0.75)),
+        commits: pairs.iter().map(|(ours, _)| ours.commits).max().unwrap_or_default(),
+    })
+}
+
+fn sorted(values: impl Iterator<Item = f64>) -> Vec<f64> {
+    let mut values: Vec<f64> = values.collect();
+    values.sort_by(f64::total_cmp);
+    values
+}
+
+fn at(sorted: &[f64], quantile: f64) -> f64 {
+    sorted[((sorted.len() - 1) as f64 * quantile) as usize]
+}
