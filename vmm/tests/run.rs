@@ -1,0 +1,184 @@
+//! Runs of the VMM on real KVM, with guests of a few instructions: each end of a guest has its exit status, and the
+//! console carries its bytes. They need /dev/kvm; where it does not open they fail and say so.
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+/// Where the guests' code lies and starts.
+const START: u64 = 0x100_0000;
+
+/// An ELF kernel of one segment that holds `code`.
+fn kernel(name: &str, code: &[u8]) -> PathBuf {
+    let length = code.len() as u64;
+    let mut elf = b"\x7fELF\x02\x01\x01".to_vec();
+    elf.resize(16, 0);
+    elf.extend([2, 0, 62, 0, 1, 0, 0, 0]);
+    for word in [START, 64, 0] {
+        elf.extend(word.to_le_bytes());
+    }
+    elf.extend([0, 0, 0, 0, 64, 0, 56, 0, 1, 0, 0, 0, 0, 0, 0, 0]);
+    elf.extend([1, 0, 0, 0, 7, 0, 0, 0]);
+    for word in [120, START, START, length, length, 4096] {
+        elf.extend(word.to_le_bytes());
+    }
+    elf.extend(code);
+    let path = std::env::temp_dir().join(format!("vmm-run-{}-{name}", std::process::id()));
+    std::fs::write(&path, elf).unwrap();
+    path
+}
+
+/// `mov dx, port; mov al, value; out dx, al`.
+fn out(port: u16, value: u8) -> Vec<u8> {
+    let [low, high] = port.to_le_bytes();
+    vec![0x66, 0xba, low, high, 0xb0, value, 0xee]
+}
+
+/// `jmp .`
+const SPIN: [u8; 2] = [0xeb, 0xfe];
+
+/// Power-off by the ACPI sleep control register.
+fn power_off() -> Vec<u8> {
+    [&out(0x600, 0x34)[..], &SPIN].concat()
+}
+
+struct Run(PathBuf);
+
+impl Run {
+    fn new(name: &str, code: &[u8]) -> Self {
+        Self(kernel(name, code))
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_vmm"));
+        command.arg("--kernel").arg(&self.0).args(arguments);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+    }
+
+    fn end(&self, arguments: &[&str]) -> Output {
+        self.command(arguments).spawn().unwrap().wait_with_output().unwrap()
+    }
+
+    fn ends(&self, arguments: &[&str], status: i32) -> Output {
+        let output = self.end(arguments);
+        assert_eq!(output.status.code(), Some(status), "{}", String::from_utf8_lossy(&output.stderr));
+        output
+    }
+}
+
+impl Drop for Run {
+    fn drop(&mut self) {
+        std::fs::remove_file(&self.0).unwrap();
+    }
+}
+
+#[test]
+fn power_off_is_0() {
+    let run = Run::new("off", &power_off());
+    for arguments in
+        [&[][..], &["--cpus", "64"], &["--irqchip", "split"], &["--serial", "off"], &["--memory", "5G"]]
+    {
+        run.ends(arguments, 0);
+    }
+}
+
+#[test]
+fn every_way_to_reboot_is_0() {
+    for (port, value) in [(0x602, 1), (0xcf9, 6), (0x64, 0xfe)] {
+        Run::new(&format!("reboot-{port:x}"), &[&out(port, value)[..], &SPIN].concat()).ends(&[], 0);
+    }
+}
+
+#[test]
+fn a_triple_fault_is_3_and_says_where() {
+    // `ud2` without an interrupt table.
+    let output = Run::new("fault", &[0x90, 0x0f, 0x0b]).ends(&["--cpus", "2"], 3);
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(said.contains("guest crashed") && said.contains("vcpu 0") && said.contains("rip 0x"), "{said}");
+}
+
+#[test]
+fn the_console_carries_output_and_input() {
+    let hello: Vec<u8> = b"hello\nworld".iter().flat_map(|byte| out(0x3f8, *byte)).collect();
+    let output = Run::new("hello", &[hello, power_off()].concat()).ends(&[], 0);
+    assert_eq!(output.stdout, b"hello\nworld");
+
+    // Waits for one byte, sends it back, switches off: mov dx,0x3fd; in al,dx; test al,1; jz; mov dl,0xf8; in; out.
+    let echo = [0x66, 0xba, 0xfd, 0x03, 0xec, 0xa8, 0x01, 0x74, 0xf7, 0xb2, 0xf8, 0xec, 0xee];
+    let run = Run::new("echo", &[&echo[..], &power_off()].concat());
+    let mut child = run.command(&[]).spawn().unwrap();
+    child.stdin.as_mut().unwrap().write_all(b"q").unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert_eq!((output.status.code(), &output.stdout[..]), (Some(0), &b"q"[..]));
+}
+
+#[test]
+fn a_prompt_without_a_newline_is_seen_while_the_guest_runs() {
+    use std::io::Read;
+    let run = Run::new("prompt", &[&out(0x3f8, b'$')[..], &SPIN].concat());
+    let mut child = run.command(&[]).spawn().unwrap();
+    let mut byte = [0];
+    child.stdout.as_mut().unwrap().read_exact(&mut byte).unwrap();
+    assert_eq!(byte, [b'$']);
+    child.kill().unwrap();
+    child.wait().unwrap();
+}
+
+#[test]
+fn a_signal_ends_a_guest_that_spins_and_the_report_is_written() {
+    let run = Run::new("spin", &[&out(0x3f8, b'!')[..], &SPIN].concat());
+    let report = std::env::temp_dir().join(format!("vmm-run-{}-report", std::process::id()));
+    let mut child = run.command(&["--cpus", "4", "--report", report.to_str().unwrap()]).spawn().unwrap();
+    let mut byte = [0];
+    std::io::Read::read_exact(child.stdout.as_mut().unwrap(), &mut byte).unwrap();
+    let pid = rustix::process::Pid::from_child(&child);
+    rustix::process::kill_process(pid, rustix::process::Signal::USR1).unwrap();
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while !report.exists() {
+        assert!(Instant::now() < deadline, "SIGUSR1 wrote no report");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    let text = std::fs::read_to_string(&report).unwrap();
+    let value: serde_json::Value = serde_json::from_str(&text).unwrap();
+    assert!(value["routes"]["capacity"].as_u64().is_some_and(|capacity| capacity > 4000), "{text}");
+    std::fs::remove_file(&report).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(128 + 15));
+    assert!(report.exists(), "the end wrote no report");
+    std::fs::remove_file(&report).unwrap();
+}
+
+/// A guest that has every port and every address below 4 GiB in its reach reads and writes at the edges of all devices.
+#[test]
+fn accesses_anywhere_do_not_stop_the_vmm() {
+    let mut code = Vec::new();
+    for port in
+        [0u16, 0x5f, 0x3f8, 0x3ff, 0x5ff, 0x602, 0xcf7, 0xcf8, 0xcfa, 0xcfc, 0xcff, 0xbfff, 0xc000, 0xffff]
+    {
+        let [low, high] = port.to_le_bytes();
+        // mov dx, port; in eax, dx; in ax, dx; in al, dx; xor eax, eax; out dx, eax; out dx, ax
+        code.extend([0x66, 0xba, low, high, 0xed, 0x66, 0xed, 0xec, 0x31, 0xc0, 0xef, 0x66, 0xef]);
+    }
+    for address in [
+        0xbfff_fffcu32,
+        0xc000_0000,
+        0xdfff_fffe,
+        0xe000_0000,
+        0xe00f_fffd,
+        0xe010_0000,
+        0xfec0_0010,
+        0xffff_fff8,
+    ] {
+        let bytes = address.to_le_bytes();
+        // mov ebx, address; mov rax, [rbx]; mov [rbx], rax; mov al, [rbx+1]
+        code.push(0xbb);
+        code.extend(bytes);
+        code.extend([0x48, 0x8b, 0x03, 0x48, 0x89, 0x03, 0x8a, 0x43, 0x01]);
+    }
+    code.extend(power_off());
+    let run = Run::new("anywhere", &code);
+    run.ends(&[], 0);
+    run.ends(&["--irqchip", "split"], 0);
+}

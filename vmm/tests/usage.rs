@@ -1,0 +1,125 @@
+//! The command line as a user meets it: every wrong input gets one line that names the thing and its cure, and the exit
+//! status of the contract, before anything is touched.
+
+use std::path::PathBuf;
+use std::process::{Command, Output, Stdio};
+
+/// A file of this test process in the temporary directory, removed at the end.
+struct Scratch(PathBuf);
+
+impl Scratch {
+    fn new(name: &str, bytes: &[u8]) -> Self {
+        let path = std::env::temp_dir().join(format!("vmm-usage-{}-{name}", std::process::id()));
+        std::fs::write(&path, bytes).unwrap();
+        Self(path)
+    }
+
+    fn path(&self) -> &str {
+        self.0.to_str().unwrap()
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        std::fs::remove_file(&self.0).unwrap();
+    }
+}
+
+fn vmm(arguments: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_vmm"));
+    command.args(arguments).stdin(Stdio::null()).output().unwrap()
+}
+
+/// Runs `vmm` and checks that it ends with `status` and one line that has every one of `words`.
+fn refuses(arguments: &[&str], status: i32, words: &[&str]) {
+    let output = vmm(arguments);
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(status), "{arguments:?}: {said}");
+    assert_eq!(said.trim_end().lines().count(), 1, "{arguments:?}: {said}");
+    for word in words {
+        assert!(said.contains(word), "{arguments:?} does not say {word:?}: {said}");
+    }
+}
+
+/// An ELF file that is a kernel as far as its header goes, and has nothing to run.
+fn elf_header() -> Vec<u8> {
+    let mut elf = b"\x7fELF\x02\x01\x01".to_vec();
+    elf.resize(64, 0);
+    elf[16..20].copy_from_slice(&[2, 0, 62, 0]);
+    elf
+}
+
+#[test]
+fn a_kernel_that_is_none_is_named() {
+    let empty = Scratch::new("empty", b"");
+    let text = Scratch::new("text", b"#!/bin/sh\n");
+    let other = Scratch::new("other", b"\x7fELF\x01\x01");
+    refuses(&["--kernel", "/nonexistent/vmlinuz"], 2, &["--kernel /nonexistent/vmlinuz", "No such file"]);
+    refuses(&["--kernel", "/"], 2, &["--kernel /", "not a regular file"]);
+    refuses(&["--kernel", empty.path()], 2, &[empty.path(), "empty"]);
+    refuses(&["--kernel", text.path()], 2, &[text.path(), "not a Linux kernel"]);
+    refuses(&["--kernel", other.path()], 2, &[other.path(), "another machine"]);
+}
+
+#[test]
+fn an_initrd_that_is_none_is_named() {
+    let kernel = Scratch::new("initrd-kernel", &elf_header());
+    let empty = Scratch::new("initrd-empty", b"");
+    let initrd =
+        |path: &str, words: &[&str]| refuses(&["--kernel", kernel.path(), "--initrd", path], 2, words);
+    initrd("/nonexistent/initrd", &["--initrd /nonexistent/initrd", "No such file"]);
+    initrd(empty.path(), &[empty.path(), "empty"]);
+    initrd("/proc", &["--initrd /proc", "not a regular file"]);
+}
+
+#[test]
+fn sizes_and_counts_out_of_range_are_named() {
+    let kernel = Scratch::new("sizes-kernel", &elf_header());
+    refuses(
+        &["--kernel", kernel.path(), "--memory", "4000000G"],
+        2,
+        &["--memory 4000000G", "this machine has"],
+    );
+    refuses(&["--kernel", kernel.path(), "--memory", "1M"], 2, &["--memory 1M", "at least"]);
+    refuses(&["--kernel", kernel.path(), "--memory", "65537K"], 2, &["--memory 65537K", "4K"]);
+    let line = "x".repeat(2048);
+    refuses(&["--kernel", kernel.path(), "--cmdline", &line], 2, &["--cmdline", "2047"]);
+    for (argument, value) in
+        [("--cpus", "0"), ("--cpus", "65"), ("--memory", "512"), ("--serial", "tty"), ("--irqchip", "x")]
+    {
+        let output = vmm(&["--kernel", kernel.path(), argument, value]);
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(2), "{said}");
+        assert!(said.contains(argument) && said.contains(value), "{said}");
+    }
+}
+
+#[test]
+fn a_kernel_is_needed_and_help_is_not_an_error() {
+    let output = vmm(&[]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(String::from_utf8(output.stderr).unwrap().contains("--kernel"));
+    let output = vmm(&["--help"]);
+    assert_eq!(output.status.code(), Some(0));
+    let help = String::from_utf8(output.stdout).unwrap();
+    let contract = [
+        "--kernel",
+        "--initrd",
+        "--cmdline",
+        "--cpus",
+        "--memory",
+        "--vfio",
+        "--serial",
+        "--log-level",
+        "--report",
+    ];
+    for word in contract.into_iter().chain(["Exit status", "vfio-pci", "Ctrl-A x", "[default: 512M]"]) {
+        assert!(help.contains(word), "the help does not say {word:?}");
+    }
+}
+
+#[test]
+fn a_device_that_does_not_exist_is_named() {
+    let kernel = Scratch::new("vfio-kernel", &elf_header());
+    refuses(&["--kernel", kernel.path(), "--vfio", "ffff:ff:1f.7"], 2, &["ffff:ff:1f.7"]);
+}
