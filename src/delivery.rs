@@ -62,7 +62,7 @@ impl<S: Store> Store for Mutex<S> {
 
 /// The vectors whose [`Delivery`] a change of a store may have altered: one range, often empty.
 ///
-/// The change is not finished until a domain has [synced](crate::DeviceDomain::sync) them.
+/// The change is not finished until a domain has [synced](crate::Domain::sync) them.
 #[must_use = "the host does not know of the change until the domain has synced it"]
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Touched(Range<u32>);

@@ -12,13 +12,14 @@ use event_manager::{EventOps, EventSet, EventSubscriber, Events};
 
 use crate::backend::Backend;
 use crate::capability::Capability;
+use crate::domain::DeviceDomain;
 use crate::function::Function;
 use crate::router::Router;
 
 /// Delivers a function's interrupts from userspace where the kernel cannot.
 #[derive(Debug)]
 pub struct RelaySubscriber<C: Capability, R: Router, B: Backend> {
-    function: Arc<Function<C, R, B>>,
+    function: Arc<Function<C, DeviceDomain<R, B>>>,
     descriptor: Arc<OwnedFd>,
 }
 
@@ -28,7 +29,7 @@ impl<C: Capability, R: Router, B: Backend> RelaySubscriber<C, R, B> {
     ///
     /// # Errors
     /// No descriptor to be had.
-    pub fn new(function: Arc<Function<C, R, B>>) -> io::Result<Self> {
+    pub fn new(function: Arc<Function<C, DeviceDomain<R, B>>>) -> io::Result<Self> {
         let descriptor = function.relay()?;
         Ok(Self { function, descriptor })
     }

@@ -51,8 +51,8 @@ pub mod vfio;
 pub use backend::Backend;
 pub use capability::Capability;
 pub use delivery::{Delivery, Store, Touched, Vector};
-pub use domain::DeviceDomain;
-pub use function::{Function, MsiFunction, MsixFunction};
+pub use domain::{DeviceDomain, Domain, SoftwareDomain};
+pub use function::{Function, MsiFunction, MsixFunction, SoftwareMsix};
 pub use message::MsiMessage;
 pub use router::Router;
 

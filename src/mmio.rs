@@ -1,22 +1,22 @@
 //! A function's table and pending bits as devices on an embedder's `vm-device` bus.
 //!
 //! For functions whose table and pending bits have pages of their own. Where they share a page with other
-//! registers, the embedder's BAR is the device and asks [`MsixFunction::read_bar`].
+//! registers, the embedder's BAR is the device and asks [`Function::read_bar`].
 
 use std::sync::Arc;
 
 use vm_device::DeviceMmio;
 use vm_device::bus::{MmioAddress, MmioAddressOffset};
 
-use crate::backend::Backend;
-use crate::function::MsixFunction;
-use crate::router::Router;
+use crate::domain::Domain;
+use crate::function::Function;
+use crate::msix::Msix;
 
 /// The MSI-X table on a bus.
 #[derive(Debug)]
-pub struct TableMmio<R: Router, B: Backend>(pub Arc<MsixFunction<R, B>>);
+pub struct TableMmio<D: Domain>(pub Arc<Function<Msix, D>>);
 
-impl<R: Router, B: Backend> DeviceMmio for TableMmio<R, B> {
+impl<D: Domain> DeviceMmio for TableMmio<D> {
     fn mmio_read(&self, _base: MmioAddress, offset: MmioAddressOffset, data: &mut [u8]) {
         self.0.read_table(offset, data);
     }
@@ -28,9 +28,9 @@ impl<R: Router, B: Backend> DeviceMmio for TableMmio<R, B> {
 
 /// The pending bit array on a bus.
 #[derive(Debug)]
-pub struct PbaMmio<R: Router, B: Backend>(pub Arc<MsixFunction<R, B>>);
+pub struct PbaMmio<D: Domain>(pub Arc<Function<Msix, D>>);
 
-impl<R: Router, B: Backend> DeviceMmio for PbaMmio<R, B> {
+impl<D: Domain> DeviceMmio for PbaMmio<D> {
     fn mmio_read(&self, _base: MmioAddress, offset: MmioAddressOffset, data: &mut [u8]) {
         self.0.read_pba(offset, data);
     }

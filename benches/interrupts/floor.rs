@@ -13,6 +13,9 @@ use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 use crate::measure::{Sample, time};
 use crate::ours::message;
 
+/// Eventfds, each with the GSI that it is attached to.
+pub(crate) type Irqfds = Vec<(EventFd, u32)>;
+
 /// A VM with the full irqchip.
 pub(crate) fn vm() -> Result<VmFd, Box<dyn Error>> {
     let vm = Kvm::new()
@@ -23,7 +26,7 @@ pub(crate) fn vm() -> Result<VmFd, Box<dyn Error>> {
 }
 
 /// `n` eventfds, one commit of `n` messages beside the IOAPIC's pins, `n` irqfds.
-pub(crate) fn enable(vm: &VmFd, n: usize) -> Result<(Sample, Vec<(EventFd, u32)>), Box<dyn Error>> {
+pub(crate) fn enable(vm: &VmFd, n: usize) -> Result<(Sample, Irqfds), Box<dyn Error>> {
     let start = Instant::now();
     let mut irqfds = Vec::with_capacity(n);
     let mut routes: Vec<_> = (0..24).map(pin).collect();

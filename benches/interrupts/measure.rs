@@ -64,7 +64,8 @@ pub(crate) fn interleave(
     mut ours: impl FnMut() -> Result<Sample, Box<dyn Error>>,
     mut floor: impl FnMut() -> Result<Sample, Box<dyn Error>>,
 ) -> Result<Figure, Box<dyn Error>> {
-    (ours()?, floor()?);
+    ours()?;
+    floor()?;
     let mut pairs = Vec::with_capacity(runs);
     for _ in 0..runs {
         pairs.push((ours()?, floor()?));

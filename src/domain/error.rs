@@ -7,7 +7,7 @@ use crate::delivery::Vector;
 use crate::router::RouterError;
 
 /// A host failure. The vector (or the whole window) stays as it was before the step, so no interrupt is lost,
-/// and the step is tried again by [`DeviceDomain::retry`](super::DeviceDomain::retry) or the vector's next
+/// and the step is tried again by [`Domain::retry`](super::Domain::retry) or the vector's next
 /// change.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]

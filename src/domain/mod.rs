@@ -2,7 +2,7 @@
 //!
 //! Owns the device's host vectors: their eventfds, their routes, and the interrupts that wait for them.
 //! Invariant: between calls each vector is in one of the states of `slot.rs`, and what could not be reached
-//! is kept with the host's reason. Everything is one operation, [`DeviceDomain::sync`]: enable, mask,
+//! is kept with the host's reason. Everything is one operation, [`Domain::sync`]: enable, mask,
 //! grow, shrink, retarget, reset and restore differ only in what the store says, and it may be called twice.
 //!
 //! Locking: one lock a domain, taken before the router's and the store's. A guest access that changes nothing
@@ -12,6 +12,7 @@ mod error;
 mod host;
 mod report;
 mod slot;
+mod software;
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -22,13 +23,39 @@ use rustix::event::epoll;
 
 pub use error::DomainError;
 pub use report::{Counters, DomainReport, State, VectorReport};
+pub use software::{SoftwareCounters, SoftwareDomain};
 
 use crate::backend::Backend;
 use crate::delivery::{Store, Touched};
 use crate::router::Router;
 use host::Host;
 
-/// One device's vectors of one store.
+/// What a capability's registers need of the domain behind them.
+pub trait Domain {
+    /// Brings the touched vectors to what `store` says now. The store is read under the domain's lock, so the
+    /// last of several concurrent calls leaves the host as the last write left the store.
+    ///
+    /// Interrupts meanwhile: those of a vector on its way down wait, and a vector on its way up delivers one
+    /// for all that waited. When this returns, no touched vector delivers on an old message or while masked,
+    /// whatever the host refused (see [`Domain::unsettled`]).
+    fn sync(&self, store: &impl Store, touched: Touched);
+
+    /// Tries again what the host refused. Cheap where it refused nothing; call it now and then while
+    /// [`Domain::unsettled`] is not 0.
+    fn retry(&self, store: &impl Store);
+
+    /// How many vectors are not what they should be because the host refused a step.
+    fn unsettled(&self) -> usize;
+
+    /// The pending bits of vectors 64 × `group` to 64 × `group` + 63, lowest vector in the lowest bit. Reading
+    /// takes nothing.
+    fn pending(&self, group: u32) -> u64;
+
+    /// Forgets the interrupts that wait here: the device was reset, after a sync that took its vectors down.
+    fn clear_pending(&self);
+}
+
+/// One device's vectors of one store, whose interrupts come through eventfds.
 #[derive(Debug)]
 pub struct DeviceDomain<R: Router, B: Backend> {
     router: Arc<R>,
@@ -41,41 +68,12 @@ impl<R: Router, B: Backend> DeviceDomain<R, B> {
         Self { router, host: Mutex::new(Host::new(vectors, backend)) }
     }
 
-    /// Brings the touched vectors to what `store` says now. The store is read under the domain's lock, so the
-    /// last of several concurrent calls leaves the host as the last write left the store.
-    ///
-    /// Interrupts meanwhile: a vector on its way down is detached first and keeps them in its eventfd, a vector
-    /// on its way up delivers one for all that waited. When this returns, no touched vector delivers on an old
-    /// message or while masked, whatever the host refused (see [`DeviceDomain::unsettled`]).
-    pub fn sync(&self, store: &impl Store, touched: Touched) {
-        if !touched.is_empty() {
-            self.host().settle(&*self.router, store, touched.vectors());
-        }
-    }
-
-    /// Tries again what the host refused. Cheap where it refused nothing; call it now and then while
-    /// [`DeviceDomain::unsettled`] is not 0.
-    pub fn retry(&self, store: &impl Store) {
-        self.retry_at(store, Instant::now());
-    }
-
-    /// As [`DeviceDomain::retry`], for an embedder with a clock of its own.
+    /// As [`Domain::retry`], and gives back what has lingered; for an embedder with a clock of its own.
     pub fn retry_at(&self, store: &impl Store, now: Instant) {
         self.host().retry(&*self.router, store, now);
     }
 
-    /// How many vectors are not what they should be because the host refused a step.
-    pub fn unsettled(&self) -> usize {
-        self.host().unsettled()
-    }
-
-    /// The pending bits of vectors 64 × `group` to 64 × `group` + 63, lowest vector in the lowest bit: what waits
-    /// in eventfds, was latched when one was closed, or is pending in the device itself. Reading takes nothing.
-    pub fn pending(&self, group: u32) -> u64 {
-        self.host().pending(group)
-    }
-
-    /// How many vectors the guest has freed that are given back at a later [`DeviceDomain::retry`].
+    /// How many vectors the guest has freed that are given back at a later [`Domain::retry`].
     pub fn lingering(&self) -> usize {
         self.host().lingering()
     }
@@ -106,11 +104,6 @@ impl<R: Router, B: Backend> DeviceDomain<R, B> {
         self.host().deliver(&*self.router);
     }
 
-    /// Forgets the interrupts that wait here: the device was reset, after a sync that took its vectors down.
-    pub fn clear_pending(&self) {
-        self.host().clear_pending();
-    }
-
     /// The domain as it is now.
     pub fn report(&self) -> DomainReport {
         self.host().report()
@@ -119,6 +112,31 @@ impl<R: Router, B: Backend> DeviceDomain<R, B> {
     fn host(&self) -> MutexGuard<'_, Host<B>> {
         // A panic elsewhere leaves each slot in one of its states: the next sync goes on from there.
         self.host.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<R: Router, B: Backend> Domain for DeviceDomain<R, B> {
+    fn sync(&self, store: &impl Store, touched: Touched) {
+        if !touched.is_empty() {
+            self.host().settle(&*self.router, store, touched.vectors());
+        }
+    }
+
+    fn retry(&self, store: &impl Store) {
+        self.retry_at(store, Instant::now());
+    }
+
+    fn unsettled(&self) -> usize {
+        self.host().unsettled()
+    }
+
+    /// What waits in eventfds, was latched when one was closed, or is pending in the device itself.
+    fn pending(&self, group: u32) -> u64 {
+        self.host().pending(group)
+    }
+
+    fn clear_pending(&self) {
+        self.host().clear_pending();
     }
 }
 

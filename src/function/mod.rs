@@ -14,36 +14,31 @@ use std::time::{Duration, Instant};
 use crate::access::lanes;
 use crate::backend::Backend;
 use crate::capability::Capability;
-use crate::delivery::Touched;
-use crate::domain::{DeviceDomain, DomainReport};
+use crate::delivery::{Touched, Vector};
+use crate::domain::{DeviceDomain, Domain, DomainReport, SoftwareCounters, SoftwareDomain};
 use crate::msi::Msi;
 use crate::msix::Msix;
 use crate::router::Router;
 
 /// The MSI of one PCI function.
-pub type MsiFunction<R, B> = Function<Msi, R, B>;
+pub type MsiFunction<R, B> = Function<Msi, DeviceDomain<R, B>>;
 /// The MSI-X of one PCI function.
-pub type MsixFunction<R, B> = Function<Msix, R, B>;
+pub type MsixFunction<R, B> = Function<Msix, DeviceDomain<R, B>>;
+/// The MSI-X of a device model inside the VMM, which triggers its vectors itself.
+pub type SoftwareMsix<R> = Function<Msix, SoftwareDomain<R>>;
 
 /// One capability of one PCI function, and its vectors in the host.
 ///
 /// An access may have any offset and width: what the specification leaves undefined behaves as on a bus with
 /// byte enables, and what does not exist reads 0 and ignores writes. None can fail.
 #[derive(Debug)]
-pub struct Function<C: Capability, R: Router, B: Backend> {
+pub struct Function<C: Capability, D: Domain> {
     layout: C::Layout,
     registers: Mutex<C>,
-    domain: DeviceDomain<R, B>,
+    domain: D,
 }
 
-impl<C: Capability, R: Router, B: Backend> Function<C, R, B> {
-    /// A function after power-on: interrupts off, nothing taken from the host.
-    pub fn new(layout: C::Layout, router: Arc<R>, backend: B) -> Self {
-        let registers = Mutex::new(C::at_power_on(&layout));
-        let domain = DeviceDomain::new(C::capacity(&layout), router, backend);
-        Self { layout, registers, domain }
-    }
-
+impl<C: Capability, D: Domain> Function<C, D> {
     /// The capability's size and shape.
     pub fn layout(&self) -> &C::Layout {
         &self.layout
@@ -83,15 +78,38 @@ impl<C: Capability, R: Router, B: Backend> Function<C, R, B> {
         self.domain.retry(&self.registers);
     }
 
-    /// As [`Function::retry`], for an embedder with a clock of its own.
-    pub fn retry_at(&self, now: Instant) {
-        self.domain.retry_at(&self.registers, now);
-    }
-
     /// How many vectors are not yet what the guest wants because the host refused a step. While it is not 0,
     /// call [`Function::retry`] now and then.
     pub fn unsettled(&self) -> usize {
         self.domain.unsettled()
+    }
+
+    /// How many vectors the guest may use now.
+    pub fn vectors(&self) -> u32 {
+        self.registers().vectors()
+    }
+
+    fn sync(&self, touched: Touched) {
+        self.domain.sync(&self.registers, touched);
+    }
+
+    fn registers(&self) -> MutexGuard<'_, C> {
+        self.registers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A function whose interrupts come through eventfds.
+impl<C: Capability, R: Router, B: Backend> Function<C, DeviceDomain<R, B>> {
+    /// A function after power-on: interrupts off, nothing taken from the host.
+    pub fn new(layout: C::Layout, router: Arc<R>, backend: B) -> Self {
+        let registers = Mutex::new(C::at_power_on(&layout));
+        let domain = DeviceDomain::new(C::capacity(&layout), router, backend);
+        Self { layout, registers, domain }
+    }
+
+    /// As [`Function::retry`], for an embedder with a clock of its own.
+    pub fn retry_at(&self, now: Instant) {
+        self.domain.retry_at(&self.registers, now);
     }
 
     /// See [`DeviceDomain::lingering`].
@@ -117,21 +135,28 @@ impl<C: Capability, R: Router, B: Backend> Function<C, R, B> {
         self.domain.deliver();
     }
 
-    /// How many vectors the guest may use now.
-    pub fn vectors(&self) -> u32 {
-        self.registers().vectors()
-    }
-
     /// What the host has for the function.
     pub fn report(&self) -> DomainReport {
         self.domain.report()
     }
+}
 
-    fn sync(&self, touched: Touched) {
-        self.domain.sync(&self.registers, touched);
+/// A function of the VMM's own.
+impl<C: Capability, R: Router> Function<C, SoftwareDomain<R>> {
+    /// A function after power-on.
+    pub fn software(layout: C::Layout, router: Arc<R>) -> Self {
+        let registers = Mutex::new(C::at_power_on(&layout));
+        let domain = SoftwareDomain::new(C::capacity(&layout), router);
+        Self { layout, registers, domain }
     }
 
-    fn registers(&self) -> MutexGuard<'_, C> {
-        self.registers.lock().unwrap_or_else(PoisonError::into_inner)
+    /// The device signals a vector. See [`SoftwareDomain::trigger`].
+    pub fn trigger(&self, vector: Vector) {
+        self.domain.trigger(&self.registers, vector);
+    }
+
+    /// What was done so far.
+    pub fn counters(&self) -> SoftwareCounters {
+        self.domain.counters()
     }
 }

@@ -1,12 +1,11 @@
 //! The part of a function's MSI-X that lives in BARs: table and pending bits.
 
-use super::MsixFunction;
+use super::Function;
 use crate::access::lanes;
-use crate::backend::Backend;
-use crate::msix::{Bar, Owner};
-use crate::router::Router;
+use crate::domain::Domain;
+use crate::msix::{Bar, Msix, Owner};
 
-impl<R: Router, B: Backend> MsixFunction<R, B> {
+impl<D: Domain> Function<Msix, D> {
     /// Reads the table; `offset` counts from its first entry.
     pub fn read_table(&self, offset: u64, data: &mut [u8]) {
         self.registers().read_table(offset, data);
@@ -49,7 +48,7 @@ impl<R: Router, B: Backend> MsixFunction<R, B> {
         }
     }
 
-    /// Writes a BAR that has the table or the pending bits in it, as [`MsixFunction::read_bar`] reads it.
+    /// Writes a BAR that has the table or the pending bits in it, as [`Function::read_bar`] reads it.
     pub fn write_bar(&self, bar: Bar, offset: u64, data: &[u8], mut device: impl FnMut(u64, &[u8])) {
         for (owner, bytes) in self.layout.split(bar, offset, data.len()) {
             let part = data.get(bytes).unwrap_or_default();

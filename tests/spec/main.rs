@@ -9,4 +9,5 @@ mod hostile;
 mod masking;
 mod msi;
 mod pba;
+mod software;
 mod table;

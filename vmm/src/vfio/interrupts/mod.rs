@@ -16,7 +16,7 @@ use vm_msi::function::Function;
 use vm_msi::kvm::KvmRouter;
 use vm_msi::msix::{Bar, Window};
 use vm_msi::vfio::VfioMsix;
-use vm_msi::{MsixFunction, Store};
+use vm_msi::{DeviceDomain, MsixFunction, Store};
 
 pub use find::HostFunction;
 
@@ -44,7 +44,7 @@ pub trait Vectors: fmt::Debug + Send + Sync {
     fn report(&self) -> Value;
 }
 
-impl<C, B> Vectors for Function<C, KvmRouter, B>
+impl<C, B> Vectors for Function<C, DeviceDomain<KvmRouter, B>>
 where
     C: Capability + Store + fmt::Debug + Send,
     C::Layout: Send + Sync,

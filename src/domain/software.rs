@@ -1,0 +1,141 @@
+//! The domain of a device model inside the VMM: no eventfd, no GSI, no routing table.
+//!
+//! A trigger is one KVM_SIGNAL_MSI with the store's message, or a pending bit while the vector is masked.
+//! Owns those pending bits. Locking: one lock, which a trigger holds while it asks the store and signals, and
+//! which masking takes; so when a guest's mask has been written, no trigger delivers. It is taken before the
+//! router's and the store's.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::Domain;
+use crate::delivery::{Delivery, Store, Touched, Vector};
+use crate::router::{Router, RouterError};
+
+/// One software device's vectors of one store.
+#[derive(Debug)]
+pub struct SoftwareDomain<R: Router> {
+    router: Arc<R>,
+    latches: Mutex<Latches>,
+}
+
+#[derive(Debug, Default)]
+struct Latches {
+    /// A bit for each vector, 64 in a word.
+    pending: Vec<u64>,
+    /// Live vectors whose interrupt could not be delivered: they wait for another try.
+    refused: usize,
+    counters: SoftwareCounters,
+}
+
+/// What a software device's vectors have done since the domain was made. They only grow.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[non_exhaustive]
+pub struct SoftwareCounters {
+    /// Interrupts delivered.
+    pub delivered: u64,
+    /// Triggers that were not delivered at once: the vector is masked, its message is no interrupt, or the host
+    /// refused.
+    pub latched: u64,
+    /// Triggers of vectors while the capability is off: the device may not signal, they are dropped.
+    pub dropped: u64,
+    /// Deliveries that the host refused; each is tried again.
+    pub host_failures: u64,
+}
+
+impl<R: Router> SoftwareDomain<R> {
+    /// A domain of up to `vectors` vectors.
+    pub fn new(vectors: u32, router: Arc<R>) -> Self {
+        let words = (vectors as usize).div_ceil(64);
+        let latches = Latches { pending: vec![0; words], ..Default::default() };
+        Self { router, latches: Mutex::new(latches) }
+    }
+
+    /// The device signals a vector: its message is delivered now, or waits while the vector is masked. One
+    /// that the device has not, or that it signals while the capability is off, is dropped and counted.
+    pub fn trigger(&self, store: &impl Store, vector: Vector) {
+        let mut latches = self.latches();
+        if vector.0 >= store.vectors() || !latches.set(vector) {
+            latches.counters.dropped = latches.counters.dropped.saturating_add(1);
+        } else if !latches.settle(&*self.router, store, vector) {
+            latches.counters.latched = latches.counters.latched.saturating_add(1);
+        }
+    }
+
+    /// What was done so far.
+    pub fn counters(&self) -> SoftwareCounters {
+        self.latches().counters
+    }
+
+    fn latches(&self) -> MutexGuard<'_, Latches> {
+        self.latches.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<R: Router> Domain for SoftwareDomain<R> {
+    fn sync(&self, store: &impl Store, touched: Touched) {
+        if touched.is_empty() || store.vectors() == 0 {
+            return;
+        }
+        let mut latches = self.latches();
+        for vector in touched.vectors() {
+            latches.settle(&*self.router, store, vector);
+        }
+    }
+
+    fn retry(&self, store: &impl Store) {
+        if self.unsettled() > 0 {
+            self.latches().refused = 0;
+            self.sync(store, Touched::first(store.vectors()));
+        }
+    }
+
+    fn unsettled(&self) -> usize {
+        self.latches().refused
+    }
+
+    fn pending(&self, group: u32) -> u64 {
+        self.latches().pending.get(group as usize).copied().unwrap_or_default()
+    }
+
+    fn clear_pending(&self) {
+        let mut latches = self.latches();
+        latches.pending.fill(0);
+        latches.refused = 0;
+    }
+}
+
+impl Latches {
+    fn word(&mut self, vector: Vector) -> Option<(&mut u64, u64)> {
+        let word = self.pending.get_mut((vector.0 / 64) as usize)?;
+        Some((word, 1u64.wrapping_shl(vector.0 % 64)))
+    }
+
+    /// Sets a vector's pending bit; false where there is no such vector.
+    fn set(&mut self, vector: Vector) -> bool {
+        self.word(vector).map(|(word, bit)| *word |= bit).is_some()
+    }
+
+    /// Delivers what waits for a vector, if it is live; true where something was delivered.
+    fn settle(&mut self, router: &impl Router, store: &impl Store, vector: Vector) -> bool {
+        let Some((word, bit)) = self.word(vector) else { return false };
+        if *word & bit == 0 {
+            return false;
+        }
+        let Delivery::Live(message) = store.delivery(vector) else { return false };
+        match router.signal(message) {
+            Ok(()) => {
+                *word &= !bit;
+                self.counters.delivered = self.counters.delivered.saturating_add(1);
+                true
+            }
+            // The guest's mistake: another message is worth another try, this one is not.
+            Err(RouterError::Invalid(_)) => false,
+            Err(_) => {
+                self.refused = self.refused.saturating_add(1);
+                self.counters.host_failures = self.counters.host_failures.saturating_add(1);
+                false
+            }
+        }
+    }
+}
