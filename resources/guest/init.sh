@@ -6,12 +6,11 @@
 # says `guest> failed job=.. why=..`, and the next one runs. The last line is `guest> bye`.
 #
 # Unknown words of the command line are init's environment:
-#   jobs=A,B,..   the functions job_A, job_B .. below, in this order
-#   end=          poweroff (unless said otherwise), reboot, or crash
-#   vectors=64    how far doorbells grow         rings=10000   how many rings job_pound waits for
-#   rounds=10     how often job_rebind does it   read_mib=32   how much job_nvme reads
+#   jobs=A,B:N,..  the functions job_A, job_B .. below, in this order; N is the job's number, if it takes one
+#   end=           poweroff (unless said otherwise), reboot, or crash
+#   vectors=64     how far doorbells grow
 export PATH=/bin
-: "${jobs:=}" "${end:=poweroff}" "${vectors:=64}" "${rings:=10000}" "${rounds:=10}" "${read_mib:=32}"
+: "${jobs:=}" "${end:=poweroff}" "${vectors:=64}"
 pci=/sys/bus/pci
 
 say() { echo "guest> $*"; }
@@ -55,22 +54,33 @@ need_doorbells() {
     [ -n "$bells" ] || { fail 'no doorbell device'; return 1; }
 }
 
+# grow:VECTORS, one by one, ringing each
 job_grow() {
     need_doorbells || return
     for bell in $bells; do
-        order "$bell" grow "$vectors"
+        order "$bell" grow "${number:-$vectors}"
         # With all of them there, each is still alone on its message.
         order "$bell" ring all 1
         say_results "$bell"
     done
 }
 
+# shrink:VECTORS
+job_shrink() {
+    need_doorbells || return
+    for bell in $bells; do
+        order "$bell" shrink "${number:-1}"
+        say_results "$bell"
+    done
+}
+
+# pound:RINGS of vector 0 without pause, while the others come and go
 job_pound() {
     need_doorbells || return
     for bell in $bells; do
         order "$bell" pound
         times=0
-        while [ "$(result "$bell" first_rung)" -lt "$rings" ]; do
+        while [ "$(result "$bell" first_rung)" -lt "${number:-10000}" ]; do
             order "$bell" grow "$vectors"
             order "$bell" shrink 1
             times=$((times + 1))
@@ -82,12 +92,12 @@ job_pound() {
     done
 }
 
-# Reads from the disk on every CPU at once, past the page cache, so that every queue works; then all of it has one digest.
+# nvme:MIB, read on every CPU at once and past the page cache, so that every queue works; one digest of all of it.
 job_nvme() {
     disk=/dev/nvme0n1
     until_true 20 test -b $disk || { fail 'no nvme0n1 after 20 s'; return; }
     cpus=$(nproc)
-    share=$(((read_mib * 16 + cpus - 1) / cpus)) # in blocks of 64 KiB
+    share=$(((${number:-32} * 16 + cpus - 1) / cpus)) # in blocks of 64 KiB
     read -r start _ </proc/uptime
     parts=
     for cpu in $(seq 0 $((cpus - 1))); do
@@ -129,17 +139,17 @@ job_lspci() {
     say "end lspci-$times_listed"
 }
 
-# Takes the drivers off their devices and puts them back.
+# rebind:TIMES takes the drivers off their devices and puts them back.
 job_rebind() {
     times=0
-    while [ $times -lt "$rounds" ]; do
+    while [ $times -lt "${number:-10}" ]; do
         for driver in nvme doorbell; do
             for device in $(devices $driver); do
                 echo "$device" >"$pci/drivers/$driver/unbind" || fail "$driver does not let go of $device"
                 echo "$device" >"$pci/drivers/$driver/bind" || fail "$driver does not take $device back"
             done
         done
-        [ -z "$(devices doorbell)" ] || job_grow
+        for bell in $(devices doorbell); do order "$bell" grow "$vectors"; done
         [ -z "$(devices nvme)" ] || until_true 20 test -b /dev/nvme0n1 || fail 'nvme0n1 did not come back'
         times=$((times + 1))
         say "rebound times=$times"
@@ -173,7 +183,10 @@ job_modules() {
     done </modules/order
 }
 
-for job in modules $(echo "$jobs" | tr , ' '); do
+for word in modules $(echo "$jobs" | tr , ' '); do
+    job=${word%%:*}
+    number=${word#"$job"}
+    number=${number#:}
     if type "job_$job" >/dev/null 2>&1; then "job_$job"; else fail 'there is no such job'; fi
 done
 say bye

@@ -24,7 +24,7 @@ pub(crate) fn losses(cli: &cli::CompareLosses) -> Result<ExitCode> {
         [("ours", Monitor::ours()?, cli.rings), ("QEMU", Monitor::Qemu, cli.qemu_rings)]
     {
         screen.step(&format!("{name}: at least {rings} rings on a Linux {} host", cli.host));
-        let mut machine = Machine::new(&image).cpus(cli.cpus).job("pound").parameter("rings", rings);
+        let mut machine = Machine::new(&image).cpus(cli.cpus).job(&format!("pound:{rings}"));
         for address in &stage.devices {
             machine = machine.vfio(address);
         }

@@ -78,17 +78,18 @@ fn machine(cli: &cli::Run, image: &Image, stage: &Stage, report: &std::path::Pat
     for address in &stage.devices {
         machine = machine.vfio(address);
     }
+    let nvme = format!("nvme:{}", cli.read_mib);
     machine = match &cli.device {
-        None => machine.job("nvme").job("grow"),
+        None => machine.job(&nvme).job("grow"),
         Some(address) => {
             let class =
                 std::fs::read_to_string(lab::vfio::device_dir(address)?.join("class")).unwrap_or_default();
             let machine = machine.job("lspci");
-            if class.trim() == NVME_CLASS { machine.job("nvme") } else { machine }
+            if class.trim() == NVME_CLASS { machine.job(&nvme) } else { machine }
         }
     };
     let machine = machine.job("vectors").job("hold");
-    Ok(machine.parameter("vectors", cli.vectors).parameter("read_mib", cli.read_mib))
+    Ok(machine.parameter("vectors", cli.vectors))
 }
 
 /// Mass storage, non-volatile, NVM Express.

@@ -96,13 +96,13 @@ impl Machine {
         self
     }
 
-    /// Adds a job of the guest's init, after those before.
+    /// Adds a job of the guest's init, `NAME` or `NAME:NUMBER`, after those before.
     pub fn job(mut self, name: &str) -> Self {
         self.jobs.push(name.to_owned());
         self
     }
 
-    /// Sets a parameter of the jobs.
+    /// Adds a word to the kernel's command line; those it does not know are for the jobs.
     pub fn parameter(mut self, name: &str, value: impl std::fmt::Display) -> Self {
         self.parameters.push(format!("{name}={value}"));
         self

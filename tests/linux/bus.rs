@@ -1,0 +1,65 @@
+//! What `lspci -vvv` in a guest says of the passed-through devices.
+
+use guest::{Result, Tools};
+use lab::Series;
+
+use crate::growth::{assert_disk_was_read, assert_every_ring_came};
+use crate::stage::{Passed, Stage};
+
+/// The class and identity of a device, as `lspci -nn` puts them.
+const DISK: &str = "[0108]";
+const DOORBELL: &str = "[1af4:1110]";
+
+/// Right at first, and the same after drivers were rebound and after the function was reset; and all works then.
+pub(crate) fn lspci_is_right_and_stays_so(stage: &Stage) -> Result<()> {
+    let machine = stage.guest(Series::V6_12, Tools::Lspci, &[Passed::Disk, Passed::Doorbell])?;
+    let jobs = ["grow", "lspci", "rebind:1", "lspci", "flr", "grow", "lspci", "nvme"];
+    let seen = stage.run(&jobs.iter().fold(machine, |machine, job| machine.job(job)))?;
+    let reset: Vec<_> = seen.all("reset").map(|line| line.text()).collect();
+    assert!(reset.iter().any(|text| text.contains("method=flr")), "no function-level reset: {reset:?}");
+    let listed = ["lspci-1", "lspci-2", "lspci-3"].map(|name| seen.section(name));
+    let [first, reloaded, reset] = listed;
+    let (first, reloaded, reset) = (first?, reloaded?, reset?);
+    for (device, passed) in [(DISK, Passed::Disk), (DOORBELL, Passed::Doorbell)] {
+        let shown = section(&first, device);
+        println!("{shown}");
+        assert_as_on_the_host(stage, passed, &shown)?;
+        assert_nothing_that_does_not_work(&shown);
+        assert_eq!(shown, section(&reloaded, device), "after the driver was rebound");
+        assert_eq!(shown, section(&reset, device), "after a reset");
+    }
+    assert_every_ring_came(seen.line("doorbell")?)?;
+    assert_disk_was_read(stage, &seen)
+}
+
+/// A device's part of the list, without what may change: the slot's number and the legacy interrupt's.
+fn section(listed: &str, device: &str) -> String {
+    let mut parts = listed.split("\n\n");
+    let part = parts.find(|part| part.lines().next().is_some_and(|line| line.contains(device)));
+    part.unwrap_or_else(|| panic!("lspci does not show {device}:\n{listed}")).trim().to_owned()
+}
+
+/// MSI-X is on, and of the same size and in the same place as in the hardware.
+fn assert_as_on_the_host(stage: &Stage, passed: Passed, shown: &str) -> Result<()> {
+    let hardware = stage.host.shell(&format!("lspci -vvv -nn -s {}", stage.address(passed)))?;
+    assert!(shown.contains("MSI-X: Enable+"), "MSI-X is not on:\n{shown}");
+    for key in ["MSI-X: Enable", "Vector table: ", "PBA: "] {
+        let after = |text: &str| Some(text.split_once(key)?.1.lines().next()?.to_owned());
+        // The hardware's own Enable and Function Mask are the host's affair.
+        let place =
+            |text: &str| after(text)?.split_whitespace().find(|word| word.contains('=')).map(str::to_owned);
+        let whole = |text: &str| if key.ends_with(' ') { after(text) } else { place(text) };
+        assert_eq!(whole(shown), whole(&hardware), "{key} in:\n{shown}\nand on the host:\n{hardware}");
+        assert!(whole(shown).is_some(), "no {key} in:\n{shown}");
+    }
+    Ok(())
+}
+
+/// No capability is broken, and none is shown that is not carried.
+fn assert_nothing_that_does_not_work(shown: &str) {
+    for wrong in ["!!!", "<chain broken>", "Address Translation Service", "Page Request", "SR-IOV", "Unknown"]
+    {
+        assert!(!shown.contains(wrong), "{wrong} in:\n{shown}");
+    }
+    assert!(!shown.contains("Interrupt: pin"), "an INTx pin in:\n{shown}");
+}

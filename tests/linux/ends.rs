@@ -1,0 +1,28 @@
+//! How a guest ends is how the VMM ends.
+
+use guest::{End, Result, Tools};
+use lab::Series;
+
+use crate::stage::{self, Passed, Stage};
+
+#[test]
+fn a_reboot_is_a_good_end() {
+    stage::on(Series::V6_12, |stage| ends(stage, &[], 0));
+}
+
+#[test]
+fn a_triple_fault_is_a_crash_and_the_device_is_free_again() {
+    // `reboot=t` has Linux reboot by a triple fault.
+    stage::on(Series::V6_12, |stage| ends(stage, &[("reboot", "t")], 3));
+}
+
+fn ends(stage: &Stage, words: &[(&str, &str)], status: i32) -> Result<()> {
+    let machine = stage.guest(Series::V6_12, Tools::None, &[Passed::Doorbell])?.job("grow").end(End::Reboot);
+    let machine = words.iter().fold(machine, |machine, (name, value)| machine.parameter(name, value));
+    let seen = stage.start(&machine)?.finish(stage::show)?;
+    assert_eq!(seen.line("doorbell")?.number("vectors")?, 64);
+    seen.line("bye")?;
+    assert_eq!(seen.status.and_then(|status| status.code()), Some(status), "{}", seen.last());
+    assert_eq!(stage.host.vectors(stage.address(Passed::Doorbell))?.requested, 0);
+    Ok(())
+}

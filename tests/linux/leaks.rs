@@ -1,0 +1,61 @@
+//! Drivers come and go; what they took is given back.
+
+use guest::{Result, Session, Tools};
+use lab::Series;
+
+use crate::growth::assert_disk_was_read;
+use crate::stage::{self, Passed, Stage, hold};
+
+/// How much more memory of its own the monitor may have after the drivers were rebound.
+const SLACK_KIB: u64 = 1024;
+
+/// What a guest's devices cost the host at one moment.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+struct Holdings {
+    descriptors: usize,
+    /// Interrupts that the host's kernel has described, requested or not.
+    irqs: usize,
+    requested: u32,
+    /// GSIs that a vector is live on.
+    in_use: u64,
+}
+
+/// Both drivers are unbound and bound ten times, using all their vectors each time.
+pub(crate) fn unbinding_leaks_nothing(stage: &Stage) -> Result<()> {
+    let machine = stage.guest(Series::V6_12, Tools::None, &[Passed::Disk, Passed::Doorbell])?;
+    // The first round makes what is made once; ten more must add nothing.
+    let machine = machine.job("rebind:1").job("hold").job("rebind:10").job("hold").job("nvme").job("grow");
+    let mut session = stage.start(&machine)?;
+    hold(&mut session)?;
+    let (before, memory_before) = (holdings(stage, &session)?, memory_kib(stage, &session)?);
+    session.go_on()?;
+    hold(&mut session)?;
+    let (after, memory_after) = (holdings(stage, &session)?, memory_kib(stage, &session)?);
+    session.go_on()?;
+    let seen = stage::finish(session)?;
+    stage::say(&format!(
+        "host {}: {before:?} before and {after:?} after 10 times; memory {memory_before} and {memory_after} KiB",
+        stage.series
+    ));
+    assert_eq!(before, after);
+    assert!(memory_after <= memory_before + SLACK_KIB, "from {memory_before} KiB to {memory_after} KiB");
+    assert_disk_was_read(stage, &seen)
+}
+
+fn holdings(stage: &Stage, session: &Session<'_>) -> Result<Holdings> {
+    let count = |script: String| Ok::<_, guest::Error>(stage.host.shell(&script)?.lines().count());
+    let requested = [Passed::Disk, Passed::Doorbell].map(|device| stage.host.vectors(stage.address(device)));
+    let requested = requested.into_iter().collect::<Result<Vec<_>>>()?;
+    Ok(Holdings {
+        descriptors: count(format!("ls /proc/{}/fd", session.pid()?))?,
+        irqs: count("ls /sys/kernel/irq".to_owned())?,
+        requested: requested.iter().map(|vectors| vectors.requested).sum(),
+        in_use: if stage::is_ours() { session.report_now()?.routes.in_use } else { 0 },
+    })
+}
+
+/// What the monitor has in memory. All of the guest's memory is pinned for its devices, so only its own part grows.
+fn memory_kib(stage: &Stage, session: &Session<'_>) -> Result<u64> {
+    let script = format!("awk '/^VmRSS:/ {{ print $2 }}' /proc/{}/status", session.pid()?);
+    Ok(stage.host.shell(&script)?.trim().parse().expect("VmRSS is a number"))
+}

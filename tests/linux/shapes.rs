@@ -1,0 +1,45 @@
+//! The same guest jobs on other guest kernels and numbers of vCPUs.
+
+use guest::{Result, Tools};
+use lab::Series;
+
+use crate::growth::{assert_disk_was_read, assert_every_ring_came};
+use crate::stage::{Passed, Stage};
+
+/// One guest on a kernel that cannot add vectors after enable, and one on the newer; one with one vCPU, one with four.
+pub(crate) fn another_kernel_and_number_of_vcpus(stage: &Stage) -> Result<()> {
+    let (old, new) = match stage.series {
+        Series::V6_12 => (1, 4),
+        Series::V6_1 => (4, 1),
+    };
+    works(stage, Series::V6_1, old)?;
+    works(stage, Series::V6_12, new)
+}
+
+/// All of them.
+pub(crate) fn every_kernel_and_number_of_vcpus(stage: &Stage) -> Result<()> {
+    for kernel in Series::ALL {
+        for cpus in [1, 2, 4] {
+            works(stage, kernel, cpus)?;
+        }
+    }
+    Ok(())
+}
+
+fn works(stage: &Stage, kernel: Series, cpus: u32) -> Result<()> {
+    println!("guest {kernel} with {cpus} vCPUs");
+    let machine = stage.guest(kernel, Tools::None, &[Passed::Disk, Passed::Doorbell])?;
+    let seen = stage.run(&machine.cpus(cpus).job("nvme").job("grow"))?;
+    let init = seen.line("init")?;
+    assert_eq!(init.number("cpus")?, u64::from(cpus));
+    assert!(init.value("kernel")?.starts_with(&kernel.to_string()));
+    assert_disk_was_read(stage, &seen)?;
+    let doorbell = seen.line("doorbell")?;
+    assert_eq!(doorbell.number("vectors")?, 64);
+    let growth = match kernel {
+        Series::V6_12 => "one-by-one",
+        Series::V6_1 => "at-enable",
+    };
+    assert_eq!(doorbell.value("growth")?, growth);
+    assert_every_ring_came(doorbell)
+}
