@@ -5,6 +5,7 @@
 //! `LINUX_TESTS_MONITOR=qemu`, QEMU runs the guests: what fails then as well is the test's mistake, not ours.
 
 mod bus;
+mod control;
 mod ends;
 mod growth;
 mod leaks;
@@ -28,6 +29,7 @@ macro_rules! on_both_hosts {
 
 on_both_hosts! {
     bus::lspci_is_right_and_stays_so;
+    control::turning_msix_off_loses_an_event_and_growing_does_not;
     growth::grows_vector_by_vector;
     leaks::unbinding_leaks_nothing;
     pounding::loses_nothing_while_others_come_and_go;

@@ -20,6 +20,8 @@ pub(crate) enum Passed {
     Doorbell = 1,
     /// A doorbell with 2048 vectors.
     Wide = 2,
+    /// An e1000e, for the control.
+    Control = 3,
 }
 
 /// A lab host with its devices bound to vfio-pci.

@@ -1,5 +1,6 @@
 //! What `demo` understands.
 
+use std::error::Error;
 use std::fmt;
 use std::process::ExitCode;
 
@@ -7,7 +8,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use guest::{Monitor, Result};
 use lab::Series;
 
-use crate::{compare, run};
+use crate::{compare, control, run};
 
 /// Boot a Linux guest with passed-through devices and report what became of their interrupts.
 #[derive(Parser)]
@@ -25,6 +26,8 @@ enum Verb {
     CompareLosses(CompareLosses),
     /// Time from the start of the monitor to the guest's init, ours beside QEMU's.
     CompareBoot(CompareBoot),
+    /// A device that loses an event for certain when MSI-X is turned off in order to grow, and what we do with it.
+    Control(Control),
 }
 
 /// The main job.
@@ -84,6 +87,17 @@ pub(crate) struct CompareBoot {
     pub(crate) cpus: u32,
 }
 
+/// The control.
+#[derive(Args, Clone)]
+pub(crate) struct Control {
+    /// The kernel of the emulated host.
+    #[arg(long, default_value_t = Series::V6_1)]
+    pub(crate) host: Series,
+    /// In a lab host: drive the device at this address.
+    #[arg(long, hide = true)]
+    pub(crate) inside: Option<String>,
+}
+
 /// A monitor, by name.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
 pub(crate) enum Who {
@@ -114,11 +128,13 @@ impl fmt::Display for Who {
 
 impl Cli {
     /// Does what was asked.
-    pub(crate) fn obey(self) -> Result<ExitCode> {
-        match self.verb {
-            None => run::run(&self.run),
-            Some(Verb::CompareLosses(compare)) => compare::losses(&compare),
-            Some(Verb::CompareBoot(compare)) => compare::boot(&compare),
-        }
+    pub(crate) fn obey(self) -> Result<ExitCode, Box<dyn Error>> {
+        Ok(match self.verb {
+            None => run::run(&self.run)?,
+            Some(Verb::CompareLosses(compare)) => compare::losses(&compare)?,
+            Some(Verb::CompareBoot(compare)) => compare::boot(&compare)?,
+            Some(Verb::Control(Control { inside: Some(address), .. })) => control::inside(&address)?,
+            Some(Verb::Control(control)) => control::run(&control)?,
+        })
     }
 }

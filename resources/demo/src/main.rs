@@ -2,6 +2,7 @@
 
 mod cli;
 mod compare;
+mod control;
 mod report;
 mod run;
 mod screen;

@@ -36,7 +36,7 @@ pub use error::{Error, Result};
 pub use host::Host;
 pub use image::{Image, Tools};
 pub use interrupts::HostVectors;
-pub use machine::{End, Machine, Monitor};
+pub use machine::{End, Machine, Monitor, built};
 pub use report::{Counters, DeviceReport, Domain, Msix, Report, Routes};
 pub use said::Line;
 pub use session::{Event, Session};

@@ -35,17 +35,27 @@ impl Monitor {
     /// # Errors
     /// It was not built.
     pub fn ours() -> Result<Self> {
-        let path = std::env::var_os("VMM").map_or_else(|| target_dir().join("release/vmm"), PathBuf::from);
-        let path = path.canonicalize().map_err(|_| Error::NotBuilt { name: "vmm", path })?;
-        Ok(Self::Vmm(path))
+        match std::env::var_os("VMM") {
+            Some(path) => resolved("vmm", path.into()),
+            None => built("vmm"),
+        }
+        .map(Self::Vmm)
     }
 }
 
-/// Cargo's target directory of this workspace.
-fn target_dir() -> PathBuf {
+/// A program of this workspace, as `cargo build --release` leaves it.
+///
+/// # Errors
+/// It was not built.
+pub fn built(name: &'static str) -> Result<PathBuf> {
     let here = Path::new(env!("CARGO_MANIFEST_DIR"));
     let workspace = here.ancestors().nth(2).unwrap_or(here);
-    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| workspace.join("target"), PathBuf::from)
+    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| workspace.join("target"), PathBuf::from);
+    resolved(name, target.join("release").join(name))
+}
+
+fn resolved(name: &'static str, path: PathBuf) -> Result<PathBuf> {
+    path.canonicalize().map_err(|_| Error::NotBuilt { name, path })
 }
 
 /// A guest machine: one CPU and 512 MiB, no devices and nothing to do, unless said otherwise.

@@ -19,9 +19,13 @@ pub struct Line {
 impl Line {
     /// Reads a line of the console; `None` if it is no report.
     pub fn parse(console: &str) -> Option<Self> {
-        let (_, said) = console.trim_end().rsplit_once(MARK)?;
+        console.trim_end().rsplit_once(MARK).map(|(_, said)| Self::new(said))
+    }
+
+    /// Reads what stands after the mark.
+    pub fn new(said: &str) -> Self {
         let (topic, rest) = said.split_once(' ').unwrap_or((said, ""));
-        Some(Self { topic: topic.to_owned(), rest: rest.trim().to_owned() })
+        Self { topic: topic.to_owned(), rest: rest.trim().to_owned() }
     }
 
     /// What it is about.

@@ -108,7 +108,10 @@ impl Container {
     }
 
     /// A device's descriptor.
-    pub(super) fn device(&self, device: &HostDevice) -> Result<File> {
+    ///
+    /// # Errors
+    /// The host's: the device is not in one of the container's groups, or is in use by another process.
+    pub fn device(&self, device: &HostDevice) -> Result<File> {
         let name = device.address.to_string();
         let doing = || format!("opening device {name}");
         let group =
