@@ -1,4 +1,5 @@
-//! The command line: its names, defaults and help. What the values mean together is checked in [`crate::config`].
+//! The command line: its names, defaults and help. What the values mean together is checked in
+//! [`crate::config`].
 
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -138,7 +139,7 @@ pub enum IrqChip {
 /// Who unpacks a compressed kernel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Unpack {
-    /// The VMM, and the guest starts in the unpacked kernel: quicker, but the kernel's own base address is not randomised.
+    /// The VMM, and the guest starts in the unpacked kernel: quicker, but its base address is not randomised
     Host,
     /// The kernel's own unpacking code in the guest, which may randomise its base address.
     Guest,

@@ -1,7 +1,7 @@
 //! The checked configuration of a run: files opened and recognised, sizes within what the host has.
 //!
-//! Everything that can be wrong with the input is found here, before KVM or a device is touched, and named together
-//! with its cure.
+//! Everything that can be wrong with the input is found here, before KVM or a device is touched, and named
+//! together with its cure.
 
 use std::fs::File;
 use std::io::{Read, Seek};

@@ -1,8 +1,8 @@
 //! What can end the VMM before or beside the guest's own end, and the exit status each has.
 //!
-//! Three kinds, because the exit status is a contract: wrong usage or input is the user's to cure (2), a host call that
-//! fails is the host's (1), a guest that crashed is the guest's (3). Every message is one line that names the thing,
-//! and where one is known the cure.
+//! Three kinds, because the exit status is a contract: wrong usage or input is the user's to cure (2), a host
+//! call that fails is the host's (1), a guest that crashed is the guest's (3). Every message is one line that
+//! names the thing, and where one is known the cure.
 
 use std::error::Error as StdError;
 use std::fmt;

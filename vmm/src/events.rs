@@ -1,8 +1,9 @@
 //! The event loop: everything that is not a vCPU's, on the main thread.
 //!
-//! Subscribers are added before the guest starts, or from other threads through event-manager's remote endpoint. The loop
-//! ends when the run's [`Ending`] has been said. Signals come in through sockets, one for each, so that they are events
-//! like all others: SIGTERM, SIGINT and SIGHUP end the run, SIGUSR1 asks for the report.
+//! Subscribers are added before the guest starts, or from other threads through event-manager's remote
+//! endpoint. The loop ends when the run's [`Ending`] has been said. Signals come in through sockets, one for
+//! each, so that they are events like all others: SIGTERM, SIGINT and SIGHUP end the run, SIGUSR1 asks for
+//! the report.
 
 use std::io::Read;
 use std::os::fd::AsRawFd;

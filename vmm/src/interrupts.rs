@@ -1,7 +1,8 @@
 //! The VM's interrupt controllers, and the lines that its own devices raise.
 //!
-//! All in the kernel, or split: local APICs in the kernel, the IOAPIC here ([`crate::devices::ioapic`]). Either is made
-//! once, before the first vCPU. Message-signalled interrupts are the router's and the same in both.
+//! All in the kernel, or split: local APICs in the kernel, the IOAPIC here ([`crate::devices::ioapic`]).
+//! Either is made once, before the first vCPU. Message-signalled interrupts are the router's and the same in
+//! both.
 
 use std::io;
 use std::sync::Arc;

@@ -1,8 +1,8 @@
 //! Where things are in the guest: physical addresses, I/O ports and interrupt lines.
 //!
 //! Owns the numbers and the arithmetic that places RAM and the 64-bit PCI window; everything else takes them
-//! from here. Nothing in this module is mutable. Ranges are half open, `start..end`, in guest-physical addresses
-//! (`u64`) or I/O ports (`u16`), unless a name says otherwise.
+//! from here. Nothing in this module is mutable. Ranges are half open, `start..end`, in guest-physical
+//! addresses (`u64`) or I/O ports (`u16`), unless a name says otherwise.
 //!
 //! ```text
 //! 0                    RAM below the hole (boot structures in the first MiB, the kernel above it)
@@ -47,7 +47,8 @@ pub const RESET_VECTOR: u64 = 0xf_fff0;
 /// RAM from here on is free for the kernel and the initial RAM disk.
 pub const HIGH_RAM: u64 = MIB;
 
-/// The 32-bit PCI memory window: BARs of 32 bits and 64-bit ones that were put low. RAM below 4 GiB ends here.
+/// The 32-bit PCI memory window: BARs of 32 bits and 64-bit ones that were put low. RAM below 4 GiB ends
+/// here.
 pub const PCI_MMIO32: Range<u64> = 0xc000_0000..0xe000_0000;
 /// The enhanced configuration space of segment 0, bus 0 (PCIe 7.2.2): 32 devices of 8 functions of 4 KiB.
 pub const PCI_ECAM: Range<u64> = 0xe000_0000..0xe010_0000;
@@ -95,8 +96,8 @@ pub fn ram(size: u64) -> Vec<Range<u64>> {
 
 /// The 64-bit PCI memory window above RAM that ends at `ram_end`, in `physical_bits` of physical address.
 ///
-/// It is as large as fits, 256 GiB at most and 4 GiB at least, and aligned to its own size, so that any BAR that
-/// fits in it can be placed. It stays low on purpose: IOMMUs may translate fewer bits than the CPU has.
+/// It is as large as fits, 256 GiB at most and 4 GiB at least, and aligned to its own size, so that any BAR
+/// that fits in it can be placed. It stays low on purpose: IOMMUs may translate fewer bits than the CPU has.
 #[must_use]
 pub fn pci_mmio64(ram_end: u64, physical_bits: u8) -> Option<Range<u64>> {
     let limit = 1u64.checked_shl(u32::from(physical_bits)).unwrap_or(u64::MAX);

@@ -1,7 +1,7 @@
 //! The virtual machine: its parts in the order in which they need each other, and its run.
 //!
-//! [`Vm::new`] makes everything up to the first instruction, on the main thread; [`Vm::run`] starts the vCPUs, serves
-//! events until the end is said, stops the vCPUs, and only then lets devices go.
+//! [`Vm::new`] makes everything up to the first instruction, on the main thread; [`Vm::run`] starts the
+//! vCPUs, serves events until the end is said, stops the vCPUs, and only then lets devices go.
 
 use std::ops::{Range, RangeInclusive};
 use std::sync::{Arc, Mutex};

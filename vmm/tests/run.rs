@@ -1,5 +1,5 @@
-//! Runs of the VMM on real KVM, with guests of a few instructions: each end of a guest has its exit status, and the
-//! console carries its bytes. They need /dev/kvm; where it does not open they fail and say so.
+//! Runs of the VMM on real KVM, with guests of a few instructions: each end of a guest has its exit status,
+//! and the console carries its bytes. They need /dev/kvm; where it does not open they fail and say so.
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -105,7 +105,8 @@ fn the_console_carries_output_and_input() {
     let output = Run::new("hello", &[hello, power_off()].concat()).ends(&[], 0);
     assert_eq!(output.stdout, b"hello\nworld");
 
-    // Waits for one byte, sends it back, switches off: mov dx,0x3fd; in al,dx; test al,1; jz; mov dl,0xf8; in; out.
+    // Waits for one byte, sends it back, switches off: mov dx,0x3fd; in al,dx; test al,1; jz; mov dl,0xf8;
+    // in; out.
     let echo = [0x66, 0xba, 0xfd, 0x03, 0xec, 0xa8, 0x01, 0x74, 0xf7, 0xb2, 0xf8, 0xec, 0xee];
     let run = Run::new("echo", &[&echo[..], &power_off()].concat());
     let mut child = run.command(&[]).spawn().unwrap();
@@ -150,7 +151,8 @@ fn a_signal_ends_a_guest_that_spins_and_the_report_is_written() {
     std::fs::remove_file(&report).unwrap();
 }
 
-/// A guest that has every port and every address below 4 GiB in its reach reads and writes at the edges of all devices.
+/// A guest that has every port and every address below 4 GiB in its reach reads and writes at the edges of
+/// all devices.
 #[test]
 fn accesses_anywhere_do_not_stop_the_vmm() {
     let mut code = Vec::new();

@@ -1,5 +1,5 @@
-//! The command line as a user meets it: every wrong input gets one line that names the thing and its cure, and the exit
-//! status of the contract, before anything is touched.
+//! The command line as a user meets it: every wrong input gets one line that names the thing and its cure,
+//! and the exit status of the contract, before anything is touched.
 
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};

@@ -12,6 +12,7 @@ use crate::cli::Unpack;
 use crate::config::Initrd;
 use crate::error::{Error, Result};
 use crate::layout;
+use crate::memory::populate;
 
 /// The 64-bit entry of a bzImage lies here in its protected-mode code.
 const BZIMAGE_64_BIT_ENTRY: u64 = 0x200;
@@ -38,7 +39,11 @@ pub fn load_kernel(memory: &GuestMemoryMmap, image: &Image, unpack: Unpack) -> R
         ImageKind::Elf => load_elf(memory, image.name(), image.bytes(), setup_header::default()),
         ImageKind::BzImage(header) => {
             let elf = match unpack {
-                Unpack::Host => unpacked(image, low_ram(memory)),
+                Unpack::Host => std::thread::scope(|scope| {
+                    // The kernel's memory is made ready while its bytes are.
+                    scope.spawn(|| make_ready(memory, header));
+                    unpacked(image, low_ram(memory))
+                }),
                 Unpack::Guest => None,
             };
             match elf {
@@ -46,6 +51,17 @@ pub fn load_kernel(memory: &GuestMemoryMmap, image: &Image, unpack: Unpack) -> R
                 None => load_bzimage(memory, image),
             }
         }
+    }
+}
+
+/// Has the host make the pages that the kernel is going to run in.
+fn make_ready(memory: &GuestMemoryMmap, header: &setup_header) {
+    let start = header.pref_address & !0xfff;
+    let end = start.saturating_add(header.init_size.into()).min(low_ram(memory)) & !0xfff;
+    if start < end
+        && let Err(error) = populate(memory, start..end)
+    {
+        tracing::debug!("the kernel's pages are made when they are touched: {error}");
     }
 }
 

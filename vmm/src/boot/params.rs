@@ -51,8 +51,8 @@ pub fn write(memory: &GuestMemoryMmap, entry: &Entry, cmdline: &str, rsdp: Guest
     LinuxBootConfigurator::write_bootparams(&params, memory).doing("writing the boot parameters")
 }
 
-/// The memory map: RAM without the legacy area below 1 MiB, the ACPI tables, and ECAM, which Linux only trusts when it is
-/// reserved.
+/// The memory map: RAM without the legacy area below 1 MiB, the ACPI tables, and ECAM, which Linux only
+/// trusts when it is reserved.
 fn memory_map(memory: &GuestMemoryMmap) -> Vec<boot_e820_entry> {
     let entry = |start: u64, end: u64, kind: MemoryKind| boot_e820_entry {
         addr: start,

@@ -1,7 +1,7 @@
 //! Sixteen bytes of firmware: what a CPU runs that is sent to the real-mode reset vector.
 //!
-//! Linux on hardware-reduced ACPI asks UEFI for a reboot, and where there is none jumps to the BIOS's entry, F000:FFF0.
-//! There it finds the chipset's reset, which ends the run.
+//! Linux on hardware-reduced ACPI asks UEFI for a reboot, and where there is none jumps to the BIOS's entry,
+//! F000:FFF0. There it finds the chipset's reset, which ends the run.
 
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 

@@ -1,8 +1,8 @@
 //! Decompression of a bzImage's payload on the host.
 //!
-//! The guest would do the same with its own, slower code and through nested page tables, page by page. What comes out is
-//! the kernel's ELF file followed by its relocation table, which is not used: the kernel runs where it was linked for.
-//! Formats are those of Linux' `CONFIG_KERNEL_*` that a distribution uses.
+//! The guest would do the same with its own, slower code and through nested page tables, page by page. What
+//! comes out is the kernel's ELF file followed by its relocation table, which is not used: the kernel runs
+//! where it was linked for. Formats are those of Linux' `CONFIG_KERNEL_*` that a distribution uses.
 
 use std::io::{self, Read};
 

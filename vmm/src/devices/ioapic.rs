@@ -1,8 +1,9 @@
 //! An IOAPIC with edge-triggered pins, for VMs whose kernel only has the local APICs.
 //!
-//! Plain registers (Intel 82093AA): a select register, a window, and 24 redirection entries. A pulse on a pin becomes a
-//! message to the local APICs, through the VM's router. No device here has a level-triggered line, so there is no remote
-//! IRR and no end of interrupt. One lock, around the registers; it is not held while a message is sent.
+//! Plain registers (Intel 82093AA): a select register, a window, and 24 redirection entries. A pulse on a pin
+//! becomes a message to the local APICs, through the VM's router. No device here has a level-triggered line,
+//! so there is no remote IRR and no end of interrupt. One lock, around the registers; it is not held while a
+//! message is sent.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -44,7 +45,8 @@ struct Redirection {
 }
 
 impl Redirection {
-    /// The message of a pulse, unless the pin is masked: then a pulse is ignored, as the specification has it.
+    /// The message of a pulse, unless the pin is masked: then a pulse is ignored, as the specification has
+    /// it.
     fn message(self) -> Option<MsiMessage> {
         let destination = u64::from(self.high >> 24) << 12;
         let mode = if self.low & LOGICAL == 0 { 0 } else { MESSAGE_LOGICAL };
@@ -148,6 +150,94 @@ impl<R: Router> DeviceMmio for Ioapic<R> {
             (SELECT, [select, ..]) => self.registers().select = *select,
             (WINDOW, [a, b, c, d, ..]) => self.registers().write(u32::from_le_bytes([*a, *b, *c, *d])),
             _ => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use vm_msi::router::Route;
+    use vmm_sys_util::eventfd::EventFd;
+
+    use super::*;
+
+    const BASE: MmioAddress = MmioAddress(crate::layout::IOAPIC);
+
+    /// A router that only delivers.
+    struct Wire(mpsc::Sender<MsiMessage>);
+
+    impl Router for Wire {
+        fn publish(&self, _: &[MsiMessage], _: &mut Vec<Result<Route, RouterError>>) {}
+        fn attach(&self, _: &EventFd, _: &Route) -> Result<(), RouterError> {
+            Ok(())
+        }
+        fn detach(&self, _: &EventFd, _: &Route) -> Result<(), RouterError> {
+            Ok(())
+        }
+        fn withdraw(&self, _: Route) {}
+        fn signal(&self, message: MsiMessage) -> Result<(), RouterError> {
+            self.0.send(message).unwrap();
+            Ok(())
+        }
+    }
+
+    fn ioapic() -> (Ioapic<Wire>, mpsc::Receiver<MsiMessage>) {
+        let (sender, receiver) = mpsc::channel();
+        (Ioapic::new(Arc::new(Wire(sender))), receiver)
+    }
+
+    fn write(ioapic: &Ioapic<Wire>, register: u8, value: u32) {
+        ioapic.mmio_write(BASE, SELECT, &[register, 0, 0, 0]);
+        ioapic.mmio_write(BASE, WINDOW, &value.to_le_bytes());
+    }
+
+    fn read(ioapic: &Ioapic<Wire>, register: u8) -> u32 {
+        ioapic.mmio_write(BASE, SELECT, &[register]);
+        let mut data = [0xff; 4];
+        ioapic.mmio_read(BASE, WINDOW, &mut data);
+        u32::from_le_bytes(data)
+    }
+
+    #[test]
+    fn a_pulse_is_the_message_of_its_entry_and_nothing_while_masked() {
+        let (ioapic, messages) = ioapic();
+        ioapic.pulse(4).unwrap();
+        write(&ioapic, 0x19, 0x0300_0000);
+        write(&ioapic, 0x18, 0x0000_0831);
+        ioapic.pulse(4).unwrap();
+        ioapic.pulse(5).unwrap();
+        ioapic.pulse(24).unwrap();
+        write(&ioapic, 0x18, 0x0001_0831);
+        ioapic.pulse(4).unwrap();
+        let expected = MsiMessage { address: 0xfee0_3004, data: 0x31 };
+        assert_eq!(messages.try_iter().collect::<Vec<_>>(), [expected]);
+    }
+
+    #[test]
+    fn registers_keep_what_is_theirs() {
+        let (ioapic, _messages) = ioapic();
+        assert_eq!(read(&ioapic, VERSION), 0x0017_0011);
+        assert_eq!(read(&ioapic, REDIRECTION), MASKED);
+        for register in 0..=u8::MAX {
+            write(&ioapic, register, u32::MAX);
+        }
+        assert_eq!((read(&ioapic, ID), read(&ioapic, VERSION)), (0x0f00_0000, 0x0017_0011));
+        assert_eq!(
+            (read(&ioapic, 0x3e), read(&ioapic, 0x3f), read(&ioapic, 0x40)),
+            (0x1_afff, 0xff00_0000, 0)
+        );
+    }
+
+    #[test]
+    fn any_access_is_answered() {
+        let (ioapic, _messages) = ioapic();
+        for offset in 0..64 {
+            for width in 0..=8 {
+                ioapic.mmio_write(BASE, offset, &vec![0xff; width]);
+                ioapic.mmio_read(BASE, offset, &mut vec![0; width]);
+            }
         }
     }
 }

@@ -1,8 +1,9 @@
 //! Power-off and reset: every way by which a PC's operating system asks for them.
 //!
-//! The ACPI registers are what the tables name (ACPI 4.8.3.6 reset, 4.8.3.7 sleep control and status); the chipset's reset
-//! control register at 0xCF9 and the keyboard controller's reset command are what an operating system tries next. All end
-//! the run; a reset is the end as well, since the VMM boots once. No state but the shared [`Ending`].
+//! The ACPI registers are what the tables name (ACPI 4.8.3.6 reset, 4.8.3.7 sleep control and status); the
+//! chipset's reset control register at 0xCF9 and the keyboard controller's reset command are what an
+//! operating system tries next. All end the run; a reset is the end as well, since the VMM boots once. No
+//! state but the shared [`Ending`].
 
 use std::sync::Arc;
 
@@ -71,8 +72,8 @@ impl DevicePio for I8042 {
     }
 }
 
-/// The PCI configuration ports with the reset control register in their middle: a byte at 0xCF9 is the register, anything
-/// else belongs to PCI.
+/// The PCI configuration ports with the reset control register in their middle: a byte at 0xCF9 is the
+/// register, anything else belongs to PCI.
 pub struct ConfigPorts<D> {
     /// PCI's configuration mechanism.
     pub pci: D,

@@ -1,12 +1,14 @@
 //! Anonymous host memory for RAM, aligned so that huge pages can back it.
 //!
-//! Own `unsafe`: a private anonymous mapping at an address of our choice, which vm-memory cannot make. The mapping is
-//! never unmapped: RAM lives as long as the process, and the devices that do DMA into it may outlive any owner in here.
+//! Own `unsafe`: a private anonymous mapping at an address of our choice, which vm-memory cannot make. The
+//! mapping is never unmapped: RAM lives as long as the process, and the devices that do DMA into it may
+//! outlive any owner in here.
 
 use std::io;
+use std::ops::Range;
 
 use rustix::mm::{Advice, MapFlags, ProtFlags};
-use vm_memory::MmapRegion;
+use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryMmap, MmapRegion};
 
 /// The size and alignment of a huge page: second-level page tables map this much with one entry.
 const HUGE_PAGE: usize = 2 << 20;
@@ -24,7 +26,8 @@ pub(super) fn map_anonymous(size: usize) -> io::Result<MmapRegion> {
     let start = unsafe { rustix::mm::mmap_anonymous(std::ptr::null_mut(), reserve, prot, flags) }?;
     let padding = start.align_offset(HUGE_PAGE);
     let aligned = start.cast::<u8>().wrapping_add(padding);
-    // SAFETY: `aligned..aligned + size` lies in the mapping just made, and advice does not change its contents.
+    // SAFETY: `aligned..aligned + size` lies in the mapping just made, and advice does not change its
+    // contents.
     if let Err(error) = unsafe { rustix::mm::madvise(aligned.cast(), size, Advice::LinuxHugepage) } {
         tracing::info!("guest memory without huge pages: {error}");
     }
@@ -35,9 +38,34 @@ pub(super) fn map_anonymous(size: usize) -> io::Result<MmapRegion> {
     region.map_err(io::Error::other)
 }
 
+/// Has the host make the pages of a range of RAM now, instead of one by one when they are first touched.
+///
+/// # Errors
+/// The host's: a kernel older than 5.14 does not know how, or it is short of memory. Nothing is lost then.
+pub(crate) fn populate(memory: &GuestMemoryMmap, range: Range<u64>) -> io::Result<()> {
+    let size = usize::try_from(range.end.saturating_sub(range.start)).map_err(io::Error::other)?;
+    let slice = memory.get_slice(GuestAddress(range.start), size).map_err(io::Error::other)?;
+    let start = slice.ptr_guard_mut().as_ptr();
+    // SAFETY: `slice` is mapped, readable and writable memory; making its pages does not change what they
+    // hold.
+    unsafe { rustix::mm::madvise(start.cast(), size, Advice::LinuxPopulateWrite) }?;
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn populated_pages_keep_their_contents_and_ranges_outside_are_refused() {
+        let region =
+            vm_memory::GuestRegionMmap::new(map_anonymous(HUGE_PAGE).unwrap(), GuestAddress(0)).unwrap();
+        let memory = GuestMemoryMmap::from_regions(vec![region]).unwrap();
+        vm_memory::Bytes::write_obj(&memory, 7u8, GuestAddress(5)).unwrap();
+        populate(&memory, 0..HUGE_PAGE as u64).unwrap();
+        assert_eq!(vm_memory::Bytes::read_obj::<u8>(&memory, GuestAddress(5)).unwrap(), 7);
+        assert!(populate(&memory, 0..HUGE_PAGE as u64 + 1).is_err());
+    }
 
     #[test]
     fn memory_is_aligned_zero_and_writable() {

@@ -1,8 +1,9 @@
 //! KVM memory slots: which host memory the guest sees at which guest-physical address.
 //!
-//! [`Slots`] hands out slot numbers, reuses them, and is the only caller of KVM_SET_USER_MEMORY_REGION. A [`Slot`] is one
-//! mapping: it keeps the host memory alive and takes the mapping out of the guest when it is dropped, so that host memory
-//! is never unmapped under a running guest. One lock, for the numbers alone; it is held for no system call.
+//! [`Slots`] hands out slot numbers, reuses them, and is the only caller of KVM_SET_USER_MEMORY_REGION. A
+//! [`Slot`] is one mapping: it keeps the host memory alive and takes the mapping out of the guest when it is
+//! dropped, so that host memory is never unmapped under a running guest. One lock, for the numbers alone; it
+//! is held for no system call.
 
 use std::collections::BTreeSet;
 use std::ops::Range;
@@ -53,7 +54,8 @@ impl Slots {
     /// Maps `part` (byte offsets, whole pages) of `host` into the guest at `guest`, readable and writable.
     ///
     /// # Errors
-    /// The host's, when there is no slot left or KVM refuses the range (it overlaps another slot, or is not in pages).
+    /// The host's, when there is no slot left or KVM refuses the range (it overlaps another slot, or is not
+    /// in pages).
     pub fn map(
         self: &Arc<Self>,
         guest: GuestAddress,
@@ -108,8 +110,9 @@ impl Slot {
             memory_size,
             userspace_addr,
         };
-        // SAFETY: either a removal (size 0), or host memory that `self` owns and that stays mapped until `drop` has
-        // taken the slot out of the guest. The guest may write it at any time: it is only used through volatile access.
+        // SAFETY: either a removal (size 0), or host memory that `self` owns and that stays mapped until
+        // `drop` has taken the slot out of the guest. The guest may write it at any time: it is only used
+        // through volatile access.
         unsafe { self.slots.vm.set_user_memory_region(region) }
     }
 }
@@ -122,7 +125,8 @@ impl Drop for Slot {
                 self.slots.numbers.lock().unwrap_or_else(PoisonError::into_inner).free.insert(self.number);
             }
             Err(error) => {
-                // The guest would go on using memory that is about to be unmapped: keep the memory and the number.
+                // The guest would go on using memory that is about to be unmapped: keep the memory and the
+                // number.
                 tracing::error!("memory slot {} cannot be removed: {error}", self.number);
                 std::mem::forget(Arc::clone(&self.host));
             }

@@ -1,7 +1,8 @@
 //! Standard input to the serial port, on the event loop.
 //!
-//! Reads only what the guest's port takes: while it is full, standard input is not watched, and typing waits in the
-//! terminal. On a terminal, Ctrl-A is the escape: `Ctrl-A x` ends the VMM, `Ctrl-A Ctrl-A` sends one Ctrl-A.
+//! Reads only what the guest's port takes: while it is full, standard input is not watched, and typing waits
+//! in the terminal. On a terminal, Ctrl-A is the escape: `Ctrl-A x` ends the VMM, `Ctrl-A Ctrl-A` sends one
+//! Ctrl-A.
 
 use std::os::fd::AsRawFd;
 use std::sync::Arc;

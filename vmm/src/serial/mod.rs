@@ -1,9 +1,9 @@
 //! The guest's first serial port, COM1: a 16550 whose line is the terminal, a file, or nowhere.
 //!
-//! [`Port`] is the device on the bus, over vm-superio's model of the registers. `output` is where its bytes go, line by line or after
-//! a moment ([`Flusher`]),
-//! [`input`] brings bytes from standard input on the event loop, [`terminal`] puts the terminal in raw mode for as long as
-//! the guest has it. One lock, around the registers; output is written under it, so that bytes stay in order.
+//! [`Port`] is the device on the bus, over vm-superio's model of the registers. `output` is where its bytes
+//! go, line by line or after a moment ([`Flusher`]), [`input`] brings bytes from standard input on the event
+//! loop, [`terminal`] puts the terminal in raw mode for as long as the guest has it. One lock, around the
+//! registers; output is written under it, so that bytes stay in order.
 
 mod flusher;
 pub mod input;
@@ -57,7 +57,8 @@ impl Port {
         self.registers().fifo_capacity()
     }
 
-    /// Gives the guest input; what is beyond [`Port::input_capacity`] is lost, as on a line without flow control.
+    /// Gives the guest input; what is beyond [`Port::input_capacity`] is lost, as on a line without flow
+    /// control.
     pub fn receive(&self, input: &[u8]) {
         if let Err(error) = self.registers().enqueue_raw_bytes(input) {
             tracing::warn!("serial input was lost: {error}");

@@ -1,8 +1,8 @@
 //! Where the bytes of the serial port go.
 //!
-//! Bytes are handed on line by line, since each hand-over is a system call and wakes a reader. What is not yet a line
-//! waits until [`Output::hand_on`], which the event loop calls soon after the first byte of it. A full pipe or a slow
-//! terminal holds the vCPU up, as a real line would; nothing is dropped.
+//! Bytes are handed on line by line, since each hand-over is a system call and wakes a reader. What is not
+//! yet a line waits until [`Output::hand_on`], which the event loop calls soon after the first byte of it. A
+//! full pipe or a slow terminal holds the vCPU up, as a real line would; nothing is dropped.
 
 use std::fs::File;
 use std::io::{self, Write};

@@ -1,7 +1,8 @@
 //! Raw mode of the terminal, for as long as the guest has it.
 //!
-//! Only a terminal is touched. It is given back by [`give_back`], which the guard's drop, the panic hook and the end of
-//! the process all call: the settings are kept in one process-wide place, and the first to come restores them.
+//! Only a terminal is touched. It is given back by [`give_back`], which the guard's drop, the panic hook and
+//! the end of the process all call: the settings are kept in one process-wide place, and the first to come
+//! restores them.
 
 use std::io;
 use std::sync::Mutex;

@@ -1,8 +1,8 @@
 //! The guest's CPUID: what KVM supports on this host, with the topology of this VM.
 //!
-//! Every vCPU is one core of one package, and its APIC ID is its index. Nothing is offered that KVM does not list
-//! (KVM_GET_SUPPORTED_CPUID), but for what KVM emulates and only lists elsewhere: the TSC deadline timer. Nested
-//! virtualisation is not offered. Leaves: Intel SDM 2A CPUID; AMD APM 3 appendix E.
+//! Every vCPU is one core of one package, and its APIC ID is its index. Nothing is offered that KVM does not
+//! list (KVM_GET_SUPPORTED_CPUID), but for what KVM emulates and only lists elsewhere: the TSC deadline
+//! timer. Nested virtualisation is not offered. Leaves: Intel SDM 2A CPUID; AMD APM 3 appendix E.
 
 use kvm_bindings::{CpuId, KVM_CPUID_FLAG_SIGNIFCANT_INDEX, KVM_MAX_CPUID_ENTRIES, kvm_cpuid_entry2};
 use kvm_ioctls::{Cap, Kvm};

@@ -1,7 +1,7 @@
 //! What one exit of a vCPU means, and the answer to it.
 //!
-//! Accesses that no device claims read all ones, and writes to them vanish, as on a PC. Nothing here can fail for what a
-//! guest does.
+//! Accesses that no device claims read all ones, and writes to them vanish, as on a PC. Nothing here can fail
+//! for what a guest does.
 
 use std::fmt::Write as _;
 

@@ -1,8 +1,8 @@
 //! A vCPU: its state at the start, its thread, and what the guest's exits lead to.
 //!
-//! [`cpuid`], [`state`] and [`Vcpu::new`] set a vCPU up on the main thread; [`thread`] runs it. A vCPU's file descriptor
-//! belongs to its thread alone from then on. Exits are answered on the vCPU's own thread through the VMM's buses, which
-//! are complete before the first vCPU runs, and so need no lock.
+//! [`cpuid`], [`state`] and [`Vcpu::new`] set a vCPU up on the main thread; [`thread`] runs it. A vCPU's file
+//! descriptor belongs to its thread alone from then on. Exits are answered on the vCPU's own thread through
+//! the VMM's buses, which are complete before the first vCPU runs, and so need no lock.
 
 pub mod cpuid;
 mod exit;
@@ -39,8 +39,8 @@ pub struct Vcpu {
 }
 
 impl Vcpu {
-    /// Creates vCPU `index`, whose APIC ID is the same number. It waits for a startup interrupt, unless it is the first:
-    /// that one is given its state by [`Vcpu::boot`].
+    /// Creates vCPU `index`, whose APIC ID is the same number. It waits for a startup interrupt, unless it is
+    /// the first: that one is given its state by [`Vcpu::boot`].
     ///
     /// # Errors
     /// The host's, when KVM refuses the vCPU or its state.

@@ -1,6 +1,7 @@
 //! The parts of the shared `kvm_run` page that kvm-ioctls does not hand out.
 //!
-//! Own `unsafe`: reads of a page that the kernel writes too, whose layout the exit reason decides. Values are copied out.
+//! Own `unsafe`: reads of a page that the kernel writes too, whose layout the exit reason decides. Values are
+//! copied out.
 
 use std::mem::offset_of;
 
@@ -29,9 +30,9 @@ impl RunPage {
     /// A field of the page, by its offset there.
     fn field<T: Copy>(&self, offset: usize) -> T {
         let field = self.0.wrapping_byte_add(offset).cast::<T>();
-        // SAFETY: the page is mapped for as long as the vCPU's descriptor, which the owner of `self` holds, and
-        // the kernel writes it only in KVM_RUN, which runs on this same thread. Callers name the offset and type of a
-        // field of plain integers, for which any bytes are a value.
+        // SAFETY: the page is mapped for as long as the vCPU's descriptor, which the owner of `self` holds,
+        // and the kernel writes it only in KVM_RUN, which runs on this same thread. Callers name the offset
+        // and type of a field of plain integers, for which any bytes are a value.
         unsafe { field.read_volatile() }
     }
 

@@ -1,5 +1,5 @@
-//! A vCPU's registers at the start: 64-bit mode with the first 4 GiB mapped one to one, as the boot protocol's 64-bit
-//! entry asks, and MSRs and local APIC as firmware leaves them.
+//! A vCPU's registers at the start: 64-bit mode with the first 4 GiB mapped one to one, as the boot
+//! protocol's 64-bit entry asks, and MSRs and local APIC as firmware leaves them.
 
 use kvm_bindings::{Msrs, kvm_lapic_state, kvm_msr_entry, kvm_regs, kvm_segment};
 use kvm_ioctls::VcpuFd;
@@ -14,7 +14,8 @@ const CODE_SELECTOR: u16 = 0x10;
 const DATA_SELECTOR: u16 = 0x18;
 const TASK_SELECTOR: u16 = 0x20;
 
-/// Descriptors (Intel SDM 3A 3.4.5, 7.2.3): flat 64-bit code, flat data, a 64-bit task state, in selector order.
+/// Descriptors (Intel SDM 3A 3.4.5, 7.2.3): flat 64-bit code, flat data, a 64-bit task state, in selector
+/// order.
 const GDT: [u64; 5] = [0, 0, 0x00af_9b00_0000_ffff, 0x00cf_9300_0000_ffff, 0x008f_8b00_0000_ffff];
 
 const PAGE_PRESENT_WRITABLE: u64 = 0b11;
@@ -36,7 +37,8 @@ const RFLAGS_RESERVED: u64 = 1 << 1;
 const MSR_IA32_MISC_ENABLE: u32 = 0x1a0;
 const MISC_ENABLE_FAST_STRING: u64 = 1 << 0;
 const MSR_MTRR_DEF_TYPE: u32 = 0x2ff;
-/// MTRRs on, write-back where none says otherwise: Linux takes the memory as it is instead of rewriting it all.
+/// MTRRs on, write-back where none says otherwise: Linux takes the memory as it is instead of rewriting it
+/// all.
 const MTRR_ON_WRITE_BACK: u64 = 1 << 11 | 6;
 
 /// Local APIC registers (Intel SDM 3A 12.5.1) and the delivery modes that firmware gives the interrupt pins.

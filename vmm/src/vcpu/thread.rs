@@ -1,7 +1,8 @@
 //! The vCPUs' threads: started together, stopped together.
 //!
-//! A thread is told to stop by a flag and a signal that takes it out of KVM_RUN. A signal that comes between the look at
-//! the flag and KVM_RUN has no effect, so it is sent again until the thread is gone. A thread that panics ends the run.
+//! A thread is told to stop by a flag and a signal that takes it out of KVM_RUN. A signal that comes between
+//! the look at the flag and KVM_RUN has no effect, so it is sent again until the thread is gone. A thread
+//! that panics ends the run.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -77,7 +77,8 @@ fn com1() -> Vec<u8> {
     ))
 }
 
-/// ECAM as a motherboard resource: without it an operating system must not use the MCFG (PCI Firmware 3.0, 4.1.2).
+/// ECAM as a motherboard resource: without it an operating system must not use the MCFG (PCI Firmware 3.0,
+/// 4.1.2).
 fn ecam() -> Vec<u8> {
     let size = layout::PCI_ECAM.end - layout::PCI_ECAM.start;
     let memory = Memory32Fixed::new(true, low(layout::PCI_ECAM.start), low(size));

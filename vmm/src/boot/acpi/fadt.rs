@@ -6,8 +6,8 @@ use acpi_tables::gas::{AccessSize, AddressSpace, GAS};
 use super::{OEM, OEM_REVISION, OEM_TABLE};
 use crate::devices::power::{RESET_REGISTER, RESET_VALUE, SLEEP_CONTROL, SLEEP_STATUS};
 
-/// IA-PC boot architecture flags (ACPI 5.2.9.3): no VGA, no PCIe ASPM, no CMOS clock; and, by being 0, no other legacy
-/// device and no keyboard controller. MSI is supported (bit 3 is clear).
+/// IA-PC boot architecture flags (ACPI 5.2.9.3): no VGA, no PCIe ASPM, no CMOS clock; and, by being 0, no
+/// other legacy device and no keyboard controller. MSI is supported (bit 3 is clear).
 const BOOT_ARCH: u16 = NO_VGA | NO_ASPM | NO_CMOS_RTC;
 const NO_VGA: u16 = 1 << 2;
 const NO_ASPM: u16 = 1 << 4;

@@ -1,8 +1,8 @@
 //! The ACPI tables: a hardware-reduced machine with local APICs, an IOAPIC, one PCIe host bridge and COM1.
 //!
-//! Hardware-reduced (ACPI 4.1) says that there is no PIC, PIT, SCI or power-management timer: Linux does not probe for
-//! them, and powers off and resets through the three registers that [`crate::devices::power`] has. Tables are built once,
-//! before the guest starts.
+//! Hardware-reduced (ACPI 4.1) says that there is no PIC, PIT, SCI or power-management timer: Linux does not
+//! probe for them, and powers off and resets through the three registers that [`crate::devices::power`] has.
+//! Tables are built once, before the guest starts.
 
 mod dsdt;
 mod fadt;
