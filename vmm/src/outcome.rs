@@ -5,6 +5,7 @@
 
 use std::fmt;
 use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
@@ -64,6 +65,7 @@ impl Outcome {
 #[derive(Debug)]
 pub struct Ending {
     outcome: Mutex<Option<Outcome>>,
+    is_said: AtomicBool,
     said: EventFd,
 }
 
@@ -74,17 +76,24 @@ impl Ending {
     /// The host's, when it has no eventfd.
     pub fn new() -> Result<Arc<Self>> {
         let said = EventFd::new(EFD_NONBLOCK).doing("creating an eventfd")?;
-        Ok(Arc::new(Self { outcome: Mutex::new(None), said }))
+        Ok(Arc::new(Self { outcome: Mutex::new(None), is_said: AtomicBool::new(false), said }))
     }
 
     /// Ends the run with `outcome`, unless it has ended already.
     pub fn end(&self, outcome: Outcome) {
         self.outcome.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(outcome);
+        self.is_said.store(true, Ordering::Release);
         if let Err(error) = self.said.write(1)
             && error.kind() != io::ErrorKind::WouldBlock
         {
             tracing::error!("the event loop cannot be told of the end: {error}");
         }
+    }
+
+    /// Whether the run has ended.
+    #[must_use]
+    pub fn is_said(&self) -> bool {
+        self.is_said.load(Ordering::Acquire)
     }
 
     /// Readable once the run has ended.

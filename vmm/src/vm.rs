@@ -78,7 +78,7 @@ impl Vm {
         if !devices.is_empty() {
             events.add(Arc::new(Mutex::new(vfio::DeviceEvents::new(&devices)?)));
         }
-        let serial = Port::new(&config.serial, interrupts.line(layout::COM1_GSI)?)?;
+        let serial = Port::new(&config.serial, interrupts.line(layout::COM1_GSI)?, Arc::clone(&ending))?;
         let buses = buses(&root, pci_mmio64.as_ref(), &serial, &ending, &interrupts)?;
 
         tracing::debug!("machine built");
@@ -139,7 +139,7 @@ impl Vm {
         tracing::debug!("the guest runs");
         let outcome = self.events.run();
         drop(threads);
-        self.serial.hand_on();
+        self.serial.close();
         drop(terminal);
         if let Some(reporter) = reporter {
             reporter.write();

@@ -151,6 +151,32 @@ fn a_signal_ends_a_guest_that_spins_and_the_report_is_written() {
     std::fs::remove_file(&report).unwrap();
 }
 
+/// Nobody reads the console: the guest is held up, and a signal still ends the run.
+#[test]
+fn a_console_that_nobody_reads_does_not_hold_up_the_end() {
+    // mov dx, 0x3f8; mov al, '\n'; out dx, al; jmp back
+    let run = Run::new("unread", &[0x66, 0xba, 0xf8, 0x03, 0xb0, b'\n', 0xee, 0xeb, 0xfd]);
+    let mut child = run.command(&[]).spawn().unwrap();
+    let pid = rustix::process::Pid::from_child(&child);
+    rustix::pipe::fcntl_setpipe_size(child.stdout.as_ref().unwrap(), 4096).unwrap();
+    // Long enough to fill the pipe and what may wait before it.
+    std::thread::sleep(Duration::from_secs(4));
+    assert!(child.try_wait().unwrap().is_none());
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+    let deadline = Instant::now() + Duration::from_secs(20);
+    let status = loop {
+        if let Some(status) = child.try_wait().unwrap() {
+            break status;
+        }
+        if Instant::now() > deadline {
+            child.kill().unwrap();
+            panic!("the VMM did not end");
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    };
+    assert_eq!(status.code(), Some(128 + 15));
+}
+
 /// A guest that has every port and every address below 4 GiB in its reach reads and writes at the edges of
 /// all devices.
 #[test]

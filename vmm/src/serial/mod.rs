@@ -11,6 +11,7 @@ mod output;
 pub mod terminal;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use vm_device::DevicePio;
 use vm_device::bus::{PioAddress, PioAddressOffset};
@@ -20,6 +21,7 @@ use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 use crate::cli::SerialTarget;
 use crate::error::{Doing, Result};
 use crate::interrupts::Line;
+use crate::outcome::Ending;
 use flusher::Clock;
 pub use flusher::Flusher;
 use output::Output;
@@ -32,19 +34,25 @@ pub struct Port {
     registers: Mutex<Registers>,
     clock: Clock,
     input_read: EventFd,
+    ending: Arc<Ending>,
 }
+
+/// How long a guest waits for a slow reader before it looks whether the run has ended.
+const PATIENCE: Duration = Duration::from_millis(100);
+/// How long the last output waits for a reader.
+const LAST_PATIENCE: Duration = Duration::from_secs(1);
 
 impl Port {
     /// A port that raises `interrupt` and writes to `target`.
     ///
     /// # Errors
     /// An input error when the file cannot be written; the host's, when it has no eventfd.
-    pub fn new(target: &SerialTarget, interrupt: Line) -> Result<Arc<Self>> {
+    pub fn new(target: &SerialTarget, interrupt: Line, ending: Arc<Ending>) -> Result<Arc<Self>> {
         let output = Output::to(target)?;
         let input_read = EventFd::new(EFD_NONBLOCK).doing("creating an eventfd")?;
         let events = InputRead(input_read.try_clone().doing("duplicating an eventfd")?);
         let registers = Mutex::new(Serial::with_events(interrupt, events, output));
-        Ok(Arc::new(Self { registers, clock: Clock::new()?, input_read }))
+        Ok(Arc::new(Self { registers, clock: Clock::new()?, input_read, ending }))
     }
 
     fn registers(&self) -> MutexGuard<'_, Registers> {
@@ -65,10 +73,28 @@ impl Port {
         }
     }
 
-    /// Hands on all output that waits for the end of its line.
-    pub fn hand_on(&self) {
-        if let Err(error) = self.registers().writer_mut().hand_on() {
+    /// Hands on the output that waits, as far as its reader takes it now, and lets the clock ask again for the rest.
+    fn hand_on(&self) {
+        let mut registers = self.registers();
+        if let Err(error) = registers.writer_mut().hand_on() {
             tracing::debug!("serial output: {error}");
+        }
+        if registers.writer().waiting() > 0 {
+            self.clock.start();
+        }
+    }
+
+    /// Hands on the last output. A reader that takes none for a second does not get it.
+    pub fn close(&self) {
+        loop {
+            self.hand_on();
+            let waiting = self.registers().writer().waiting();
+            if waiting == 0 {
+                return;
+            }
+            if !matches!(output::wait_for_room(LAST_PATIENCE), Ok(true)) {
+                return tracing::warn!("nobody took the last {waiting} bytes of serial output");
+            }
         }
     }
 
@@ -85,6 +111,15 @@ impl Port {
         }
         if waited == 0 && registers.writer().waiting() > 0 {
             self.clock.start();
+        }
+        // The guest waits for a slow reader, without the registers: the event loop must not.
+        while registers.writer().is_full() && !self.ending.is_said() {
+            drop(registers);
+            if let Err(error) = output::wait_for_room(PATIENCE) {
+                tracing::debug!("serial output: {error}");
+            }
+            self.hand_on();
+            registers = self.registers();
         }
     }
 
@@ -140,8 +175,12 @@ mod tests {
     fn output_reaches_the_file_and_input_the_guest() {
         let path = std::env::temp_dir().join(format!("vmm-serial-{}", std::process::id()));
         let interrupt = EventFd::new(EFD_NONBLOCK).unwrap();
-        let port = Port::new(&SerialTarget::File(path.clone()), Line::Irqfd(interrupt.try_clone().unwrap()))
-            .unwrap();
+        let port = Port::new(
+            &SerialTarget::File(path.clone()),
+            Line::Irqfd(interrupt.try_clone().unwrap()),
+            Ending::new().unwrap(),
+        )
+        .unwrap();
         for byte in b"hello\n" {
             port.pio_write(BASE, DATA, &[*byte]);
         }
@@ -165,7 +204,12 @@ mod tests {
 
     #[test]
     fn any_access_is_answered() {
-        let port = Port::new(&SerialTarget::Off, Line::Irqfd(EventFd::new(EFD_NONBLOCK).unwrap())).unwrap();
+        let port = Port::new(
+            &SerialTarget::Off,
+            Line::Irqfd(EventFd::new(EFD_NONBLOCK).unwrap()),
+            Ending::new().unwrap(),
+        )
+        .unwrap();
         for offset in 0..16 {
             for width in 0..=8 {
                 port.pio_write(BASE, offset, &vec![0xff; width]);

@@ -1,17 +1,24 @@
 //! Where the bytes of the serial port go.
 //!
-//! Bytes are handed on line by line, since each hand-over is a system call and wakes a reader. What is not
-//! yet a line waits until [`Output::hand_on`], which the event loop calls soon after the first byte of it. A
-//! full pipe or a slow terminal holds the vCPU up, as a real line would; nothing is dropped.
+//! Bytes are handed on line by line, since each hand-over is a system call and wakes a reader. What is not yet a
+//! line waits until [`Output::hand_on`], which the event loop calls soon after the first byte of it. Nothing here
+//! waits for a slow reader: what it does not take stays, and a guest that has too much of it waiting is held up by
+//! the port, as by a real line.
 
 use std::fs::File;
 use std::io::{self, Write};
+use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
 
 use crate::cli::SerialTarget;
 use crate::error::{Error, Result};
 
-/// Bytes that are handed on without waiting for the end of their line.
-const LONG_LINE: usize = 4096;
+/// Bytes that may wait: with more, the guest does.
+const MOST_WAITING: usize = 64 << 10;
+/// Bytes that a pipe with any room takes at once (PIPE_BUF).
+const AT_ONCE: usize = 4096;
 
 /// The receiving end of the line.
 #[derive(Debug)]
@@ -40,7 +47,7 @@ impl Output {
                 )
             }
         };
-        Ok(Self { waiting: Vec::with_capacity(LONG_LINE), end })
+        Ok(Self { waiting: Vec::new(), end })
     }
 
     /// Bytes that wait.
@@ -48,23 +55,31 @@ impl Output {
         self.waiting.len()
     }
 
-    /// Hands all bytes on.
+    /// Whether the guest must wait until some have been handed on.
+    pub(super) fn is_full(&self) -> bool {
+        self.waiting.len() >= MOST_WAITING
+    }
+
+    /// Hands on what the reader takes now.
     pub(super) fn hand_on(&mut self) -> io::Result<()> {
         let written = match &mut self.end {
             End::Stdout => write_to_stdout(&self.waiting),
-            End::File(file) => file.write_all(&self.waiting),
-            End::Nowhere => Ok(()),
+            End::File(file) => file.write_all(&self.waiting).map(|()| self.waiting.len()),
+            End::Nowhere => Ok(self.waiting.len()),
         };
-        // An end that takes no more has lost them; keeping them would only lose more later.
-        self.waiting.clear();
-        written
+        match written {
+            Ok(count) => drop(self.waiting.drain(..count.min(self.waiting.len()))),
+            // A reader that is gone has lost them; keeping them would stop the guest.
+            Err(_) => self.waiting.clear(),
+        }
+        written.map(drop)
     }
 }
 
 impl Write for Output {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.waiting.extend_from_slice(bytes);
-        if bytes.contains(&b'\n') || self.waiting.len() >= LONG_LINE {
+        if bytes.contains(&b'\n') {
             self.hand_on()?;
         }
         Ok(bytes.len())
@@ -76,25 +91,36 @@ impl Write for Output {
     }
 }
 
-/// Not through std's stdout, which has a buffer and a lock of its own.
-fn write_to_stdout(mut bytes: &[u8]) -> io::Result<()> {
-    while !bytes.is_empty() {
-        match rustix::io::write(rustix::stdio::stdout(), bytes) {
-            Ok(count) => bytes = bytes.get(count..).unwrap_or_default(),
-            Err(rustix::io::Errno::INTR) => {}
-            Err(rustix::io::Errno::AGAIN) => wait_for_room()?,
+/// Writes until standard output takes no more, and says how much that was. Not through std's, which has a buffer
+/// and a lock of its own.
+fn write_to_stdout(bytes: &[u8]) -> io::Result<usize> {
+    let mut written = 0;
+    for part in bytes.chunks(AT_ONCE) {
+        if !wait_for_room(Duration::ZERO)? {
+            break;
+        }
+        match rustix::io::write(rustix::stdio::stdout(), part) {
+            Ok(count) => {
+                written += count;
+                if count < part.len() {
+                    break;
+                }
+            }
+            Err(Errno::INTR | Errno::AGAIN) => break,
             Err(error) => return Err(error.into()),
         }
     }
-    Ok(())
+    Ok(written)
 }
 
-/// Waits until a non-blocking standard output takes more.
-fn wait_for_room() -> io::Result<()> {
+/// Waits until standard output takes more, and says whether it does. A reader that is gone counts as one: the write
+/// will say so.
+pub(super) fn wait_for_room(patience: Duration) -> io::Result<bool> {
     let stdout = rustix::stdio::stdout();
-    let mut poll = [rustix::event::PollFd::new(&stdout, rustix::event::PollFlags::OUT)];
-    match rustix::event::poll(&mut poll, None) {
-        Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
+    let timeout = Timespec::try_from(patience).map_err(io::Error::other)?;
+    match poll(&mut [PollFd::new(&stdout, PollFlags::OUT)], Some(&timeout)) {
+        Ok(ready) => Ok(ready > 0),
+        Err(Errno::INTR) => Ok(false),
         Err(error) => Err(error.into()),
     }
 }
