@@ -151,6 +151,42 @@ fn a_signal_ends_a_guest_that_spins_and_the_report_is_written() {
     std::fs::remove_file(&report).unwrap();
 }
 
+/// On a terminal: raw while the guest runs, `Ctrl-A x` ends it, and the settings are as before.
+#[test]
+fn the_terminal_is_raw_for_the_guest_and_given_back() {
+    use std::io::Read;
+    use std::os::unix::ffi::OsStrExt;
+
+    use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+    use rustix::termios::{LocalModes, tcgetattr};
+
+    let ours = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
+    grantpt(&ours).unwrap();
+    unlockpt(&ours).unwrap();
+    let name = ptsname(&ours, Vec::new()).unwrap();
+    let theirs = std::fs::OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open(std::ffi::OsStr::from_bytes(name.as_bytes()))
+        .unwrap();
+    let is_raw =
+        || !tcgetattr(&theirs).unwrap().local_modes.intersects(LocalModes::ECHO | LocalModes::ICANON);
+    assert!(!is_raw());
+
+    let run = Run::new("terminal", &[&out(0x3f8, b'$')[..], &SPIN].concat());
+    let mut command = run.command(&[]);
+    command.stdin(theirs.try_clone().unwrap()).stdout(theirs.try_clone().unwrap());
+    let mut child = command.spawn().unwrap();
+    let mut ours = std::fs::File::from(ours);
+    let mut byte = [0];
+    ours.read_exact(&mut byte).unwrap();
+    assert_eq!(byte, [b'$']);
+    assert!(is_raw());
+    ours.write_all(b"\x01x").unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(128 + 2));
+    assert!(!is_raw());
+}
+
 /// Nobody reads the console: the guest is held up, and a signal still ends the run.
 #[test]
 fn a_console_that_nobody_reads_does_not_hold_up_the_end() {
