@@ -1,6 +1,6 @@
 //! A vCPU: its state at the start, its thread, and what the guest's exits lead to.
 //!
-//! [`cpuid`], [`state`] and [`Vcpu::new`] set a vCPU up on the main thread; [`thread`] runs it. A vCPU's file
+//! [`cpuid`], `state` and [`Vcpu::new`] set a vCPU up on the main thread; `thread` runs it. A vCPU's file
 //! descriptor belongs to its thread alone from then on. Exits are answered on the vCPU's own thread through
 //! the VMM's buses, which are complete before the first vCPU runs, and so need no lock.
 
