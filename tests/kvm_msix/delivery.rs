@@ -5,7 +5,7 @@ use std::sync::Arc;
 use vm_msi::MsiMessage;
 use vm_msi::kvm::Irqchip;
 
-use crate::bare_metal::{Card, ENABLE, FUNCTION_MASK, Guest, IRQCHIPS, Machine, fixed};
+use crate::bare_metal::{Card, ENABLE, FUNCTION_MASK, Guest, IRQCHIPS, Machine, fixed, turn_of_thousands};
 
 /// A guest of one CPU that has turned MSI-X on and requested vector 1 as interrupt 0x41.
 fn guest_with_vector_1() -> (Guest, Arc<Card>) {
@@ -30,6 +30,7 @@ fn a_vector_that_the_guest_unmasks_fires_its_own_handler_on_its_own_cpu() {
 
 #[test]
 fn each_of_2048_vectors_fires_its_own_handler_on_its_own_cpu() {
+    let _turn = turn_of_thousands();
     const CPUS: u8 = 11;
     for irqchip in IRQCHIPS {
         let (guest, card) = Machine::with_card(irqchip, CPUS, 2048);

@@ -8,7 +8,7 @@ use std::thread;
 use vm_msi::kvm::Irqchip;
 use vm_msi::testing::Model;
 
-use crate::bare_metal::{Card, ENABLE, Guest, Machine, Operation, fixed};
+use crate::bare_metal::{Card, ENABLE, Guest, Machine, Operation, fixed, turn_of_thousands};
 
 const WIDTHS: [u8; 4] = [1, 2, 4, 8];
 const VALUES: [u64; 3] = [0, u64::MAX, 0x0041_00fe_e010_0041];
@@ -60,6 +60,7 @@ fn the_table_is_as_memory_to_accesses_of_every_offset_width_and_alignment() {
 
 #[test]
 fn a_write_across_the_end_of_the_table_and_of_its_page_reaches_both_neighbours() {
+    let _turn = turn_of_thousands();
     let (guest, card) = Machine::with_card(Irqchip::Kernel, 1, 2048);
     let end = card.bar() + 2048 * 16;
     card.device.raise(0);
@@ -94,6 +95,7 @@ fn every_access_to_configuration_space_is_answered_and_changes_only_what_may_be_
 
 #[test]
 fn cpus_that_write_at_random_while_interrupts_come_do_not_stop_the_vmm() {
+    let _turn = turn_of_thousands();
     const CPUS: u8 = 2;
     const VECTORS: u16 = 2048;
     let seed = fastrand::u64(..);

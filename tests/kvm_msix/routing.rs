@@ -6,7 +6,9 @@ use vm_msi::kvm::Irqchip;
 use vm_msi::{MsiMessage, Router};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
-use crate::bare_metal::{Card, ENABLE, Guest, IRQCHIPS, Machine, Operation, eventually, fixed};
+use crate::bare_metal::{
+    Card, ENABLE, Guest, IRQCHIPS, Machine, Operation, eventually, fixed, turn_of_thousands,
+};
 
 const SERIAL_GSI: u32 = 4;
 const SERIAL_VECTOR: u8 = 0x34;
@@ -112,6 +114,7 @@ fn requests(card: &Card) -> Vec<Operation> {
 
 #[test]
 fn vectors_of_destinations_that_were_published_at_start_cost_no_commit() {
+    let _turn = turn_of_thousands();
     for irqchip in IRQCHIPS {
         let mut machine = Machine::new(irqchip, 1);
         let card = machine.plug(2048);
@@ -130,6 +133,7 @@ fn vectors_of_destinations_that_were_published_at_start_cost_no_commit() {
 
 #[test]
 fn vectors_of_destinations_that_were_not_published_cost_one_commit_a_destination() {
+    let _turn = turn_of_thousands();
     let mut machine = Machine::new(Irqchip::Kernel, 1);
     let card = machine.plug(2048);
     let router = machine.router();

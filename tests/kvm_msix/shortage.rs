@@ -14,7 +14,7 @@ use vm_msi::domain::State;
 use vm_msi::events::RelaySubscriber;
 use vm_msi::kvm::Irqchip;
 
-use crate::bare_metal::{Card, ENABLE, Guest, Machine, fixed};
+use crate::bare_metal::{Card, ENABLE, Guest, Machine, fixed, turn_of_thousands};
 
 /// Messages that the routing table has room for, beside the irqchip's pins.
 const ROUTES: u32 = 4056;
@@ -62,6 +62,7 @@ fn wait_for_excess(guest: &Guest, count: u64) {
 
 #[test]
 fn vectors_beyond_the_routing_table_wait_and_come_alive_when_others_are_released() {
+    let _turn = turn_of_thousands();
     let (guest, cards) = guest_with_too_many_messages(|_| {});
     assert_eq!((cards[0].msix.unsettled(), cards[1].msix.unsettled()), (0, EXCESS as usize));
     let report = cards[1].msix.report();
@@ -90,6 +91,7 @@ fn vectors_beyond_the_routing_table_wait_and_come_alive_when_others_are_released
 
 #[test]
 fn vectors_beyond_the_routing_table_are_delivered_from_userspace_until_there_is_room() {
+    let _turn = turn_of_thousands();
     let threads = RefCell::new(Vec::new());
     let (guest, cards) =
         guest_with_too_many_messages(|card| threads.borrow_mut().push(EventThread::start(card)));

@@ -7,6 +7,7 @@ use std::env;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
+use std::time::Duration;
 
 use vm_msi::kvm::Irqchip;
 
@@ -96,8 +97,10 @@ fn raise(
             }
             card.device.raise(vector);
         }
-        let next = || step != steps.load(Ordering::Relaxed) || left.load(Ordering::Relaxed) == 0;
-        eventually(next, || "the driver's next step".into());
+        // It ends with the driver, however that ends.
+        while step == steps.load(Ordering::Relaxed) && left.load(Ordering::Relaxed) > 0 {
+            thread::sleep(Duration::from_micros(20));
+        }
     }
 }
 
@@ -200,10 +203,15 @@ impl<'a> Driver<'a> {
         for vector in vectors.filter(|vector| (0..CPUS).any(|cpu| self.may_fire(*vector, cpu))) {
             let note = self.notes[vector as usize].lock().unwrap();
             let seen = || self.guest.seen(handler(vector));
-            eventually(
-                || seen() == *note,
-                || format!("interrupt {note} of vector {vector}, {} seen", seen()),
-            );
+            let cpu = self.told[vector as usize].cpu;
+            let what = || {
+                let (seen, unsettled) = (seen(), self.card.msix.unsettled());
+                let counts =
+                    format!("interrupt {note} of vector {vector}: {seen} seen, {unsettled} unsettled");
+                eprintln!("lost: {counts}");
+                format!("{counts}; {}", self.guest.local_apic(cpu))
+            };
+            eventually(|| seen() == *note, what);
         }
     }
 

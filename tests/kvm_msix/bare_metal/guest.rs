@@ -23,16 +23,11 @@ const COMMAND_VECTOR: u32 = 0xf1;
 const READ: u64 = 0;
 const WRITE: u64 = 0x10;
 
-/// Reads of the local APIC's 256 bits for interrupts that have come and are not being handled.
-const REQUEST_REGISTERS: [Operation; 8] = {
-    let mut reads = [Operation { code: READ | 4, address: LOCAL_APIC + 0x200, value: 0 }; 8];
-    let mut index = 0;
-    while index < 8 {
-        reads[index].address += 0x10 * index as u64;
-        index += 1;
-    }
-    reads
-};
+/// Reads of 256 bits of the local APIC: the interrupts that have come and are not being handled, from 0x200 on, or
+/// those that are, from 0x100 on.
+fn local_apic_bits(register: u64) -> [Operation; 8] {
+    std::array::from_fn(|index| Operation::read(LOCAL_APIC + register + 0x10 * index as u64, 4))
+}
 
 /// One access by a guest's instruction.
 #[derive(Clone, Copy, Debug)]
@@ -94,7 +89,7 @@ impl Guest {
     pub(crate) fn settle(&self, cpu: u8) {
         // The CPU runs no handler when it reads: what it finds in the Interrupt Request Register is what is left.
         // What it finds only later came after the call.
-        let requested = || self.perform(cpu, &REQUEST_REGISTERS);
+        let requested = || self.perform(cpu, &local_apic_bits(0x200));
         let mut left = requested();
         eventually(
             || {
@@ -106,6 +101,17 @@ impl Guest {
             },
             || format!("CPU {cpu} to handle what is pending"),
         );
+    }
+
+    /// What a CPU finds in its local APIC, for a failure's message. It finds it between two handlers: what is in
+    /// service then was lost on its way from the local APIC to the CPU, and no device or router is to blame.
+    pub(crate) fn local_apic(&self, cpu: u8) -> String {
+        let [requested, in_service] = [0x200, 0x100].map(|register| {
+            let bits = self.perform(cpu, &local_apic_bits(register));
+            let is_set = |vector: &usize| bits[vector / 32] >> (vector % 32) & 1 != 0;
+            (0..256).filter(is_set).collect::<Vec<_>>()
+        });
+        format!("CPU {cpu}: vectors {requested:x?} requested, {in_service:x?} in service")
     }
 
     /// Has a CPU read.
@@ -201,7 +207,7 @@ impl Drop for Guest {
             let number = state.mailbox.lock().unwrap_or_else(PoisonError::into_inner).0;
             self.give(cpu, number + 1, &stop);
         }
-        let deadline = Instant::now() + Duration::from_secs(5);
+        let deadline = Instant::now() + patience();
         for (cpu, state) in self.cpus.iter().enumerate() {
             let Some(thread) = state.thread.lock().unwrap_or_else(PoisonError::into_inner).take() else {
                 continue;

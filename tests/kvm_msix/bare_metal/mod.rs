@@ -10,7 +10,7 @@ mod guest;
 mod layout;
 mod vcpu;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use kvm_bindings::kvm_userspace_memory_region;
@@ -120,8 +120,24 @@ impl Machine {
     }
 }
 
-/// Thousands of vectors are thousands of eventfds: the soft limit on open files goes as high as it may.
+/// Open files that one test of thousands of vectors needs: two a vector, the domain's and the device's.
+const OPEN_FILES: u64 = 10_000;
+
+/// The limit on open files goes as high as it may, and where that is too little, as high as root can set it.
 fn raise_open_files_limit() {
-    let maximum = getrlimit(Resource::Nofile).maximum;
-    setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }).unwrap();
+    let maximum = match getrlimit(Resource::Nofile).maximum {
+        Some(maximum) if maximum < OPEN_FILES => Some(OPEN_FILES),
+        enough => enough,
+    };
+    setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }).unwrap_or_else(|error| {
+        panic!(
+            "these tests need {OPEN_FILES} open files, and the limit cannot be raised ({error}): ulimit -Hn"
+        )
+    });
+}
+
+/// The turn of a test of thousands of vectors: one has it at a time, so that they do not use up the open files.
+pub(crate) fn turn_of_thousands() -> MutexGuard<'static, ()> {
+    static TURN: Mutex<()> = Mutex::new(());
+    TURN.lock().unwrap_or_else(PoisonError::into_inner)
 }
