@@ -10,6 +10,7 @@ mod ends;
 mod growth;
 mod leaks;
 mod pounding;
+mod refusals;
 mod shapes;
 mod sparse;
 mod stage;

@@ -24,6 +24,21 @@ pub(crate) enum Passed {
     Control = 3,
 }
 
+/// Two devices behind a bridge to conventional PCI, which cannot tell them apart: one IOMMU group.
+const SHARED_GROUP: [&str; 8] = [
+    "-device",
+    "pcie-root-port,id=shared,bus=pcie.0,addr=0x1e,chassis=30,slot=30",
+    "-device",
+    "pcie-pci-bridge,id=conventional,bus=shared",
+    "-device",
+    "pci-testdev,bus=conventional,addr=1",
+    "-device",
+    "virtio-rng-pci,bus=conventional,addr=2",
+];
+/// Vendor and device of the one that nobody uses, and of the one that has a host driver.
+pub(crate) const SPARE_IN_SHARED_GROUP: &str = "1b36:0005";
+pub(crate) const USED_IN_SHARED_GROUP: &str = "1af4:1005";
+
 /// A lab host with its devices bound to vfio-pci.
 pub(crate) struct Stage {
     pub(crate) series: Series,
@@ -61,10 +76,12 @@ impl Stage {
             source,
         })?;
         let nvme = Device::Nvme { vectors: 2048, queues: 64, disk: Disk::File(disk.clone()) };
-        let config =
-            Config::new(series).device(nvme).device(Device::ivshmem(64)).device(Device::ivshmem(2048));
-        let lab = Lab::boot(&cache, config.trace_msix())?;
-        let addresses = (0..3).map(|device| lab.bind_to_vfio(device)).collect::<Result<_, _>>()?;
+        // In the order of `Passed`.
+        let devices = [nvme, Device::ivshmem(64), Device::ivshmem(2048), Device::E1000e];
+        let count = devices.len();
+        let config = devices.into_iter().fold(Config::new(series), Config::device);
+        let lab = Lab::boot(&cache, config.qemu_arguments(SHARED_GROUP).trace_msix())?;
+        let addresses = (0..count).map(|device| lab.bind_to_vfio(device)).collect::<Result<_, _>>()?;
         Ok(Self { series, host: Host::Lab(Box::new(lab)), cache, addresses, disk })
     }
 
@@ -78,6 +95,11 @@ impl Stage {
         let report = self.host.lab()?.scratch().join("report.json");
         let machine = Machine::new(&Image::build(&self.cache, kernel, tools)?).cpus(2).report(report);
         Ok(devices.iter().fold(machine, |machine, &device| machine.vfio(self.address(device))))
+    }
+
+    /// The kernel's own file.
+    pub(crate) fn kernel(&self, series: Series) -> Result<PathBuf> {
+        Ok(lab::Kernel::find(&self.cache, series)?.vmlinuz)
     }
 
     /// Boots it as far as its init.
