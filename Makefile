@@ -8,7 +8,7 @@ FUZZ    := $(TOOLS)/bin/cargo-fuzz
 T       ?= 60
 
 .DEFAULT_GOAL := help
-.PHONY: help build run test test-fast test-kvm test-linux bench check fuzz lab provision clean
+.PHONY: help build run test test-fast test-kvm test-lab test-linux bench check fuzz lab provision clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -16,17 +16,24 @@ help:  ## list the targets
 run: build  ## boot a Linux guest with two passed-through devices and watch its vectors grow; HOST=6.1 or DEVICE=<bdf>
 	$(CARGO) run --release --quiet -p demo -- $(if $(DEVICE),--device $(DEVICE),--host $(HOST))
 
-test: test-fast test-kvm test-linux  ## run every test that this machine can run, fast ones first
+test: test-fast test-kvm test-lab test-linux  ## run every test that this machine can run, fast ones first
 
 test-fast:  ## unit tests, the specification's sentences, the reference model, the command line
 	$(CARGO) test --release --workspace --lib --bins
 	$(CARGO) test --release --workspace --doc
 	$(CARGO) test --release --test spec --test model
+	$(CARGO) test --release -p vmm --test usage
 
-# Where /dev/kvm does not open, the same test binary runs in the lab host.
-test-kvm: build  ## a bare-metal guest on real KVM
-	$(if $(shell test -w /dev/kvm && echo yes),,CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER="target/release/lab run --") \
-		$(CARGO) test --release --test kvm_msix
+# Where /dev/kvm does not open, the same tests run in the lab host, with shorter storms: it is slow there.
+IN_LAB  := $(if $(shell test -w /dev/kvm && echo here),,STORM_SIGNALS=20000 \
+	CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER="$(CURDIR)/target/release/lab run --memory 8192 --")
+
+test-kvm: build  ## small guests on real KVM: bare metal for the crate, every end of a run for the VMM
+	$(IN_LAB) $(CARGO) test --release --test kvm_msix
+	$(IN_LAB) $(CARGO) test --release -p vmm --test run
+
+test-lab: build  ## the lab host itself, on both kernels
+	$(CARGO) test --release -p lab --test lab -- --test-threads=1
 
 test-linux: build  ## Linux guests with passed-through devices, on hosts with and without dynamic MSI-X
 	$(CARGO) test --release --test linux -- --test-threads=1

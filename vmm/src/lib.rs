@@ -11,6 +11,7 @@ pub mod events;
 pub mod host;
 pub mod interrupts;
 pub mod layout;
+pub mod limits;
 pub mod memory;
 pub mod outcome;
 pub mod pci;

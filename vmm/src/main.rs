@@ -8,6 +8,7 @@ use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::fmt::time::uptime;
 use vmm::cli::Args;
 use vmm::config::Config;
+use vmm::limits;
 use vmm::outcome::Outcome;
 use vmm::report::Target;
 use vmm::serial::terminal;
@@ -35,6 +36,7 @@ fn main() -> ExitCode {
 }
 
 fn run(args: &Args) -> vmm::error::Result<Outcome> {
+    limits::raise_open_files();
     let config = Config::check(args)?;
     Vm::new(config)?.run(args.report.as_deref().map(Target::from))
 }

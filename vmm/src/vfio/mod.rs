@@ -3,8 +3,8 @@
 //! | part | owns |
 //! |---|---|
 //! | [`host`] | which device a name means, and whether it is free: sysfs, before anything is touched |
-//! | [`container`], [`coherency`] | the IOMMU's view of guest memory, shared by all devices, and KVM's |
-//! | [`region`], [`ioctl`] | access to what the host gives of a device |
+//! | [`container`], `coherency` | the IOMMU's view of guest memory, shared by all devices, and KVM's |
+//! | [`region`], `ioctl` | access to what the host gives of a device |
 //! | [`guest_config`], [`capabilities`], [`registers`] | configuration space as the guest has it: plain state and tables |
 //! | [`cutout`], [`mapping`] | the pages of BARs that the guest reaches without an exit |
 //! | [`interrupts`], [`events`] | the library's emulation of MSI and MSI-X, and what it needs of the event loop |
