@@ -112,30 +112,48 @@ job_nvme() {
     rm -f $parts
     # The driver finds a completion whose interrupt was lost when its time is up, and says so.
     polled=$(dmesg | grep -c 'nvme.*\(completion polled\|timeout\)')
-    say "nvme at=$(devices nvme | head -n 1) bytes=$bytes sha256=$digest readers=$cpus polled=$polled from=$start to=$stop"
-    interrupts nvme
+    say "nvme bytes=$bytes sha256=$digest readers=$cpus polled=$polled from=$start to=$stop"
 }
 
-# interrupts NAME: the interrupts of that name that came, and how often.
+# interrupts DEVICE: its interrupts that came, and how often.
 interrupts() {
-    awk -v want="$1" 'NR == 1 { cpus = NF; next }
-        $NF ~ want { sum = 0; for (i = 2; i <= cpus + 1; i++) sum += $i
-            sub(":", "", $1); if (sum) print "guest> interrupt irq=" $1 " name=" $NF " count=" sum }' /proc/interrupts
+    irqs=$(ls "$pci/devices/$1/msi_irqs" 2>/dev/null | tr '\n' ' ')
+    awk -v at="$1" -v irqs=" $irqs" 'NR == 1 { cpus = NF; next }
+        { sub(":", "", $1); sum = 0 }
+        index(irqs, " " $1 " ") {
+            for (i = 2; i <= cpus + 1; i++) sum += $i
+            if (sum) print "guest> interrupt at=" at " irq=" $1 " name=" $NF " count=" sum
+        }' /proc/interrupts
 }
 
-# How many vectors each device has.
+# How many vectors each device has: allocated by its driver, and of these the ones with a handler. What came on them.
 job_vectors() {
     for device in "$pci"/devices/*; do
         [ -d "$device/msi_irqs" ] || continue
         driver=$(basename "$(readlink "$device/driver")")
-        say "vectors at=${device##*/} driver=$driver count=$(ls "$device/msi_irqs" | wc -l)"
+        handled=0
+        for irq in $(ls "$device/msi_irqs"); do
+            [ -z "$(cat "/sys/kernel/irq/$irq/actions")" ] || handled=$((handled + 1))
+        done
+        say "vectors at=${device##*/} driver=$driver allocated=$(ls "$device/msi_irqs" | wc -l) handled=$handled"
+        [ "$driver" = doorbell ] || interrupts "${device##*/}"
     done
+}
+
+# Brings every network interface up: only then do most drivers ask for their interrupts.
+job_net() {
+    for link in /sys/class/net/*; do
+        [ -e "$link/device" ] || continue
+        busybox ip link set "${link##*/}" up || fail "${link##*/} does not come up"
+    done
+    sleep 2
 }
 
 job_lspci() {
     times_listed=$((${times_listed:-0} + 1))
     say "begin lspci-$times_listed"
-    /usr/bin/lspci -vvv -nn
+    # It complains of having no /lib/modules.
+    /usr/bin/lspci -vvv -nn 2>/dev/null
     say "end lspci-$times_listed"
 }
 

@@ -13,7 +13,7 @@ const DOORBELL: &str = "[1af4:1110]";
 /// Right at first, and the same after drivers were rebound and after the function was reset; and all works then.
 pub(crate) fn lspci_is_right_and_stays_so(stage: &Stage) -> Result<()> {
     let machine = stage.guest(Series::V6_12, Tools::Lspci, &[Passed::Disk, Passed::Doorbell])?;
-    let jobs = ["grow", "lspci", "rebind:1", "lspci", "flr", "grow", "lspci", "nvme"];
+    let jobs = ["grow", "lspci", "rebind:1", "lspci", "flr", "grow", "lspci", "nvme", "vectors"];
     let seen = stage.run(&jobs.iter().fold(machine, |machine, job| machine.job(job)))?;
     let reset: Vec<_> = seen.all("reset").map(|line| line.text()).collect();
     assert!(reset.iter().any(|text| text.contains("method=flr")), "no function-level reset: {reset:?}");

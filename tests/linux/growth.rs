@@ -16,7 +16,7 @@ pub(crate) fn grows_vector_by_vector(stage: &Stage) -> Result<()> {
     assert_every_ring_came(doorbell)?;
     // The guest waits with all it has in use.
     assert_eq!(stage.host.vectors(stage.address(Passed::Doorbell))?.requested, 64);
-    let queues_and_admin = session.transcript().all("vectors").next().map(|line| line.number("count"));
+    let queues_and_admin = session.transcript().all("vectors").next().map(|line| line.number("handled"));
     let of_disk = u64::from(stage.host.vectors(stage.address(Passed::Disk))?.requested);
     assert_eq!(Some(of_disk), queues_and_admin.transpose()?);
     if stage::is_ours() {

@@ -24,7 +24,14 @@ struct Holdings {
 pub(crate) fn unbinding_leaks_nothing(stage: &Stage) -> Result<()> {
     let machine = stage.guest(Series::V6_12, Tools::None, &[Passed::Disk, Passed::Doorbell])?;
     // The first round makes what is made once; ten more must add nothing.
-    let machine = machine.job("rebind:1").job("hold").job("rebind:10").job("hold").job("nvme").job("grow");
+    let machine = machine
+        .job("rebind:1")
+        .job("hold")
+        .job("rebind:10")
+        .job("hold")
+        .job("nvme")
+        .job("vectors")
+        .job("grow");
     let mut session = stage.start(&machine)?;
     hold(&mut session)?;
     let (before, memory_before) = (holdings(stage, &session)?, memory_kib(stage, &session)?);

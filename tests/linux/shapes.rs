@@ -29,7 +29,7 @@ pub(crate) fn every_kernel_and_number_of_vcpus(stage: &Stage) -> Result<()> {
 fn works(stage: &Stage, kernel: Series, cpus: u32) -> Result<()> {
     println!("guest {kernel} with {cpus} vCPUs");
     let machine = stage.guest(kernel, Tools::None, &[Passed::Disk, Passed::Doorbell])?;
-    let seen = stage.run(&machine.cpus(cpus).job("nvme").job("grow"))?;
+    let seen = stage.run(&machine.cpus(cpus).job("nvme").job("grow").job("vectors"))?;
     let init = seen.line("init")?;
     assert_eq!(init.number("cpus")?, u64::from(cpus));
     assert!(init.value("kernel")?.starts_with(&kernel.to_string()));

@@ -25,9 +25,13 @@ pub(crate) fn run(cli: &cli::Run) -> Result<ExitCode> {
         println!("          Linux {}", kernel.release);
     }
 
-    screen.step("The guest's image: busybox, nvme, and our driver that grows vectors");
-    let tools = if cli.device.is_some() { Tools::Lspci } else { Tools::None };
-    let image = Image::build(&cache, cli.guest, tools)?;
+    screen.step("The guest's image: busybox, drivers, and ours that grows vectors");
+    let image = match &cli.device {
+        Some(address) => {
+            Image::with_drivers(&cache, cli.guest, Tools::Lspci, &[sysfs(address, "modalias")?])?
+        }
+        None => Image::build(&cache, cli.guest, Tools::None)?,
+    };
 
     let stage = match &cli.device {
         Some(address) => {
@@ -82,14 +86,20 @@ fn machine(cli: &cli::Run, image: &Image, stage: &Stage, report: &std::path::Pat
     machine = match &cli.device {
         None => machine.job(&nvme).job("grow"),
         Some(address) => {
-            let class =
-                std::fs::read_to_string(lab::vfio::device_dir(address)?.join("class")).unwrap_or_default();
-            let machine = machine.job("lspci");
-            if class.trim() == NVME_CLASS { machine.job(&nvme) } else { machine }
+            let machine = machine.job("lspci").job("net");
+            if sysfs(address, "class")? == NVME_CLASS { machine.job(&nvme) } else { machine }
         }
     };
     let machine = machine.job("vectors").job("hold");
     Ok(machine.parameter("vectors", cli.vectors))
+}
+
+/// What sysfs says about a device.
+fn sysfs(address: &str, attribute: &str) -> Result<String> {
+    let path = lab::vfio::device_dir(address)?.join(attribute);
+    let text = std::fs::read_to_string(&path);
+    let text = text.map_err(|source| guest::Error::File { action: "read", path, source })?;
+    Ok(text.trim().to_owned())
 }
 
 /// Mass storage, non-volatile, NVM Express.

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use lab::{Cache, Initramfs, Kernel, Series};
 
 use crate::error::{At, Result};
-use crate::{doorbell, lspci, sha256};
+use crate::{doorbell, drivers, lspci, sha256};
 
 const INIT: &str = include_str!("../init.sh");
 
@@ -36,9 +36,21 @@ impl Image {
     /// # Errors
     /// The kernel was not provisioned, the driver does not build, or the cache cannot be written.
     pub fn build(cache: &Cache, series: Series, tools: Tools) -> Result<Self> {
+        Self::with_drivers(cache, series, tools, &[])
+    }
+
+    /// The image of this kernel, with its drivers for devices of these modaliases too.
+    ///
+    /// # Errors
+    /// As [`Image::build`].
+    pub fn with_drivers(cache: &Cache, series: Series, tools: Tools, modaliases: &[String]) -> Result<Self> {
         let kernel = Kernel::find(cache, series)?;
-        let driver = doorbell::build(cache, &kernel)?;
-        let mut initramfs = Initramfs::new(cache, INIT)?.modules(&kernel, ["nvme"])?.module_file(&driver)?;
+        let mut modules = vec!["nvme".to_owned()];
+        for modalias in modaliases {
+            modules.extend(drivers::of(&kernel, modalias)?);
+        }
+        let initramfs = Initramfs::new(cache, INIT)?.modules(&kernel, modules.iter().map(String::as_str))?;
+        let mut initramfs = initramfs.module_file(&doorbell::build(cache, &kernel)?)?;
         if tools == Tools::Lspci {
             for file in lspci::files()? {
                 initramfs = initramfs.file_from(&file.to_string_lossy(), 0o755, &file)?;

@@ -20,6 +20,7 @@
 //! ```
 
 mod doorbell;
+mod drivers;
 mod error;
 mod here;
 mod host;
