@@ -205,13 +205,16 @@ impl Routes {
 
     /// The messages that a guest will most likely want after those that were placed: guests hand out the
     /// vectors of a destination in ascending order. In a full table they take the room of messages that were
-    /// used once: else each further message would cost a commit of the full table.
+    /// used once: else each further message would cost a commit of the full table. Of a batch only the first message
+    /// of each destination counts, or a large one would look each neighbour up for each of its messages.
     fn publish_neighbours(&mut self, placed: &mut Placed) {
         let wanted: Vec<ApicMessage> =
             placed.iter().filter_map(|(index, _)| Some(self.slots.get(*index)?.message)).collect();
         // The hand goes round once at the most, so that it does not come to what this batch has placed.
         let mut evictable = self.slots.len().saturating_sub(self.counters.in_use);
-        for message in wanted {
+        let mut destinations = HashSet::new();
+        let first_of_destination = |message: &ApicMessage| destinations.insert(message.with_vector(u8::MAX));
+        for message in wanted.into_iter().filter(first_of_destination) {
             let vector = message.message().data as u8;
             let rest = (vector..=*DEVICE_VECTORS.end()).chain(*DEVICE_VECTORS.start()..vector);
             for neighbour in rest.take(self.block).filter_map(|vector| message.with_vector(vector)) {
