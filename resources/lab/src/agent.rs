@@ -103,9 +103,9 @@ impl Agent {
     }
 
     fn start(&self, channel: u32, start: &Start) -> io::Result<()> {
-        // The machine's files are cached here without asking again. Forgetting names is cheap, and enough to see
-        // what has changed between two commands.
-        fs::write("/proc/sys/vm/drop_caches", "2")?;
+        // The machine's files are cached here without asking again. Names and pages are forgotten to see what has
+        // changed between two commands: with the names alone a file's old pages may stay, now and then.
+        fs::write("/proc/sys/vm/drop_caches", "3")?;
         let (mut child, pumps, job) = match start.terminal {
             Some(size) => self.on_terminal(channel, start, size)?,
             None => self.on_pipes(channel, start)?,

@@ -98,12 +98,12 @@ fn the_machines_files_are_there_as_they_are_now() {
     let dir = Path::new(env!("CARGO_TARGET_TMPDIR"));
     let file = dir.join(format!("changing-{}", std::process::id()));
     for lab in both() {
-        for content in ["first", "second and longer", "third"] {
+        for content in ["first", "second and longer", "third", "forth"] {
             fs::write(&file, content).unwrap();
             assert_eq!(text(lab, &format!("cat {}", file.display())), content);
         }
         text(lab, &format!("echo changed > {}", file.display()));
-        assert_eq!(fs::read_to_string(&file).unwrap(), "third", "the lab host wrote to the machine");
+        assert_eq!(fs::read_to_string(&file).unwrap(), "forth", "the lab host wrote to the machine");
     }
     fs::remove_file(file).unwrap();
 }

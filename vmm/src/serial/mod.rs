@@ -5,6 +5,9 @@
 //! loop, [`terminal`] puts the terminal in raw mode for as long as the guest has it. One lock, around the
 //! registers; output is written under it, so that bytes stay in order.
 
+#![deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+#![cfg_attr(not(test), deny(clippy::arithmetic_side_effects))]
+
 mod flusher;
 pub mod input;
 mod output;

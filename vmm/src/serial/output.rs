@@ -94,14 +94,14 @@ impl Write for Output {
 /// Writes until standard output takes no more, and says how much that was. Not through std's, which has a buffer
 /// and a lock of its own.
 fn write_to_stdout(bytes: &[u8]) -> io::Result<usize> {
-    let mut written = 0;
+    let mut written = 0usize;
     for part in bytes.chunks(AT_ONCE) {
         if !wait_for_room(Duration::ZERO)? {
             break;
         }
         match rustix::io::write(rustix::stdio::stdout(), part) {
             Ok(count) => {
-                written += count;
+                written = written.saturating_add(count);
                 if count < part.len() {
                     break;
                 }

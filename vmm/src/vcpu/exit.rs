@@ -3,6 +3,8 @@
 //! Accesses that no device claims read all ones, and writes to them vanish, as on a PC. Nothing here can fail
 //! for what a guest does.
 
+#![cfg_attr(not(test), deny(clippy::arithmetic_side_effects))]
+
 use std::fmt::Write as _;
 
 use kvm_bindings::{KVM_SYSTEM_EVENT_CRASH, KVM_SYSTEM_EVENT_RESET, KVM_SYSTEM_EVENT_SHUTDOWN};

@@ -4,6 +4,8 @@
 //! descriptor belongs to its thread alone from then on. Exits are answered on the vCPU's own thread through
 //! the VMM's buses, which are complete before the first vCPU runs, and so need no lock.
 
+#![deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+
 pub mod cpuid;
 mod exit;
 mod run_page;
