@@ -15,16 +15,10 @@ pub struct HostVectors {
 impl HostVectors {
     /// Those of the device at this address.
     pub fn of(address: &str, interrupts: &str) -> Self {
-        let cpus = interrupts.lines().next().map_or(0, |head| head.split_whitespace().count());
-        let name_end = format!("]({address})");
         let mut vectors = Self::default();
-        for line in interrupts.lines() {
-            if line.split_whitespace().any(|word| word.starts_with("vfio-msix[") && word.ends_with(&name_end))
-            {
-                vectors.requested += 1;
-                let counts = line.split_whitespace().skip(1).take(cpus);
-                vectors.taken += counts.filter_map(|count| count.parse::<u64>().ok()).sum::<u64>();
-            }
+        for interrupt in lab::interrupts(interrupts).iter().filter(|one| one.vfio_vector(address).is_some()) {
+            vectors.requested += 1;
+            vectors.taken += interrupt.total();
         }
         vectors
     }
