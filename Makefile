@@ -8,7 +8,7 @@ FUZZ    := $(TOOLS)/bin/cargo-fuzz
 T       ?= 60
 
 .DEFAULT_GOAL := help
-.PHONY: help build run test test-fast test-kvm test-lab test-linux bench check fuzz lab provision clean
+.PHONY: help build run test test-fast test-kvm test-lab test-linux compare bench check fuzz lab provision clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -52,6 +52,10 @@ check: $(DENY)  ## formatting, lints, documentation, licences and sources
 $(DENY):
 	@echo "check: building cargo-deny, once (some minutes)"
 	$(CARGO) install cargo-deny --locked --quiet --root $(TOOLS)
+
+compare: build  ## boot time and lost interrupts, ours beside Debian's QEMU, in the lab host
+	target/release/demo compare-boot --boots 5
+	target/release/demo compare-losses --host 6.1 --rings 3000 --qemu-rings 3000
 
 bench:  ## what interrupts cost on this machine's KVM, beside the raw system calls
 	$(CARGO) bench --bench interrupts
