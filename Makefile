@@ -35,8 +35,9 @@ test-kvm: build  ## small guests on real KVM: bare metal for the crate, every en
 test-lab: build  ## the lab host itself, on both kernels
 	$(CARGO) test --release -p lab --test lab -- --test-threads=1
 
-test-linux: build  ## Linux guests with passed-through devices, on hosts with and without dynamic MSI-X
+test-linux: build  ## Linux guests with passed-through devices, on hosts with and without dynamic MSI-X; DEVICE=<bdf> for one of this machine's own as well
 	$(CARGO) test --release --test linux -- --test-threads=1
+	$(if $(DEVICE),target/release/demo --device $(DEVICE) --guest 6.12 && target/release/demo --device $(DEVICE) --guest 6.1)
 
 build:
 	$(CARGO) build --release --workspace
