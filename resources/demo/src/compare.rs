@@ -59,12 +59,16 @@ pub(crate) fn boot(cli: &cli::CompareBoot) -> Result<ExitCode> {
             times.push(seen.init_after);
         }
     }
-    let (ours, qemu) = (median(&mut ours), median(&mut qemu));
-    let ratio = ours.as_secs_f64() / qemu.as_secs_f64();
+    // The emulated host becomes slower from boot to boot, so only the two of a turn are compared.
+    let mut ratios: Vec<f64> =
+        ours.iter().zip(&qemu).map(|(o, q)| o.as_secs_f64() / q.as_secs_f64()).collect();
+    ratios.sort_by(f64::total_cmp);
+    let ratio = ratios.get(ratios.len() / 2).copied().unwrap_or(f64::INFINITY);
     println!(
-        "  median: ours {:.2} s, QEMU {:.2} s, ratio {ratio:.2}",
-        ours.as_secs_f64(),
-        qemu.as_secs_f64()
+        "  medians: ours {:.2} s, QEMU {:.2} s; of the ratios of each turn {ratio:.2} ({})",
+        median(&mut ours).as_secs_f64(),
+        median(&mut qemu).as_secs_f64(),
+        ratios.iter().map(|ratio| format!("{ratio:.2}")).collect::<Vec<_>>().join(", ")
     );
     Ok(if ratio <= BOOT_RATIO { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
