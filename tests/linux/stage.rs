@@ -71,13 +71,14 @@ pub(crate) fn on(series: Series, test: fn(&Stage) -> Result<()>) {
         resume_unwind(failure);
     }
     say(&format!(
-        "host {series}: THE GUEST CRASHED, as one in a hundred does under emulation; trying once more"
+        "host {series}: THE GUEST CRASHED (triple fault, cause not known: look into it); trying once more"
     ));
     once();
 }
 
-/// Whether a guest of the running test ended by a triple fault. QEMU's emulation of SVM makes one of that now and
-/// then, whoever runs the guest, mostly before its init; so it is not taken for a failure unless it happens again.
+/// Whether a guest of the running test ended by a triple fault. That was seen once, in the middle of a test that passed
+/// before and after, and its cause is not known: it may be the emulated host's or ours. A test is tried once more, so
+/// that one crash does not hide what the other tests say; each one that is printed is a finding to look into.
 static GUEST_CRASHED: AtomicBool = AtomicBool::new(false);
 
 impl Stage {
