@@ -74,9 +74,10 @@ impl<R: Router> SoftwareDomain<R> {
 
 impl<R: Router> Domain for SoftwareDomain<R> {
     fn sync(&self, store: &impl Store, touched: Touched) {
-        if touched.is_empty() || store.vectors() == 0 {
+        if touched.is_empty() {
             return;
         }
+        // Also where the capability was turned off: a trigger that is under way has ended once the lock is had.
         let mut latches = self.latches();
         for vector in touched.vectors() {
             latches.settle(&*self.router, store, vector);
