@@ -3,6 +3,8 @@
 //! Owns the check that stands between a guest's table and the VM's routing table: KVM takes any address for an
 //! interrupt (also one outside 0xFEE), accepts vector 0, and refuses the whole table for one bad entry.
 
+use std::fmt;
+
 use bitfield_struct::bitfield;
 
 use crate::message::MsiMessage;
@@ -94,6 +96,12 @@ impl ApicMessage {
         vectors.filter_map(move |vector| {
             Self::try_from(MsiMessage { address: address.into(), data: vector.into() }).ok()
         })
+    }
+}
+
+impl fmt::Display for ApicMessage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
     }
 }
 

@@ -42,6 +42,8 @@ pub mod message;
 pub mod mmio;
 pub mod msi;
 pub mod msix;
+pub mod refusal;
+pub mod requester;
 pub mod router;
 mod signalled;
 #[cfg(any(test, feature = "test-utils"))]
@@ -54,6 +56,7 @@ pub use delivery::{Delivery, Store, Touched, Vector};
 pub use domain::{DeviceDomain, Domain, SoftwareDomain};
 pub use function::{Function, MsiFunction, MsixFunction, SoftwareMsix};
 pub use message::MsiMessage;
+pub use requester::RequesterId;
 pub use router::Router;
 
 /// The README's examples compile.

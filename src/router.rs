@@ -10,8 +10,9 @@ use std::io;
 
 use vmm_sys_util::eventfd::EventFd;
 
-use crate::apic::InvalidMessage;
+use crate::apic::ApicMessage;
 use crate::message::MsiMessage;
+use crate::refusal::Refusal;
 
 /// A global system interrupt: the number by which KVM knows a published message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -32,12 +33,12 @@ impl fmt::Display for Gsi {
 #[derive(Debug, PartialEq, Eq)]
 pub struct Route {
     gsi: Gsi,
-    message: MsiMessage,
+    message: ApicMessage,
 }
 
 impl Route {
     /// For routers: a use of `message`, which is published as `gsi`.
-    pub fn new(gsi: Gsi, message: MsiMessage) -> Self {
+    pub fn new(gsi: Gsi, message: ApicMessage) -> Self {
         Self { gsi, message }
     }
 
@@ -47,23 +48,20 @@ impl Route {
     }
 
     /// The message.
-    pub fn message(&self) -> MsiMessage {
+    pub fn message(&self) -> ApicMessage {
         self.message
     }
 }
 
-/// What a router could not do. All but [`RouterError::Invalid`] are the host's failures and worth another try.
+/// What a router could not do: the host's failures, each worth another try.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum RouterError {
-    /// The guest's message is none that its interrupt controllers could take.
-    #[error(transparent)]
-    Invalid(#[from] InvalidMessage),
     /// Every route is in use by some live vector.
     #[error("no room for {message}: all {routes} routes are in use")]
     NoRoom {
         /// The message without a route.
-        message: MsiMessage,
+        message: ApicMessage,
         /// How many routes the VM has for messages.
         routes: usize,
     },
@@ -95,7 +93,7 @@ pub enum RouterError {
     #[error("KVM_SIGNAL_MSI of {message} failed: {source}")]
     Signal {
         /// The message.
-        message: MsiMessage,
+        message: ApicMessage,
         /// The kernel's reason.
         source: io::Error,
     },
@@ -107,9 +105,18 @@ pub enum RouterError {
 /// it delivers one interrupt for all of them. Nothing that a router does reads or clears an eventfd that is
 /// not attached.
 pub trait Router: Send + Sync {
+    /// What a message that a guest wrote is as an interrupt now. Where nothing remaps, it is the message itself,
+    /// checked.
+    ///
+    /// # Errors
+    /// Why it is none: the guest's doing, to be asked again when the guest has changed something.
+    fn translate(&self, message: MsiMessage) -> Result<ApicMessage, Refusal> {
+        Ok(ApicMessage::try_from(message)?)
+    }
+
     /// Gives each message a route, those that are not published yet by one commit for all of them. `routes`
     /// receives one answer per message, in order; what it held before is dropped unseen, so pass it empty.
-    fn publish(&self, messages: &[MsiMessage], routes: &mut Vec<Result<Route, RouterError>>);
+    fn publish(&self, messages: &[ApicMessage], routes: &mut Vec<Result<Route, RouterError>>);
 
     /// Attaches `eventfd`: from now on its signals are interrupts, beginning with one for what it holds.
     ///
@@ -131,6 +138,6 @@ pub trait Router: Send + Sync {
     /// Delivers one message now, with no eventfd and no route.
     ///
     /// # Errors
-    /// [`RouterError::Invalid`] and [`RouterError::Signal`]; nothing was delivered then.
-    fn signal(&self, message: MsiMessage) -> Result<(), RouterError>;
+    /// [`RouterError::Signal`]; nothing was delivered then.
+    fn signal(&self, message: ApicMessage) -> Result<(), RouterError>;
 }

@@ -1,8 +1,10 @@
 //! A view of a domain: every vector that is not plainly unused, and what was done so far.
 
 use super::slot::Slot;
+use crate::apic::ApicMessage;
 use crate::delivery::Vector;
 use crate::message::MsiMessage;
+use crate::refusal::Refusal;
 use crate::router::Gsi;
 use crate::signalled::signalled;
 
@@ -27,10 +29,23 @@ pub struct Counters {
     pub relayed: u64,
     /// Unmasked vectors whose message is no interrupt: the guest's mistake.
     pub invalid_messages: u64,
+    /// Unmasked vectors whose message a remapping unit did not let through: the guest's tables say so.
+    pub remapping_faults: u64,
     /// Steps that the host refused; each is tried again.
     pub host_failures: u64,
     /// The most host vectors at one time.
     pub high_water: u32,
+}
+
+impl Counters {
+    /// Counts a vector that the guest left without an interrupt.
+    pub(super) fn count(&mut self, refusal: Refusal) {
+        let counter = match refusal {
+            Refusal::Invalid(_) => &mut self.invalid_messages,
+            Refusal::Fault { .. } => &mut self.remapping_faults,
+        };
+        *counter = counter.saturating_add(1);
+    }
 }
 
 /// Where a vector is.
@@ -56,7 +71,7 @@ pub struct VectorReport {
     pub vector: Vector,
     /// Where it is.
     pub state: State,
-    /// The message that it is live on.
+    /// The message that it is live on, as the guest's interrupt controllers get it.
     pub message: Option<MsiMessage>,
     /// That message's GSI.
     pub gsi: Option<Gsi>,
@@ -101,7 +116,15 @@ impl VectorReport {
             Slot::Relayed { .. } => (State::Relayed, None, false),
         };
         let delivered = (state == State::Relayed).then(|| slot.relayed());
-        Self { vector, state, message: slot.message(), gsi, delivered, pending, error }
+        Self {
+            vector,
+            state,
+            message: slot.message().map(ApicMessage::message),
+            gsi,
+            delivered,
+            pending,
+            error,
+        }
     }
 
     pub(super) fn is_noteworthy(&self) -> bool {

@@ -10,9 +10,9 @@ use rustix::event::epoll;
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use super::error::DomainError;
+use crate::apic::ApicMessage;
 use crate::backend::Backend;
 use crate::delivery::Vector;
-use crate::message::MsiMessage;
 use crate::router::{Route, Router};
 use crate::signalled::{borrow, signalled};
 
@@ -27,7 +27,7 @@ pub(super) enum Slot {
     /// The host vector fires `eventfd`, and the kernel turns its signals into `route`'s message.
     Live { eventfd: EventFd, route: Route },
     /// The host vector fires `eventfd`, which userspace watches and turns into `message` itself; so often it has.
-    Relayed { eventfd: EventFd, message: MsiMessage, delivered: u32 },
+    Relayed { eventfd: EventFd, message: ApicMessage, delivered: u32 },
 }
 
 /// A step, or the state that it started from and the host's reason.
@@ -38,7 +38,7 @@ impl Slot {
     pub(super) const UNUSED: Self = Self::Idle { latched: false };
 
     /// The message that the vector's signals become now.
-    pub(super) fn message(&self) -> Option<MsiMessage> {
+    pub(super) fn message(&self) -> Option<ApicMessage> {
         match self {
             Self::Live { route, .. } => Some(route.message()),
             Self::Relayed { message, .. } => Some(*message),
@@ -104,7 +104,7 @@ impl Slot {
     }
 
     /// Held to relayed: `relay` tells when there is something to deliver, beginning with what waits.
-    pub(super) fn relay(self, vector: Vector, message: MsiMessage, relay: &OwnedFd) -> Step {
+    pub(super) fn relay(self, vector: Vector, message: ApicMessage, relay: &OwnedFd) -> Step {
         let Self::Held { eventfd } = self else { return Ok(self) };
         let token = epoll::EventData::new_u64(vector.0.into());
         match epoll::add(relay, borrow(&eventfd), token, epoll::EventFlags::IN) {

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::Domain;
 use crate::delivery::{Delivery, Store, Touched, Vector};
-use crate::router::{Router, RouterError};
+use crate::router::Router;
 
 /// One software device's vectors of one store.
 #[derive(Debug)]
@@ -124,14 +124,14 @@ impl Latches {
             return false;
         }
         let Delivery::Live(message) = store.delivery(vector) else { return false };
+        // The guest's doing: another message, or another translation, is worth another try. This one is not.
+        let Ok(message) = router.translate(message) else { return false };
         match router.signal(message) {
             Ok(()) => {
                 *word &= !bit;
                 self.counters.delivered = self.counters.delivered.saturating_add(1);
                 true
             }
-            // The guest's mistake: another message is worth another try, this one is not.
-            Err(RouterError::Invalid(_)) => false,
             Err(_) => {
                 self.refused = self.refused.saturating_add(1);
                 self.counters.host_failures = self.counters.host_failures.saturating_add(1);

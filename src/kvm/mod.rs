@@ -16,7 +16,6 @@ use kvm_ioctls::VmFd;
 use vmm_sys_util::eventfd::EventFd;
 
 use crate::apic::ApicMessage;
-use crate::message::MsiMessage;
 use crate::router::{Route, Router, RouterError};
 pub use irqchip::Irqchip;
 pub use routes::RouteCounters;
@@ -60,7 +59,7 @@ fn commit(vm: &VmFd, table: &kvm_bindings::KvmIrqRouting) -> Result<(), io::Erro
 }
 
 impl Router for KvmRouter {
-    fn publish(&self, messages: &[MsiMessage], routes: &mut Vec<Result<Route, RouterError>>) {
+    fn publish(&self, messages: &[ApicMessage], routes: &mut Vec<Result<Route, RouterError>>) {
         self.routes().publish(messages, routes, |table| commit(&self.vm, table));
     }
 
@@ -82,12 +81,12 @@ impl Router for KvmRouter {
         self.routes().withdraw(route);
     }
 
-    fn signal(&self, message: MsiMessage) -> Result<(), RouterError> {
-        ApicMessage::try_from(message)?;
+    fn signal(&self, message: ApicMessage) -> Result<(), RouterError> {
+        let written = message.message();
         let msi = kvm_msi {
-            address_lo: message.address_low(),
-            address_hi: message.address_high(),
-            data: message.data,
+            address_lo: written.address_low(),
+            address_hi: written.address_high(),
+            data: written.data,
             ..Default::default()
         };
         match self.vm.signal_msi(msi) {

@@ -86,7 +86,7 @@ impl Routes {
 
     pub(super) fn publish(
         &mut self,
-        messages: &[MsiMessage],
+        messages: &[ApicMessage],
         routes: &mut Vec<Result<Route, RouterError>>,
         commit: impl FnOnce(&KvmIrqRouting) -> io::Result<()>,
     ) {
@@ -137,15 +137,14 @@ impl Routes {
     }
 
     /// One use of a message, which gets a place where it has none yet.
-    fn acquire(&mut self, message: MsiMessage, placed: &mut Placed) -> Result<Route, RouterError> {
-        let apic = ApicMessage::try_from(message)?;
-        let index = match self.messages.get(&apic) {
+    fn acquire(&mut self, message: ApicMessage, placed: &mut Placed) -> Result<Route, RouterError> {
+        let index = match self.messages.get(&message) {
             Some(index) => {
                 self.counters.hits = self.counters.hits.saturating_add(1);
                 *index
             }
             None => self
-                .place(apic, placed)
+                .place(message, placed)
                 .ok_or(RouterError::NoRoom { message, routes: self.counters.capacity })?,
         };
         if let Some(slot) = self.slots.get_mut(index) {

@@ -14,7 +14,7 @@ use crate::router::{Gsi, Route, Router, RouterError};
 #[derive(Debug, Default)]
 struct Vm {
     /// Published messages by GSI, with their uses.
-    routes: BTreeMap<Gsi, (MsiMessage, usize)>,
+    routes: BTreeMap<Gsi, (ApicMessage, usize)>,
     /// Attached eventfds by their owner's descriptor.
     irqfds: BTreeMap<RawFd, (EventFd, Gsi)>,
     capacity: usize,
@@ -46,7 +46,7 @@ impl FakeRouter {
         for (eventfd, gsi) in vm.irqfds.values() {
             if eventfd.read().is_ok() {
                 let (message, _) = vm.routes.get(gsi).expect("a signal met an irqfd without a route");
-                vm.delivered.push(*message);
+                vm.delivered.push(message.message());
             }
         }
     }
@@ -74,7 +74,7 @@ impl FakeRouter {
 
 impl Vm {
     /// The GSI of a message, which takes an unused one's room where there is none; and whether it is new.
-    fn place(&mut self, message: MsiMessage) -> Option<(Gsi, bool)> {
+    fn place(&mut self, message: ApicMessage) -> Option<(Gsi, bool)> {
         if let Some((gsi, _)) = self.routes.iter().find(|(_, (published, _))| *published == message) {
             return Some((*gsi, false));
         }
@@ -88,16 +88,15 @@ impl Vm {
 }
 
 impl Router for FakeRouter {
-    fn publish(&self, messages: &[MsiMessage], routes: &mut Vec<Result<Route, RouterError>>) {
+    fn publish(&self, messages: &[ApicMessage], routes: &mut Vec<Result<Route, RouterError>>) {
         routes.clear();
         let vm = &mut *self.vm();
         let mut new = false;
         for message in messages {
-            let route = ApicMessage::try_from(*message).map_err(RouterError::from).and_then(|_| {
-                self.failures
-                    .next()
-                    .map_err(|source| RouterError::Commit { routes: vm.routes.len(), source })?;
-                let no_room = RouterError::NoRoom { message: *message, routes: vm.routes.len() };
+            let routes_now = vm.routes.len();
+            let refused = |source| RouterError::Commit { routes: routes_now, source };
+            let route = self.failures.next().map_err(refused).and_then(|()| {
+                let no_room = RouterError::NoRoom { message: *message, routes: routes_now };
                 vm.place(*message).ok_or(no_room)
             });
             routes.push(route.map(|(gsi, is_new)| {
@@ -133,10 +132,9 @@ impl Router for FakeRouter {
         assert!(attached <= *users, "a route was withdrawn under its irqfd");
     }
 
-    fn signal(&self, message: MsiMessage) -> Result<(), RouterError> {
-        ApicMessage::try_from(message)?;
+    fn signal(&self, message: ApicMessage) -> Result<(), RouterError> {
         self.failures.next().map_err(|source| RouterError::Signal { message, source })?;
-        self.vm().delivered.push(message);
+        self.vm().delivered.push(message.message());
         Ok(())
     }
 }

@@ -77,7 +77,7 @@ fn a_signal_that_meets_an_irqfd_without_a_route_is_lost_and_never_so_in_the_rout
     let guest = machine.start();
     let publish = || {
         let mut routes = Vec::new();
-        router.publish(&[fixed(0, 0x41)], &mut routes);
+        router.publish(&[router.translate(fixed(0, 0x41)).unwrap()], &mut routes);
         routes.pop().unwrap().unwrap()
     };
 
@@ -156,10 +156,10 @@ fn a_message_is_delivered_without_any_route() {
     let machine = Machine::new(Irqchip::Kernel, 2);
     let router = machine.router();
     let guest = machine.start();
-    router.signal(fixed(1, 0x41)).unwrap();
+    router.signal(router.translate(fixed(1, 0x41)).unwrap()).unwrap();
     guest.wait_for(1, 0x41, 1);
-    assert!(router.signal(MsiMessage::BLANK).is_err());
-    assert!(router.signal(fixed(1, 0x0f)).is_err());
+    assert!(router.translate(MsiMessage::BLANK).is_err());
+    assert!(router.translate(fixed(1, 0x0f)).is_err());
     guest.settle(1);
     assert_eq!((guest.all_interrupts(1), router.counters().commits), (1, 0));
 }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use vm_msi::apic::ApicMessage;
 use vm_msi::msix::{Bar, Layout, TableSize};
 use vm_msi::router::{Route, RouterError};
 use vm_msi::testing::{Failures, FakeRouter};
@@ -142,7 +143,7 @@ struct SlowRouter {
 }
 
 impl Router for SlowRouter {
-    fn publish(&self, _: &[MsiMessage], routes: &mut Vec<Result<Route, RouterError>>) {
+    fn publish(&self, _: &[ApicMessage], routes: &mut Vec<Result<Route, RouterError>>) {
         routes.clear();
     }
 
@@ -156,7 +157,7 @@ impl Router for SlowRouter {
 
     fn withdraw(&self, _: Route) {}
 
-    fn signal(&self, _: MsiMessage) -> Result<(), RouterError> {
+    fn signal(&self, _: ApicMessage) -> Result<(), RouterError> {
         self.begun.store(true, Ordering::SeqCst);
         std::thread::sleep(Duration::from_millis(100));
         self.ended.store(true, Ordering::SeqCst);

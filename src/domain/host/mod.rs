@@ -16,9 +16,9 @@ use std::time::{Duration, Instant};
 use super::error::DomainError;
 use super::report::Counters;
 use super::slot::{Slot, Step};
+use crate::apic::ApicMessage;
 use crate::backend::Backend;
 use crate::delivery::{Delivery, Store, Vector};
-use crate::message::MsiMessage;
 use crate::router::{Route, Router, RouterError};
 
 /// What the host has for the device.
@@ -42,8 +42,8 @@ pub(super) struct Host<B> {
     bound: u32,
     counters: Counters,
     /// Vectors on their way up, and their routes: kept between calls for their memory only.
-    rising: Vec<(Vector, MsiMessage)>,
-    messages: Vec<MsiMessage>,
+    rising: Vec<(Vector, ApicMessage)>,
+    messages: Vec<ApicMessage>,
     routes: Vec<Result<Route, RouterError>>,
 }
 
@@ -130,17 +130,28 @@ impl<B: Backend> Host<B> {
                 self.let_linger(vector);
             }
             Delivery::Held => self.hold(vector, router),
-            Delivery::Live(message) => match self.slot(vector) {
-                Some(Slot::Live { route, .. }) if route.message() == message => {}
-                // It stays as it is unless there is a route for it by now.
-                Some(Slot::Relayed { message: relayed, .. }) if *relayed == message => {
-                    self.rising.push((vector, message));
-                }
-                _ => {
+            Delivery::Live(message) => match router.translate(message) {
+                Ok(message) => self.aim_at(vector, message, router),
+                // The guest's doing: nothing to try again before the guest has changed something.
+                Err(refusal) => {
                     self.hold(vector, router);
-                    self.rising.push((vector, message));
+                    self.counters.count(refusal);
                 }
             },
+        }
+    }
+
+    fn aim_at(&mut self, vector: Vector, message: ApicMessage, router: &impl Router) {
+        match self.slot(vector) {
+            Some(Slot::Live { route, .. }) if route.message() == message => {}
+            // It stays as it is unless there is a route for it by now.
+            Some(Slot::Relayed { message: relayed, .. }) if *relayed == message => {
+                self.rising.push((vector, message));
+            }
+            _ => {
+                self.hold(vector, router);
+                self.rising.push((vector, message));
+            }
         }
     }
 

@@ -7,12 +7,12 @@ use rustix::buffer::spare_capacity;
 use rustix::event::{Timespec, epoll};
 
 use super::Host;
+use crate::apic::ApicMessage;
 use crate::backend::Backend;
 use crate::delivery::Vector;
 use crate::domain::error::DomainError;
 use crate::domain::slot::Slot;
-use crate::message::MsiMessage;
-use crate::router::{Route, Router, RouterError};
+use crate::router::{Route, Router};
 
 /// How many vectors one call delivers at the most: the domain's lock is not held for longer.
 const DELIVERIES: usize = 64;
@@ -31,9 +31,6 @@ impl<B: Backend> Host<B> {
         for ((vector, message), route) in rising.drain(..).zip(routes.drain(..)) {
             match route {
                 Ok(route) => self.attach(vector, route, router),
-                Err(RouterError::Invalid(_)) => {
-                    self.counters.invalid_messages = self.counters.invalid_messages.saturating_add(1);
-                }
                 Err(error) => {
                     self.leave_unsettled(vector, error.into());
                     self.relay(vector, message);
@@ -96,7 +93,7 @@ impl<B: Backend> Host<B> {
 
     /// A vector that the kernel cannot deliver is delivered from userspace, where an embedder watches for it.
     /// It stays unsettled, so that it is tried again.
-    fn relay(&mut self, vector: Vector, message: MsiMessage) {
+    fn relay(&mut self, vector: Vector, message: ApicMessage) {
         let Some(relay) = self.relay.clone() else { return };
         self.bind(vector);
         let Some(slot @ Slot::Held { .. }) = self.slots.get_mut(vector.index()) else { return };

@@ -14,7 +14,7 @@ use super::*;
 struct Kernel {
     /// GSIs of the irqchip's pins.
     pins: RefCell<Vec<u32>>,
-    messages: RefCell<BTreeMap<Gsi, MsiMessage>>,
+    messages: RefCell<BTreeMap<Gsi, ApicMessage>>,
 }
 
 impl Kernel {
@@ -38,7 +38,7 @@ impl Kernel {
         Err(io::Error::from_raw_os_error(12))
     }
 
-    fn message(&self, gsi: Gsi) -> Option<MsiMessage> {
+    fn message(&self, gsi: Gsi) -> Option<ApicMessage> {
         self.messages.borrow().get(&gsi).copied()
     }
 
@@ -47,26 +47,31 @@ impl Kernel {
     }
 }
 
-fn message_of(entry: &kvm_irq_routing_entry) -> Option<MsiMessage> {
+fn message_of(entry: &kvm_irq_routing_entry) -> Option<ApicMessage> {
     if entry.type_ != KVM_IRQ_ROUTING_MSI {
         return None;
     }
     // SAFETY: the entry's type says that this member of the union is there.
     let msi = unsafe { entry.u.msi };
-    Some(MsiMessage::from_registers(msi.address_lo, msi.address_hi, msi.data))
+    Some(MsiMessage::from_registers(msi.address_lo, msi.address_hi, msi.data).try_into().unwrap())
 }
 
-fn message(destination: u32, vector: u8) -> MsiMessage {
-    MsiMessage { address: u64::from(0xfee0_0000 | destination << 12), data: vector.into() }
+fn message(destination: u32, vector: u8) -> ApicMessage {
+    let message = MsiMessage { address: u64::from(0xfee0_0000 | destination << 12), data: vector.into() };
+    message.try_into().unwrap()
 }
 
-fn publish(routes: &mut Routes, kernel: &Kernel, messages: &[MsiMessage]) -> Vec<Result<Route, RouterError>> {
+fn publish(
+    routes: &mut Routes,
+    kernel: &Kernel,
+    messages: &[ApicMessage],
+) -> Vec<Result<Route, RouterError>> {
     let mut answers = Vec::new();
     routes.publish(messages, &mut answers, |table| kernel.take(table));
     answers
 }
 
-fn publish_one(routes: &mut Routes, kernel: &Kernel, message: MsiMessage) -> Route {
+fn publish_one(routes: &mut Routes, kernel: &Kernel, message: ApicMessage) -> Route {
     publish(routes, kernel, &[message]).pop().unwrap().unwrap()
 }
 
@@ -253,23 +258,12 @@ fn destinations_that_are_published_already_cost_no_commit() {
     routes.publish_destinations(0..20, |_| panic!("nothing is new")).unwrap();
 }
 
-#[test]
-fn an_invalid_message_neither_gets_a_route_nor_costs_another_its_own() {
-    let (mut routes, kernel) = (Routes::new(Irqchip::Kernel, 1), Kernel::default());
-    let answers = publish(&mut routes, &kernel, &[MsiMessage::BLANK, message(0, 0x41), message(0, 0x0f)]);
-    assert!(matches!(&answers[0], Err(RouterError::Invalid(_))));
-    assert!(answers[1].is_ok());
-    assert!(matches!(&answers[2], Err(RouterError::Invalid(_))));
-    assert!(publish(&mut routes, &kernel, &[MsiMessage::BLANK]).pop().unwrap().is_err());
-    assert_eq!(routes.counters().commits, 1);
-}
-
 /// What the module promises of its state: slots, the messages' places, the table and the kernel say the same.
 fn assert_agreement(routes: &Routes, kernel: &Kernel) {
     assert_eq!(routes.messages.len(), routes.slots.len());
     for (index, slot) in routes.slots.iter().enumerate() {
         assert_eq!(routes.messages.get(&slot.message), Some(&index), "{:?}", slot.message);
-        assert_eq!(kernel.message(gsi(index)), Some(slot.message.message()));
+        assert_eq!(kernel.message(gsi(index)), Some(slot.message));
     }
     assert_eq!(kernel.messages(), routes.slots.len());
     assert_eq!(routes.counters.in_use, routes.slots.iter().filter(|slot| slot.users > 0).count());
@@ -285,7 +279,7 @@ enum Step {
 }
 
 fn step() -> impl Strategy<Value = Step> {
-    let vectors = prop::collection::vec(0u8.., 1..300);
+    let vectors = prop::collection::vec(16u8.., 1..300);
     prop_oneof![
         2 => (15u32..40, vectors, prop::bool::weighted(0.3))
             .prop_map(|(destination, vectors, refused)| Step::Publish { destination, vectors, refused }),

@@ -116,13 +116,14 @@ impl<R: Router> Ioapic<R> {
         Self { registers: Mutex::new(registers), router }
     }
 
-    /// Pulses a pin.
+    /// Pulses a pin. Where the guest gave it a message that is none, nothing comes of it.
     ///
     /// # Errors
-    /// The router's, when the message is none or the kernel refuses it.
+    /// The router's, when the kernel refuses the message.
     pub fn pulse(&self, pin: u32) -> Result<(), RouterError> {
         let entry = usize::try_from(pin).ok().and_then(|pin| self.registers().redirections.get(pin).copied());
-        match entry.and_then(Redirection::message) {
+        let message = entry.and_then(Redirection::message);
+        match message.and_then(|message| self.router.translate(message).ok()) {
             Some(message) => self.router.signal(message),
             None => Ok(()),
         }
@@ -158,6 +159,7 @@ impl<R: Router> DeviceMmio for Ioapic<R> {
 mod tests {
     use std::sync::mpsc;
 
+    use vm_msi::apic::ApicMessage;
     use vm_msi::router::Route;
     use vmm_sys_util::eventfd::EventFd;
 
@@ -169,7 +171,7 @@ mod tests {
     struct Wire(mpsc::Sender<MsiMessage>);
 
     impl Router for Wire {
-        fn publish(&self, _: &[MsiMessage], _: &mut Vec<Result<Route, RouterError>>) {}
+        fn publish(&self, _: &[ApicMessage], _: &mut Vec<Result<Route, RouterError>>) {}
         fn attach(&self, _: &EventFd, _: &Route) -> Result<(), RouterError> {
             Ok(())
         }
@@ -177,8 +179,8 @@ mod tests {
             Ok(())
         }
         fn withdraw(&self, _: Route) {}
-        fn signal(&self, message: MsiMessage) -> Result<(), RouterError> {
-            self.0.send(message).unwrap();
+        fn signal(&self, message: ApicMessage) -> Result<(), RouterError> {
+            self.0.send(message.message()).unwrap();
             Ok(())
         }
     }
