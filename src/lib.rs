@@ -6,6 +6,7 @@
 //! | [`msi`], [`msix`] | the registers that a guest sees, as plain state | I/O, locks, logging, panics |
 //! | [`domain`] | what each vector *is* in the host, and the way to what it *should be* | look at registers |
 //! | [`router`], [`kvm`] | messages, their GSIs, irqfds | know vectors or devices |
+//! | [`remap`] | what a function's messages mean now, where the guest remaps them | call back into a domain |
 //! | [`backend`], [`vfio`] | which eventfd a host vector fires | know messages |
 //! | [`events`] | delivery from userspace, where the kernel has no room | commit or detach |
 //! | [`function`] | one PCI function's interrupts, put together for an embedder | anything of its own |
@@ -43,6 +44,7 @@ pub mod mmio;
 pub mod msi;
 pub mod msix;
 pub mod refusal;
+pub mod remap;
 pub mod requester;
 pub mod router;
 mod signalled;

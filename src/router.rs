@@ -106,7 +106,7 @@ pub enum RouterError {
 /// not attached.
 pub trait Router: Send + Sync {
     /// What a message that a guest wrote is as an interrupt now. Where nothing remaps, it is the message itself,
-    /// checked.
+    /// checked. The answer may change: see [`remap`](crate::remap).
     ///
     /// # Errors
     /// Why it is none: the guest's doing, to be asked again when the guest has changed something.

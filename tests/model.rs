@@ -19,6 +19,11 @@ fn op() -> impl Strategy<Value = Op> {
             .prop_map(|(offset, data, len)| Op::WriteTable { offset, data, len }),
         1 => (any::<u8>(), bytes, any::<u8>())
             .prop_map(|(offset, data, len)| Op::WriteConfig { offset, data, len }),
+        // Few entries, so that they meet.
+        3 => (any::<u16>(), 0u8..8).prop_map(|(vector, entry)| Op::Handle { vector, entry }),
+        3 => (0u8..8, prop_oneof![Just(0u8), Just(1), 0x40u8..0x44])
+            .prop_map(|(entry, version)| Op::Entry { entry, version }),
+        3 => (0u8..8, 0u8..4).prop_map(|(entry, count)| Op::Invalidate { entry, count }),
         12 => any::<u16>().prop_map(Op::Raise),
         1 => Just(Op::Reset),
         2 => any::<u32>().prop_map(|calls| Op::Fail(calls & 0xff)),
@@ -72,6 +77,23 @@ fn a_vector_of_2048_lives_beside_2047_that_do_not() {
     let unmask = Op::Mask { vector: 2047, masked: false };
     let message = Op::Message { vector: 2047, version: 0 };
     run(2048, &[Op::Control(2), message, unmask, Op::Raise(2047), Op::Raise(3)]);
+}
+
+#[test]
+fn a_live_vector_moves_when_its_entry_is_invalidated_and_not_before() {
+    let entry = |version| Op::Entry { entry: 3, version };
+    let invalidate = |entry, count| Op::Invalidate { entry, count };
+    let live = [
+        entry(0x41),
+        invalidate(0, 0),
+        Op::Control(2),
+        Op::Handle { vector: 0, entry: 3 },
+        Op::Mask { vector: 0, masked: false },
+        Op::Raise(0),
+    ];
+    let moved = [entry(0x42), Op::Raise(0), invalidate(4, 9), Op::Raise(0), invalidate(3, 1), Op::Raise(0)];
+    let gone_and_back = [entry(0), invalidate(2, 2), Op::Raise(0), entry(0x43), invalidate(3, 1)];
+    run(1, &[live.as_slice(), &moved, &gone_and_back].concat());
 }
 
 #[test]

@@ -73,6 +73,18 @@ impl<C: Capability, D: Domain> Function<C, D> {
         self.domain.clear_pending();
     }
 
+    /// What the function's messages mean has changed: an invalidation of the [remapping](crate::remap) stage in
+    /// front of it, which answers by its new state already. Every vector is compared again; one that did not
+    /// change costs no call to the host.
+    ///
+    /// Interrupts meanwhile: none is lost; after the call none is delivered by an old translation, nor for a
+    /// vector whose message the stage does not let through now.
+    pub fn invalidate(&self) {
+        // All that there can be, not those that the guest may use now: a write that takes some away may not be
+        // as far as the host yet.
+        self.sync(Touched::first(C::capacity(&self.layout)));
+    }
+
     /// Tries again what the host refused, and gives back what has lingered. Cheap where that is nothing.
     pub fn retry(&self) {
         self.domain.retry(&self.registers);

@@ -19,6 +19,7 @@ mod model;
 mod op;
 mod router;
 mod run;
+mod stage;
 
 pub use backend::FakeBackend;
 pub use failures::Failures;
@@ -26,3 +27,4 @@ pub use model::Model;
 pub use op::Op;
 pub use router::FakeRouter;
 pub use run::Run;
+pub use stage::FakeStage;

@@ -41,6 +41,27 @@ pub enum Op {
         /// How many bytes.
         len: u8,
     },
+    /// The guest points a vector at an entry of its remapping table.
+    Handle {
+        /// The vector.
+        vector: u16,
+        /// The entry.
+        entry: u8,
+    },
+    /// The guest writes an entry of its remapping table: a message, or 0 for none.
+    Entry {
+        /// The entry.
+        entry: u8,
+        /// Which of several messages.
+        version: u8,
+    },
+    /// The guest says that so many entries have changed; 0 for all.
+    Invalidate {
+        /// The first.
+        entry: u8,
+        /// How many.
+        count: u8,
+    },
     /// The device raises a vector.
     Raise(u16),
     /// The guest resets the function.

@@ -3,20 +3,27 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::{Failures, FakeBackend, FakeRouter, Model, Op};
+use super::{Failures, FakeBackend, FakeRouter, FakeStage, Model, Op};
 use crate::delivery::Vector;
 use crate::domain::State;
 use crate::function::MsixFunction;
+use crate::message::MsiMessage;
 use crate::msix::{Bar, Layout, TableSize};
+use crate::remap::{Remapped, handle};
+use crate::requester::RequesterId;
 
 /// How long freed vectors linger where they do: no run takes so long.
 const LINGER: Duration = Duration::from_secs(3600);
 
+/// Who the function is.
+const REQUESTER: RequesterId = RequesterId(0x0100);
+
 /// A function over fakes, and the model beside it.
 #[derive(Debug)]
 pub struct Run {
-    function: MsixFunction<FakeRouter, FakeBackend>,
+    function: MsixFunction<Remapped<FakeRouter, FakeStage>, FakeBackend>,
     router: Arc<FakeRouter>,
+    stage: Arc<FakeStage>,
     backend: FakeBackend,
     failures: Failures,
     model: Model,
@@ -31,8 +38,10 @@ impl Run {
         let failures = Failures::default();
         let router = Arc::new(FakeRouter::new(failures.clone()));
         let backend = FakeBackend::new(failures.clone());
-        let function = MsixFunction::new(layout, router.clone(), backend.clone());
-        Self { function, router, backend, failures, model: Model::new(vectors) }
+        let stage = Arc::new(FakeStage::default());
+        let remapped = Remapped::new(router.clone(), stage.clone(), REQUESTER);
+        let function = MsixFunction::new(layout, Arc::new(remapped), backend.clone());
+        Self { function, router, stage, backend, failures, model: Model::new(vectors) }
     }
 
     /// Takes a step and checks everything that can be seen from outside.
@@ -59,6 +68,13 @@ impl Run {
             Op::WriteConfig { offset, data, len } => {
                 self.write_config(offset % 16, &data[..usize::from(len % 9)]);
             }
+            Op::Handle { vector, entry } => {
+                let MsiMessage { address, data } = handle::message(entry.into());
+                let bytes = [address.to_le_bytes().as_slice(), &data.to_le_bytes()].concat();
+                self.write_table(usize::from(vector % vectors) * 16, &bytes);
+            }
+            Op::Entry { entry, version } => self.write_entry(entry, version),
+            Op::Invalidate { entry, count } => self.invalidate(entry.into(), count.into()),
             Op::Raise(vector) => {
                 let vector = Vector((vector % vectors).into());
                 if self.backend.raise(vector) {
@@ -112,6 +128,23 @@ impl Run {
         assert_eq!(backend.in_use(), (0, false), "vectors bound, interrupts on");
     }
 
+    /// Versions from 1 on are as good as they are as messages: some are for vectors that no device may use.
+    fn write_entry(&mut self, entry: u8, version: u8) {
+        let message = match version {
+            0 => MsiMessage::BLANK,
+            _ => MsiMessage { address: 0xfee0_0000 | u64::from(entry) << 12, data: version.into() },
+        };
+        self.stage.write(entry, (version != 0).then_some((REQUESTER, message)));
+        self.model.write_entry(entry, message);
+    }
+
+    fn invalidate(&mut self, first: usize, count: usize) {
+        let entries = if count == 0 { 0..256 } else { first..(first + count).min(256) };
+        self.stage.invalidate(entries.clone());
+        self.model.invalidate(entries);
+        self.function.invalidate();
+    }
+
     fn write_table(&mut self, offset: usize, data: &[u8]) {
         self.model.write_table(offset, data);
         self.function.write_table(offset as u64, data);
@@ -123,9 +156,16 @@ impl Run {
     }
 
     fn check(&mut self) {
-        let delivered = self.router.take_delivered();
-        for message in delivered {
-            assert!(self.model.deliver(message), "{message} was delivered and no vector owed it");
+        let report = self.function.report();
+        let state = |vector: usize| report.vectors.iter().find(|v| v.vector.index() == vector);
+        // Vectors that share a message: the kernel's have delivered what they had, then userspace's.
+        let order = |vector| match state(vector).map(|vector| vector.state) {
+            Some(State::Live) => 0,
+            Some(State::Relayed) => 1,
+            _ => 2,
+        };
+        for message in self.router.take_delivered() {
+            assert!(self.model.deliver(message, order), "{message} was delivered and no vector owed it");
         }
         let mut table = vec![0; self.model.table().len()];
         self.function.read_table(0, &mut table);
@@ -133,8 +173,6 @@ impl Run {
 
         let mut pba = vec![0; self.model.vectors().div_ceil(64) * 8];
         self.function.read_pba(0, &mut pba);
-        let report = self.function.report();
-        let state = |vector: usize| report.vectors.iter().find(|v| v.vector.index() == vector);
         let settled = self.function.unsettled() == 0;
         for vector in 0..pba.len() * 8 {
             let pending = pba[vector / 8] >> (vector % 8) & 1 == 1;

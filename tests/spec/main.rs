@@ -9,5 +9,6 @@ mod hostile;
 mod masking;
 mod msi;
 mod pba;
+mod remapping;
 mod software;
 mod table;

@@ -1,0 +1,60 @@
+//! A router with a remapping stage in front, for one function.
+//!
+//! Owns nothing but the order: the stage says what the function's message is, the VM's router whether that is an
+//! interrupt. Everything after is the VM's router alone, so eventfds attach as without remapping. No lock.
+
+use std::sync::Arc;
+
+use vmm_sys_util::eventfd::EventFd;
+
+use super::Stage;
+use crate::apic::ApicMessage;
+use crate::message::MsiMessage;
+use crate::refusal::Refusal;
+use crate::requester::RequesterId;
+use crate::router::{Route, Router, RouterError};
+
+/// The router of one function behind a remapping stage. It is a router itself, so stages may stand in a row.
+///
+/// Its own messages (an IOAPIC's, say) are remapped too where they are [translated](Router::translate).
+#[derive(Debug)]
+pub struct Remapped<R, S> {
+    router: Arc<R>,
+    stage: Arc<S>,
+    requester: RequesterId,
+}
+
+impl<R: Router, S: Stage> Remapped<R, S> {
+    /// What `requester` sends goes through `stage` to `router`.
+    pub fn new(router: Arc<R>, stage: Arc<S>, requester: RequesterId) -> Self {
+        Self { router, stage, requester }
+    }
+}
+
+impl<R: Router, S: Stage> Router for Remapped<R, S> {
+    fn translate(&self, message: MsiMessage) -> Result<ApicMessage, Refusal> {
+        let Self { requester, .. } = *self;
+        let fault = |fault| Refusal::Fault { requester, message, fault };
+        self.router.translate(self.stage.translate(requester, message).map_err(fault)?)
+    }
+
+    fn publish(&self, messages: &[ApicMessage], routes: &mut Vec<Result<Route, RouterError>>) {
+        self.router.publish(messages, routes);
+    }
+
+    fn attach(&self, eventfd: &EventFd, route: &Route) -> Result<(), RouterError> {
+        self.router.attach(eventfd, route)
+    }
+
+    fn detach(&self, eventfd: &EventFd, route: &Route) -> Result<(), RouterError> {
+        self.router.detach(eventfd, route)
+    }
+
+    fn withdraw(&self, route: Route) {
+        self.router.withdraw(route);
+    }
+
+    fn signal(&self, message: ApicMessage) -> Result<(), RouterError> {
+        self.router.signal(message)
+    }
+}

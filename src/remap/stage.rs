@@ -1,0 +1,20 @@
+//! The interface of a remapping unit: what one function's message is now.
+
+use crate::message::MsiMessage;
+use crate::refusal::Fault;
+use crate::requester::RequesterId;
+
+/// A remapping unit, of one VM.
+pub trait Stage: Send + Sync {
+    /// What `message` of `requester` is, by the guest's table as of the last invalidation: another message,
+    /// which what is behind this stage checks in its turn. `message` is as the guest wrote it, in whichever
+    /// format.
+    ///
+    /// It is asked whenever a vector may change, not when an interrupt comes, and under a domain's lock: keep it
+    /// short, and do not call a domain.
+    ///
+    /// # Errors
+    /// What is wrong with the message or its entry. The vector is held: what the device raises waits, where a
+    /// real unit would drop it.
+    fn translate(&self, requester: RequesterId, message: MsiMessage) -> Result<MsiMessage, Fault>;
+}

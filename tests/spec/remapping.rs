@@ -1,0 +1,255 @@
+//! Vectors behind a remapping stage: what they mean is the guest's table's to say, and may change at any time.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+
+use vm_msi::domain::{DomainReport, State};
+use vm_msi::msix::{Bar, Layout, TableSize};
+use vm_msi::remap::{Identity, Remapped, Stage, handle};
+use vm_msi::testing::{Failures, FakeBackend, FakeRouter, FakeStage};
+use vm_msi::{MsiMessage, MsixFunction, RequesterId, SoftwareMsix, Vector};
+
+use crate::fixture::ENABLE;
+
+const REQUESTER: RequesterId = RequesterId(0x0a00);
+const ENTRY: u8 = 9;
+const VECTOR: u16 = 3;
+
+type Router<S> = Remapped<FakeRouter, S>;
+
+struct Fixture<S: Stage> {
+    function: MsixFunction<Router<S>, FakeBackend>,
+    stage: Arc<S>,
+    router: Arc<FakeRouter>,
+    device: FakeBackend,
+    failures: Failures,
+}
+
+fn layout() -> Layout {
+    let bar = Bar::new(0).unwrap();
+    Layout::new(TableSize::new(8).unwrap(), (bar, 0), (bar, 0x1000)).unwrap()
+}
+
+fn target(data: u32) -> MsiMessage {
+    MsiMessage { address: 0xfee0_1000, data }
+}
+
+fn entry_bytes(message: MsiMessage) -> [u8; 16] {
+    let bytes = [message.address.to_le_bytes(), u64::from(message.data).to_le_bytes()];
+    bytes.as_flattened().try_into().unwrap()
+}
+
+impl<S: Stage> Fixture<S> {
+    /// MSI-X is on, and the guest has pointed a vector at its entry and unmasked it.
+    fn behind(stage: S) -> Self {
+        let (stage, failures) = (Arc::new(stage), Failures::default());
+        let router = Arc::new(FakeRouter::new(failures.clone()));
+        let remapped = Arc::new(Remapped::new(router.clone(), stage.clone(), REQUESTER));
+        let device = FakeBackend::new(failures.clone());
+        let function = MsixFunction::new(layout(), remapped, device.clone());
+        function.write_config(2, &ENABLE.to_le_bytes());
+        let fixture = Self { function, stage, router, device, failures };
+        fixture.write(handle::message(ENTRY.into()));
+        fixture
+    }
+
+    /// The guest's write of the whole entry, unmasked.
+    fn write(&self, message: MsiMessage) {
+        self.function.write_table(u64::from(VECTOR) * 16, &entry_bytes(message));
+    }
+
+    fn set_mask(&self, control: u32) {
+        self.function.write_table(u64::from(VECTOR) * 16 + 12, &control.to_le_bytes());
+    }
+
+    /// The device has an interrupt; what the guest gets of it at once.
+    fn raise(&self) -> Vec<MsiMessage> {
+        self.device.raise(Vector(VECTOR.into()));
+        self.router.pump();
+        self.router.take_delivered()
+    }
+
+    fn is_pending(&self) -> bool {
+        let mut bits = [0];
+        self.function.read_pba(0, &mut bits);
+        bits[0] >> VECTOR & 1 != 0
+    }
+}
+
+impl Fixture<FakeStage> {
+    fn invalidate(&self, entry: Option<(RequesterId, MsiMessage)>) {
+        self.stage.write(ENTRY, entry);
+        self.stage.invalidate(0..256);
+        self.function.invalidate();
+    }
+
+    /// As the guest does it: the entry, and then the invalidation.
+    fn point_entry_at(&self, data: u32) {
+        self.invalidate(Some((REQUESTER, target(data))));
+    }
+}
+
+fn faults(report: &DomainReport) -> (u64, u64) {
+    (report.counters.remapping_faults, report.counters.host_failures)
+}
+
+#[test]
+fn a_vector_whose_message_names_an_entry_is_live_on_the_entrys_message_by_an_irqfd() {
+    let fixture = Fixture::behind(FakeStage::default());
+    fixture.point_entry_at(0x41);
+    assert_eq!(fixture.raise(), [target(0x41)]);
+    assert_eq!(fixture.router.in_use(), (1, 1), "the kernel delivers");
+    assert_eq!(fixture.function.report().vectors[0].message, Some(target(0x41)));
+}
+
+#[test]
+fn an_invalidation_moves_a_live_vector_which_the_guests_write_of_the_entry_alone_does_not() {
+    let fixture = Fixture::behind(FakeStage::default());
+    fixture.point_entry_at(0x41);
+    fixture.stage.write(ENTRY, Some((REQUESTER, target(0x42))));
+    assert_eq!(fixture.raise(), [target(0x41)], "cached");
+    fixture.point_entry_at(0x42);
+    assert_eq!(fixture.raise(), [target(0x42)]);
+}
+
+#[test]
+fn an_entry_that_is_not_present_holds_its_vector_until_an_invalidation_makes_it_so() {
+    let fixture = Fixture::behind(FakeStage::default());
+    assert_eq!(fixture.raise(), []);
+    assert_eq!(faults(&fixture.function.report()), (1, 0));
+    assert!(fixture.is_pending());
+    assert_eq!(fixture.function.unsettled(), 0, "the guest's doing, no failure of the host");
+    fixture.point_entry_at(0x41);
+    assert_eq!(fixture.router.take_delivered(), [target(0x41)]);
+
+    fixture.invalidate(None);
+    assert_eq!(fixture.raise(), []);
+    assert!(fixture.is_pending());
+    assert_eq!(fixture.router.in_use(), (0, 0));
+    fixture.point_entry_at(0x43);
+    assert_eq!(fixture.router.take_delivered(), [target(0x43)]);
+    assert_eq!(faults(&fixture.function.report()), (2, 0));
+}
+
+#[test]
+fn an_entry_of_another_function_delivers_nothing() {
+    let fixture = Fixture::behind(FakeStage::default());
+    fixture.invalidate(Some((RequesterId(0x0a01), target(0x41))));
+    assert_eq!(fixture.raise(), []);
+    assert_eq!(faults(&fixture.function.report()).0, 2);
+}
+
+#[test]
+fn an_entry_that_is_no_interrupt_never_reaches_the_routing_table() {
+    let fixture = Fixture::behind(FakeStage::default());
+    fixture.point_entry_at(0x0f);
+    assert_eq!((fixture.raise(), fixture.router.commits()), (vec![], 0));
+    assert_eq!(fixture.function.report().counters.invalid_messages, 1);
+}
+
+#[test]
+fn an_invalidation_that_changes_nothing_of_a_vector_costs_no_call_to_the_host() {
+    let fixture = Fixture::behind(FakeStage::default());
+    fixture.point_entry_at(0x41);
+    let before = fixture.function.report().counters;
+    fixture.failures.schedule(u32::MAX);
+    for _ in 0..100 {
+        fixture.point_entry_at(0x41);
+    }
+    assert_eq!(fixture.function.report().counters, before);
+    fixture.failures.schedule(0);
+    assert_eq!(fixture.raise(), [target(0x41)]);
+}
+
+#[test]
+fn a_vector_that_userspace_delivers_moves_too() {
+    let fixture = Fixture::behind(FakeStage::default());
+    fixture.router.set_capacity(0);
+    let _relay = fixture.function.relay().unwrap();
+    fixture.point_entry_at(0x41);
+    assert_eq!(fixture.function.report().vectors[0].state, State::Relayed);
+    fixture.device.raise(Vector(VECTOR.into()));
+    fixture.point_entry_at(0x42);
+    fixture.function.deliver();
+    assert_eq!(fixture.router.take_delivered(), [target(0x42)]);
+    fixture.device.raise(Vector(VECTOR.into()));
+    fixture.invalidate(None);
+    fixture.function.deliver();
+    assert_eq!((fixture.router.take_delivered(), fixture.is_pending()), (vec![], true));
+}
+
+#[test]
+fn a_device_of_the_vmms_own_signals_what_its_entry_says_now() {
+    let (stage, router) = (Arc::new(FakeStage::default()), Arc::new(FakeRouter::new(Failures::default())));
+    let remapped = Arc::new(Remapped::new(router.clone(), stage.clone(), REQUESTER));
+    let function = SoftwareMsix::software(layout(), remapped);
+    function.write_config(2, &ENABLE.to_le_bytes());
+    function.write_table(u64::from(VECTOR) * 16, &entry_bytes(handle::message(ENTRY.into())));
+    function.trigger(Vector(VECTOR.into()));
+    assert_eq!((router.take_delivered(), function.unsettled()), (vec![], 0), "not present: it waits");
+    for data in [0x41, 0x42] {
+        stage.write(ENTRY, Some((REQUESTER, target(data))));
+        stage.invalidate(0..256);
+        function.invalidate();
+        function.trigger(Vector(VECTOR.into()));
+        let delivered = if data == 0x41 { vec![target(data); 2] } else { vec![target(data)] };
+        assert_eq!(router.take_delivered(), delivered);
+    }
+}
+
+#[test]
+fn behind_the_identity_a_message_is_what_it_is() {
+    let fixture = Fixture::behind(Identity);
+    assert_eq!(fixture.raise(), []);
+    assert_eq!(fixture.function.report().counters.invalid_messages, 1, "nothing here reads such a format");
+    fixture.write(target(0x41));
+    assert_eq!(fixture.router.take_delivered(), [target(0x41)]);
+}
+
+#[test]
+fn of_two_stages_in_a_row_the_functions_own_translates_first() {
+    let stages = [FakeStage::default(), FakeStage::default()].map(Arc::new);
+    let messages = [handle::message(20), target(0x41)];
+    for (stage, (entry, message)) in stages.iter().zip([ENTRY, 20].into_iter().zip(messages)) {
+        stage.write(entry, Some((REQUESTER, message)));
+        stage.invalidate(0..256);
+    }
+    let [own, outer] = stages;
+    let router = Arc::new(FakeRouter::new(Failures::default()));
+    let outer = Arc::new(Remapped::new(router, outer, REQUESTER));
+    let chain = Remapped::new(outer, own, REQUESTER);
+    let translated = vm_msi::Router::translate(&chain, handle::message(ENTRY.into()));
+    assert_eq!(translated.unwrap().message(), target(0x41));
+}
+
+#[test]
+fn no_old_translation_delivers_once_invalidate_has_returned_whatever_the_guest_does_meanwhile() {
+    let fixture = Fixture::behind(FakeStage::default());
+    fixture.point_entry_at(0x41);
+    let done = AtomicBool::new(false);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            while !done.load(Ordering::Relaxed) {
+                fixture.set_mask(1);
+                fixture.set_mask(0);
+            }
+        });
+        scope.spawn(|| {
+            while !done.load(Ordering::Relaxed) {
+                fixture.device.raise(Vector(VECTOR.into()));
+                fixture.router.pump();
+            }
+        });
+        let mut late = Vec::new();
+        for round in 0..3000 {
+            let data = 0x40 + round % 64;
+            fixture.point_entry_at(data);
+            fixture.router.take_delivered();
+            thread::yield_now();
+            late.extend(fixture.router.take_delivered().into_iter().filter(|now| *now != target(data)));
+        }
+        done.store(true, Ordering::Relaxed);
+        assert_eq!(late, [], "delivered by an old translation");
+    });
+}
