@@ -10,6 +10,7 @@
 //! | [`backend`], [`vfio`] | which eventfd a host vector fires | know messages |
 //! | [`events`] | delivery from userspace, where the kernel has no room | commit or detach |
 //! | [`function`] | one PCI function's interrupts, put together for an embedder | anything of its own |
+//! | [`state`] | a function's interrupts as data, for snapshots | trust what it reads |
 //!
 //! A guest's write changes plain state and yields the vectors it [touched](delivery::Touched). The device's
 //! domain then compares what each of them should be ([`Delivery`]) with what the host has, and takes the
@@ -48,6 +49,7 @@ pub mod remap;
 pub mod requester;
 pub mod router;
 mod signalled;
+pub mod state;
 #[cfg(any(test, feature = "test-utils"))]
 pub mod testing;
 pub mod vfio;

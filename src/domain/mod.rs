@@ -25,9 +25,11 @@ pub use error::DomainError;
 pub use report::{Counters, DomainReport, State, VectorReport};
 pub use software::{SoftwareCounters, SoftwareDomain};
 
+use crate::apic::ApicMessage;
 use crate::backend::Backend;
-use crate::delivery::{Store, Touched};
+use crate::delivery::{Delivery, Store, Touched, Vector};
 use crate::router::Router;
+use crate::state::{PendingBits, SuspendError};
 use host::Host;
 
 /// What a capability's registers need of the domain behind them.
@@ -53,6 +55,23 @@ pub trait Domain {
 
     /// Forgets the interrupts that wait here: the device was reset, after a sync that took its vectors down.
     fn clear_pending(&self);
+
+    /// Lets the interrupts of every vector wait, whatever the store says, until [`Domain::resume`]; and tells for
+    /// which vectors some wait here. Telling takes nothing. It may be called again.
+    ///
+    /// # Errors
+    /// The host refuses to let a vector's interrupts wait; the domain goes on as before.
+    fn suspend(&self, store: &impl Store) -> Result<PendingBits, SuspendError>;
+
+    /// From now on interrupts wait for exactly these vectors: the store is one that was restored. The domain is
+    /// suspended.
+    fn set_pending(&self, pending: &PendingBits);
+
+    /// Adds the messages for which [`Domain::resume`] will ask the router.
+    fn messages(&self, store: &impl Store, messages: &mut Vec<ApicMessage>);
+
+    /// Brings every vector to what `store` says, if the domain is suspended.
+    fn resume(&self, store: &impl Store);
 }
 
 /// One device's vectors of one store, whose interrupts come through eventfds.
@@ -137,6 +156,28 @@ impl<R: Router, B: Backend> Domain for DeviceDomain<R, B> {
 
     fn clear_pending(&self) {
         self.host().clear_pending();
+    }
+
+    /// Tells what waits in eventfds or was latched when one was closed. What is pending in the device itself is the
+    /// device's to keep.
+    fn suspend(&self, store: &impl Store) -> Result<PendingBits, SuspendError> {
+        self.host().suspend(&*self.router, store)
+    }
+
+    fn set_pending(&self, pending: &PendingBits) {
+        self.host().set_pending(pending);
+    }
+
+    fn messages(&self, store: &impl Store, messages: &mut Vec<ApicMessage>) {
+        let vectors = (0..store.vectors()).map(Vector);
+        messages.extend(vectors.filter_map(|vector| match store.delivery(vector) {
+            Delivery::Live(message) => self.router.translate(message).ok(),
+            Delivery::Off | Delivery::Held => None,
+        }));
+    }
+
+    fn resume(&self, store: &impl Store) {
+        self.host().resume(&*self.router, store);
     }
 }
 

@@ -54,6 +54,16 @@ impl Slot {
         }
     }
 
+    /// For which of `slots` interrupts wait here, and not in the device: one system call for any number.
+    pub(super) fn wait_here(slots: &[Self]) -> impl Iterator<Item = bool> {
+        let mut held = signalled(slots.iter().filter_map(Self::waiting));
+        slots.iter().map(move |slot| match slot {
+            Self::Idle { latched } => *latched,
+            Self::Held { .. } => held.next().unwrap_or(true),
+            Self::Live { .. } | Self::Relayed { .. } => false,
+        })
+    }
+
     /// How often userspace has delivered the vector since it has to.
     pub(super) fn relayed(&self) -> u32 {
         match self {
@@ -69,6 +79,17 @@ impl Slot {
             // It fails where the eventfd holds nothing, which is as well.
             Self::Held { eventfd } => drop(eventfd.read()),
             Self::Live { .. } | Self::Relayed { .. } => {}
+        }
+    }
+
+    /// One interrupt waits from now on.
+    pub(super) fn latch(&mut self) {
+        match self {
+            Self::Idle { latched } => *latched = true,
+            // It fails where the eventfd is full, and then some wait already.
+            Self::Held { eventfd } | Self::Live { eventfd, .. } | Self::Relayed { eventfd, .. } => {
+                drop(eventfd.write(1));
+            }
         }
     }
 

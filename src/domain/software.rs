@@ -8,8 +8,10 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::Domain;
+use crate::apic::ApicMessage;
 use crate::delivery::{Delivery, Store, Touched, Vector};
 use crate::router::Router;
+use crate::state::{PendingBits, SuspendError};
 
 /// One software device's vectors of one store.
 #[derive(Debug)]
@@ -24,6 +26,8 @@ struct Latches {
     pending: Vec<u64>,
     /// Live vectors whose interrupt could not be delivered: they wait for another try.
     refused: usize,
+    /// Nothing is delivered.
+    suspended: bool,
     counters: SoftwareCounters,
 }
 
@@ -104,6 +108,31 @@ impl<R: Router> Domain for SoftwareDomain<R> {
         latches.pending.fill(0);
         latches.refused = 0;
     }
+
+    /// A trigger that is under way has ended once the lock is had, so no host can refuse this.
+    fn suspend(&self, _: &impl Store) -> Result<PendingBits, SuspendError> {
+        let mut latches = self.latches();
+        latches.suspended = true;
+        Ok(PendingBits(latches.pending.clone()))
+    }
+
+    fn set_pending(&self, pending: &PendingBits) {
+        let mut latches = self.latches();
+        let words = pending.0.iter().copied().chain(std::iter::repeat(0));
+        latches.pending.iter_mut().zip(words).for_each(|(word, bits)| *word = bits);
+    }
+
+    /// None: there are no routes.
+    fn messages(&self, _: &impl Store, _: &mut Vec<ApicMessage>) {}
+
+    fn resume(&self, store: &impl Store) {
+        let mut latches = self.latches();
+        if std::mem::take(&mut latches.suspended) {
+            for vector in PendingBits(latches.pending.clone()).vectors() {
+                latches.settle(&*self.router, store, vector);
+            }
+        }
+    }
 }
 
 impl Latches {
@@ -119,6 +148,9 @@ impl Latches {
 
     /// Delivers what waits for a vector, if it is live; true where something was delivered.
     fn settle(&mut self, router: &impl Router, store: &impl Store, vector: Vector) -> bool {
+        if self.suspended {
+            return false;
+        }
         let Some((word, bit)) = self.word(vector) else { return false };
         if *word & bit == 0 {
             return false;

@@ -5,6 +5,7 @@
 //! the host.
 
 mod msix;
+mod state;
 
 use std::io;
 use std::os::fd::OwnedFd;

@@ -7,14 +7,17 @@
 
 pub mod layout;
 pub mod regs;
+mod state;
 
 pub use layout::{AddressWidth, MessageCount, MsiLayout, MsiLayoutError, VectorMasking};
 pub use regs::MessageControl;
+pub use state::MsiState;
 
 use crate::access::lanes;
 use crate::capability::Capability;
 use crate::delivery::{Delivery, Store, Touched, Vector};
 use crate::message::MsiMessage;
+use crate::state::RestoreError;
 use layout::{CAPABILITY_ID, Register};
 
 /// A function's MSI registers.
@@ -86,6 +89,7 @@ impl Msi {
 
 impl Capability for Msi {
     type Layout = MsiLayout;
+    type State = MsiState;
 
     fn at_power_on(layout: &MsiLayout) -> Self {
         Self { layout: *layout, control: layout.control(), message: MsiMessage::BLANK, mask: 0 }
@@ -98,6 +102,14 @@ impl Capability for Msi {
     fn pending_register(layout: &MsiLayout) -> Option<u16> {
         let dword = layout.registers().iter().position(|register| *register == Register::Pending)?;
         u16::try_from(dword).ok()?.checked_mul(4)
+    }
+
+    fn state(&self) -> MsiState {
+        self.to_state()
+    }
+
+    fn from_state(layout: &MsiLayout, state: &MsiState) -> Result<Self, RestoreError> {
+        Self::try_from_state(layout, state)
     }
 
     fn reset(&mut self) -> Touched {

@@ -6,15 +6,18 @@
 
 pub mod layout;
 pub mod regs;
+mod state;
 mod table;
 
 pub use layout::{Bar, Layout, LayoutError, Owner, TableSize, Window};
 pub use regs::{MessageControl, VectorControl};
+pub use state::{EntryState, MsixState};
 
 use crate::access::lanes;
 use crate::capability::Capability;
 use crate::delivery::{Delivery, Store, Touched, Vector};
 use crate::message::MsiMessage;
+use crate::state::RestoreError;
 use layout::CAPABILITY_ID;
 use table::{Entry, Table};
 
@@ -74,6 +77,7 @@ impl Msix {
 
 impl Capability for Msix {
     type Layout = Layout;
+    type State = MsixState;
 
     fn at_power_on(layout: &Layout) -> Self {
         let less_one = layout.size().get().saturating_sub(1);
@@ -91,6 +95,14 @@ impl Capability for Msix {
     /// The pending bits are in a BAR.
     fn pending_register(_: &Layout) -> Option<u16> {
         None
+    }
+
+    fn state(&self) -> MsixState {
+        self.to_state()
+    }
+
+    fn from_state(layout: &Layout, state: &MsixState) -> Result<Self, RestoreError> {
+        Self::try_from_state(layout, state)
     }
 
     fn reset(&mut self) -> Touched {

@@ -20,6 +20,10 @@ impl Entry {
     /// After reset: masked. The specification leaves the message undefined; it is blank here.
     const RESET: Self = Self { message: MsiMessage::BLANK, control: VectorControl::RESET };
 
+    pub(super) fn new(message: MsiMessage, control: VectorControl) -> Self {
+        Self { message, control }
+    }
+
     pub(super) fn message(self) -> MsiMessage {
         self.message
     }
@@ -62,6 +66,14 @@ fn place(lane: &Lane) -> (usize, u64) {
 impl Table {
     pub(super) fn new(size: TableSize) -> Self {
         Self(vec![Entry::RESET; usize::from(size.get())].into())
+    }
+
+    pub(super) fn from_entries(entries: Box<[Entry]>) -> Self {
+        Self(entries)
+    }
+
+    pub(super) fn entries(&self) -> &[Entry] {
+        &self.0
     }
 
     pub(super) fn reset(&mut self) {

@@ -46,6 +46,12 @@ impl FakeBackend {
         self.device().pending.clear();
     }
 
+    /// The same device in another host: nothing is bound, and what it has pending itself is pending there.
+    pub fn moved(&self, failures: Failures) -> Self {
+        let pending = self.device().pending.clone();
+        Self { failures, device: Arc::new(Mutex::new(Device { pending, ..Device::default() })) }
+    }
+
     /// How many vectors have an eventfd, and whether the device's interrupts are on.
     pub fn in_use(&self) -> (usize, bool) {
         let device = self.device();

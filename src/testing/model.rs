@@ -15,6 +15,8 @@ pub struct Model {
     table: Vec<u8>,
     enable: bool,
     function_mask: bool,
+    /// Nothing is delivered.
+    pub suspended: bool,
     /// Raised, and not yet delivered.
     owed: Vec<bool>,
     /// What each entry of the remapping table stands for: as written, and as of the last invalidation.
@@ -28,7 +30,8 @@ impl Model {
         let vectors = usize::from(vectors);
         let table = masked.repeat(vectors);
         let entries = [vec![MsiMessage::BLANK; 256], vec![MsiMessage::BLANK; 256]];
-        Self { table, enable: false, function_mask: false, owed: vec![false; vectors], entries }
+        let owed = vec![false; vectors];
+        Self { table, enable: false, function_mask: false, suspended: false, owed, entries }
     }
 
     /// How many vectors the table has.
@@ -39,7 +42,7 @@ impl Model {
     /// A reset: as after power-on, and nothing is owed.
     pub fn reset(&mut self) {
         let entries = mem::take(&mut self.entries);
-        *self = Self { entries, ..Self::new(self.vectors() as u16) };
+        *self = Self { entries, suspended: self.suspended, ..Self::new(self.vectors() as u16) };
     }
 
     /// A write to the table, byte by byte.
@@ -94,7 +97,7 @@ impl Model {
         let entry = &self.table[vector * 16..][..16];
         let register = |at: usize| u32::from_le_bytes(entry[at..at + 4].try_into().expect("4 bytes"));
         let message = self.remap(MsiMessage::from_registers(register(0), register(4), register(8)));
-        let unmasked = self.enable && !self.function_mask && entry[12] == 0;
+        let unmasked = !self.suspended && self.enable && !self.function_mask && entry[12] == 0;
         (unmasked && ApicMessage::try_from(message).is_ok()).then_some(message)
     }
 

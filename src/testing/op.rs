@@ -66,6 +66,13 @@ pub enum Op {
     Raise(u16),
     /// The guest resets the function.
     Reset,
+    /// The embedder suspends the function, and keeps its state.
+    Suspend,
+    /// The embedder resumes it.
+    Resume,
+    /// The function goes to another VM: it is suspended, its state is restored into a function after power-on there,
+    /// and the device moves with what it has pending itself. It stays suspended.
+    Restore,
     /// The next host calls fail where a bit is set, lowest first.
     Fail(u32),
     /// The VM has room for so many messages.

@@ -11,6 +11,7 @@ use crate::message::MsiMessage;
 use crate::msix::{Bar, Layout, TableSize};
 use crate::remap::{Remapped, handle};
 use crate::requester::RequesterId;
+use crate::state::{Resume, resume_all};
 
 /// How long freed vectors linger where they do: no run takes so long.
 const LINGER: Duration = Duration::from_secs(3600);
@@ -86,6 +87,16 @@ impl Run {
                 self.model.reset();
                 self.function.reset(|| self.backend.reset());
             }
+            Op::Suspend => {
+                self.function.suspend().expect("the fake detaches");
+                self.model.suspended = true;
+            }
+            Op::Resume => {
+                let (commits, scheduled) = (self.router.commits(), self.failures.is_scheduled());
+                self.resume();
+                assert!(scheduled || self.router.commits() <= commits + 1, "one commit for all messages");
+            }
+            Op::Restore => self.restore(),
             Op::Fail(calls) => self.failures.schedule(calls),
             Op::Room(messages) => self.router.set_capacity(messages.into()),
             Op::Retry => self.function.retry(),
@@ -110,6 +121,37 @@ impl Run {
         }
     }
 
+    fn resume(&mut self) {
+        resume_all(&*self.router, [&self.function as &dyn Resume]);
+        self.model.suspended = false;
+    }
+
+    /// Begins anew in another VM, with the state of the function in this one.
+    fn restore(&mut self) {
+        let state = self.function.suspend().expect("the fake detaches");
+        self.model.suspended = true;
+        let again = self.function.suspend().expect("the fake detaches");
+        assert_eq!(state, again, "telling what waits takes nothing");
+
+        let failures = Failures::default();
+        let router = Arc::new(FakeRouter::new(failures.clone()));
+        let backend = self.backend.moved(failures.clone());
+        let (layout, stage) = (self.function.layout().clone(), self.stage.clone());
+        let remapped = Arc::new(Remapped::new(router.clone(), stage.clone(), REQUESTER));
+        let function = MsixFunction::new(layout, remapped, backend.clone());
+        function.restore(&state).expect("a function's own state");
+        assert_eq!(function.suspend().expect("nothing to detach"), state, "restored as it was");
+        assert_eq!(
+            (router.in_use(), backend.in_use()),
+            ((0, 0), (0, false)),
+            "the host knows of nothing yet"
+        );
+
+        let model = self.model.clone();
+        let before = std::mem::replace(self, Self { function, router, stage, backend, failures, model });
+        before.end();
+    }
+
     /// The event thread, until it finds nothing more.
     fn deliver(&self) {
         (0..self.model.vectors().div_ceil(64)).for_each(|_| self.function.deliver());
@@ -119,9 +161,16 @@ impl Run {
     pub fn finish(mut self) {
         self.failures.schedule(0);
         self.router.set_capacity(usize::MAX);
+        self.resume();
         self.function.retry();
         assert_eq!(self.function.unsettled(), 0, "a host that refuses nothing leaves nothing unsettled");
         self.check();
+        self.end();
+    }
+
+    /// The function goes, and nothing is left of it in the host.
+    fn end(self) {
+        self.failures.schedule(0);
         let Self { function, router, backend, .. } = self;
         drop(function);
         assert_eq!(router.in_use(), (0, 0), "eventfds attached, messages in use");

@@ -1,10 +1,12 @@
 //! The host's side of one device: its backend, its vectors' states, and what the host refused.
 //!
 //! Owned by one domain and used under its lock. A sync closes or opens the window (`window.rs`), takes vectors
-//! down (here), and brings vectors up (`raise.rs`); what waits is asked in `pending.rs`.
+//! down (here), and brings vectors up (`raise.rs`); what waits is asked in `pending.rs`, and all is held in
+//! `suspend.rs`.
 
 mod pending;
 mod raise;
+mod suspend;
 mod window;
 
 use std::collections::BTreeMap;
@@ -26,6 +28,8 @@ use crate::router::{Route, Router, RouterError};
 pub(super) struct Host<B> {
     backend: B,
     open: bool,
+    /// No vector is brought up.
+    suspended: bool,
     /// Vectors beyond its end are unused. It grows to the highest vector that was ever bound.
     slots: Vec<Slot>,
     capacity: usize,
@@ -52,6 +56,7 @@ impl<B: Backend> Host<B> {
         Self {
             backend,
             open: false,
+            suspended: false,
             slots: Vec::new(),
             capacity: vectors as usize,
             unsettled: BTreeMap::new(),
@@ -130,6 +135,7 @@ impl<B: Backend> Host<B> {
                 self.let_linger(vector);
             }
             Delivery::Held => self.hold(vector, router),
+            Delivery::Live(_) if self.suspended => self.hold(vector, router),
             Delivery::Live(message) => match router.translate(message) {
                 Ok(message) => self.aim_at(vector, message, router),
                 // The guest's doing: nothing to try again before the guest has changed something.
@@ -157,6 +163,13 @@ impl<B: Backend> Host<B> {
 
     fn slot(&self, vector: Vector) -> Option<&Slot> {
         self.slots.get(vector.index())
+    }
+
+    /// Makes room for a vector's slot.
+    fn grow_to(&mut self, vector: Vector) {
+        if self.slots.len() <= vector.index() {
+            self.slots.resize_with(vector.index().saturating_add(1), || Slot::UNUSED);
+        }
     }
 
     /// A freed vector keeps its host vector for a while: a driver that asks for it again pays nothing.

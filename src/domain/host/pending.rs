@@ -5,7 +5,6 @@ use crate::backend::Backend;
 use crate::delivery::Vector;
 use crate::domain::report::{DomainReport, VectorReport};
 use crate::domain::slot::Slot;
-use crate::signalled::signalled;
 
 impl<B: Backend> Host<B> {
     /// Forgets every interrupt that waits here.
@@ -17,17 +16,17 @@ impl<B: Backend> Host<B> {
     pub(in crate::domain) fn pending(&mut self, group: u32) -> u64 {
         let first = (group as usize).saturating_mul(64);
         let device = self.backend.pending(group);
-        let slots = self.slots.get(first..).unwrap_or_default();
-        let mut held = signalled(slots.iter().take(64).filter_map(Slot::waiting));
+        let beyond = self.slots.len().min(first.saturating_add(64));
+        let slots = self.slots.get(first..beyond).unwrap_or_default();
+        let mut here = Slot::wait_here(slots);
         let mut bits = 0;
         for index in 0..self.capacity.saturating_sub(first).min(64) {
             let bit = 1u64.wrapping_shl(index as u32);
-            let pending = match slots.get(index).unwrap_or(&Slot::UNUSED) {
-                Slot::Idle { latched } => *latched || device & bit != 0,
-                Slot::Held { .. } => held.next().unwrap_or(true),
-                Slot::Live { .. } | Slot::Relayed { .. } => false,
+            let in_device = match slots.get(index).unwrap_or(&Slot::UNUSED) {
+                Slot::Idle { .. } => device & bit != 0,
+                Slot::Held { .. } | Slot::Live { .. } | Slot::Relayed { .. } => false,
             };
-            bits |= if pending { bit } else { 0 };
+            bits |= if here.next().unwrap_or(false) || in_device { bit } else { 0 };
         }
         bits
     }

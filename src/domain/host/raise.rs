@@ -59,9 +59,7 @@ impl<B: Backend> Host<B> {
 
     /// Gets a host vector for a vector without one.
     fn bind(&mut self, vector: Vector) {
-        if self.slots.len() <= vector.index() {
-            self.slots.resize_with(vector.index().saturating_add(1), || Slot::UNUSED);
-        }
+        self.grow_to(vector);
         let mut bound = self.try_bind(vector);
         if bound.is_err() && !self.lingering.is_empty() {
             // What lingers is there to be given back when the host is short.

@@ -1,0 +1,53 @@
+//! Suspension: every vector that has a host vector is held, so what waits for it can be told, and stays so.
+
+use super::Host;
+use crate::backend::Backend;
+use crate::delivery::{Store, Vector};
+use crate::domain::slot::Slot;
+use crate::router::Router;
+use crate::state::{PendingBits, SuspendError};
+
+impl<B: Backend> Host<B> {
+    /// Holds every vector until [`Host::resume`], and tells for which of them interrupts wait here.
+    pub(in crate::domain) fn suspend(
+        &mut self,
+        router: &impl Router,
+        store: &impl Store,
+    ) -> Result<PendingBits, SuspendError> {
+        self.suspended = true;
+        for index in 0..self.slots.len() {
+            self.hold(Vector(index as u32), router);
+        }
+        let delivered = self.slots.iter().position(|slot| slot.message().is_some());
+        let refused = delivered.map(|index| Vector(index as u32)).and_then(|vector| {
+            let source = self.unsettled.remove(&vector)?;
+            Some(SuspendError { vector, source })
+        });
+        match refused {
+            None => Ok(PendingBits::collect(self.capacity as u32, Slot::wait_here(&self.slots))),
+            Some(error) => {
+                self.resume(router, store);
+                Err(error)
+            }
+        }
+    }
+
+    /// Lets vectors go where the store says again.
+    pub(in crate::domain) fn resume(&mut self, router: &impl Router, store: &impl Store) {
+        if std::mem::take(&mut self.suspended) {
+            self.settle(router, store, (0..self.capacity as u32).map(Vector));
+        }
+    }
+
+    /// From now on interrupts wait for exactly these vectors.
+    pub(in crate::domain) fn set_pending(&mut self, pending: &PendingBits) {
+        self.clear_pending();
+        let capacity = self.capacity;
+        for vector in pending.vectors().filter(|vector| vector.index() < capacity) {
+            self.grow_to(vector);
+            if let Some(slot) = self.slots.get_mut(vector.index()) {
+                slot.latch();
+            }
+        }
+    }
+}

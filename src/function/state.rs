@@ -1,0 +1,59 @@
+//! A function's state, out and in. Between the two calls of each pair nothing is delivered, and nothing is lost.
+
+use super::Function;
+use crate::apic::ApicMessage;
+use crate::capability::Capability;
+use crate::delivery::Touched;
+use crate::domain::Domain;
+use crate::state::{FunctionState, RestoreError, Resume, SuspendError, VERSION};
+
+impl<C: Capability, D: Domain> Function<C, D> {
+    /// Stops the delivery of the function's interrupts, and answers its state as of then. Calling it again answers
+    /// the state of then. The vCPUs should be stopped before, their local APICs read afterwards.
+    ///
+    /// Interrupts meanwhile: those of before have been delivered to the local APICs. Those that come from now on
+    /// wait, until [`Resume::resume`], and are in the state if they came before it was taken; nothing that is told
+    /// is taken, so the function may run on. What an unused vector has pending in the device itself is the device's
+    /// state.
+    ///
+    /// # Errors
+    /// [`SuspendError`]: the function runs on.
+    pub fn suspend(&self) -> Result<FunctionState<C::State>, SuspendError> {
+        let pending = self.domain.suspend(&self.registers)?;
+        Ok(FunctionState { version: VERSION, registers: self.registers().state(), pending })
+    }
+
+    /// Puts the function into a state, in place of the one that it has, and leaves it suspended: nothing is asked
+    /// of the host for it until [`Resume::resume`], or [`resume_all`](crate::state::resume_all) for a whole VM.
+    /// `state` may be any data at all.
+    ///
+    /// Interrupts meanwhile: what waited here before is gone, as in a reset; what waited in `state` waits now.
+    ///
+    /// # Errors
+    /// [`RestoreError`]: nothing has changed, and the function is not suspended unless it was.
+    pub fn restore(&self, state: &FunctionState<C::State>) -> Result<(), RestoreError> {
+        let FunctionState { version, registers, pending } = state;
+        if *version != VERSION {
+            return Err(RestoreError::Version { found: *version });
+        }
+        pending.check(C::capacity(&self.layout))?;
+        let restored = C::from_state(&self.layout, registers)?;
+        self.domain.suspend(&self.registers)?;
+        // Where it was in use, the host gets everything back first.
+        *self.registers() = C::at_power_on(&self.layout);
+        self.sync(Touched::first(C::capacity(&self.layout)));
+        *self.registers() = restored;
+        self.domain.set_pending(pending);
+        Ok(())
+    }
+}
+
+impl<C: Capability, D: Domain> Resume for Function<C, D> {
+    fn messages(&self, messages: &mut Vec<ApicMessage>) {
+        self.domain.messages(&self.registers, messages);
+    }
+
+    fn resume(&self) {
+        self.domain.resume(&self.registers);
+    }
+}

@@ -1,0 +1,61 @@
+//! A function's interrupts at one moment, as plain data: what a snapshot of a VM keeps, and what a restored one
+//! begins with.
+//!
+//! Owns the shape of that data, its version, and the order in which the functions of a VM come back. Invariant: a
+//! state is checked whole, and against the function that it is for, before anything changes; what passes is one
+//! that such a function could have had. The registers' part is each capability's own
+//! ([`MsixState`](crate::msix::MsixState), [`MsiState`](crate::msi::MsiState)). No I/O and no lock here.
+//!
+//! Taking it: stop the vCPUs and the devices, [suspend](crate::Function::suspend) every function, and only then
+//! read the local APICs, which have by now what was on its way. Then either [resume](resume_all) the functions, or
+//! drop them. Bringing it back goes the other way round: local APICs, [restore](crate::Function::restore) every
+//! function, and [`resume_all`].
+
+mod error;
+mod pending;
+
+pub use error::{RestoreError, SuspendError};
+pub use pending::PendingBits;
+
+use crate::apic::ApicMessage;
+use crate::router::Router;
+
+/// The version of the data that this crate writes, and the only one that it reads.
+pub const VERSION: u16 = 1;
+
+/// The interrupts of one function: registers, and what waits.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub struct FunctionState<S> {
+    /// [`VERSION`], of the one who wrote it.
+    pub version: u16,
+    /// The capability's registers.
+    pub registers: S,
+    /// The interrupts that the domain kept: in eventfds, or from the time when one was closed. Those that wait in
+    /// the device itself, for vectors without an eventfd, are part of the device's state and not here.
+    pub pending: PendingBits,
+}
+
+/// A function that may be suspended, of any capability and domain.
+pub trait Resume {
+    /// Adds the messages for which resuming will ask the VM's router, as they are behind any remapping.
+    fn messages(&self, messages: &mut Vec<ApicMessage>);
+
+    /// Brings every vector to what the registers say. What waits for a vector that is live then is delivered, once.
+    /// Does nothing to one that is not suspended.
+    fn resume(&self);
+}
+
+/// Resumes functions of one VM, with one commit of its routing table for the messages of all.
+///
+/// What the host refuses meanwhile is tried again as ever: see [`Domain::unsettled`](crate::Domain::unsettled).
+pub fn resume_all<'a>(router: &impl Router, functions: impl IntoIterator<Item = &'a dyn Resume>) {
+    let functions: Vec<_> = functions.into_iter().collect();
+    let mut messages = Vec::new();
+    functions.iter().for_each(|function| function.messages(&mut messages));
+    let mut routes = Vec::new();
+    router.publish(&messages, &mut routes);
+    functions.iter().for_each(|function| function.resume());
+    // Until here none could be evicted for another. Where one was refused, its function has asked again.
+    routes.into_iter().flatten().for_each(|route| router.withdraw(route));
+}

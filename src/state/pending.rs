@@ -1,0 +1,78 @@
+//! Pending bits as plain data, laid out as the Pending Bit Array is (PCIe r6 §7.7.2.7).
+
+use super::RestoreError;
+use crate::delivery::Vector;
+
+/// One bit for each vector of a function, 64 in a word, the lowest vector in the lowest bit.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(transparent))]
+pub struct PendingBits(pub Vec<u64>);
+
+impl PendingBits {
+    /// The bits of `vectors` vectors, in order: those that `pending` yields, and 0 beyond.
+    pub(crate) fn collect(vectors: u32, pending: impl Iterator<Item = bool>) -> Self {
+        let mut words = vec![0; words(vectors)];
+        let mut pending = pending.take(vectors as usize);
+        for word in &mut words {
+            for (bit, pending) in pending.by_ref().take(64).enumerate() {
+                *word |= u64::from(pending).wrapping_shl(bit as u32);
+            }
+        }
+        Self(words)
+    }
+
+    /// The vectors whose bit is set, ascending.
+    pub fn vectors(&self) -> impl Iterator<Item = Vector> {
+        (0u32..).zip(&self.0).flat_map(|(word, bits)| {
+            let first = word.saturating_mul(64);
+            (0..64)
+                .filter(move |bit| bits.wrapping_shr(*bit) & 1 == 1)
+                .map(move |bit| Vector(first.saturating_add(bit)))
+        })
+    }
+
+    /// Refuses bits that a function of `vectors` vectors cannot have.
+    pub(crate) fn check(&self, vectors: u32) -> Result<(), RestoreError> {
+        let (found, expected) = (self.0.len(), words(vectors));
+        if found != expected {
+            return Err(RestoreError::PendingWords { found, expected });
+        }
+        match self.vectors().last() {
+            Some(vector) if vector.0 >= vectors => Err(RestoreError::PendingBeyond { vector, vectors }),
+            _ => Ok(()),
+        }
+    }
+}
+
+fn words(vectors: u32) -> usize {
+    (vectors as usize).div_ceil(64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bits_are_found_where_they_were_put() {
+        let set = [0, 1, 31, 32, 63, 64, 69];
+        let bits = PendingBits::collect(70, (0..1000).map(|vector| set.contains(&vector)));
+        assert_eq!(bits.0, [1 << 63 | 1 << 32 | 1 << 31 | 0b11, 1 << 5 | 1]);
+        assert!(bits.vectors().eq(set.map(Vector)));
+        assert!(bits.check(70).is_ok());
+    }
+
+    #[test]
+    fn more_bits_than_vectors_are_refused() {
+        let beyond = PendingBits(vec![0, 1 << 6]);
+        assert!(matches!(
+            beyond.check(70),
+            Err(RestoreError::PendingBeyond { vector: Vector(70), vectors: 70 })
+        ));
+        for words in [vec![], vec![0], vec![0; 3]] {
+            assert!(matches!(
+                PendingBits(words).check(70),
+                Err(RestoreError::PendingWords { expected: 2, .. })
+            ));
+        }
+    }
+}
