@@ -21,7 +21,7 @@ test: test-fast test-kvm test-lab test-linux  ## run every test that this machin
 test-fast:  ## unit tests, the specification's sentences, the reference model, the command line
 	$(CARGO) test --release --workspace --lib --bins
 	$(CARGO) test --release --workspace --doc
-	$(CARGO) test --release --test spec --test model
+	$(CARGO) test --release --test spec --test state --test model
 	$(CARGO) test --release -p vmm --test usage
 
 # Where /dev/kvm does not open, the same tests run in the lab host, with shorter storms: it is slow there.
@@ -61,8 +61,8 @@ compare: build  ## boot time and lost interrupts, ours beside Debian's QEMU, in 
 bench:  ## what interrupts cost on this machine's KVM, beside the raw system calls
 	$(CARGO) bench --bench interrupts
 
-fuzz: $(FUZZ)  ## fuzz each target for T seconds (60): config space, table, pending bits, whole sequences against the model
-	@for target in msix msi function; do \
+fuzz: $(FUZZ)  ## fuzz each target for T seconds (60): config space, table, pending bits, states to restore, whole sequences against the model
+	@for target in msix msi function state; do \
 		echo "fuzz: $$target for $(T) s"; \
 		PATH="$(TOOLS)/bin:$$PATH" $(CARGO) +nightly fuzz run $$target -- -max_total_time=$(T) -timeout=10 || exit 1; \
 	done

@@ -115,3 +115,13 @@ fn a_vector_that_takes_a_lingering_ones_place_is_still_tried_again() {
     let rising = [Op::Clear(8), message(9), Op::Fail(0b11), unmask(9), Op::Retry];
     run(65, &[lingering.as_slice(), &rising].concat());
 }
+
+#[test]
+fn an_interrupt_that_waits_in_an_eventfd_goes_with_the_function_to_another_vm() {
+    let message = |vector| Op::Message { vector, version: 0 };
+    let unmask = |vector| Op::Mask { vector, masked: false };
+    let using = [Op::Control(2), message(0), unmask(0), message(1), unmask(1)];
+    let masked = Op::Mask { vector: 1, masked: true };
+    let moved = [masked, Op::Raise(1), Op::Suspend, Op::Raise(0), Op::Restore, Op::Resume, unmask(1)];
+    run(2, &[using.as_slice(), &moved].concat());
+}

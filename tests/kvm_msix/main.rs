@@ -8,4 +8,5 @@ mod delivery;
 mod hostile;
 mod routing;
 mod shortage;
+mod snapshot;
 mod storm;
