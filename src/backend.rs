@@ -3,9 +3,13 @@
 //! VFIO is one backend, a device model inside the VMM another. A backend is owned by one domain, which calls
 //! it under its lock; vectors count from 0 and stay below what [`Backend::open`] was asked for.
 
+mod capabilities;
+
 use std::io;
 
 use vmm_sys_util::eventfd::EventFd;
+
+pub use capabilities::{Capabilities, Growth};
 
 use crate::delivery::Vector;
 
@@ -48,13 +52,29 @@ pub enum BackendError {
     /// The device's interrupts could not be turned off.
     #[error("the host did not turn the device's interrupts off: {source}")]
     Close {
+        /// Vectors that had an eventfd and have none any more; the rest are as before. Empty where the host turns
+        /// all off or none.
+        unbound: Vec<Vector>,
         /// The kernel's reason.
         source: io::Error,
     },
+    /// The device has no place for a cookie.
+    #[error("vector {vector} cannot carry a cookie")]
+    NoCookies {
+        /// The vector.
+        vector: Vector,
+    },
 }
+
+/// What a device stores beside a message to tell whose interrupt it is, such as a PASID. Opaque to this crate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Cookie(pub u32);
 
 /// A device's host vectors.
 pub trait Backend: Send {
+    /// What the device and its host can do. It stays the same for the backend's life.
+    fn capabilities(&self) -> Capabilities;
+
     /// The guest turned the capability on: the device may signal up to `vectors` vectors. None is requested of
     /// the host yet, and an interrupt that the device raises meanwhile waits in its own pending bits.
     ///
@@ -79,10 +99,53 @@ pub trait Backend: Send {
     /// The guest turned the capability off: every vector is unbound, and everything given back to the host.
     ///
     /// # Errors
-    /// [`BackendError::Close`]; everything is as before then.
+    /// [`BackendError::Close`], which names what is unbound all the same; the window is still open then.
     fn close(&mut self) -> Result<(), BackendError>;
 
     /// The pending bits that the device itself has for vectors 64 × `group` to 64 × `group` + 63. Only those of
     /// vectors without an eventfd mean anything.
     fn pending(&mut self, group: u32) -> u64;
+
+    /// What `vector`'s interrupts carry beside their message, from its next eventfd on; `None` for nothing, as at
+    /// first.
+    ///
+    /// # Errors
+    /// [`BackendError::NoCookies`] where there is no place for one, as in MSI and MSI-X.
+    fn set_cookie(&mut self, vector: Vector, cookie: Option<Cookie>) -> Result<(), BackendError> {
+        match cookie {
+            None => Ok(()),
+            Some(_) => Err(BackendError::NoCookies { vector }),
+        }
+    }
+}
+
+/// A backend chosen while the program runs.
+impl<B: Backend + ?Sized> Backend for Box<B> {
+    fn capabilities(&self) -> Capabilities {
+        (**self).capabilities()
+    }
+
+    fn open(&mut self, vectors: u32) -> Result<(), BackendError> {
+        (**self).open(vectors)
+    }
+
+    fn bind(&mut self, vector: Vector, eventfd: &EventFd) -> Result<(), BackendError> {
+        (**self).bind(vector, eventfd)
+    }
+
+    fn unbind(&mut self, vector: Vector) -> Result<(), BackendError> {
+        (**self).unbind(vector)
+    }
+
+    fn close(&mut self) -> Result<(), BackendError> {
+        (**self).close()
+    }
+
+    fn pending(&mut self, group: u32) -> u64 {
+        (**self).pending(group)
+    }
+
+    fn set_cookie(&mut self, vector: Vector, cookie: Option<Cookie>) -> Result<(), BackendError> {
+        (**self).set_cookie(vector, cookie)
+    }
 }

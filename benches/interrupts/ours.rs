@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use vm_msi::MsixFunction;
 use vm_msi::Vector;
-use vm_msi::backend::{Backend, BackendError};
+use vm_msi::backend::{Backend, BackendError, Capabilities, Growth};
 use vm_msi::kvm::{Irqchip, KvmRouter};
 use vm_msi::msix::{Bar, Layout, TableSize};
 use vmm_sys_util::eventfd::EventFd;
@@ -22,6 +22,10 @@ const VECTORS_OF_AN_APIC: usize = 200;
 pub(crate) struct NoDevice;
 
 impl Backend for NoDevice {
+    fn capabilities(&self) -> Capabilities {
+        Capabilities { vectors: 2048, growth: Growth::Dynamic, independent: true, multi_message: false }
+    }
+
     fn open(&mut self, _: u32) -> Result<(), BackendError> {
         Ok(())
     }

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use vmm_sys_util::eventfd::EventFd;
 
 use super::Failures;
-use crate::backend::{Backend, BackendError};
+use crate::backend::{Backend, BackendError, Capabilities, Cookie, Growth};
 use crate::delivery::Vector;
 
 #[derive(Debug, Default)]
@@ -15,19 +15,28 @@ struct Device {
     bound: BTreeMap<Vector, EventFd>,
     /// Raised while they had no eventfd.
     pending: BTreeSet<Vector>,
+    cookies: BTreeMap<Vector, Cookie>,
 }
 
 /// The fake of a device and its host vectors; clones are the same device.
 #[derive(Clone, Debug)]
 pub struct FakeBackend {
     failures: Failures,
+    capabilities: Capabilities,
     device: Arc<Mutex<Device>>,
 }
 
 impl FakeBackend {
-    /// A device with its interrupts turned off.
+    /// A device of 2048 vectors that grow one by one, with its interrupts turned off.
     pub fn new(failures: Failures) -> Self {
-        Self { failures, device: Arc::default() }
+        let capabilities =
+            Capabilities { vectors: 2048, growth: Growth::Dynamic, independent: true, multi_message: false };
+        Self::with_capabilities(failures, capabilities)
+    }
+
+    /// A device that can do so much, with its interrupts turned off.
+    pub fn with_capabilities(failures: Failures, capabilities: Capabilities) -> Self {
+        Self { failures, capabilities, device: Arc::default() }
     }
 
     /// The device raises a vector; false where it may not, because its interrupts are off.
@@ -49,7 +58,18 @@ impl FakeBackend {
     /// The same device in another host: nothing is bound, and what it has pending itself is pending there.
     pub fn moved(&self, failures: Failures) -> Self {
         let pending = self.device().pending.clone();
-        Self { failures, device: Arc::new(Mutex::new(Device { pending, ..Device::default() })) }
+        let device = Arc::new(Mutex::new(Device { pending, ..Device::default() }));
+        Self { failures, capabilities: self.capabilities, device }
+    }
+
+    /// A part of the device is reset: nothing is pending for a vector of it.
+    pub fn forget(&self, vector: Vector) {
+        self.device().pending.remove(&vector);
+    }
+
+    /// What a vector's interrupts carry.
+    pub fn cookie(&self, vector: Vector) -> Option<Cookie> {
+        self.device().cookies.get(&vector).copied()
     }
 
     /// How many vectors have an eventfd, and whether the device's interrupts are on.
@@ -64,6 +84,10 @@ impl FakeBackend {
 }
 
 impl Backend for FakeBackend {
+    fn capabilities(&self) -> Capabilities {
+        self.capabilities
+    }
+
     fn open(&mut self, vectors: u32) -> Result<(), BackendError> {
         self.failures.next().map_err(|source| BackendError::Open { asked: vectors, source })?;
         let was_open = std::mem::replace(&mut self.device().open, true);
@@ -90,7 +114,7 @@ impl Backend for FakeBackend {
     }
 
     fn close(&mut self) -> Result<(), BackendError> {
-        self.failures.next().map_err(|source| BackendError::Close { source })?;
+        self.failures.next().map_err(|source| BackendError::Close { unbound: Vec::new(), source })?;
         let device = &mut *self.device();
         assert!(device.open, "the window was closed twice");
         device.open = false;
@@ -102,5 +126,14 @@ impl Backend for FakeBackend {
         let device = self.device();
         let bits = device.pending.iter().filter(|vector| vector.0 / 64 == group);
         bits.fold(0, |bits, vector| bits | 1 << (vector.0 % 64))
+    }
+
+    fn set_cookie(&mut self, vector: Vector, cookie: Option<Cookie>) -> Result<(), BackendError> {
+        let cookies = &mut self.device().cookies;
+        match cookie {
+            Some(cookie) => cookies.insert(vector, cookie),
+            None => cookies.remove(&vector),
+        };
+        Ok(())
     }
 }

@@ -13,7 +13,7 @@ mod set_irqs;
 use std::io;
 
 pub use msi::VfioMsi;
-pub use msix::{Capabilities, VfioMsix};
+pub use msix::VfioMsix;
 
 /// Why a VFIO device cannot be a backend.
 #[derive(Debug, thiserror::Error)]

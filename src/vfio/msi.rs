@@ -12,7 +12,7 @@ use vmm_sys_util::eventfd::EventFd;
 
 use super::set_irqs::{Index, Irqs};
 use super::{NO_SPACE, VfioError};
-use crate::backend::{Backend, BackendError};
+use crate::backend::{Backend, BackendError, Capabilities, Growth};
 use crate::delivery::Vector;
 use crate::msi::MessageCount;
 
@@ -57,6 +57,15 @@ impl VfioMsi {
 }
 
 impl Backend for VfioMsi {
+    fn capabilities(&self) -> Capabilities {
+        Capabilities {
+            vectors: self.messages.get(),
+            growth: Growth::Reserved,
+            independent: false,
+            multi_message: true,
+        }
+    }
+
     fn open(&mut self, vectors: u32) -> Result<(), BackendError> {
         let refused = |source| BackendError::Open { asked: vectors, source };
         match self.irqs.enable_without_eventfds(vectors).map_err(refused)? {
@@ -76,7 +85,8 @@ impl Backend for VfioMsi {
     }
 
     fn close(&mut self) -> Result<(), BackendError> {
-        self.irqs.disable().map_err(|source| BackendError::Close { source })
+        let refused = |source| BackendError::Close { unbound: Vec::new(), source };
+        self.irqs.disable().map_err(refused)
     }
 
     fn pending(&mut self, group: u32) -> u64 {

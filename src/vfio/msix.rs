@@ -14,18 +14,8 @@ use vmm_sys_util::eventfd::EventFd;
 
 use super::set_irqs::{Index, IrqInfo, Irqs};
 use super::{NO_SPACE, VfioError};
-use crate::backend::{Backend, BackendError};
+use crate::backend::{Backend, BackendError, Capabilities, Growth};
 use crate::delivery::Vector;
-
-/// What a host can do with a device's MSI-X.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[cfg_attr(feature = "serde", derive(serde::Serialize))]
-pub struct Capabilities {
-    /// Entries of the device's table.
-    pub vectors: u32,
-    /// Host interrupts are allocated vector by vector; otherwise for the whole table at once.
-    pub dynamic: bool,
-}
 
 /// A passed-through device's MSI-X vectors.
 #[derive(Debug)]
@@ -51,13 +41,9 @@ impl VfioMsix {
         if vectors == 0 {
             return Err(VfioError::NoVectors);
         }
-        let capabilities = Capabilities { vectors, dynamic };
+        let growth = if dynamic { Growth::Dynamic } else { Growth::Reserved };
+        let capabilities = Capabilities { vectors, growth, independent: true, multi_message: false };
         Ok(Self { irqs, capabilities, pba_file_offset, reserved: 0 })
-    }
-
-    /// What the host can do with the device.
-    pub fn capabilities(&self) -> Capabilities {
-        self.capabilities
     }
 
     /// Turns MSI-X on with as many of `wanted` vectors as the host has interrupts for; answers how many.
@@ -74,11 +60,15 @@ impl VfioMsix {
 }
 
 impl Backend for VfioMsix {
+    fn capabilities(&self) -> Capabilities {
+        self.capabilities
+    }
+
     fn open(&mut self, vectors: u32) -> Result<(), BackendError> {
         let vectors = vectors.min(self.capabilities.vectors);
-        let (asked, usable) = if self.capabilities.dynamic { (1, vectors) } else { (vectors, vectors) };
+        let asked = if self.capabilities.growth == Growth::Dynamic { 1 } else { vectors };
         let reserved = self.reserve(asked).map_err(|source| BackendError::Open { asked, source })?;
-        self.reserved = if reserved == asked { usable } else { reserved };
+        self.reserved = if reserved == asked { vectors } else { reserved };
         Ok(())
     }
 
@@ -96,7 +86,8 @@ impl Backend for VfioMsix {
     }
 
     fn close(&mut self) -> Result<(), BackendError> {
-        self.irqs.disable().map_err(|source| BackendError::Close { source })?;
+        let refused = |source| BackendError::Close { unbound: Vec::new(), source };
+        self.irqs.disable().map_err(refused)?;
         self.reserved = 0;
         Ok(())
     }

@@ -8,7 +8,7 @@ use std::io;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use vm_msi::Vector;
-use vm_msi::backend::{Backend, BackendError};
+use vm_msi::backend::{Backend, BackendError, Capabilities, Growth};
 use vmm_sys_util::eventfd::EventFd;
 
 /// The device's side of its vectors.
@@ -57,6 +57,11 @@ impl Device {
 pub(crate) struct DeviceBackend(pub(super) Arc<Device>);
 
 impl Backend for DeviceBackend {
+    fn capabilities(&self) -> Capabilities {
+        let vectors = self.0.lines.len() as u32;
+        Capabilities { vectors, growth: Growth::Dynamic, independent: true, multi_message: false }
+    }
+
     fn open(&mut self, vectors: u32) -> Result<(), BackendError> {
         assert_eq!(vectors as usize, self.0.lines.len());
         Ok(())

@@ -1,0 +1,60 @@
+//! What a device's vectors can do, as far as those who share or stack them need to know.
+
+/// How a host gives a device its interrupts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize), serde(rename_all = "lowercase"))]
+pub enum Growth {
+    /// Only what is bound when the window opens: nothing is added later.
+    Fixed,
+    /// For the whole window when it opens; vectors take their eventfds one by one all the same (a VFIO host with
+    /// VFIO_IRQ_INFO_NORESIZE, and MSI).
+    Reserved,
+    /// Vector by vector, while others are in use (VFIO since Linux 6.5).
+    Dynamic,
+}
+
+/// What a device's vectors can do. Who stands between a device and a guest can do what everything below it can:
+/// see [`Capabilities::intersection`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+pub struct Capabilities {
+    /// There are vectors 0 to `vectors` - 1.
+    pub vectors: u32,
+    /// How they come from the host.
+    pub growth: Growth,
+    /// Each vector can be had without the others (MSI-X, IMS); MSI's are one block.
+    pub independent: bool,
+    /// Blocks of vectors are had all or nothing, as the messages of multi-message MSI are (PCIe r6 §6.1.4).
+    pub multi_message: bool,
+}
+
+impl Capabilities {
+    /// What both can do.
+    #[must_use]
+    pub fn intersection(self, other: Self) -> Self {
+        Self {
+            vectors: self.vectors.min(other.vectors),
+            growth: self.growth.min(other.growth),
+            independent: self.independent && other.independent,
+            multi_message: self.multi_message && other.multi_message,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_chain_can_do_what_each_of_its_links_can() {
+        let msix =
+            Capabilities { vectors: 64, growth: Growth::Dynamic, independent: true, multi_message: false };
+        let msi =
+            Capabilities { vectors: 32, growth: Growth::Reserved, independent: false, multi_message: true };
+        let both =
+            Capabilities { vectors: 32, growth: Growth::Reserved, independent: false, multi_message: false };
+        assert_eq!(msix.intersection(msi), both);
+        assert_eq!(msi.intersection(msix), both);
+        assert_eq!(msix.intersection(msix), msix);
+    }
+}
