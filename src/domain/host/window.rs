@@ -3,7 +3,7 @@
 use std::mem;
 
 use super::Host;
-use crate::backend::Backend;
+use crate::backend::{Backend, BackendError};
 use crate::delivery::Vector;
 use crate::domain::error::DomainError;
 use crate::domain::slot::Slot;
@@ -49,7 +49,23 @@ impl<B: Backend> Host<B> {
                     *slot = mem::replace(slot, Slot::UNUSED).shut(router);
                 }
             }
-            Err(error) => self.refuse(error.into()),
+            Err(error) => {
+                // A device that is shared gives its vectors back one by one, and may have got somewhere.
+                if let BackendError::Close { unbound, .. } = &error {
+                    unbound.iter().for_each(|vector| self.shut(*vector, router));
+                }
+                self.refuse(error.into());
+            }
+        }
+    }
+
+    /// A vector that the device has let go of.
+    fn shut(&mut self, vector: Vector, router: &impl Router) {
+        self.unsettled.remove(&vector);
+        if let Some(slot) = self.slots.get_mut(vector.index()) {
+            *slot = mem::replace(slot, Slot::UNUSED).shut(router);
+            self.bound = self.bound.saturating_sub(1);
+            self.counters.unbinds = self.counters.unbinds.saturating_add(1);
         }
     }
 
