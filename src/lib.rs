@@ -8,6 +8,7 @@
 //! | [`router`], [`kvm`] | messages, their GSIs, irqfds | know vectors or devices |
 //! | [`remap`] | what a function's messages mean now, where the guest remaps them | call back into a domain |
 //! | [`backend`], [`vfio`] | which eventfd a host vector fires | know messages |
+//! | [`pool`] | who has which of a device's host vectors, where several functions share it | say who gets them |
 //! | [`events`] | delivery from userspace, where the kernel has no room | commit or detach |
 //! | [`function`] | one PCI function's interrupts, put together for an embedder | anything of its own |
 //! | [`state`] | a function's interrupts as data, for snapshots | trust what it reads |
@@ -44,6 +45,7 @@ pub mod message;
 pub mod mmio;
 pub mod msi;
 pub mod msix;
+pub mod pool;
 pub mod refusal;
 pub mod remap;
 pub mod requester;

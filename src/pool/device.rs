@@ -1,0 +1,355 @@
+//! The device behind a pool: its backend, and who has which of its vectors.
+//!
+//! Owns the backend. Invariant: a vector has at most one holder, only a held one has an eventfd, and the backend's
+//! window is open while any holder's is. Used under the pool's lock; calls nobody but the backend, so nothing can
+//! come back to it.
+
+use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
+
+use super::error::PoolError;
+use super::place::HostVector;
+use super::report::{Counters, Holding, HostVectorReport, PoolReport};
+use crate::backend::{Backend, BackendError, Capabilities, Cookie};
+
+/// A window's name in its pool; never used again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct WindowId(u64);
+
+/// One of the device's vectors.
+#[derive(Clone, Copy, Debug)]
+struct Entry {
+    holding: Holding,
+    /// The window that it is reserved for.
+    window: Option<WindowId>,
+    /// A holder has given it a cookie.
+    has_cookie: bool,
+}
+
+/// The device, its vectors and their holders.
+pub(super) struct Device {
+    backend: Box<dyn Backend>,
+    capabilities: Capabilities,
+    entries: Vec<Entry>,
+    /// The backend's window is open.
+    open: bool,
+    /// Holders' windows that are.
+    users: u32,
+    /// Why the backend's window is open though nobody's is.
+    close_error: Option<BackendError>,
+    windows: u64,
+    counters: Counters,
+}
+
+impl Device {
+    pub(super) fn new(backend: Box<dyn Backend>) -> Self {
+        let capabilities = backend.capabilities();
+        let entry = Entry { holding: Holding::Free, window: None, has_cookie: false };
+        let entries = vec![entry; capabilities.vectors as usize];
+        Self {
+            backend,
+            capabilities,
+            entries,
+            open: false,
+            users: 0,
+            close_error: None,
+            windows: 0,
+            counters: Counters::default(),
+        }
+    }
+
+    pub(super) fn capabilities(&self) -> Capabilities {
+        self.capabilities
+    }
+
+    /// Some holder's window is open.
+    pub(super) fn is_in_use(&self) -> bool {
+        self.users > 0
+    }
+
+    pub(super) fn is_held(&self, vector: HostVector) -> bool {
+        matches!(self.holding(vector), Some(Holding::Held | Holding::Bound))
+    }
+
+    pub(super) fn is_bound(&self, vector: HostVector) -> bool {
+        self.holding(vector) == Some(Holding::Bound)
+    }
+
+    /// Sets vectors aside, all or none.
+    pub(super) fn reserve(&mut self, vectors: std::ops::Range<u32>) -> Result<WindowId, PoolError> {
+        for asked in vectors.clone().map(HostVector) {
+            match self.entry(asked)? {
+                Entry { window: Some(_), .. } => return Err(PoolError::Reserved { asked }),
+                Entry { holding: Holding::Held | Holding::Bound, .. } => {
+                    return Err(PoolError::InUse { asked });
+                }
+                _ => {}
+            }
+        }
+        self.windows = self.windows.saturating_add(1);
+        let id = WindowId(self.windows);
+        for vector in vectors {
+            if let Some(entry) = self.entries.get_mut(vector as usize) {
+                entry.window = Some(id);
+            }
+        }
+        Ok(id)
+    }
+
+    /// Ends a reservation. What is held of it stays its holders'.
+    pub(super) fn unreserve(&mut self, id: WindowId) {
+        for entry in self.entries.iter_mut().filter(|entry| entry.window == Some(id)) {
+            entry.window = None;
+        }
+    }
+
+    /// Gives one vector to a holder, cleared of what waits for it.
+    pub(super) fn claim(&mut self, asked: HostVector, window: Option<WindowId>) -> Result<(), PoolError> {
+        let entry = self.entry(asked)?;
+        if entry.window != window {
+            return Err(PoolError::Reserved { asked });
+        }
+        match entry.holding {
+            Holding::Held | Holding::Bound => return Err(PoolError::InUse { asked }),
+            Holding::Orphaned => {
+                self.unbind(asked).map_err(|source| PoolError::Orphaned { asked, source })?;
+            }
+            Holding::Free => {}
+        }
+        // Not the holder's yet: a vector that cannot be cleared is nobody's.
+        self.set(asked, Holding::Free);
+        self.clear(asked).map_err(|source| PoolError::Unclean { asked, source })?;
+        self.set(asked, Holding::Held);
+        self.counters.claims = self.counters.claims.saturating_add(1);
+        Ok(())
+    }
+
+    /// Gives the first of some vectors that is free. Those that cost the host nothing go first.
+    pub(super) fn claim_any(
+        &mut self,
+        among: std::ops::Range<u32>,
+        window: Option<WindowId>,
+        except: Option<HostVector>,
+    ) -> Result<HostVector, PoolError> {
+        let pending = self.pending_groups();
+        let mut unclean = Vec::new();
+        for vector in among.start..among.end.min(self.capabilities.vectors) {
+            let asked = HostVector(vector);
+            let Some(entry) = self.entries.get(vector as usize) else { break };
+            if entry.window != window || Some(asked) == except {
+                continue;
+            }
+            match entry.holding {
+                Holding::Held | Holding::Bound => {}
+                Holding::Free if !entry.has_cookie && !is_set(&pending, vector) => {
+                    return self.claim(asked, window).map(|()| asked);
+                }
+                Holding::Free | Holding::Orphaned => unclean.push(asked),
+            }
+        }
+        let mut refused = PoolError::Exhausted { among };
+        for asked in unclean {
+            match self.claim(asked, window) {
+                Ok(()) => return Ok(asked),
+                Err(error) => refused = error,
+            }
+        }
+        Err(refused)
+    }
+
+    /// Takes a vector back from its holder. One that the host does not take back is nobody's, and tried again.
+    pub(super) fn release(&mut self, vector: HostVector) {
+        let given_back = match self.holding(vector) {
+            Some(Holding::Bound) => self.unbind(vector).is_ok(),
+            _ => true,
+        };
+        self.set(vector, if given_back { Holding::Free } else { Holding::Orphaned });
+    }
+
+    /// A holder's window opens.
+    pub(super) fn enter(&mut self) -> Result<(), BackendError> {
+        self.turn_on()?;
+        self.users = self.users.saturating_add(1);
+        Ok(())
+    }
+
+    /// A holder's window closes, with all its `vectors`. On failure [`Device::is_bound`] tells what is left.
+    pub(super) fn leave(&mut self, vectors: &[HostVector]) -> Result<(), BackendError> {
+        if self.users == 1 {
+            self.turn_off()?;
+        } else {
+            for vector in vectors {
+                self.unbind(*vector)?;
+            }
+        }
+        self.users = self.users.saturating_sub(1);
+        Ok(())
+    }
+
+    /// A holder has gone whose window could not be closed: its vectors are given back already.
+    pub(super) fn abandon(&mut self) {
+        self.users = self.users.saturating_sub(1);
+        self.rest();
+    }
+
+    pub(super) fn bind(&mut self, vector: HostVector, eventfd: &EventFd) -> Result<(), BackendError> {
+        self.backend.bind(vector.of_device(), eventfd).inspect_err(|_| self.counters.fail())?;
+        self.set(vector, Holding::Bound);
+        Ok(())
+    }
+
+    /// A vector that is bound is so no more; one that is not stays as it is.
+    pub(super) fn unbind(&mut self, vector: HostVector) -> Result<(), BackendError> {
+        if matches!(self.holding(vector), Some(Holding::Bound | Holding::Orphaned)) {
+            self.backend.unbind(vector.of_device()).inspect_err(|_| self.counters.fail())?;
+            self.set(vector, Holding::Held);
+        }
+        Ok(())
+    }
+
+    /// The device's pending bits for 64 vectors. Those of vectors without an eventfd mean something.
+    pub(super) fn pending(&mut self, group: u32) -> u64 {
+        self.backend.pending(group)
+    }
+
+    /// The device's pending bit for one.
+    pub(super) fn is_pending(&mut self, vector: HostVector) -> bool {
+        self.pending(vector.0 / 64).wrapping_shr(vector.0 % 64) & 1 != 0
+    }
+
+    pub(super) fn set_cookie(
+        &mut self,
+        vector: HostVector,
+        cookie: Option<Cookie>,
+    ) -> Result<(), BackendError> {
+        self.backend.set_cookie(vector.of_device(), cookie)?;
+        if let Some(entry) = self.entries.get_mut(vector.0 as usize) {
+            entry.has_cookie = cookie.is_some();
+        }
+        Ok(())
+    }
+
+    /// Tries again what the host has not taken back.
+    pub(super) fn retry(&mut self) {
+        for vector in (0..self.capabilities.vectors).map(HostVector) {
+            if self.holding(vector) == Some(Holding::Orphaned) && self.unbind(vector).is_ok() {
+                self.set(vector, Holding::Free);
+            }
+        }
+        self.rest();
+    }
+
+    /// How many steps wait for another try.
+    pub(super) fn unsettled(&self) -> usize {
+        let orphans = self.entries.iter().filter(|entry| entry.holding == Holding::Orphaned).count();
+        orphans.saturating_add(self.close_error.is_some().into())
+    }
+
+    pub(super) fn report(&mut self) -> PoolReport {
+        let pending = self.pending_groups();
+        let mut vectors = Vec::new();
+        for (index, entry) in (0..).zip(&self.entries) {
+            let vector = HostVector(index);
+            let stray = entry.holding == Holding::Free && is_set(&pending, index);
+            if entry.holding != Holding::Free || entry.window.is_some() || stray {
+                let reserved = entry.window.is_some();
+                vectors.push(HostVectorReport { vector, holding: entry.holding, reserved, stray });
+            }
+        }
+        PoolReport {
+            capabilities: self.capabilities,
+            open: self.open,
+            windows_open: self.users,
+            error: self.close_error.as_ref().map(ToString::to_string),
+            counters: self.counters,
+            vectors,
+        }
+    }
+
+    /// Takes away what is left of earlier holders: what they stored with the vector, and an interrupt that waits. As
+    /// the device keeps that until someone takes it, someone does, and drops it.
+    fn clear(&mut self, vector: HostVector) -> Result<(), BackendError> {
+        if self.entries.get(vector.0 as usize).is_some_and(|entry| entry.has_cookie) {
+            self.set_cookie(vector, None)?;
+        }
+        if !self.is_pending(vector) {
+            return Ok(());
+        }
+        let nobodys = EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)
+            .map_err(|source| BackendError::Bind { vector: vector.of_device(), source })?;
+        self.turn_on()?;
+        let taken = self.bind(vector, &nobodys).and_then(|()| {
+            self.counters.strays = self.counters.strays.saturating_add(1);
+            // Where the host does not take it back it stays bound, to what nobody reads.
+            self.set(vector, Holding::Orphaned);
+            self.unbind(vector)
+        });
+        self.rest();
+        taken
+    }
+
+    /// Every pending bit of the device.
+    fn pending_groups(&mut self) -> Vec<u64> {
+        (0..self.capabilities.vectors.div_ceil(64)).map(|group| self.pending(group)).collect()
+    }
+
+    fn turn_on(&mut self) -> Result<(), BackendError> {
+        if !self.open {
+            self.backend.open(self.capabilities.vectors).inspect_err(|_| self.counters.fail())?;
+            self.counters.opens = self.counters.opens.saturating_add(1);
+        }
+        self.open = true;
+        self.close_error = None;
+        Ok(())
+    }
+
+    fn turn_off(&mut self) -> Result<(), BackendError> {
+        self.backend.close().inspect_err(|_| self.counters.fail())?;
+        self.counters.closes = self.counters.closes.saturating_add(1);
+        self.open = false;
+        self.close_error = None;
+        for entry in &mut self.entries {
+            entry.holding = match entry.holding {
+                Holding::Bound => Holding::Held,
+                Holding::Orphaned => Holding::Free,
+                other => other,
+            };
+        }
+        Ok(())
+    }
+
+    /// Nothing is left on where nobody needs it.
+    fn rest(&mut self) {
+        if self.users == 0 && self.open {
+            self.close_error = self.turn_off().err();
+        }
+    }
+
+    fn entry(&self, asked: HostVector) -> Result<&Entry, PoolError> {
+        let vectors = self.capabilities.vectors;
+        self.entries.get(asked.0 as usize).ok_or(PoolError::OutOfRange { asked, vectors })
+    }
+
+    fn holding(&self, vector: HostVector) -> Option<Holding> {
+        self.entries.get(vector.0 as usize).map(|entry| entry.holding)
+    }
+
+    fn set(&mut self, vector: HostVector, holding: Holding) {
+        if let Some(entry) = self.entries.get_mut(vector.0 as usize) {
+            entry.holding = holding;
+        }
+    }
+}
+
+fn is_set(pending: &[u64], vector: u32) -> bool {
+    pending.get((vector / 64) as usize).is_some_and(|bits| bits.wrapping_shr(vector % 64) & 1 != 0)
+}
+
+/// The last holder and the last pool have gone.
+impl Drop for Device {
+    fn drop(&mut self) {
+        if self.open {
+            // Where the host refuses, the kernel does it when the device's descriptor goes.
+            let _ = self.turn_off();
+        }
+    }
+}
