@@ -7,6 +7,7 @@
 //! | [`domain`] | what each vector *is* in the host, and the way to what it *should be* | look at registers |
 //! | [`router`], [`kvm`] | messages, their GSIs, irqfds | know vectors or devices |
 //! | [`remap`] | what a function's messages mean now, where the guest remaps them | call back into a domain |
+//! | [`budget`] | how many host vectors a device and a VM may have | know which |
 //! | [`backend`], [`vfio`] | which eventfd a host vector fires | know messages |
 //! | [`pool`] | who has which of a device's host vectors, where several functions share it | say who gets them |
 //! | [`events`] | delivery from userspace, where the kernel has no room | commit or detach |
@@ -35,6 +36,7 @@
 pub mod access;
 pub mod apic;
 pub mod backend;
+pub mod budget;
 pub mod capability;
 pub mod delivery;
 pub mod domain;
@@ -57,6 +59,7 @@ pub mod testing;
 pub mod vfio;
 
 pub use backend::Backend;
+pub use budget::Budget;
 pub use capability::Capability;
 pub use delivery::{Delivery, Store, Touched, Vector};
 pub use domain::{DeviceDomain, Domain, SoftwareDomain};

@@ -21,12 +21,13 @@ use std::time::{Duration, Instant};
 
 use rustix::event::epoll;
 
-pub use error::DomainError;
+pub use error::{Cause, DomainError};
 pub use report::{Counters, DomainReport, State, VectorReport};
 pub use software::{SoftwareCounters, SoftwareDomain};
 
 use crate::apic::ApicMessage;
 use crate::backend::Backend;
+use crate::budget::Budget;
 use crate::delivery::{Delivery, Store, Touched, Vector};
 use crate::router::Router;
 use crate::state::{PendingBits, SuspendError};
@@ -85,6 +86,12 @@ impl<R: Router, B: Backend> DeviceDomain<R, B> {
     /// A domain of up to `vectors` vectors, none of which costs the host anything yet.
     pub fn new(vectors: u32, router: Arc<R>, backend: B) -> Self {
         Self { router, host: Mutex::new(Host::new(vectors, backend)) }
+    }
+
+    /// The same domain with a budget, which it may share with others of the device. Without one it has no limit.
+    pub fn within(mut self, budget: Arc<Budget>) -> Self {
+        self.host.get_mut().unwrap_or_else(PoisonError::into_inner).budget = budget;
+        self
     }
 
     /// As [`Domain::retry`], and gives back what has lingered; for an embedder with a clock of its own.

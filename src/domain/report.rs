@@ -1,7 +1,9 @@
 //! A view of a domain: every vector that is not plainly unused, and what was done so far.
 
+use super::error::{Cause, DomainError};
 use super::slot::Slot;
 use crate::apic::ApicMessage;
+use crate::budget::BudgetReport;
 use crate::delivery::Vector;
 use crate::message::MsiMessage;
 use crate::refusal::Refusal;
@@ -80,7 +82,9 @@ pub struct VectorReport {
     pub delivered: Option<u32>,
     /// An interrupt waits (never so for a live vector).
     pub pending: bool,
-    /// What the host refused last, where that still stands.
+    /// What there was too little of, where a refusal still stands.
+    pub cause: Option<Cause>,
+    /// The refusal in words.
     pub error: Option<String>,
 }
 
@@ -101,6 +105,8 @@ pub struct DomainReport {
     pub lingering: u32,
     /// Why the host did not turn the capability on or off, where that still stands.
     pub error: Option<String>,
+    /// What the device may have of the host.
+    pub budget: BudgetReport,
     /// What was done so far.
     pub counters: Counters,
     /// Every vector that has a host vector, an interrupt pending or a failure standing.
@@ -108,10 +114,10 @@ pub struct DomainReport {
 }
 
 impl VectorReport {
-    pub(super) fn new(vector: Vector, slot: &Slot, error: Option<String>) -> Self {
+    pub(super) fn new(vector: Vector, slot: &Slot, refused: Option<&DomainError>) -> Self {
         let (state, gsi, pending) = match slot {
             Slot::Idle { latched } => (State::Idle, None, *latched),
-            Slot::Held { eventfd } => (State::Held, None, signalled([eventfd]).any(|signalled| signalled)),
+            Slot::Held { .. } => (State::Held, None, signalled(slot.waiting()).any(|signalled| signalled)),
             Slot::Live { route, .. } => (State::Live, Some(route.gsi()), false),
             Slot::Relayed { .. } => (State::Relayed, None, false),
         };
@@ -123,7 +129,8 @@ impl VectorReport {
             gsi,
             delivered,
             pending,
-            error,
+            cause: refused.map(DomainError::cause),
+            error: refused.map(ToString::to_string),
         }
     }
 

@@ -5,6 +5,7 @@
 //! refuses. The rules that keep interrupts from being lost are in the order of the calls within a step.
 
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
 
 use rustix::event::epoll;
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
@@ -12,6 +13,7 @@ use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 use super::error::DomainError;
 use crate::apic::ApicMessage;
 use crate::backend::Backend;
+use crate::budget::{Budget, Share};
 use crate::delivery::Vector;
 use crate::router::{Route, Router};
 use crate::signalled::{borrow, signalled};
@@ -22,16 +24,43 @@ pub(super) enum Slot {
     /// No eventfd and no host vector. An interrupt waits in the device's own pending bits, or was `latched`
     /// when the eventfd was closed.
     Idle { latched: bool },
-    /// The host vector fires `eventfd`, which is attached to nothing: its counter is the pending bit.
-    Held { eventfd: EventFd },
-    /// The host vector fires `eventfd`, and the kernel turns its signals into `route`'s message.
-    Live { eventfd: EventFd, route: Route },
-    /// The host vector fires `eventfd`, which userspace watches and turns into `message` itself; so often it has.
-    Relayed { eventfd: EventFd, message: ApicMessage, delivered: u32 },
+    /// The eventfd is attached to nothing: its counter is the pending bit.
+    Held { host: HostVector },
+    /// The kernel turns the eventfd's signals into `route`'s message.
+    Live { host: HostVector, route: Route },
+    /// Userspace watches the eventfd and turns its signals into `message` itself; so often it has.
+    Relayed { host: HostVector, message: ApicMessage, delivered: u32 },
+}
+
+/// What a vector has of the host, for as long as it has it.
+#[derive(Debug)]
+pub(super) struct HostVector {
+    /// What the device fires.
+    pub(super) eventfd: EventFd,
+    /// Goes back with it.
+    _share: Share,
 }
 
 /// A step, or the state that it started from and the host's reason.
 pub(super) type Step = Result<Slot, (Slot, DomainError)>;
+
+impl HostVector {
+    fn request(
+        vector: Vector,
+        latched: bool,
+        backend: &mut impl Backend,
+        budget: &Arc<Budget>,
+    ) -> Result<Self, DomainError> {
+        let share = budget.take().map_err(|source| DomainError::Budget { vector, source })?;
+        let no_eventfd = |source| DomainError::Eventfd { vector, source };
+        let eventfd = EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC).map_err(no_eventfd)?;
+        if latched {
+            eventfd.write(1).map_err(no_eventfd)?;
+        }
+        backend.bind(vector, &eventfd)?;
+        Ok(Self { eventfd, _share: share })
+    }
+}
 
 impl Slot {
     /// A vector that nobody has used.
@@ -49,7 +78,7 @@ impl Slot {
     /// The eventfd of a vector whose interrupts wait in one.
     pub(super) fn waiting(&self) -> Option<&EventFd> {
         match self {
-            Self::Held { eventfd } => Some(eventfd),
+            Self::Held { host } => Some(&host.eventfd),
             Self::Idle { .. } | Self::Live { .. } | Self::Relayed { .. } => None,
         }
     }
@@ -77,7 +106,7 @@ impl Slot {
         match self {
             Self::Idle { latched } => *latched = false,
             // It fails where the eventfd holds nothing, which is as well.
-            Self::Held { eventfd } => drop(eventfd.read()),
+            Self::Held { host } => drop(host.eventfd.read()),
             Self::Live { .. } | Self::Relayed { .. } => {}
         }
     }
@@ -87,50 +116,43 @@ impl Slot {
         match self {
             Self::Idle { latched } => *latched = true,
             // It fails where the eventfd is full, and then some wait already.
-            Self::Held { eventfd } | Self::Live { eventfd, .. } | Self::Relayed { eventfd, .. } => {
-                drop(eventfd.write(1));
+            Self::Held { host } | Self::Live { host, .. } | Self::Relayed { host, .. } => {
+                drop(host.eventfd.write(1));
             }
         }
     }
 
     /// Idle to held: the host vector is requested. What was latched, and what the device has pending, is in
     /// the eventfd afterwards.
-    pub(super) fn bind(self, vector: Vector, backend: &mut impl Backend) -> Step {
+    pub(super) fn bind(self, vector: Vector, backend: &mut impl Backend, budget: &Arc<Budget>) -> Step {
         let Self::Idle { latched } = self else { return Ok(self) };
-        let bound = EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)
-            .and_then(|eventfd| {
-                if latched {
-                    eventfd.write(1)?;
-                }
-                Ok(eventfd)
-            })
-            .map_err(|source| DomainError::Eventfd { vector, source })
-            .and_then(|eventfd| Ok(backend.bind(vector, &eventfd).map(|()| eventfd)?));
-        bound.map(|eventfd| Self::Held { eventfd }).map_err(|error| (self, error))
+        HostVector::request(vector, latched, backend, budget)
+            .map(|host| Self::Held { host })
+            .map_err(|error| (self, error))
     }
 
     /// Held to live. The route is published already, so a signal that waits or comes meanwhile meets it.
     pub(super) fn attach(self, route: Route, router: &impl Router) -> Step {
-        let Self::Held { eventfd } = self else {
+        let Self::Held { host } = self else {
             router.withdraw(route);
             return Ok(self);
         };
-        match router.attach(&eventfd, &route) {
-            Ok(()) => Ok(Self::Live { eventfd, route }),
+        match router.attach(&host.eventfd, &route) {
+            Ok(()) => Ok(Self::Live { host, route }),
             Err(error) => {
                 router.withdraw(route);
-                Err((Self::Held { eventfd }, error.into()))
+                Err((Self::Held { host }, error.into()))
             }
         }
     }
 
     /// Held to relayed: `relay` tells when there is something to deliver, beginning with what waits.
     pub(super) fn relay(self, vector: Vector, message: ApicMessage, relay: &OwnedFd) -> Step {
-        let Self::Held { eventfd } = self else { return Ok(self) };
+        let Self::Held { host } = self else { return Ok(self) };
         let token = epoll::EventData::new_u64(vector.0.into());
-        match epoll::add(relay, borrow(&eventfd), token, epoll::EventFlags::IN) {
-            Ok(()) => Ok(Self::Relayed { eventfd, message, delivered: 0 }),
-            Err(errno) => Err((Self::Held { eventfd }, DomainError::Relay { vector, source: errno.into() })),
+        match epoll::add(relay, borrow(&host.eventfd), token, epoll::EventFlags::IN) {
+            Ok(()) => Ok(Self::Relayed { host, message, delivered: 0 }),
+            Err(errno) => Err((Self::Held { host }, DomainError::Relay { vector, source: errno.into() })),
         }
     }
 
@@ -138,17 +160,17 @@ impl Slot {
     /// goes when nothing can meet its absence.
     pub(super) fn hold(self, router: &impl Router, relay: Option<&OwnedFd>) -> Step {
         match self {
-            Self::Live { eventfd, route } => match router.detach(&eventfd, &route) {
+            Self::Live { host, route } => match router.detach(&host.eventfd, &route) {
                 Ok(()) => {
                     router.withdraw(route);
-                    Ok(Self::Held { eventfd })
+                    Ok(Self::Held { host })
                 }
-                Err(error) => Err((Self::Live { eventfd, route }, error.into())),
+                Err(error) => Err((Self::Live { host, route }, error.into())),
             },
-            Self::Relayed { eventfd, .. } => {
+            Self::Relayed { host, .. } => {
                 // It fails only for an eventfd that is not watched, and then there is nothing to undo.
-                let _ = relay.map(|relay| epoll::delete(relay.as_fd(), borrow(&eventfd)));
-                Ok(Self::Held { eventfd })
+                let _ = relay.map(|relay| epoll::delete(relay.as_fd(), borrow(&host.eventfd)));
+                Ok(Self::Held { host })
             }
             Self::Idle { .. } | Self::Held { .. } => Ok(self),
         }
@@ -156,9 +178,9 @@ impl Slot {
 
     /// Held to idle: the host vector is given back, and only then is the eventfd looked at for the last time.
     pub(super) fn unbind(self, vector: Vector, backend: &mut impl Backend) -> Step {
-        let Self::Held { eventfd } = &self else { return Ok(self) };
+        let Self::Held { host } = &self else { return Ok(self) };
         match backend.unbind(vector) {
-            Ok(()) => Ok(Self::Idle { latched: signalled([eventfd]).any(|signalled| signalled) }),
+            Ok(()) => Ok(Self::Idle { latched: signalled([&host.eventfd]).any(|signalled| signalled) }),
             Err(error) => Err((self, error.into())),
         }
     }
@@ -168,11 +190,11 @@ impl Slot {
     pub(super) fn shut(self, router: &impl Router) -> Self {
         match self {
             Self::Idle { .. } => self,
-            Self::Held { eventfd } | Self::Relayed { eventfd, .. } => {
-                Self::Idle { latched: signalled([&eventfd]).any(|signalled| signalled) }
+            Self::Held { host } | Self::Relayed { host, .. } => {
+                Self::Idle { latched: signalled([&host.eventfd]).any(|signalled| signalled) }
             }
-            Self::Live { eventfd, route } => {
-                drop(eventfd);
+            Self::Live { host, route } => {
+                drop(host);
                 router.withdraw(route);
                 Self::UNUSED
             }

@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use crate::access::lanes;
 use crate::backend::Backend;
+use crate::budget::Budget;
 use crate::capability::Capability;
 use crate::delivery::{Touched, Vector};
 use crate::domain::{DeviceDomain, Domain, DomainReport, SoftwareCounters, SoftwareDomain};
@@ -118,6 +119,13 @@ impl<C: Capability, R: Router, B: Backend> Function<C, DeviceDomain<R, B>> {
         let registers = Mutex::new(C::at_power_on(&layout));
         let domain = DeviceDomain::new(C::capacity(&layout), router, backend);
         Self { layout, registers, domain }
+    }
+
+    /// The same function with a [budget](crate::budget): a device's, of whose functions a guest uses one at a time.
+    /// What it is refused is held, and tried again by [`Function::retry`].
+    pub fn within(self, budget: Arc<Budget>) -> Self {
+        let Self { layout, registers, domain } = self;
+        Self { layout, registers, domain: domain.within(budget) }
     }
 
     /// As [`Function::retry`], for an embedder with a clock of its own.

@@ -66,6 +66,10 @@ pub enum Op {
     Raise(u16),
     /// The guest resets the function.
     Reset,
+    /// The embedder sets the VM's budget: so many host vectors, and 255 for any number.
+    VmBudget(u8),
+    /// The same for the device's.
+    DeviceBudget(u8),
     /// The embedder suspends the function, and keeps its state.
     Suspend,
     /// The embedder resumes it.

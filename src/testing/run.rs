@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::{Failures, FakeBackend, FakeRouter, FakeStage, Model, Op};
+use crate::budget::Budget;
 use crate::delivery::Vector;
 use crate::domain::State;
 use crate::function::MsixFunction;
@@ -16,8 +17,16 @@ use crate::state::{Resume, resume_all};
 /// How long freed vectors linger where they do: no run takes so long.
 const LINGER: Duration = Duration::from_secs(3600);
 
+/// Host vectors that the device was promised.
+const PROMISED: u32 = 1;
+
 /// Who the function is.
 const REQUESTER: RequesterId = RequesterId(0x0100);
+
+/// A budget's limit.
+fn at_most(limit: u8) -> Option<u32> {
+    (limit < u8::MAX).then_some(limit.into())
+}
 
 /// A function over fakes, and the model beside it.
 #[derive(Debug)]
@@ -27,6 +36,10 @@ pub struct Run {
     stage: Arc<FakeStage>,
     backend: FakeBackend,
     failures: Failures,
+    vm_budget: Arc<Budget>,
+    budget: Arc<Budget>,
+    /// Host vectors after the last step.
+    bound: u32,
     model: Model,
 }
 
@@ -37,12 +50,24 @@ impl Run {
         let bar = Bar::new(0).expect("a BAR");
         let layout = Layout::new(size, (bar, 0), (bar, 0x8000)).expect("a layout");
         let failures = Failures::default();
-        let router = Arc::new(FakeRouter::new(failures.clone()));
         let backend = FakeBackend::new(failures.clone());
-        let stage = Arc::new(FakeStage::default());
+        Self::over(layout, failures, backend, Arc::default(), Model::new(vectors))
+    }
+
+    /// A function after power-on, in a VM of its own.
+    fn over(
+        layout: Layout,
+        failures: Failures,
+        backend: FakeBackend,
+        stage: Arc<FakeStage>,
+        model: Model,
+    ) -> Self {
+        let router = Arc::new(FakeRouter::new(failures.clone()));
         let remapped = Remapped::new(router.clone(), stage.clone(), REQUESTER);
-        let function = MsixFunction::new(layout, Arc::new(remapped), backend.clone());
-        Self { function, router, stage, backend, failures, model: Model::new(vectors) }
+        let vm_budget = Budget::of_vm(None);
+        let budget = Budget::of_device(&vm_budget, PROMISED, None).expect("there is no limit");
+        let function = MsixFunction::new(layout, Arc::new(remapped), backend.clone()).within(budget.clone());
+        Self { function, router, stage, backend, failures, vm_budget, budget, bound: 0, model }
     }
 
     /// Takes a step and checks everything that can be seen from outside.
@@ -87,6 +112,8 @@ impl Run {
                 self.model.reset();
                 self.function.reset(|| self.backend.reset());
             }
+            Op::VmBudget(limit) => self.vm_budget.set_limit(at_most(limit)),
+            Op::DeviceBudget(limit) => self.budget.set_limit(at_most(limit)),
             Op::Suspend => {
                 self.function.suspend().expect("the fake detaches");
                 self.model.suspended = true;
@@ -134,22 +161,14 @@ impl Run {
         assert_eq!(state, again, "telling what waits takes nothing");
 
         let failures = Failures::default();
-        let router = Arc::new(FakeRouter::new(failures.clone()));
-        let backend = self.backend.moved(failures.clone());
-        let (layout, stage) = (self.function.layout().clone(), self.stage.clone());
-        let remapped = Arc::new(Remapped::new(router.clone(), stage.clone(), REQUESTER));
-        let function = MsixFunction::new(layout, remapped, backend.clone());
-        function.restore(&state).expect("a function's own state");
-        assert_eq!(function.suspend().expect("nothing to detach"), state, "restored as it was");
-        assert_eq!(
-            (router.in_use(), backend.in_use()),
-            ((0, 0), (0, false)),
-            "the host knows of nothing yet"
-        );
+        let (layout, backend) = (self.function.layout().clone(), self.backend.moved(failures.clone()));
+        let moved = Self::over(layout, failures, backend, self.stage.clone(), self.model.clone());
+        moved.function.restore(&state).expect("a function's own state");
+        assert_eq!(moved.function.suspend().expect("nothing to detach"), state, "restored as it was");
+        let in_host = (moved.router.in_use(), moved.backend.in_use());
+        assert_eq!(in_host, ((0, 0), (0, false)), "the host knows of nothing yet");
 
-        let model = self.model.clone();
-        let before = std::mem::replace(self, Self { function, router, stage, backend, failures, model });
-        before.end();
+        std::mem::replace(self, moved).end();
     }
 
     /// The event thread, until it finds nothing more.
@@ -160,6 +179,8 @@ impl Run {
     /// Lets the host recover, and checks that everything is then as it should be, and given back at the end.
     pub fn finish(mut self) {
         self.failures.schedule(0);
+        self.vm_budget.set_limit(None);
+        self.budget.set_limit(None);
         self.router.set_capacity(usize::MAX);
         self.resume();
         self.function.retry();
@@ -171,8 +192,11 @@ impl Run {
     /// The function goes, and nothing is left of it in the host.
     fn end(self) {
         self.failures.schedule(0);
-        let Self { function, router, backend, .. } = self;
+        let Self { function, router, backend, vm_budget, budget, .. } = self;
         drop(function);
+        assert_eq!((budget.report().used, vm_budget.report().used), (0, PROMISED), "all went back");
+        drop(budget);
+        assert_eq!(vm_budget.report().used, 0, "the promise too");
         assert_eq!(router.in_use(), (0, 0), "eventfds attached, messages in use");
         assert_eq!(backend.in_use(), (0, false), "vectors bound, interrupts on");
     }
@@ -247,6 +271,21 @@ impl Run {
                 assert_eq!(pending, owed, "the pending bit of vector {vector}");
             }
         }
+        let (device, vm) = (self.budget.report(), self.vm_budget.report());
+        assert_eq!(device.used, report.host_vectors, "the budget knows what the device has");
+        assert_eq!(vm.used, device.used.max(PROMISED), "and what the VM has");
+        if device.used > self.bound {
+            assert!(
+                device.limit.is_none_or(|limit| device.used <= limit),
+                "grown beyond the device's budget"
+            );
+            let promised = device.used <= PROMISED;
+            assert!(
+                promised || vm.limit.is_none_or(|limit| vm.used <= limit),
+                "grown beyond the VM's budget"
+            );
+        }
+        self.bound = device.used;
         let (attached, users) = self.router.in_use();
         assert_eq!(attached, report.live as usize);
         assert_eq!(users, attached, "every use of a message belongs to a live vector");

@@ -4,6 +4,7 @@
 //! All need /dev/kvm, and say so where it does not open. One binary, so that the lab host is booted once for it.
 
 mod bare_metal;
+mod budget;
 mod delivery;
 mod hostile;
 mod routing;

@@ -15,11 +15,12 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::error::DomainError;
+use super::error::{Cause, DomainError};
 use super::report::Counters;
 use super::slot::{Slot, Step};
 use crate::apic::ApicMessage;
 use crate::backend::Backend;
+use crate::budget::Budget;
 use crate::delivery::{Delivery, Store, Vector};
 use crate::router::{Route, Router, RouterError};
 
@@ -43,6 +44,8 @@ pub(super) struct Host<B> {
     pub(super) linger: Duration,
     /// What userspace watches for the vectors that it delivers, where an embedder does so.
     pub(super) relay: Option<Arc<OwnedFd>>,
+    /// How many host vectors there may be.
+    pub(super) budget: Arc<Budget>,
     bound: u32,
     counters: Counters,
     /// Vectors on their way up, and their routes: kept between calls for their memory only.
@@ -64,6 +67,7 @@ impl<B: Backend> Host<B> {
             lingering: BTreeMap::new(),
             linger: Duration::ZERO,
             relay: None,
+            budget: Budget::of_vm(None),
             bound: 0,
             counters: Counters::default(),
             rising: Vec::new(),
@@ -98,8 +102,11 @@ impl<B: Backend> Host<B> {
     /// Tries again what the host refused, those first that userspace delivers most often, and gives back what
     /// has lingered long enough.
     pub(super) fn retry(&mut self, router: &impl Router, store: &impl Store, now: Instant) {
+        // Where somebody waits for a host vector that lingers here, it has lingered long enough.
+        let is_short = self.budget.is_short();
+        let expired = |until: &Instant| is_short || *until <= now;
         let expired: Vec<Vector> =
-            self.lingering.iter().filter(|(_, until)| **until <= now).map(|(vector, _)| *vector).collect();
+            self.lingering.iter().filter(|(_, until)| expired(until)).map(|(vector, _)| *vector).collect();
         expired.into_iter().for_each(|vector| self.free(vector));
         let mut vectors: Vec<Vector> = match self.window_error {
             // At least one, so that a window that could not be closed is tried again too.
@@ -225,7 +232,10 @@ impl<B: Backend> Host<B> {
     }
 
     fn leave_unsettled(&mut self, vector: Vector, error: DomainError) {
-        self.count_failure();
+        // A budget counts its refusals itself: they are none of the host's.
+        if error.cause() != Cause::Budget {
+            self.count_failure();
+        }
         self.unsettled.insert(vector, error);
     }
 

@@ -36,7 +36,7 @@ impl<B: Backend> Host<B> {
         let refused = self.unsettled.keys().next_back().map_or(0, |last| last.index().saturating_add(1));
         let vectors = (0..self.slots.len().max(refused)).map(|index| {
             let (vector, slot) = (Vector(index as u32), self.slots.get(index).unwrap_or(&Slot::UNUSED));
-            VectorReport::new(vector, slot, self.unsettled.get(&vector).map(ToString::to_string))
+            VectorReport::new(vector, slot, self.unsettled.get(&vector))
         });
         let count = |is: fn(&Slot) -> bool| self.slots.iter().filter(|slot| is(slot)).count() as u32;
         DomainReport {
@@ -46,6 +46,7 @@ impl<B: Backend> Host<B> {
             relayed: count(|slot| matches!(slot, Slot::Relayed { .. })),
             lingering: self.lingering.len() as u32,
             error: self.window_error.as_ref().map(ToString::to_string),
+            budget: self.budget.report(),
             counters: self.counters.clone(),
             vectors: vectors.filter(VectorReport::is_noteworthy).collect(),
         }

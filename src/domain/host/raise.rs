@@ -74,9 +74,9 @@ impl<B: Backend> Host<B> {
     }
 
     fn try_bind(&mut self, vector: Vector) -> Result<(), DomainError> {
-        let Self { backend, slots, .. } = self;
+        let Self { backend, slots, budget, .. } = self;
         let Some(slot @ Slot::Idle { .. }) = slots.get_mut(vector.index()) else { return Ok(()) };
-        match mem::replace(slot, Slot::UNUSED).bind(vector, backend) {
+        match mem::replace(slot, Slot::UNUSED).bind(vector, backend, budget) {
             Ok(held) => *slot = held,
             Err((idle, error)) => {
                 *slot = idle;
@@ -111,11 +111,10 @@ impl<B: Backend> Host<B> {
         }
         for event in ready {
             let vector = Vector(event.data.u64() as u32);
-            let Some(Slot::Relayed { eventfd, message, delivered }) = self.slots.get_mut(vector.index())
-            else {
+            let Some(Slot::Relayed { host, message, delivered }) = self.slots.get_mut(vector.index()) else {
                 continue;
             };
-            if eventfd.read().is_err() {
+            if host.eventfd.read().is_err() {
                 continue;
             }
             match router.signal(*message) {
@@ -125,7 +124,7 @@ impl<B: Backend> Host<B> {
                 }
                 Err(error) => {
                     // It cannot overflow, having been read just now.
-                    let _ = eventfd.write(1);
+                    let _ = host.eventfd.write(1);
                     self.hold(vector, router);
                     self.leave_unsettled(vector, DomainError::from(error));
                 }

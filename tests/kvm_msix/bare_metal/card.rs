@@ -8,7 +8,7 @@ use vm_device::device_manager::{IoManager, MmioManager};
 use vm_msi::kvm::KvmRouter;
 use vm_msi::mmio::{PbaMmio, TableMmio};
 use vm_msi::msix::{Bar, Layout, TableSize};
-use vm_msi::{MsiMessage, MsixFunction};
+use vm_msi::{Budget, MsiMessage, MsixFunction};
 
 use super::device::{Device, DeviceBackend};
 use super::guest::{Guest, Operation};
@@ -33,11 +33,13 @@ pub(crate) struct Card {
 }
 
 impl Card {
-    pub(super) fn new(place: usize, vectors: u16, router: Arc<KvmRouter>) -> Self {
+    pub(super) fn new(place: usize, vectors: u16, router: Arc<KvmRouter>, vm: &Arc<Budget>) -> Self {
         let device = Device::new(vectors);
         let bar = Bar::new(0).unwrap();
         let layout = Layout::new(TableSize::new(vectors).unwrap(), (bar, 0), (bar, PBA)).unwrap();
-        let msix = Arc::new(MsixFunction::new(layout, router, DeviceBackend(device.clone())));
+        let budget = Budget::of_device(vm, 0, None).unwrap();
+        let msix = MsixFunction::new(layout, router, DeviceBackend(device.clone())).within(budget);
+        let msix = Arc::new(msix);
         Self { device, msix, base: CARDS + place as u64 * CARD_BYTES }
     }
 

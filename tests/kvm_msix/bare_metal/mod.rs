@@ -19,6 +19,7 @@ use kvm_ioctls::{Kvm, VmFd};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use vm_device::device_manager::IoManager;
 use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryMmap};
+use vm_msi::Budget;
 use vm_msi::kvm::{Irqchip, KvmRouter};
 
 /// Both ways in which the kernel emulates interrupt controllers.
@@ -50,6 +51,7 @@ pub(crate) struct Machine {
     cpuid: CpuId,
     cpus: u8,
     router: Arc<KvmRouter>,
+    budget: Arc<Budget>,
     cards: Vec<Arc<Card>>,
 }
 
@@ -85,7 +87,7 @@ impl Machine {
         let cpuid = kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES).unwrap();
         let vm = Arc::new(vm);
         let router = Arc::new(KvmRouter::new(vm.clone(), irqchip, cpus.into()));
-        Self { vm, memory, cpuid, cpus, router, cards: Vec::new() }
+        Self { vm, memory, cpuid, cpus, router, budget: Budget::of_vm(None), cards: Vec::new() }
     }
 
     /// A running VM of `cpus` CPUs with one function of `vectors` vectors.
@@ -105,9 +107,14 @@ impl Machine {
         self.router.clone()
     }
 
+    /// The VM's budget, which has no limit at first.
+    pub(crate) fn budget(&self) -> Arc<Budget> {
+        self.budget.clone()
+    }
+
     /// Plugs a function of so many vectors in.
     pub(crate) fn plug(&mut self, vectors: u16) -> Arc<Card> {
-        let card = Arc::new(Card::new(self.cards.len(), vectors, self.router.clone()));
+        let card = Arc::new(Card::new(self.cards.len(), vectors, self.router.clone(), &self.budget));
         self.cards.push(card.clone());
         card
     }
