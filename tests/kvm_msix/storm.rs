@@ -1,5 +1,6 @@
 //! A storm: threads of the device raise interrupts while the guest masks, moves, frees and requests its vectors at
-//! random. No interrupt is lost, and none comes where it must not.
+//! random, by their messages or by the entries of a remapping unit. No interrupt is lost, and none comes where it
+//! must not.
 //!
 //! `STORM_SIGNALS` sets how many interrupts are raised (default 100,000), `STORM_SEED` repeats a run.
 
@@ -10,8 +11,11 @@ use std::thread;
 use std::time::Duration;
 
 use vm_msi::kvm::Irqchip;
+use vm_msi::remap::handle;
+use vm_msi::{MsiMessage, Router};
 
-use crate::bare_metal::{Card, ENABLE, FUNCTION_MASK, Guest, Machine, eventually, fixed};
+use crate::bare_metal::{Card, ENABLE, FUNCTION_MASK, Guest, Machine, Operation, eventually, fixed};
+use crate::remapping::{RemappedCard, Unit};
 
 const VECTORS: u32 = 64;
 const CPUS: u8 = 3;
@@ -27,31 +31,95 @@ fn setting(name: &str) -> Option<u64> {
 
 #[test]
 fn in_a_storm_no_interrupt_is_lost_and_none_comes_where_it_must_not() {
-    storm(Irqchip::Kernel);
+    storm_without_remapping(Irqchip::Kernel);
 }
 
 #[test]
 fn in_a_storm_on_a_split_irqchip_no_interrupt_is_lost_and_none_comes_where_it_must_not() {
-    storm(Irqchip::Split);
+    storm_without_remapping(Irqchip::Split);
 }
 
-fn storm(irqchip: Irqchip) {
+#[test]
+fn in_a_storm_behind_a_remapping_unit_no_interrupt_is_lost_and_none_comes_where_it_must_not() {
+    let mut machine = Machine::new(Irqchip::Split, CPUS);
+    let (unit, card) = Unit::plug(&mut machine, VECTORS as u16);
+    storm(&machine.start(), &card, &ByEntry { unit: &unit, card: &card });
+}
+
+fn storm_without_remapping(irqchip: Irqchip) {
+    let (guest, card) = Machine::with_card(irqchip, CPUS, VECTORS as u16);
+    storm(&guest, &card, &ByMessage(&card));
+}
+
+/// How a guest says where a vector's interrupts go.
+trait Aim: Sync {
+    /// The message that it writes.
+    fn message(&self, vector: u32, cpu: u8) -> MsiMessage;
+
+    /// What comes before a vector is first requested.
+    fn prepare(&self, vector: u32, cpu: u8);
+
+    /// Moves a vector, masked or not. Its handler is the same everywhere.
+    fn turn(&self, guest: &Guest, by: u8, vector: u32, cpu: u8);
+}
+
+/// The message says it: a move is one write.
+struct ByMessage<'a>(&'a Card);
+
+impl Aim for ByMessage<'_> {
+    fn message(&self, vector: u32, cpu: u8) -> MsiMessage {
+        fixed(cpu, handler(vector))
+    }
+
+    fn prepare(&self, _: u32, _: u8) {}
+
+    fn turn(&self, guest: &Guest, by: u8, vector: u32, cpu: u8) {
+        guest.perform(by, &[self.0.message(vector, self.message(vector, cpu))[0]]);
+    }
+}
+
+/// An entry of a remapping table says it, and the message names the entry.
+struct ByEntry<'a> {
+    unit: &'a Unit,
+    card: &'a RemappedCard,
+}
+
+impl Aim for ByEntry<'_> {
+    fn message(&self, vector: u32, _: u8) -> MsiMessage {
+        handle::message(vector as u16)
+    }
+
+    fn prepare(&self, vector: u32, cpu: u8) {
+        let entry = vector as u8;
+        self.unit.remap(self.card, entry..entry + 1, |_| Some(fixed(cpu, handler(vector))));
+    }
+
+    fn turn(&self, _: &Guest, _: u8, vector: u32, cpu: u8) {
+        let entry = vector as u8;
+        if vector % 2 == 0 {
+            // The entry is gone for a moment, and what comes meanwhile waits.
+            self.unit.remap(self.card, entry..entry + 1, |_| None);
+        }
+        self.prepare(vector, cpu);
+    }
+}
+
+fn storm<R: Router + 'static>(guest: &Guest, card: &Card<R>, aim: &dyn Aim) {
     let signals = setting("STORM_SIGNALS").unwrap_or(100_000);
     let seed = setting("STORM_SEED").unwrap_or_else(|| fastrand::u64(..));
     println!("STORM_SIGNALS={signals} STORM_SEED={seed}");
-    let (guest, card) = Machine::with_card(irqchip, CPUS, VECTORS as u16);
     let notes: Vec<Mutex<u64>> = (0..VECTORS).map(|_| Mutex::default()).collect();
     let left = AtomicU64::new(signals);
     let steps = AtomicU64::new(0);
 
     thread::scope(|scope| {
         let threads = [1, 2, 3].map(|thread| {
-            let (guest, card, notes, left, steps) = (&guest, &card, &notes, &left, &steps);
+            let (notes, left, steps) = (&notes, &left, &steps);
             let rng = fastrand::Rng::with_seed(seed.wrapping_add(thread));
             scope.spawn(move || raise(rng, guest, card, notes, left, steps))
         });
         let _end = EndOfStorm(&left);
-        let mut driver = Driver::new(&guest, &card, &notes, fastrand::Rng::with_seed(seed));
+        let mut driver = Driver::new(guest, card, aim, &notes, fastrand::Rng::with_seed(seed));
         while !threads.iter().all(|thread| thread.is_finished()) {
             driver.step();
             steps.fetch_add(1, Ordering::Relaxed);
@@ -74,10 +142,10 @@ impl Drop for EndOfStorm<'_> {
 
 /// The device: notes how often it has raised a vector, and raises it, in short bursts. One burst goes into each of
 /// the driver's steps, or the guest would do nothing but take interrupts.
-fn raise(
+fn raise<R: Router + 'static>(
     mut rng: fastrand::Rng,
     guest: &Guest,
-    card: &Card,
+    card: &Card<R>,
     notes: &[Mutex<u64>],
     left: &AtomicU64,
     steps: &AtomicU64,
@@ -111,10 +179,17 @@ struct Told {
     masked: bool,
 }
 
+/// What a driver does to one vector.
+enum Step {
+    Write(Vec<Operation>),
+    Turn,
+}
+
 /// A guest driver out of its mind, that knows at any time which handlers must be silent.
-struct Driver<'a> {
+struct Driver<'a, R: Router> {
     guest: &'a Guest,
-    card: &'a Card,
+    card: &'a Card<R>,
+    aim: &'a dyn Aim,
     notes: &'a [Mutex<u64>],
     rng: fastrand::Rng,
     told: Vec<Told>,
@@ -124,14 +199,21 @@ struct Driver<'a> {
     silent: Vec<[Option<u64>; CPUS as usize]>,
 }
 
-impl<'a> Driver<'a> {
-    fn new(guest: &'a Guest, card: &'a Card, notes: &'a [Mutex<u64>], rng: fastrand::Rng) -> Self {
+impl<'a, R: Router + 'static> Driver<'a, R> {
+    fn new(
+        guest: &'a Guest,
+        card: &'a Card<R>,
+        aim: &'a dyn Aim,
+        notes: &'a [Mutex<u64>],
+        rng: fastrand::Rng,
+    ) -> Self {
         let told = (0..VECTORS).map(|vector| Told { cpu: vector as u8 % CPUS, masked: false }).collect();
         let silent = vec![[Some(0); CPUS as usize]; VECTORS as usize];
         let requests: Vec<_> = (0..VECTORS)
-            .flat_map(|vector| card.request(vector, fixed(vector as u8 % CPUS, handler(vector))))
+            .flat_map(|vector| card.request(vector, aim.message(vector, vector as u8 % CPUS)))
             .collect();
-        let mut driver = Self { guest, card, notes, rng, told, control: ENABLE, silent };
+        (0..VECTORS).for_each(|vector| aim.prepare(vector, vector as u8 % CPUS));
+        let mut driver = Self { guest, card, aim, notes, rng, told, control: ENABLE, silent };
         driver.expect(0..VECTORS);
         guest.perform(0, &requests);
         guest.perform(0, &[card.control(ENABLE)]);
@@ -143,32 +225,34 @@ impl<'a> Driver<'a> {
         let vector = self.rng.u32(0..VECTORS);
         let by = self.rng.u8(0..CPUS);
         let mut told = self.told[vector as usize];
-        let operations = match self.rng.u32(0..100) {
+        let step = match self.rng.u32(0..100) {
             0..30 => {
                 told.masked = true;
-                vec![self.card.mask(vector)]
+                Step::Write(vec![self.card.mask(vector)])
             }
             30..60 => {
                 told.masked = false;
-                vec![self.card.unmask(vector)]
+                Step::Write(vec![self.card.unmask(vector)])
             }
             60..80 => {
-                // Its handler is the same everywhere, so a move is one write, masked or not.
                 told.cpu = self.rng.u8(0..CPUS);
-                vec![self.card.message(vector, fixed(told.cpu, handler(vector)))[0]]
+                Step::Turn
             }
             80..94 => {
                 told.masked = false;
                 let mut operations = self.card.release(vector).to_vec();
-                operations.extend(self.card.request(vector, fixed(told.cpu, handler(vector))));
-                operations
+                operations.extend(self.card.request(vector, self.aim.message(vector, told.cpu)));
+                Step::Write(operations)
             }
             step => return self.step_function(step, by),
         };
         self.told[vector as usize] = told;
         self.check(vector..vector + 1);
         self.expect(vector..vector + 1);
-        self.guest.perform(by, &operations);
+        match step {
+            Step::Write(operations) => drop(self.guest.perform(by, &operations)),
+            Step::Turn => self.aim.turn(self.guest, by, vector, told.cpu),
+        }
         self.fall_silent(vector..vector + 1);
         self.audit(vector..vector + 1);
     }
@@ -209,7 +293,12 @@ impl<'a> Driver<'a> {
                 let counts =
                     format!("interrupt {note} of vector {vector}: {seen} seen, {unsettled} unsettled");
                 eprintln!("lost: {counts}");
-                format!("{counts}; {}", self.guest.local_apic(cpu))
+                // Reading its local APIC wakes a CPU.
+                let local_apics: Vec<_> = (0..CPUS).map(|cpu| self.guest.local_apic(cpu)).collect();
+                let after = self.guest.seen(handler(vector));
+                let report = self.card.msix.report();
+                let state = report.vectors.into_iter().find(|report| report.vector.0 == vector);
+                format!("{counts}, {after} after that woke CPU {cpu}: {state:?}; {}", local_apics.join(", "))
             };
             eventually(|| seen() == *note, what);
         }

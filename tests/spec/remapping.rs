@@ -242,7 +242,7 @@ fn no_old_translation_delivers_once_invalidate_has_returned_whatever_the_guest_d
             }
         });
         let mut late = Vec::new();
-        for round in 0..3000 {
+        for round in 0..1000 {
             let data = 0x40 + round % 64;
             fixture.point_entry_at(data);
             fixture.router.take_delivered();

@@ -8,7 +8,7 @@ use vm_device::device_manager::{IoManager, MmioManager};
 use vm_msi::kvm::KvmRouter;
 use vm_msi::mmio::{PbaMmio, TableMmio};
 use vm_msi::msix::{Bar, Layout, TableSize};
-use vm_msi::{Budget, MsiMessage, MsixFunction};
+use vm_msi::{Budget, MsiMessage, MsixFunction, Router};
 
 use super::device::{Device, DeviceBackend};
 use super::guest::{Guest, Operation};
@@ -24,16 +24,16 @@ const WHOLE_BAR: u64 = 0x2_0000;
 const BAR_BYTES: u64 = 0x9000;
 
 /// The crate's MSI-X with a device of the test's.
-pub(crate) struct Card {
+pub(crate) struct Card<R: Router = KvmRouter> {
     /// Raises the interrupts.
     pub(crate) device: Arc<Device>,
     /// The crate's part.
-    pub(crate) msix: Arc<MsixFunction<KvmRouter, DeviceBackend>>,
+    pub(crate) msix: Arc<MsixFunction<R, DeviceBackend>>,
     base: u64,
 }
 
-impl Card {
-    pub(super) fn new(place: usize, vectors: u16, router: Arc<KvmRouter>, vm: &Arc<Budget>) -> Self {
+impl<R: Router + 'static> Card<R> {
+    pub(super) fn new(place: usize, vectors: u16, router: Arc<R>, vm: &Arc<Budget>) -> Self {
         let device = Device::new(vectors);
         let bar = Bar::new(0).unwrap();
         let layout = Layout::new(TableSize::new(vectors).unwrap(), (bar, 0), (bar, PBA)).unwrap();
@@ -91,6 +91,11 @@ impl Card {
         ]
     }
 
+    /// The driver's reads of an entry's message: address, data.
+    pub(crate) fn read_message(&self, vector: u32) -> [Operation; 2] {
+        [Operation::read(self.entry(vector), 8), Operation::read(self.entry(vector) + 8, 4)]
+    }
+
     /// The driver's write that masks an entry.
     pub(crate) fn mask(&self, vector: u32) -> Operation {
         Operation::write(self.entry(vector) + 12, 4, 1)
@@ -121,9 +126,9 @@ impl Card {
 }
 
 /// The capability on the bus.
-struct ConfigMmio(Arc<MsixFunction<KvmRouter, DeviceBackend>>);
+struct ConfigMmio<R: Router>(Arc<MsixFunction<R, DeviceBackend>>);
 
-impl DeviceMmio for ConfigMmio {
+impl<R: Router> DeviceMmio for ConfigMmio<R> {
     fn mmio_read(&self, _base: MmioAddress, offset: MmioAddressOffset, data: &mut [u8]) {
         self.0.read_config(offset as u16, data);
     }
@@ -134,9 +139,9 @@ impl DeviceMmio for ConfigMmio {
 }
 
 /// A BAR that table and pending bits share with other registers, which read as 0xaa here.
-struct BarMmio(Arc<MsixFunction<KvmRouter, DeviceBackend>>);
+struct BarMmio<R: Router>(Arc<MsixFunction<R, DeviceBackend>>);
 
-impl DeviceMmio for BarMmio {
+impl<R: Router> DeviceMmio for BarMmio<R> {
     fn mmio_read(&self, _base: MmioAddress, offset: MmioAddressOffset, data: &mut [u8]) {
         let bar = self.0.layout().table().bar;
         self.0.read_bar(bar, offset, data, |_, part| part.fill(0xaa));

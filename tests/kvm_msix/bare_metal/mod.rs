@@ -19,8 +19,8 @@ use kvm_ioctls::{Kvm, VmFd};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use vm_device::device_manager::IoManager;
 use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryMmap};
-use vm_msi::Budget;
 use vm_msi::kvm::{Irqchip, KvmRouter};
+use vm_msi::{Budget, Router};
 
 /// Both ways in which the kernel emulates interrupt controllers.
 pub(crate) const IRQCHIPS: [Irqchip; 2] = [Irqchip::Kernel, Irqchip::Split];
@@ -52,7 +52,8 @@ pub(crate) struct Machine {
     cpus: u8,
     router: Arc<KvmRouter>,
     budget: Arc<Budget>,
-    cards: Vec<Arc<Card>>,
+    /// How each card is attached to the bus.
+    cards: Vec<Box<dyn Fn(&mut IoManager)>>,
 }
 
 impl Machine {
@@ -114,21 +115,27 @@ impl Machine {
 
     /// Plugs a function of so many vectors in.
     pub(crate) fn plug(&mut self, vectors: u16) -> Arc<Card> {
-        let card = Arc::new(Card::new(self.cards.len(), vectors, self.router.clone(), &self.budget));
-        self.cards.push(card.clone());
+        self.plug_behind(self.router.clone(), vectors)
+    }
+
+    /// The same, behind a router that stands before the VM's.
+    pub(crate) fn plug_behind<R: Router + 'static>(&mut self, router: Arc<R>, vectors: u16) -> Arc<Card<R>> {
+        let card = Arc::new(Card::new(self.cards.len(), vectors, router, &self.budget));
+        let plugged = card.clone();
+        self.cards.push(Box::new(move |bus| plugged.attach(bus)));
         card
     }
 
     /// Starts the CPUs.
     pub(crate) fn start(self) -> Guest {
         let mut bus = IoManager::new();
-        self.cards.iter().for_each(|card| card.attach(&mut bus));
+        self.cards.iter().for_each(|attach| attach(&mut bus));
         Guest::start(&self, bus)
     }
 }
 
 /// Open files that one test of thousands of vectors needs: two a vector, the domain's and the device's.
-const OPEN_FILES: u64 = 10_000;
+const OPEN_FILES: u64 = 15_000;
 
 /// The limit on open files goes as high as it may, and where that is too little, as high as root can set it.
 fn raise_open_files_limit() {
