@@ -5,6 +5,7 @@
 
 mod bare_metal;
 mod budget;
+mod crowd;
 mod delivery;
 mod hostile;
 mod remapping;

@@ -101,7 +101,7 @@ fn a_vector_waits_for_its_entry_and_moves_with_it_inside_the_kernel() {
 #[test]
 fn under_a_storm_of_signals_a_vector_that_moves_loses_none_and_none_comes_where_it_was() {
     const HANDLER: u8 = 0x40;
-    const MOVES: u64 = 2000;
+    const MOVES: u64 = 500;
     for irqchip in IRQCHIPS {
         let (guest, unit, card) = guest_with_8_vectors(irqchip);
         unit.remap(&card, 0..1, |_| Some(fixed(0, HANDLER)));

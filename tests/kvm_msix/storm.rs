@@ -96,7 +96,7 @@ impl Aim for ByEntry<'_> {
 
     fn turn(&self, _: &Guest, _: u8, vector: u32, cpu: u8) {
         let entry = vector as u8;
-        if vector % 2 == 0 {
+        if vector.is_multiple_of(2) {
             // The entry is gone for a moment, and what comes meanwhile waits.
             self.unit.remap(self.card, entry..entry + 1, |_| None);
         }

@@ -44,6 +44,9 @@ pub(crate) fn kvm() -> Kvm {
     })
 }
 
+/// Attaches a card to the bus.
+type Attach = Box<dyn Fn(&mut IoManager)>;
+
 /// A VM with memory, interrupt controllers and a router, not running yet.
 pub(crate) struct Machine {
     vm: Arc<VmFd>,
@@ -52,8 +55,7 @@ pub(crate) struct Machine {
     cpus: u8,
     router: Arc<KvmRouter>,
     budget: Arc<Budget>,
-    /// How each card is attached to the bus.
-    cards: Vec<Box<dyn Fn(&mut IoManager)>>,
+    cards: Vec<Attach>,
 }
 
 impl Machine {
