@@ -19,12 +19,14 @@ pub mod config;
 pub mod faces;
 pub mod function;
 pub mod host_bridge;
+mod overlap;
 pub mod root;
 pub mod windows;
 
 pub use bar::{Bar, Bars};
 pub use config::{ConfigSpace, Register};
 pub use function::{BAR_COUNT, Decoding, DeviceFunction, Function, Placement};
+pub use overlap::overlap;
 pub use root::Root;
 pub use windows::{BusRange, NoRoom, Space, Windows};
 

@@ -20,6 +20,8 @@ use vm_msi::{DeviceDomain, MsixFunction, Store};
 
 pub use find::HostFunction;
 
+use crate::pci;
+
 /// Bytes of a capability's ID and next pointer, which are the relinked list's.
 const LIST_BYTES: u16 = 2;
 
@@ -187,11 +189,9 @@ fn registers(capability: &Range<u16>) -> Range<u16> {
 /// buffer, and where in the capability.
 fn overlap(offset: u16, len: usize, capability: &Range<u16>) -> Option<(Range<usize>, u16)> {
     let registers = registers(capability);
-    let from = offset.max(registers.start);
-    let end = usize::from(offset).checked_add(len)?.min(usize::from(registers.end));
-    let len = end.checked_sub(usize::from(from)).filter(|len| *len > 0)?;
-    let start = usize::from(from.checked_sub(offset)?);
-    Some((start..start.checked_add(len)?, from.checked_sub(capability.start)?))
+    let window = u64::from(registers.start)..u64::from(registers.end);
+    let (bytes, at) = pci::overlap(offset.into(), len, &window)?;
+    Some((bytes, u16::try_from(at).ok()?.checked_add(LIST_BYTES)?))
 }
 
 #[cfg(test)]
