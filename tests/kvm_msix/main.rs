@@ -13,4 +13,5 @@ mod routing;
 mod several;
 mod shortage;
 mod snapshot;
+mod software;
 mod storm;
