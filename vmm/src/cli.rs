@@ -17,6 +17,9 @@ Examples:
       vmm --kernel vmlinuz --initrd initrd.img --cpus 4 --memory 4G \\
           --vfio 0000:01:00.0 --vfio /sys/bus/pci/devices/0000:02:00.0
 
+  A source of random numbers for the guest (its modules virtio_pci and virtio_rng):
+      vmm --kernel vmlinuz --initrd initrd.img --rng
+
 Binding a device to vfio-pci:
       modprobe vfio-pci
       echo vfio-pci     > /sys/bus/pci/devices/0000:01:00.0/driver_override
@@ -59,6 +62,10 @@ pub struct Args {
     /// PCI device to pass through, as 0000:01:00.0 or its directory in sysfs; may be given many times
     #[arg(long, value_name = "BDF-or-sysfs-path")]
     pub vfio: Vec<String>,
+
+    /// Give the guest a source of random numbers: a virtio entropy device, fed by this host's getrandom
+    #[arg(long)]
+    pub rng: bool,
 
     /// Where the guest's first serial port is: this terminal, a file for its output, or nowhere
     #[arg(long, value_name = "stdio|file=PATH|off", default_value = "stdio")]
@@ -220,6 +227,7 @@ mod tests {
         let args = Args::try_parse_from(["vmm", "--kernel", "k"]).unwrap();
         assert_eq!(args.memory, MemorySize(512 << 20));
         assert_eq!((args.cpus, args.serial, args.irqchip), (1, SerialTarget::Stdio, IrqChip::Kernel));
+        assert!(!args.rng);
         let args = Args::try_parse_from([
             "vmm",
             "--kernel",
@@ -236,6 +244,7 @@ mod tests {
             "a",
             "--vfio",
             "b",
+            "--rng",
             "--serial",
             "off",
             "--log-level",
@@ -243,7 +252,8 @@ mod tests {
             "--report",
             "-",
         ]);
-        assert_eq!(args.unwrap().vfio, ["a", "b"]);
+        let args = args.unwrap();
+        assert_eq!((args.vfio, args.rng), (vec!["a".to_owned(), "b".to_owned()], true));
         for wrong in [
             &["vmm"][..],
             &["vmm", "--kernel", "k", "--cpus", "0"],

@@ -31,6 +31,8 @@ pub struct Config {
     pub memory: u64,
     /// Devices to pass through, found and free.
     pub vfio: Vec<HostDevice>,
+    /// Whether there is an entropy device.
+    pub rng: bool,
     /// Where the serial port is.
     pub serial: SerialTarget,
     /// Where the interrupt controllers are.
@@ -72,6 +74,7 @@ impl Config {
             cpus: args.cpus,
             memory,
             vfio: Sysfs::default().select(&args.vfio)?,
+            rng: args.rng,
             serial: args.serial.clone(),
             irqchip: args.irqchip,
             unpack: args.unpack,

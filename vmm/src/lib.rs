@@ -19,4 +19,5 @@ pub mod report;
 pub mod serial;
 pub mod vcpu;
 pub mod vfio;
+pub mod virtio;
 pub mod vm;

@@ -29,7 +29,7 @@ use crate::serial::terminal::RawMode;
 use crate::serial::{Flusher, Port};
 use crate::vcpu::cpuid::Cpuid;
 use crate::vcpu::{Shared, Threads, Vcpu};
-use crate::vfio;
+use crate::{vfio, virtio};
 
 /// A machine that is ready to start.
 pub struct Vm {
@@ -77,6 +77,15 @@ impl Vm {
         let devices = vfio::attach(&config.vfio, machine)?;
         if !devices.is_empty() {
             events.add(Arc::new(Mutex::new(vfio::DeviceEvents::new(&devices)?)));
+        }
+        if config.rng {
+            let machine = virtio::Machine {
+                vm: &vm,
+                root: &root,
+                memory: memory.memory(),
+                router: interrupts.router(),
+            };
+            virtio::attach(Arc::new(virtio::Rng::new()?), machine)?;
         }
         let serial = Port::new(&config.serial, interrupts.line(layout::COM1_GSI)?, Arc::clone(&ending))?;
         let buses = buses(&root, pci_mmio64.as_ref(), &serial, &ending, &interrupts)?;

@@ -85,6 +85,19 @@ fn power_off_is_0() {
 }
 
 #[test]
+fn the_entropy_device_is_in_the_report_and_ends_with_the_run() {
+    let report = std::env::temp_dir().join(format!("vmm-run-{}-rng-report", std::process::id()));
+    Run::new("rng", &power_off()).ends(&["--rng", "--report", report.to_str().unwrap()], 0);
+    let text = std::fs::read_to_string(&report).unwrap();
+    std::fs::remove_file(&report).unwrap();
+    let report: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let device = &report["devices"][0];
+    assert_eq!((&device["virtio"], &device["place"]), (&"rng".into(), &"00:01.0".into()));
+    let (vectors, counters) = (&device["software_msix"]["vectors"], &device["software_msix"]["counters"]);
+    assert_eq!((vectors, &counters["delivered"], &counters["dropped"]), (&2.into(), &0.into(), &0.into()));
+}
+
+#[test]
 fn every_way_to_reboot_is_0() {
     for (port, value) in [(0x602, 1), (0xcf9, 6), (0x64, 0xfe)] {
         Run::new(&format!("reboot-{port:x}"), &[&out(port, value)[..], &SPIN].concat()).ends(&[], 0);

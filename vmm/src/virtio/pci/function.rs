@@ -1,0 +1,198 @@
+//! A virtio device as a function on the bus: configuration space, the BAR, the doorbells.
+//!
+//! Owns configuration space and its lock, which is held while the transport hears that the bus lets the device access
+//! memory, and for nothing else. The registers are the transport's, MSI-X is the library's. Interrupt Pin reads 0.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use serde_json::Value;
+use vm_msi::Router;
+use vm_msi::msix::Bar;
+
+use super::capabilities::{COMMAND_BUS_MASTER, Capabilities, Window};
+use super::common;
+use super::doorbell::Doorbells;
+use super::layout::{BAR, DOORBELL_BYTES, Structure};
+use crate::pci::bar::COMMAND;
+use crate::pci::{Bars, ConfigSpace, Decoding, Function, NoRoom, Placement, Root, overlap};
+use crate::virtio::queue::QueueIndex;
+use crate::virtio::transport::Transport;
+use crate::virtio::worker::Worker;
+
+/// Bytes of the MSI-X capability that are the library's: all but ID and next pointer.
+const MSIX_REGISTERS: std::ops::Range<u64> = 2..12;
+
+/// The function.
+pub struct PciFunction<R: Router> {
+    transport: Arc<Transport<R>>,
+    space: Mutex<ConfigSpace>,
+    bars: Bars,
+    msix: u16,
+    window: Window,
+    doorbells: Doorbells,
+    worker: Mutex<Option<Worker>>,
+}
+
+impl<R: Router> PciFunction<R> {
+    /// A function for this device, whose BAR is given an address. `worker` ends with it.
+    ///
+    /// # Errors
+    /// The bus has no address left.
+    pub fn new(
+        transport: Arc<Transport<R>>,
+        doorbells: Doorbells,
+        worker: Option<Worker>,
+        root: &Root,
+    ) -> Result<Self, NoRoom> {
+        let device = transport.device();
+        let queues = transport.look(|registers| registers.queue_count());
+        let Capabilities { mut space, bars, msix, window } =
+            Capabilities::new(device.identity(), queues, device.config().len());
+        root.assign(&bars, &mut space)?;
+        let (space, worker) = (Mutex::new(space), Mutex::new(worker));
+        Ok(Self { transport, space, bars, msix, window, doorbells, worker })
+    }
+
+    fn space(&self) -> MutexGuard<'_, ConfigSpace> {
+        self.space.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The part of an access to configuration space that is MSI-X's: where in the buffer, where in the capability.
+    fn msix_part(&self, offset: u16, len: usize) -> Option<(std::ops::Range<usize>, u16)> {
+        let start = u64::from(self.msix);
+        let registers = start.saturating_add(MSIX_REGISTERS.start)..start.saturating_add(MSIX_REGISTERS.end);
+        let (bytes, at) = overlap(offset.into(), len, &registers)?;
+        Some((bytes, u16::try_from(at.saturating_add(MSIX_REGISTERS.start)).ok()?))
+    }
+
+    /// The part of an access to configuration space that falls on the window's data.
+    fn window_part(&self, offset: u16, len: usize) -> Option<(std::ops::Range<usize>, usize)> {
+        let data = u64::from(self.window.data());
+        let (bytes, at) = overlap(offset.into(), len, &(data..data.saturating_add(Window::BYTES)))?;
+        Some((bytes, usize::try_from(at).ok()?))
+    }
+
+    fn read_structures(&self, offset: u64, data: &mut [u8]) {
+        data.fill(0);
+        for structure in Structure::ALL {
+            let Some((bytes, at)) = overlap(offset, data.len(), &structure.page()) else { continue };
+            let part = data.get_mut(bytes).unwrap_or_default();
+            match structure {
+                Structure::Common => self.transport.look(|registers| common::read(registers, at, part)),
+                Structure::Isr => {
+                    if let (0, Some(isr)) = (at, part.first_mut()) {
+                        *isr = self.transport.look(|registers| std::mem::take(&mut registers.isr));
+                    }
+                }
+                Structure::Device => {
+                    let config = self.transport.device().config().iter();
+                    let config = config.skip(usize::try_from(at).unwrap_or(usize::MAX));
+                    part.iter_mut().zip(config).for_each(|(to, from)| *to = *from);
+                }
+                Structure::Notify => {}
+            }
+        }
+    }
+
+    fn write_structures(&self, offset: u64, data: &[u8]) {
+        for structure in Structure::ALL {
+            let Some((bytes, at)) = overlap(offset, data.len(), &structure.page()) else { continue };
+            let part = data.get(bytes).unwrap_or_default();
+            match structure {
+                Structure::Common => self.transport.change(|registers, memory| {
+                    let vectors = self.transport.msix().layout().size().get();
+                    common::write(registers, memory, vectors, at, part)
+                }),
+                // No device has a configuration that its driver may write.
+                Structure::Isr | Structure::Device => {}
+                Structure::Notify => self.ring(at, part.len()),
+            }
+        }
+    }
+
+    /// An access of the doorbells that the kernel did not take.
+    fn ring(&self, at: u64, len: usize) {
+        let queues = self.transport.look(|registers| registers.queue_count());
+        for queue in 0..queues {
+            let start = u64::from(queue).saturating_mul(DOORBELL_BYTES.into());
+            if overlap(at, len, &(start..start.saturating_add(DOORBELL_BYTES.into()))).is_some() {
+                self.transport.ring(QueueIndex(queue));
+            }
+        }
+    }
+}
+
+impl<R: Router> Function for PciFunction<R> {
+    fn config_read(&self, offset: u16, data: &mut [u8]) {
+        let target = {
+            let space = self.space();
+            space.merge(offset, data);
+            self.window.target(&space)
+        };
+        if let Some((bytes, at)) = self.msix_part(offset, data.len()) {
+            self.transport.msix().read_config(at, data.get_mut(bytes).unwrap_or_default());
+        }
+        if let (Some((bytes, at)), Some((target, len))) = (self.window_part(offset, data.len()), target) {
+            let mut found = [0; Window::BYTES as usize];
+            self.bar_read(BAR.into(), target, found.get_mut(..len).unwrap_or_default());
+            let found = found.iter().skip(at);
+            data.get_mut(bytes).unwrap_or_default().iter_mut().zip(found).for_each(|(to, from)| *to = *from);
+        }
+    }
+
+    fn config_write(&self, offset: u16, data: &[u8]) {
+        let (target, value) = {
+            let mut space = self.space();
+            space.write(offset, data);
+            self.transport.set_bus_master(space.value(COMMAND, 2) & COMMAND_BUS_MASTER != 0);
+            (self.window.target(&space), space.value(self.window.data(), 4).to_le_bytes())
+        };
+        if let Some((bytes, at)) = self.msix_part(offset, data.len()) {
+            self.transport.msix().write_config(at, data.get(bytes).unwrap_or_default());
+        }
+        if let (Some(_), Some((target, len))) = (self.window_part(offset, data.len()), target) {
+            self.bar_write(BAR.into(), target, value.get(..len).unwrap_or_default());
+        }
+    }
+
+    fn bar_read(&self, bar: usize, offset: u64, data: &mut [u8]) {
+        match bar_index(bar) {
+            Some(bar) => {
+                let structures = |offset, part: &mut [u8]| self.read_structures(offset, part);
+                self.transport.msix().read_bar(bar, offset, data, structures);
+            }
+            None => data.fill(0xff),
+        }
+    }
+
+    fn bar_write(&self, bar: usize, offset: u64, data: &[u8]) {
+        if let Some(bar) = bar_index(bar) {
+            let structures = |offset, part: &[u8]| self.write_structures(offset, part);
+            self.transport.msix().write_bar(bar, offset, data, structures);
+        }
+    }
+
+    fn decoding(&self) -> Decoding {
+        self.bars.decode(&self.space())
+    }
+
+    fn place(&self, placement: &Placement) {
+        let bar = placement.first().copied().flatten().map(|range| range.start());
+        self.doorbells.place(bar, self.transport.doorbells());
+    }
+
+    fn release(&self) {
+        self.doorbells.place(None, self.transport.doorbells());
+        self.transport.set_bus_master(false);
+        drop(self.worker.lock().unwrap_or_else(PoisonError::into_inner).take());
+    }
+
+    fn report(&self) -> Option<Value> {
+        Some(self.transport.report())
+    }
+}
+
+/// The only BAR that there is.
+fn bar_index(bar: usize) -> Option<Bar> {
+    Bar::new(u8::try_from(bar).ok()?).filter(|bar| bar.index() == BAR)
+}

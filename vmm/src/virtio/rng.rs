@@ -1,0 +1,96 @@
+//! The entropy device (virtio 1.2 §5.4): one queue, whose buffers are filled from the host's random number generator.
+//!
+//! A request gets [`MOST_BYTES`] at most, wherever it has room for more: the driver asks again. One without a writable
+//! buffer in RAM is given back with nothing in it. Both are the driver's to see in the used length.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use rustix::rand::{GetRandomFlags, getrandom};
+use serde_json::{Map, Value};
+use virtio_bindings::virtio_ids::VIRTIO_ID_RNG;
+use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
+
+use super::device::{Device, Identity};
+use super::queue::{QueueIndex, QueueSize, Request};
+use crate::error::{Doing, Result};
+
+/// The most bytes that one request gets: some hundred microseconds of the host's time.
+pub const MOST_BYTES: u32 = 64 << 10;
+
+/// Bytes that getrandom gives at once, always, and without being interrupted (random(7)).
+const AT_ONCE: usize = 256;
+
+const QUEUES: [QueueSize; 1] = [QueueSize::two_to_the(6)];
+
+/// The device.
+#[derive(Debug, Default)]
+pub struct Rng {
+    requests: AtomicU64,
+    bytes: AtomicU64,
+    empty: AtomicU64,
+}
+
+impl Rng {
+    /// The device. It waits until the host's generator has been seeded, once for all: from then on it never blocks.
+    ///
+    /// # Errors
+    /// The host's, when it has no such generator.
+    pub fn new() -> Result<Self> {
+        getrandom(&mut [0; 1][..], GetRandomFlags::empty()).doing("drawing random bytes (getrandom)")?;
+        Ok(Self::default())
+    }
+
+    /// Fills a buffer as far as it lies in RAM; answers how far that is.
+    fn fill(memory: &GuestMemoryMmap, start: GuestAddress, len: u32) -> u32 {
+        let mut filled = 0u32;
+        while let Some(left) = len.checked_sub(filled).filter(|left| *left > 0) {
+            let mut random = [0; AT_ONCE];
+            let wanted = random.get_mut(..left.min(AT_ONCE as u32) as usize).unwrap_or_default();
+            let Ok(drawn) = getrandom(&mut *wanted, GetRandomFlags::empty()) else { break };
+            let drawn = wanted.get(..drawn).unwrap_or_default();
+            let Some(to) = start.0.checked_add(filled.into()) else { break };
+            let placed = memory.write(drawn, GuestAddress(to)).unwrap_or(0);
+            filled = filled.saturating_add(u32::try_from(placed).unwrap_or(0));
+            if placed == 0 {
+                break;
+            }
+        }
+        filled
+    }
+}
+
+impl Device for Rng {
+    fn identity(&self) -> Identity {
+        // Class 0xff: PCI has none for it.
+        Identity { id: VIRTIO_ID_RNG as u16, name: "rng", class: 0xff_0000 }
+    }
+
+    fn queues(&self) -> &[QueueSize] {
+        &QUEUES
+    }
+
+    fn serve(&self, _queue: QueueIndex, request: Request<'_>) -> u32 {
+        let memory = request.memory();
+        let mut written = 0u32;
+        for (start, len) in request.writable() {
+            let wanted = len.min(MOST_BYTES.saturating_sub(written));
+            let filled = Self::fill(memory, start, wanted);
+            written = written.saturating_add(filled);
+            // The used length says that everything before it is written: nothing may be skipped.
+            if filled < len {
+                break;
+            }
+        }
+        self.requests.fetch_add(1, Ordering::Relaxed);
+        self.bytes.fetch_add(written.into(), Ordering::Relaxed);
+        self.empty.fetch_add(u64::from(written == 0), Ordering::Relaxed);
+        written
+    }
+
+    fn report(&self) -> Map<String, Value> {
+        [("requests", &self.requests), ("bytes", &self.bytes), ("empty_requests", &self.empty)]
+            .map(|(name, count)| (name.to_owned(), count.load(Ordering::Relaxed).into()))
+            .into_iter()
+            .collect()
+    }
+}

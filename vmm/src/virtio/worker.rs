@@ -1,0 +1,110 @@
+//! The thread that serves a device's queues, so that no vCPU waits for them, and nothing that the event loop does.
+//!
+//! It sleeps until a doorbell is rung. A clock tries again what the host refused to deliver. The thread has ended when
+//! the [`Worker`] has been dropped.
+
+use std::os::fd::AsRawFd;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::{Builder, JoinHandle};
+use std::time::Duration;
+
+use event_manager::{EventManager, EventOps, EventSet, Events, MutEventSubscriber, SubscriberOps};
+use vm_msi::Router;
+use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+use vmm_sys_util::timerfd::TimerFd;
+
+use super::queue::QueueIndex;
+use super::transport::Transport;
+use crate::error::{Doing, Result};
+
+/// How long an interrupt waits at most after the host could deliver it.
+const PERIOD: Duration = Duration::from_millis(100);
+
+/// What woke the thread up: a queue's number, or one of these.
+const STOP: u32 = u32::MAX;
+const CLOCK: u32 = u32::MAX - 1;
+
+/// A device's thread. Dropping it ends it.
+#[derive(Debug)]
+pub struct Worker {
+    stop: EventFd,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Worker {
+    /// Starts a thread for a device.
+    ///
+    /// # Errors
+    /// The host's, when it has no descriptor or no thread.
+    pub fn start<R: Router + 'static>(transport: Arc<Transport<R>>) -> Result<Self> {
+        let name = format!("virtio {}", transport.device().identity().name);
+        let doing = format!("starting the thread of {name}");
+        let stop = EventFd::new(EFD_NONBLOCK).doing(&doing)?;
+        let mut clock = TimerFd::new().doing(&doing)?;
+        clock.reset(PERIOD, Some(PERIOD)).doing(&doing)?;
+        let stopping = stop.try_clone().doing(&doing)?;
+        let queues = Arc::new(Mutex::new(Queues { transport, stop: stopping, clock, is_stopped: false }));
+        let mut manager = EventManager::new().doing(&doing)?;
+        manager.add_subscriber(Arc::clone(&queues));
+        let is_stopped = move || queues.lock().unwrap_or_else(PoisonError::into_inner).is_stopped;
+        let run = move || {
+            while !is_stopped() {
+                if let Err(error) = manager.run() {
+                    return tracing::error!("the thread of a virtio device ends: {error}");
+                }
+            }
+        };
+        let thread = Builder::new().name(name).spawn(run).doing(doing)?;
+        Ok(Self { stop, thread: Some(thread) })
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        // It refuses only where its counter is full, and then it has been written.
+        let _ = self.stop.write(1);
+        if self.thread.take().is_some_and(|thread| thread.join().is_err()) {
+            tracing::error!("a virtio device's thread panicked");
+        }
+    }
+}
+
+struct Queues<R: Router> {
+    transport: Arc<Transport<R>>,
+    stop: EventFd,
+    clock: TimerFd,
+    is_stopped: bool,
+}
+
+impl<R: Router> MutEventSubscriber for Queues<R> {
+    fn process(&mut self, events: Events, _ops: &mut EventOps) {
+        match events.data() {
+            STOP => self.is_stopped = true,
+            CLOCK => {
+                if let Err(error) = self.clock.wait() {
+                    tracing::warn!("the clock of a virtio device's interrupts: {error}");
+                }
+                self.transport.msix().retry();
+            }
+            queue => {
+                let queue = QueueIndex(u16::try_from(queue).unwrap_or(u16::MAX));
+                if let Some(doorbell) = self.transport.doorbells().get(usize::from(queue.0)) {
+                    // Before the queue is looked at: who rings after the look wakes the thread again.
+                    let _ = doorbell.read();
+                    self.transport.serve(queue);
+                }
+            }
+        }
+    }
+
+    fn init(&mut self, ops: &mut EventOps) {
+        let queues = self.transport.doorbells().iter().zip(0u32..);
+        let sources = queues.map(|(doorbell, queue)| (doorbell.as_raw_fd(), queue));
+        for (source, data) in sources.chain([(self.stop.as_raw_fd(), STOP), (self.clock.as_raw_fd(), CLOCK)])
+        {
+            if let Err(error) = ops.add(Events::with_data(&source, data, EventSet::IN)) {
+                tracing::error!("a virtio device does not hear of an event: {error}");
+            }
+        }
+    }
+}
