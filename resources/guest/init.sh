@@ -140,6 +140,38 @@ job_vectors() {
     done
 }
 
+hwrng=/sys/devices/virtual/misc/hw_random
+# draw KIB from the hardware random number generator that the kernel uses; it is in /tmp/random.
+draw() { dd if=/dev/hwrng of=/tmp/random bs=4k count=$(($1 / 4)) iflag=fullblock 2>/dev/null; }
+
+# entropy:KIB. Random bytes do not get smaller when they are packed.
+job_entropy() {
+    until_true 20 grep -q virtio_rng $hwrng/rng_current || { fail "rng_current: $(cat $hwrng/rng_current)"; return; }
+    read -r start _ </proc/uptime
+    draw "${number:-1024}"
+    read -r stop _ </proc/uptime
+    packed=$(gzip -c /tmp/random | wc -c)
+    say "entropy current=$(cat $hwrng/rng_current) bytes=$(wc -c </tmp/random) packed=$packed from=$start to=$stop"
+    rm -f /tmp/random
+}
+
+# count_on IRQ CPU: its interrupts on that CPU.
+count_on() { awk -v irq="$1:" -v column="$(($2 + 2))" '$1 == irq { print $column }' /proc/interrupts; }
+
+# affinity:KIB drawn on each CPU in turn, with the vector of the entropy device's queue sent there, and back.
+job_affinity() {
+    irq=$(awk '/virtio[0-9]*-input/ { sub(":", "", $1); print $1 }' /proc/interrupts)
+    [ -n "$irq" ] || { fail 'the entropy device has no vector'; return; }
+    for cpu in $(seq 0 $(($(nproc) - 1))) 0; do
+        printf %x $((1 << cpu)) >"/proc/irq/$irq/smp_affinity" || fail "IRQ $irq does not go to CPU $cpu"
+        # The kernel moves a vector when its next interrupt comes.
+        draw 4
+        before=$(count_on "$irq" "$cpu")
+        draw "${number:-4}"
+        say "affinity irq=$irq cpu=$cpu requests=$((${number:-4} * 16)) count=$(($(count_on "$irq" "$cpu") - before))"
+    done
+}
+
 # Brings every network interface up: only then do most drivers ask for their interrupts.
 job_net() {
     for link in /sys/class/net/*; do
@@ -161,7 +193,7 @@ job_lspci() {
 job_rebind() {
     times=0
     while [ $times -lt "${number:-10}" ]; do
-        for driver in nvme doorbell; do
+        for driver in nvme doorbell virtio-pci; do
             for device in $(devices $driver); do
                 echo "$device" >"$pci/drivers/$driver/unbind" || fail "$driver does not let go of $device"
                 echo "$device" >"$pci/drivers/$driver/bind" || fail "$driver does not take $device back"

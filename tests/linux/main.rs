@@ -7,6 +7,7 @@
 mod bus;
 mod control;
 mod ends;
+mod entropy;
 mod growth;
 mod leaks;
 mod pounding;
@@ -31,6 +32,7 @@ macro_rules! on_both_hosts {
 on_both_hosts! {
     bus::lspci_is_right_and_stays_so;
     control::turning_msix_off_loses_an_event_and_growing_does_not;
+    entropy::each_of_its_interrupts_is_counted_once_by_guest_and_vmm;
     growth::grows_vector_by_vector;
     leaks::unbinding_leaks_nothing;
     pounding::loses_nothing_while_others_come_and_go;
@@ -38,6 +40,8 @@ on_both_hosts! {
     sparse::takes_from_the_host_what_the_guest_uses;
     #[ignore = "long: both guest kernels with 1, 2 and 4 vCPUs"]
     shapes::every_kernel_and_number_of_vcpus;
+    #[ignore = "long: 16384 requests"]
+    entropy::a_mib_of_entropy_is_counted_alike;
     #[ignore = "long: 100000 rings"]
     pounding::loses_nothing_in_a_hundred_thousand_rings;
 }

@@ -113,6 +113,13 @@ impl Stage {
         Ok(devices.iter().fold(machine, |machine, &device| machine.vfio(self.address(device))))
     }
 
+    /// A guest with the VMM's own entropy device, and the drivers for it.
+    pub(crate) fn guest_with_rng(&self, kernel: Series) -> Result<Machine> {
+        let drivers = ["pci:v00001AF4d00001044sv00001AF4sd00001100bcFFsc00i00", "virtio:d00000004v00001AF4"];
+        let image = Image::with_drivers(&self.cache, kernel, Tools::None, &drivers.map(str::to_owned))?;
+        Ok(Machine::new(&image).cpus(2).rng().report(self.host.lab()?.scratch().join("report.json")))
+    }
+
     /// The kernel's own file.
     pub(crate) fn kernel(&self, series: Series) -> Result<PathBuf> {
         Ok(lab::Kernel::find(&self.cache, series)?.vmlinuz)

@@ -68,6 +68,7 @@ pub struct Machine {
     parameters: Vec<String>,
     end: End,
     vfio: Vec<String>,
+    has_rng: bool,
     report: Option<PathBuf>,
     arguments: Vec<String>,
 }
@@ -83,6 +84,7 @@ impl Machine {
             parameters: Vec::new(),
             end: End::PowerOff,
             vfio: Vec::new(),
+            has_rng: false,
             report: None,
             arguments: Vec::new(),
         }
@@ -103,6 +105,12 @@ impl Machine {
     /// Passes through the host's device at this address. The guest sees them in this order.
     pub fn vfio(mut self, address: impl Into<String>) -> Self {
         self.vfio.push(address.into());
+        self
+    }
+
+    /// Has the monitor's own entropy device.
+    pub fn rng(mut self) -> Self {
+        self.has_rng = true;
         self
     }
 
@@ -164,6 +172,9 @@ impl Machine {
                 for address in &self.vfio {
                     add(&["--vfio", address]);
                 }
+                if self.has_rng {
+                    add(&["--rng"]);
+                }
                 if let Some(report) = &self.report {
                     add(&["--report", &report.display().to_string()]);
                 }
@@ -182,6 +193,9 @@ impl Machine {
                 add(&["-kernel", &kernel, "-initrd", &initrd, "-append", &line]);
                 for address in &self.vfio {
                     add(&["-device", &format!("vfio-pci,host={address}")]);
+                }
+                if self.has_rng {
+                    add(&["-device", "virtio-rng-pci,disable-legacy=on"]);
                 }
             }
         }

@@ -23,8 +23,34 @@ pub struct DeviceReport {
     /// How often the guest has reset it.
     #[serde(default)]
     pub guest_resets: u64,
-    /// Its MSI-X.
+    /// Its MSI-X, if it is passed through.
     pub msix: Option<Msix>,
+    /// Which virtio device it is, if it is one of the VMM's own.
+    pub virtio: Option<String>,
+    /// The MSI-X of a device of the VMM's own.
+    pub software_msix: Option<SoftwareMsix>,
+}
+
+/// The MSI-X of a device of the VMM's own.
+#[derive(Clone, Copy, Debug, Deserialize)]
+pub struct SoftwareMsix {
+    /// Entries of the table.
+    pub vectors: u32,
+    /// What became of the triggers.
+    pub counters: SoftwareCounters,
+}
+
+/// What a device of the VMM's own has triggered.
+#[derive(Clone, Copy, Debug, Deserialize)]
+pub struct SoftwareCounters {
+    /// Interrupts delivered.
+    pub delivered: u64,
+    /// Triggers that had to wait.
+    pub latched: u64,
+    /// Triggers of vectors that were off.
+    pub dropped: u64,
+    /// Deliveries that the host refused.
+    pub host_failures: u64,
 }
 
 /// One device's MSI-X.
@@ -85,6 +111,12 @@ impl Report {
     pub fn read(path: &Path) -> Result<Self> {
         let text = std::fs::read(path).at("read", path)?;
         serde_json::from_slice(&text).map_err(|error| Error::Report(format!("{}: {error}", path.display())))
+    }
+
+    /// What it says about the triggers of this virtio device.
+    pub fn triggers(&self, virtio: &str) -> Option<SoftwareCounters> {
+        let found = self.devices.iter().find(|device| device.virtio.as_deref() == Some(virtio));
+        Some(found?.software_msix?.counters)
     }
 
     /// What it says about the MSI-X of the device at this address of the host.

@@ -1,0 +1,74 @@
+//! The VMM's own entropy device under Debian's own driver: the bytes come, and each interrupt that brings them is one
+//! trigger of the device.
+
+use guest::{Line, Result};
+use lab::Series;
+
+use crate::stage::{self, Stage, hold, show};
+
+/// What the kernel asks for at once.
+const REQUEST: u64 = 64;
+
+/// Both guest kernels draw from it, move its vector about, and rebind the driver ten times. Linux waits a tick after each
+/// 64 bytes.
+pub(crate) fn each_of_its_interrupts_is_counted_once_by_guest_and_vmm(stage: &Stage) -> Result<()> {
+    Series::ALL.into_iter().try_for_each(|kernel| draws(stage, kernel, 16))
+}
+
+/// A MiB of it.
+pub(crate) fn a_mib_of_entropy_is_counted_alike(stage: &Stage) -> Result<()> {
+    draws(stage, Series::V6_12, 1024)
+}
+
+fn draws(stage: &Stage, kernel: Series, kib: u64) -> Result<()> {
+    let machine = stage.guest_with_rng(kernel)?;
+    let draw = format!("entropy:{kib}");
+    let jobs = [&draw, "vectors", "hold", "affinity", "vectors", "hold", "rebind:10", "entropy:4"];
+    let mut session = stage.start(&jobs.iter().fold(machine, |machine, job| machine.job(job)))?;
+
+    let drawn = session.until("entropy", show)?;
+    let bytes = kib << 10;
+    assert_is_random(&drawn, bytes)?;
+    let interrupts = counted_alike(stage, &mut session)?;
+    assert!(interrupts >= bytes / REQUEST, "{interrupts} interrupts");
+    stage::say(&format!(
+        "host {}, guest {kernel}: {bytes} bytes in {:.1} s, {interrupts} interrupts, as many triggers",
+        stage.series,
+        drawn.seconds("to")? - drawn.seconds("from")?,
+    ));
+
+    counted_alike(stage, &mut session)?;
+    let moves: Vec<_> = session.transcript().all("affinity").cloned().collect();
+    assert_eq!(moves.len(), 3, "{moves:?}");
+    for moved in &moves {
+        assert!(moved.number("count")? >= moved.number("requests")?, "on another CPU: {moved}");
+    }
+
+    let seen = stage::finish(session)?;
+    assert_eq!(seen.all("rebound").count(), 10);
+    assert_is_random(seen.line("entropy")?, 4 << 10)
+}
+
+/// While the guest holds still, it has counted as many interrupts as the VMM has delivered. Gives the number.
+fn counted_alike(stage: &Stage, session: &mut guest::Session<'_>) -> Result<u64> {
+    hold(session)?;
+    let of_queue = |line: &&Line| line.value("name").is_ok_and(|name| name.ends_with("-input"));
+    let counted = session.transcript().all("interrupt").filter(of_queue).last().expect("it had interrupts");
+    let counted = counted.number("count")?;
+    if stage::is_ours() {
+        let triggers = session.report_now()?.triggers("rng").expect("the device is reported");
+        println!("guest {counted}, {triggers:?}");
+        assert_eq!(triggers.delivered, counted, "host {}: {triggers:?}", stage.series);
+        assert_eq!((triggers.dropped, triggers.host_failures), (0, 0));
+    }
+    session.go_on()?;
+    Ok(counted)
+}
+
+/// So many bytes came from the device, and they cannot be packed.
+fn assert_is_random(drawn: &Line, bytes: u64) -> Result<()> {
+    assert_eq!(drawn.value("current")?, "virtio_rng.0");
+    assert_eq!(drawn.number("bytes")?, bytes);
+    assert!(drawn.number("packed")? >= bytes, "{drawn}");
+    Ok(())
+}
