@@ -9,7 +9,7 @@ use std::io;
 
 use vmm_sys_util::eventfd::EventFd;
 
-pub use capabilities::{Capabilities, Growth};
+pub use capabilities::{Capabilities, Growth, Unsupported};
 
 use crate::delivery::Vector;
 

@@ -1,6 +1,7 @@
 //! What the capabilities of message-signalled interrupts have in common: registers in configuration space, and
 //! a store of vectors behind them.
 
+use crate::backend::Capabilities;
 use crate::delivery::{Store, Touched};
 use crate::state::RestoreError;
 
@@ -17,6 +18,9 @@ pub trait Capability: Store {
 
     /// How many vectors the guest can ever use.
     fn capacity(layout: &Self::Layout) -> u32;
+
+    /// What its vectors need of every parent of the function.
+    fn needs(layout: &Self::Layout) -> Capabilities;
 
     /// Where configuration space shows the pending bits of the first 32 vectors, from the capability's ID on;
     /// `None` where it does not.

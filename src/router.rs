@@ -11,6 +11,7 @@ use std::io;
 use vmm_sys_util::eventfd::EventFd;
 
 use crate::apic::ApicMessage;
+use crate::backend::Capabilities;
 use crate::message::MsiMessage;
 use crate::refusal::Refusal;
 
@@ -112,6 +113,11 @@ pub trait Router: Send + Sync {
     /// Why it is none: the guest's doing, to be asked again when the guest has changed something.
     fn translate(&self, message: MsiMessage) -> Result<ApicMessage, Refusal> {
         Ok(ApicMessage::try_from(message)?)
+    }
+
+    /// What this parent can do for a function's vectors. It stays the same for the router's life.
+    fn capabilities(&self) -> Capabilities {
+        Capabilities::UNLIMITED
     }
 
     /// Gives each message a route, those that are not published yet by one commit for all of them. `routes`

@@ -1,4 +1,7 @@
 //! What a device's vectors can do, as far as those who share or stack them need to know.
+//!
+//! Parents form a chain: the VM's router, a remapping stage, the device, a pool. What a function can have is the
+//! intersection of what each of them can do, and a capability is looked at before a guest sees it.
 
 /// How a host gives a device its interrupts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -28,7 +31,54 @@ pub struct Capabilities {
     pub multi_message: bool,
 }
 
+/// Why a function cannot have a capability: some parent of it cannot do what that needs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Unsupported {
+    /// It has more vectors.
+    #[error("{needed} vectors are needed, and there are {vectors}")]
+    Vectors {
+        /// How many it has.
+        needed: u32,
+        /// How many there are.
+        vectors: u32,
+    },
+    /// Its vectors are requested after it was turned on.
+    #[error("vectors cannot be requested once interrupts are on")]
+    Growth,
+    /// Its vectors are independent of each other, as MSI-X's are.
+    #[error("no vector can be had without the others")]
+    Independent,
+    /// It has several messages that belong together, as MSI's do.
+    #[error("several vectors cannot be had all or nothing")]
+    MultiMessage,
+}
+
 impl Capabilities {
+    /// Everything: what a link of the chain can do that sets no limit of its own.
+    pub const UNLIMITED: Self =
+        Self { vectors: u32::MAX, growth: Growth::Dynamic, independent: true, multi_message: true };
+
+    /// Whether this is enough for who needs `needed`.
+    ///
+    /// # Errors
+    /// The first thing that is not.
+    pub fn suffice(self, needed: Self) -> Result<(), Unsupported> {
+        if self.vectors < needed.vectors {
+            return Err(Unsupported::Vectors { needed: needed.vectors, vectors: self.vectors });
+        }
+        if self.growth < needed.growth {
+            return Err(Unsupported::Growth);
+        }
+        if needed.independent && !self.independent {
+            return Err(Unsupported::Independent);
+        }
+        if needed.multi_message && !self.multi_message {
+            return Err(Unsupported::MultiMessage);
+        }
+        Ok(())
+    }
+
     /// What both can do.
     #[must_use]
     pub fn intersection(self, other: Self) -> Self {

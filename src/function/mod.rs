@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::access::lanes;
-use crate::backend::Backend;
+use crate::backend::{Backend, Unsupported};
 use crate::budget::Budget;
 use crate::capability::Capability;
 use crate::delivery::{Touched, Vector};
@@ -121,6 +121,17 @@ impl<C: Capability, R: Router, B: Backend> Function<C, DeviceDomain<R, B>> {
         Self { layout, registers, domain }
     }
 
+    /// As [`Function::new`], once every parent was seen to be able to do what the capability needs: the device and
+    /// its host, the router, and what stands between. Do not show a guest what is refused here.
+    ///
+    /// # Errors
+    /// What is missing.
+    pub fn try_new(layout: C::Layout, router: Arc<R>, backend: B) -> Result<Self, Unsupported> {
+        let chain = router.capabilities().intersection(backend.capabilities());
+        chain.suffice(C::needs(&layout))?;
+        Ok(Self::new(layout, router, backend))
+    }
+
     /// The same function with a [budget](crate::budget): a device's, of whose functions a guest uses one at a time.
     /// What it is refused is held, and tried again by [`Function::retry`].
     pub fn within(self, budget: Arc<Budget>) -> Self {
@@ -169,6 +180,15 @@ impl<C: Capability, R: Router> Function<C, SoftwareDomain<R>> {
         let registers = Mutex::new(C::at_power_on(&layout));
         let domain = SoftwareDomain::new(C::capacity(&layout), router);
         Self { layout, registers, domain }
+    }
+
+    /// As [`Function::software`], once the router was seen to be able to do what the capability needs.
+    ///
+    /// # Errors
+    /// What is missing.
+    pub fn try_software(layout: C::Layout, router: Arc<R>) -> Result<Self, Unsupported> {
+        router.capabilities().suffice(C::needs(&layout))?;
+        Ok(Self::software(layout, router))
     }
 
     /// The device signals a vector. See [`SoftwareDomain::trigger`].

@@ -14,6 +14,7 @@ pub use regs::MessageControl;
 pub use state::MsiState;
 
 use crate::access::lanes;
+use crate::backend::{Capabilities, Growth};
 use crate::capability::Capability;
 use crate::delivery::{Delivery, Store, Touched, Vector};
 use crate::message::MsiMessage;
@@ -97,6 +98,12 @@ impl Capability for Msi {
 
     fn capacity(layout: &MsiLayout) -> u32 {
         layout.messages().get()
+    }
+
+    /// All messages together, where there are several.
+    fn needs(layout: &MsiLayout) -> Capabilities {
+        let vectors = Self::capacity(layout);
+        Capabilities { vectors, growth: Growth::Reserved, independent: false, multi_message: vectors > 1 }
     }
 
     fn pending_register(layout: &MsiLayout) -> Option<u16> {

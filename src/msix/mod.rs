@@ -14,6 +14,7 @@ pub use regs::{MessageControl, VectorControl};
 pub use state::{EntryState, MsixState};
 
 use crate::access::lanes;
+use crate::backend::{Capabilities, Growth};
 use crate::capability::Capability;
 use crate::delivery::{Delivery, Store, Touched, Vector};
 use crate::message::MsiMessage;
@@ -90,6 +91,16 @@ impl Capability for Msix {
 
     fn capacity(layout: &Layout) -> u32 {
         layout.size().get().into()
+    }
+
+    /// Each vector on its own, when the guest first unmasks it.
+    fn needs(layout: &Layout) -> Capabilities {
+        Capabilities {
+            vectors: Self::capacity(layout),
+            growth: Growth::Reserved,
+            independent: true,
+            multi_message: false,
+        }
     }
 
     /// The pending bits are in a BAR.

@@ -9,6 +9,7 @@ use vmm_sys_util::eventfd::EventFd;
 
 use super::Stage;
 use crate::apic::ApicMessage;
+use crate::backend::Capabilities;
 use crate::message::MsiMessage;
 use crate::refusal::Refusal;
 use crate::requester::RequesterId;
@@ -36,6 +37,10 @@ impl<R: Router, S: Stage> Router for Remapped<R, S> {
         let Self { requester, .. } = *self;
         let fault = |fault| Refusal::Fault { requester, message, fault };
         self.router.translate(self.stage.translate(requester, message).map_err(fault)?)
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        self.router.capabilities().intersection(self.stage.capabilities(self.requester))
     }
 
     fn publish(&self, messages: &[ApicMessage], routes: &mut Vec<Result<Route, RouterError>>) {

@@ -1,5 +1,6 @@
 //! The interface of a remapping unit: what one function's message is now.
 
+use crate::backend::Capabilities;
 use crate::message::MsiMessage;
 use crate::refusal::Fault;
 use crate::requester::RequesterId;
@@ -17,4 +18,11 @@ pub trait Stage: Send + Sync {
     /// What is wrong with the message or its entry. The vector is held: what the device raises waits, where a
     /// real unit would drop it.
     fn translate(&self, requester: RequesterId, message: MsiMessage) -> Result<MsiMessage, Fault>;
+
+    /// What the vectors of `requester` can do behind this stage: one that has no entries in a row for the messages of
+    /// MSI, say, can do one of them only. It stays the same for the stage's life.
+    fn capabilities(&self, requester: RequesterId) -> Capabilities {
+        let _ = requester;
+        Capabilities::UNLIMITED
+    }
 }

@@ -8,6 +8,7 @@ mod fixture;
 mod hostile;
 mod masking;
 mod msi;
+mod parents;
 mod pba;
 mod remapping;
 mod software;

@@ -200,7 +200,7 @@ fn a_device_of_the_vmms_own_signals_what_its_entry_says_now() {
 
 #[test]
 fn behind_the_identity_a_message_is_what_it_is() {
-    let fixture = Fixture::behind(Identity);
+    let fixture = Fixture::behind(Identity::default());
     assert_eq!(fixture.raise(), []);
     assert_eq!(fixture.function.report().counters.invalid_messages, 1, "nothing here reads such a format");
     fixture.write(target(0x41));

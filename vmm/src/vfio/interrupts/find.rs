@@ -88,7 +88,7 @@ impl HostFunction<'_> {
         let backend = VfioMsi::new(self.file.try_clone()?, pending)?;
         let layout = MsiLayout::new(backend.messages(), own.address(), own.masking());
         let bytes = at..at.saturating_add(layout.bytes());
-        Ok((MsiFunction::new(layout, Arc::clone(router), backend), bytes))
+        Ok((MsiFunction::try_new(layout, Arc::clone(router), backend)?, bytes))
     }
 
     /// The vectors of the MSI-X capability at `at`, and its bytes.
@@ -102,7 +102,7 @@ impl HostFunction<'_> {
         let pba = self.region(layout.pba())?.file_offset().saturating_add(layout.pba().bytes.start);
         let backend = VfioMsix::new(self.file.try_clone()?, pba)?;
         let bytes = at..at.saturating_add(u16::try_from(CAPABILITY_BYTES)?);
-        Ok((MsixFunction::new(layout, Arc::clone(router), backend), bytes))
+        Ok((MsixFunction::try_new(layout, Arc::clone(router), backend)?, bytes))
     }
 
     fn capability<const N: usize>(&self, at: u16) -> Result<&[u8; N], Refused> {
