@@ -1,0 +1,20 @@
+//! One device, several functions and sub-devices: nobody ever gets another's interrupt, nothing is lost, and
+//! everything is given back, whatever comes, goes, fails and fires.
+
+mod random;
+mod threads;
+mod world;
+
+use vm_msi::MsixFunction;
+use vm_msi::msix::{Bar, Layout, TableSize};
+use vm_msi::pool::LogicalFunction;
+use vm_msi::testing::FakeRouter;
+
+/// A guest's MSI-X on a part of a device.
+type Function = MsixFunction<FakeRouter, LogicalFunction>;
+
+/// A table of so many vectors.
+fn layout(vectors: u16) -> Layout {
+    let bar = Bar::new(0).unwrap();
+    Layout::new(TableSize::new(vectors).unwrap(), (bar, 0), (bar, 0x8000)).unwrap()
+}
