@@ -11,6 +11,7 @@ mod hostile;
 mod remapping;
 mod routing;
 mod several;
+mod sharing;
 mod shortage;
 mod snapshot;
 mod software;

@@ -1,6 +1,6 @@
 //! Random operations of guests, devices, embedder and host, held against the model after each.
 //!
-//! `POOL_CASES` sets how many sequences run (default 4,000 of 100 operations on average).
+//! `POOL_CASES` sets how many sequences run (default 10,000 of 100 operations on average: a million).
 
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -99,7 +99,7 @@ fn run(ops: &[Op], seed: u64) {
 fn cases() -> ProptestConfig {
     let cases = match std::env::var("POOL_CASES") {
         Ok(cases) => cases.parse().expect("POOL_CASES is a number"),
-        Err(_) => 4_000,
+        Err(_) => 10_000,
     };
     ProptestConfig { cases, max_shrink_iters: 100_000, ..ProptestConfig::default() }
 }

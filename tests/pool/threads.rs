@@ -35,7 +35,7 @@ impl Delivered {
 /// A vector of the `round`-th function of a thread: no other has its message.
 fn message(owner: u32, round: u32, vector: u32) -> MsiMessage {
     MsiMessage {
-        address: (0xfee0_0000 | round % 256 << 12).into(),
+        address: (0xfee0_0000 | (round % 256) << 12).into(),
         data: 0x20 + owner * 0x30 + round / 256 * 8 + vector,
     }
 }

@@ -8,9 +8,9 @@ use vm_device::device_manager::{IoManager, MmioManager};
 use vm_msi::kvm::KvmRouter;
 use vm_msi::mmio::{PbaMmio, TableMmio};
 use vm_msi::msix::{Bar, Layout, TableSize};
-use vm_msi::{Budget, MsiMessage, MsixFunction, Router};
+use vm_msi::{Backend, Budget, MsiMessage, MsixFunction, Router};
 
-use super::device::{Device, DeviceBackend};
+use super::device::Device;
 use super::guest::{Guest, Operation};
 
 const CARDS: u64 = 0xe000_0000;
@@ -23,23 +23,33 @@ const CONFIG: u64 = 0x1_0000;
 const WHOLE_BAR: u64 = 0x2_0000;
 const BAR_BYTES: u64 = 0x9000;
 
+/// A table of so many vectors, and the pending bits behind it.
+pub(crate) fn table_layout(vectors: u16) -> Layout {
+    let bar = Bar::new(0).unwrap();
+    Layout::new(TableSize::new(vectors).unwrap(), (bar, 0), (bar, PBA)).unwrap()
+}
+
 /// The crate's MSI-X with a device of the test's.
 pub(crate) struct Card<R: Router = KvmRouter> {
     /// Raises the interrupts.
     pub(crate) device: Arc<Device>,
     /// The crate's part.
-    pub(crate) msix: Arc<MsixFunction<R, DeviceBackend>>,
+    pub(crate) msix: Arc<MsixFunction<R, Box<dyn Backend>>>,
     base: u64,
 }
 
 impl<R: Router + 'static> Card<R> {
-    pub(super) fn new(place: usize, vectors: u16, router: Arc<R>, vm: &Arc<Budget>) -> Self {
-        let device = Device::new(vectors);
-        let bar = Bar::new(0).unwrap();
-        let layout = Layout::new(TableSize::new(vectors).unwrap(), (bar, 0), (bar, PBA)).unwrap();
+    /// A function whose vectors are `backend`'s: the device's, or some of them.
+    pub(super) fn new(
+        place: usize,
+        vectors: u16,
+        router: Arc<R>,
+        vm: &Arc<Budget>,
+        device: Arc<Device>,
+        backend: Box<dyn Backend>,
+    ) -> Self {
         let budget = Budget::of_device(vm, 0, None).unwrap();
-        let msix = MsixFunction::new(layout, router, DeviceBackend(device.clone())).within(budget);
-        let msix = Arc::new(msix);
+        let msix = Arc::new(MsixFunction::new(table_layout(vectors), router, backend).within(budget));
         Self { device, msix, base: CARDS + place as u64 * CARD_BYTES }
     }
 
@@ -126,7 +136,7 @@ impl<R: Router + 'static> Card<R> {
 }
 
 /// The capability on the bus.
-struct ConfigMmio<R: Router>(Arc<MsixFunction<R, DeviceBackend>>);
+struct ConfigMmio<R: Router>(Arc<MsixFunction<R, Box<dyn Backend>>>);
 
 impl<R: Router> DeviceMmio for ConfigMmio<R> {
     fn mmio_read(&self, _base: MmioAddress, offset: MmioAddressOffset, data: &mut [u8]) {
@@ -139,7 +149,7 @@ impl<R: Router> DeviceMmio for ConfigMmio<R> {
 }
 
 /// A BAR that table and pending bits share with other registers, which read as 0xaa here.
-struct BarMmio<R: Router>(Arc<MsixFunction<R, DeviceBackend>>);
+struct BarMmio<R: Router>(Arc<MsixFunction<R, Box<dyn Backend>>>);
 
 impl<R: Router> DeviceMmio for BarMmio<R> {
     fn mmio_read(&self, _base: MmioAddress, offset: MmioAddressOffset, data: &mut [u8]) {

@@ -23,7 +23,7 @@ struct Line {
 }
 
 impl Device {
-    pub(super) fn new(vectors: u16) -> Arc<Self> {
+    pub(crate) fn new(vectors: u16) -> Arc<Self> {
         Arc::new(Self { lines: (0..vectors).map(|_| Mutex::default()).collect() })
     }
 
@@ -54,7 +54,7 @@ impl Device {
 }
 
 /// The device as the crate sees it.
-pub(crate) struct DeviceBackend(pub(super) Arc<Device>);
+pub(crate) struct DeviceBackend(pub(crate) Arc<Device>);
 
 impl Backend for DeviceBackend {
     fn capabilities(&self) -> Capabilities {

@@ -20,12 +20,13 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use vm_device::device_manager::IoManager;
 use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryMmap};
 use vm_msi::kvm::{Irqchip, KvmRouter};
-use vm_msi::{Budget, Router};
+use vm_msi::{Backend, Budget, Router};
 
 /// Both ways in which the kernel emulates interrupt controllers.
 pub(crate) const IRQCHIPS: [Irqchip; 2] = [Irqchip::Kernel, Irqchip::Split];
 
-pub(crate) use card::{Card, ENABLE, FUNCTION_MASK};
+pub(crate) use card::{Card, ENABLE, FUNCTION_MASK, table_layout};
+pub(crate) use device::{Device, DeviceBackend};
 pub(crate) use guest::{Guest, Operation, eventually, fixed};
 
 /// How long a test waits for what must come. Emulated hosts are slow, so it is far more than it takes.
@@ -122,7 +123,30 @@ impl Machine {
 
     /// The same, behind a router that stands before the VM's.
     pub(crate) fn plug_behind<R: Router + 'static>(&mut self, router: Arc<R>, vectors: u16) -> Arc<Card<R>> {
-        let card = Arc::new(Card::new(self.cards.len(), vectors, router, &self.budget));
+        let device = Device::new(vectors);
+        let backend = DeviceBackend(device.clone());
+        self.insert(router, vectors, &device, backend)
+    }
+
+    /// Plugs a function of so many vectors in, which are some of a device's.
+    pub(crate) fn plug_part(
+        &mut self,
+        vectors: u16,
+        device: &Arc<Device>,
+        part: impl Backend + 'static,
+    ) -> Arc<Card> {
+        self.insert(self.router.clone(), vectors, device, part)
+    }
+
+    fn insert<R: Router + 'static>(
+        &mut self,
+        router: Arc<R>,
+        vectors: u16,
+        device: &Arc<Device>,
+        backend: impl Backend + 'static,
+    ) -> Arc<Card<R>> {
+        let (place, budget) = (self.cards.len(), &self.budget);
+        let card = Arc::new(Card::new(place, vectors, router, budget, device.clone(), Box::new(backend)));
         let plugged = card.clone();
         self.cards.push(Box::new(move |bus| plugged.attach(bus)));
         card
