@@ -199,6 +199,7 @@ impl VirtQueue {
             return Ok(if ring.enable_notification(memory)? { Served::Something } else { Served::Nothing });
         };
         let head = chain.head_index();
+        // The crate would refuse it too, once it is served, and log it as often as the guest does it.
         if head >= self.size {
             return Err(RingError::InvalidDescriptorIndex.into());
         }
