@@ -70,6 +70,15 @@ pub enum BackendError {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Cookie(pub u32);
 
+/// Who may have eventfds open that a backend has let go of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Holders {
+    /// The domain that made them, alone: closing one ends it.
+    Domain,
+    /// Others too, such as another process: closing one may end nothing.
+    Others,
+}
+
 /// A device's host vectors.
 pub trait Backend: Send {
     /// What the device and its host can do. It stays the same for the backend's life.
@@ -101,6 +110,12 @@ pub trait Backend: Send {
     /// # Errors
     /// [`BackendError::Close`], which names what is unbound all the same; the window is still open then.
     fn close(&mut self) -> Result<(), BackendError>;
+
+    /// Who may have the device's eventfds open once [`Backend::close`] has returned. Where it is the domain alone, it
+    /// ends them all at once instead of one by one.
+    fn holders_after_close(&self) -> Holders {
+        Holders::Others
+    }
 
     /// The pending bits that the device itself has for vectors 64 × `group` to 64 × `group` + 63. Only those of
     /// vectors without an eventfd mean anything.
@@ -139,6 +154,10 @@ impl<B: Backend + ?Sized> Backend for Box<B> {
 
     fn close(&mut self) -> Result<(), BackendError> {
         (**self).close()
+    }
+
+    fn holders_after_close(&self) -> Holders {
+        (**self).holders_after_close()
     }
 
     fn pending(&mut self, group: u32) -> u64 {

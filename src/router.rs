@@ -141,6 +141,17 @@ pub trait Router: Send + Sync {
     /// is needed.
     fn withdraw(&self, route: Route);
 
+    /// Detaches eventfds that nobody signals any more and that nobody else has open, closes them and gives their
+    /// routes back: one by one, or cheaper where that can be. When this has returned, all that was signalled has been
+    /// delivered.
+    fn close(&self, attached: Vec<(EventFd, Route)>) {
+        for (eventfd, route) in attached {
+            if self.detach(&eventfd, &route).is_ok() {
+                self.withdraw(route);
+            }
+        }
+    }
+
     /// Delivers one message now, with no eventfd and no route.
     ///
     /// # Errors

@@ -42,6 +42,18 @@ pub(crate) fn enable(vm: &VmFd, n: usize) -> Result<(Sample, Irqfds), Box<dyn Er
     Ok((Sample { time: start.elapsed(), commits: 1 }, irqfds))
 }
 
+/// `n` eventfds closed, and one irqfd detached: the kernel then waits for all.
+pub(crate) fn turn_off(vm: &VmFd, n: usize) -> Result<Sample, Box<dyn Error>> {
+    let (_, mut irqfds) = enable(vm, n)?;
+    let start = Instant::now();
+    let last = irqfds.pop();
+    drop(irqfds);
+    if let Some((eventfd, gsi)) = last {
+        vm.unregister_irqfd(&eventfd, gsi)?;
+    }
+    Ok(Sample { time: start.elapsed(), commits: 0 })
+}
+
 /// One irqfd detached and attached again.
 pub(crate) fn reattach(vm: &VmFd, irqfds: &[(EventFd, u32)]) -> Result<Sample, Box<dyn Error>> {
     let (eventfd, gsi) = &irqfds[irqfds.len() / 2];

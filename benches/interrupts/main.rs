@@ -31,6 +31,7 @@ fn main() -> Result<(), Box<dyn Error>> {
             note(enable("enable_one_by_one", n, Ahead::AtStart, Ours::enable_one_by_one)?);
             note(enable("enable_one_by_one_blocks", n, Ahead::InBlocks, Ours::enable_one_by_one)?);
             note(enable("enable_at_once", n, Ahead::AtStart, Ours::enable_at_once)?);
+            note(turn_off(n)?);
             note(live("mask_unmask", n, Ours::mask_unmask)?);
             note(live("retarget", n, Ours::retarget)?);
         }
@@ -52,6 +53,17 @@ fn enable(
         RUNS,
         || Ok(work(&mut Ours::new(ahead)?, n)),
         || Ok(floor::enable(&floor::vm()?, n)?.0),
+    )
+}
+
+/// A guest turns the capability off with `n` vectors live; the floor is `n` eventfds closed and one irqfd detached.
+fn turn_off(n: usize) -> Result<Figure, Box<dyn Error>> {
+    interleave(
+        "turn_off",
+        n,
+        RUNS,
+        || Ok(Ours::new(Ahead::AtStart)?.turn_off(n)),
+        || floor::turn_off(&floor::vm()?, n),
     )
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use vm_msi::MsixFunction;
 use vm_msi::Vector;
-use vm_msi::backend::{Backend, BackendError, Capabilities, Growth};
+use vm_msi::backend::{Backend, BackendError, Capabilities, Growth, Holders};
 use vm_msi::kvm::{Irqchip, KvmRouter};
 use vm_msi::msix::{Bar, Layout, TableSize};
 use vmm_sys_util::eventfd::EventFd;
@@ -40,6 +40,10 @@ impl Backend for NoDevice {
 
     fn close(&mut self) -> Result<(), BackendError> {
         Ok(())
+    }
+
+    fn holders_after_close(&self) -> Holders {
+        Holders::Domain
     }
 
     fn pending(&mut self, _: u32) -> u64 {
@@ -107,6 +111,14 @@ impl Ours {
                 ours.write_control(index, 0);
             }
             ours.function.write_config(2, &0x8000u16.to_le_bytes());
+        })
+    }
+
+    /// All of `n` live vectors turned off, by one write.
+    pub(crate) fn turn_off(&mut self, n: usize) -> Sample {
+        self.enable_at_once(n);
+        self.counting_commits(|ours| {
+            ours.function.write_config(2, &0u16.to_le_bytes());
         })
     }
 

@@ -185,6 +185,17 @@ impl Slot {
         }
     }
 
+    /// Live to idle, where the device fires nothing any more: what there is to close, and the share that goes then.
+    pub(super) fn part(&mut self) -> Option<((EventFd, Route), Share)> {
+        match std::mem::replace(self, Self::UNUSED) {
+            Self::Live { host: HostVector { eventfd, _share }, route } => Some(((eventfd, route), _share)),
+            other => {
+                *self = other;
+                None
+            }
+        }
+    }
+
     /// Any state to idle, where the device fires nothing any more. An irqfd that could not be detached goes
     /// with its eventfd: no signal can come that would miss the route.
     pub(super) fn shut(self, router: &impl Router) -> Self {

@@ -81,6 +81,19 @@ impl Router for KvmRouter {
         self.routes().withdraw(route);
     }
 
+    /// The kernel detaches an irqfd by itself when its eventfd is closed for the last time, but later; and each detach
+    /// waits until all that are under way have ended. So the last one is detached for all.
+    fn close(&self, mut attached: Vec<(EventFd, Route)>) {
+        let Some((last, route)) = attached.pop() else { return };
+        let mut routes: Vec<Route> = attached.into_iter().map(|(_closed, route)| route).collect();
+        let waited = self.detach(&last, &route);
+        routes.push(route);
+        // Where the kernel did not wait, something may still be on its way: their messages stay where they are.
+        if waited.is_ok() {
+            routes.into_iter().for_each(|route| self.withdraw(route));
+        }
+    }
+
     fn signal(&self, message: ApicMessage) -> Result<(), RouterError> {
         let written = message.message();
         let msi = kvm_msi {

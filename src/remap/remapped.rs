@@ -59,6 +59,10 @@ impl<R: Router, S: Stage> Router for Remapped<R, S> {
         self.router.withdraw(route);
     }
 
+    fn close(&self, attached: Vec<(EventFd, Route)>) {
+        self.router.close(attached);
+    }
+
     fn signal(&self, message: ApicMessage) -> Result<(), RouterError> {
         self.router.signal(message)
     }

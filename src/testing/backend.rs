@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use vmm_sys_util::eventfd::EventFd;
 
 use super::Failures;
-use crate::backend::{Backend, BackendError, Capabilities, Cookie, Growth};
+use crate::backend::{Backend, BackendError, Capabilities, Cookie, Growth, Holders};
 use crate::delivery::Vector;
 
 #[derive(Debug, Default)]
@@ -120,6 +120,11 @@ impl Backend for FakeBackend {
         device.open = false;
         device.bound.clear();
         Ok(())
+    }
+
+    /// Its duplicates are closed by then.
+    fn holders_after_close(&self) -> Holders {
+        Holders::Domain
     }
 
     fn pending(&mut self, group: u32) -> u64 {

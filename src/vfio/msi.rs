@@ -12,7 +12,7 @@ use vmm_sys_util::eventfd::EventFd;
 
 use super::set_irqs::{Index, Irqs};
 use super::{NO_SPACE, VfioError};
-use crate::backend::{Backend, BackendError, Capabilities, Growth};
+use crate::backend::{Backend, BackendError, Capabilities, Growth, Holders};
 use crate::delivery::Vector;
 use crate::msi::MessageCount;
 
@@ -87,6 +87,11 @@ impl Backend for VfioMsi {
     fn close(&mut self) -> Result<(), BackendError> {
         let refused = |source| BackendError::Close { unbound: Vec::new(), source };
         self.irqs.disable().map_err(refused)
+    }
+
+    /// The kernel keeps an eventfd's context and no descriptor, and drops that too.
+    fn holders_after_close(&self) -> Holders {
+        Holders::Domain
     }
 
     fn pending(&mut self, group: u32) -> u64 {

@@ -14,7 +14,7 @@ use vmm_sys_util::eventfd::EventFd;
 
 use super::set_irqs::{Index, IrqInfo, Irqs};
 use super::{NO_SPACE, VfioError};
-use crate::backend::{Backend, BackendError, Capabilities, Growth};
+use crate::backend::{Backend, BackendError, Capabilities, Growth, Holders};
 use crate::delivery::Vector;
 
 /// A passed-through device's MSI-X vectors.
@@ -90,6 +90,11 @@ impl Backend for VfioMsix {
         self.irqs.disable().map_err(refused)?;
         self.reserved = 0;
         Ok(())
+    }
+
+    /// The kernel keeps an eventfd's context and no descriptor, and drops that too.
+    fn holders_after_close(&self) -> Holders {
+        Holders::Domain
     }
 
     fn pending(&mut self, group: u32) -> u64 {

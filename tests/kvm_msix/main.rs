@@ -5,6 +5,7 @@
 
 mod bare_metal;
 mod budget;
+mod closing;
 mod crowd;
 mod delivery;
 mod hostile;

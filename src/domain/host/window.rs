@@ -3,7 +3,7 @@
 use std::mem;
 
 use super::Host;
-use crate::backend::{Backend, BackendError};
+use crate::backend::{Backend, BackendError, Holders};
 use crate::delivery::Vector;
 use crate::domain::error::DomainError;
 use crate::domain::slot::Slot;
@@ -29,6 +29,9 @@ impl<B: Backend> Host<B> {
 
     /// Turns the capability off: detach all, give the host everything back in one call, and only then look at
     /// what waits in the eventfds, and close them.
+    ///
+    /// Where nobody but the domain has the eventfds open once the host has everything back, live ones stay attached
+    /// until then: what they are signalled is delivered, and then they are closed together.
     pub(in crate::domain) fn close(&mut self, router: &impl Router) {
         self.window_error = None;
         if !self.open {
@@ -36,12 +39,12 @@ impl<B: Backend> Host<B> {
         }
         self.unsettled.clear();
         self.lingering.clear();
-        for index in 0..self.slots.len() {
-            self.hold(Vector(index as u32), router);
-        }
+        let together = self.backend.holders_after_close() == Holders::Domain;
+        self.hold_all(router, |slot| !together || matches!(slot, Slot::Relayed { .. }));
         match self.backend.close() {
             Ok(()) => {
                 self.open = false;
+                self.close_live(router);
                 self.unsettled.clear();
                 self.bound = 0;
                 self.counters.closes = self.counters.closes.saturating_add(1);
@@ -50,6 +53,7 @@ impl<B: Backend> Host<B> {
                 }
             }
             Err(error) => {
+                self.hold_all(router, |_| true);
                 // A device that is shared gives its vectors back one by one, and may have got somewhere.
                 if let BackendError::Close { unbound, .. } = &error {
                     unbound.iter().for_each(|vector| self.shut(*vector, router));
@@ -57,6 +61,22 @@ impl<B: Backend> Host<B> {
                 self.refuse(error.into());
             }
         }
+    }
+
+    fn hold_all(&mut self, router: &impl Router, which: impl Fn(&Slot) -> bool) {
+        for index in 0..self.slots.len() {
+            if self.slots.get(index).is_some_and(&which) {
+                self.hold(Vector(index as u32), router);
+            }
+        }
+    }
+
+    /// The device fires nothing any more: the eventfds that are attached end together.
+    fn close_live(&mut self, router: &impl Router) {
+        let (attached, shares): (Vec<_>, Vec<_>) = self.slots.iter_mut().filter_map(Slot::part).unzip();
+        self.counters.detaches = self.counters.detaches.saturating_add(attached.len() as u64);
+        router.close(attached);
+        drop(shares);
     }
 
     /// A vector that the device has let go of.

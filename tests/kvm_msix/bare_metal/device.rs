@@ -8,7 +8,7 @@ use std::io;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use vm_msi::Vector;
-use vm_msi::backend::{Backend, BackendError, Capabilities, Growth};
+use vm_msi::backend::{Backend, BackendError, Capabilities, Growth, Holders};
 use vmm_sys_util::eventfd::EventFd;
 
 /// The device's side of its vectors.
@@ -88,6 +88,11 @@ impl Backend for DeviceBackend {
             line.lock().unwrap().eventfd = None;
         }
         Ok(())
+    }
+
+    /// Its duplicates are closed by then.
+    fn holders_after_close(&self) -> Holders {
+        Holders::Domain
     }
 
     fn pending(&mut self, group: u32) -> u64 {
