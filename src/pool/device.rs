@@ -1,12 +1,13 @@
 //! The device behind a pool: its backend, and who has which of its vectors.
 //!
 //! Owns the backend. Invariant: a vector has at most one holder, only a held one has an eventfd, and the backend's
-//! window is open while any holder's is. Used under the pool's lock; calls nobody but the backend, so nothing can
+//! window is open while any holder's is. Who gets a vector is decided in `claims.rs`. Used under the pool's lock; calls nobody but the backend, so nothing can
 //! come back to it.
 
-use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
+mod claims;
 
-use super::error::PoolError;
+use vmm_sys_util::eventfd::EventFd;
+
 use super::place::HostVector;
 use super::report::{Counters, Holding, HostVectorReport, PoolReport};
 use crate::backend::{Backend, BackendError, Capabilities, Cookie};
@@ -72,97 +73,6 @@ impl Device {
 
     pub(super) fn is_bound(&self, vector: HostVector) -> bool {
         self.holding(vector) == Some(Holding::Bound)
-    }
-
-    /// Sets vectors aside, all or none.
-    pub(super) fn reserve(&mut self, vectors: std::ops::Range<u32>) -> Result<WindowId, PoolError> {
-        for asked in vectors.clone().map(HostVector) {
-            match self.entry(asked)? {
-                Entry { window: Some(_), .. } => return Err(PoolError::Reserved { asked }),
-                Entry { holding: Holding::Held | Holding::Bound, .. } => {
-                    return Err(PoolError::InUse { asked });
-                }
-                _ => {}
-            }
-        }
-        self.windows = self.windows.saturating_add(1);
-        let id = WindowId(self.windows);
-        for vector in vectors {
-            if let Some(entry) = self.entries.get_mut(vector as usize) {
-                entry.window = Some(id);
-            }
-        }
-        Ok(id)
-    }
-
-    /// Ends a reservation. What is held of it stays its holders'.
-    pub(super) fn unreserve(&mut self, id: WindowId) {
-        for entry in self.entries.iter_mut().filter(|entry| entry.window == Some(id)) {
-            entry.window = None;
-        }
-    }
-
-    /// Gives one vector to a holder, cleared of what waits for it.
-    pub(super) fn claim(&mut self, asked: HostVector, window: Option<WindowId>) -> Result<(), PoolError> {
-        let entry = self.entry(asked)?;
-        if entry.window != window {
-            return Err(PoolError::Reserved { asked });
-        }
-        match entry.holding {
-            Holding::Held | Holding::Bound => return Err(PoolError::InUse { asked }),
-            Holding::Orphaned => {
-                self.unbind(asked).map_err(|source| PoolError::Orphaned { asked, source })?;
-            }
-            Holding::Free => {}
-        }
-        // Not the holder's yet: a vector that cannot be cleared is nobody's.
-        self.set(asked, Holding::Free);
-        self.clear(asked).map_err(|source| PoolError::Unclean { asked, source })?;
-        self.set(asked, Holding::Held);
-        self.counters.claims = self.counters.claims.saturating_add(1);
-        Ok(())
-    }
-
-    /// Gives the first of some vectors that is free. Those that cost the host nothing go first.
-    pub(super) fn claim_any(
-        &mut self,
-        among: std::ops::Range<u32>,
-        window: Option<WindowId>,
-        except: Option<HostVector>,
-    ) -> Result<HostVector, PoolError> {
-        let pending = self.pending_groups();
-        let mut unclean = Vec::new();
-        for vector in among.start..among.end.min(self.capabilities.vectors) {
-            let asked = HostVector(vector);
-            let Some(entry) = self.entries.get(vector as usize) else { break };
-            if entry.window != window || Some(asked) == except {
-                continue;
-            }
-            match entry.holding {
-                Holding::Held | Holding::Bound => {}
-                Holding::Free if !entry.has_cookie && !is_set(&pending, vector) => {
-                    return self.claim(asked, window).map(|()| asked);
-                }
-                Holding::Free | Holding::Orphaned => unclean.push(asked),
-            }
-        }
-        let mut refused = PoolError::Exhausted { among };
-        for asked in unclean {
-            match self.claim(asked, window) {
-                Ok(()) => return Ok(asked),
-                Err(error) => refused = error,
-            }
-        }
-        Err(refused)
-    }
-
-    /// Takes a vector back from its holder. One that the host does not take back is nobody's, and tried again.
-    pub(super) fn release(&mut self, vector: HostVector) {
-        let given_back = match self.holding(vector) {
-            Some(Holding::Bound) => self.unbind(vector).is_ok(),
-            _ => true,
-        };
-        self.set(vector, if given_back { Holding::Free } else { Holding::Orphaned });
     }
 
     /// A holder's window opens.
@@ -265,28 +175,6 @@ impl Device {
         }
     }
 
-    /// Takes away what is left of earlier holders: what they stored with the vector, and an interrupt that waits. As
-    /// the device keeps that until someone takes it, someone does, and drops it.
-    fn clear(&mut self, vector: HostVector) -> Result<(), BackendError> {
-        if self.entries.get(vector.0 as usize).is_some_and(|entry| entry.has_cookie) {
-            self.set_cookie(vector, None)?;
-        }
-        if !self.is_pending(vector) {
-            return Ok(());
-        }
-        let nobodys = EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)
-            .map_err(|source| BackendError::Bind { vector: vector.of_device(), source })?;
-        self.turn_on()?;
-        let taken = self.bind(vector, &nobodys).and_then(|()| {
-            self.counters.strays = self.counters.strays.saturating_add(1);
-            // Where the host does not take it back it stays bound, to what nobody reads.
-            self.set(vector, Holding::Orphaned);
-            self.unbind(vector)
-        });
-        self.rest();
-        taken
-    }
-
     /// Every pending bit of the device.
     fn pending_groups(&mut self) -> Vec<u64> {
         (0..self.capabilities.vectors.div_ceil(64)).map(|group| self.pending(group)).collect()
@@ -322,11 +210,6 @@ impl Device {
         if self.users == 0 && self.open {
             self.close_error = self.turn_off().err();
         }
-    }
-
-    fn entry(&self, asked: HostVector) -> Result<&Entry, PoolError> {
-        let vectors = self.capabilities.vectors;
-        self.entries.get(asked.0 as usize).ok_or(PoolError::OutOfRange { asked, vectors })
     }
 
     fn holding(&self, vector: HostVector) -> Option<Holding> {

@@ -1,0 +1,125 @@
+//! Functions of several vectors: their counting, their windows, and a host that refuses.
+
+use super::*;
+
+#[test]
+fn a_function_counts_its_vectors_from_0_and_tells_where_they_are() {
+    let (device, pool, _) = device();
+    let mut function = LogicalFunction::new([at(&pool, 9), at(&pool, 2), at(&pool, 5)]);
+    let places = function.places();
+    let all: Vec<_> = (0..4).map(|vector| host(places.get(Vector(vector)))).collect();
+    assert_eq!(all, [Some(9), Some(2), Some(5), None]);
+
+    let eventfds = [eventfd(), eventfd(), eventfd()];
+    function.open(3).unwrap();
+    for (vector, eventfd) in (0..).map(Vector).zip(&eventfds) {
+        function.bind(vector, eventfd).unwrap();
+    }
+    device.raise(Vector(2));
+    assert_eq!(eventfds.each_ref().map(taken), [0, 1, 0]);
+    assert!(matches!(
+        function.bind(Vector(3), &eventfd()),
+        Err(BackendError::BeyondReservation { vector: Vector(3), reserved: 3 })
+    ));
+
+    drop(function);
+    assert_eq!(host(places.get(Vector(0))), None, "it is gone");
+    assert_eq!(device.in_use(), (0, false));
+    assert_eq!(pool.report().vectors, []);
+}
+
+#[test]
+fn the_device_is_on_while_any_function_is_and_closing_one_leaves_the_others_alone() {
+    let (device, pool, _) = device();
+    let mut functions = [3, 4].map(|vector| LogicalFunction::new([at(&pool, vector)]));
+    let eventfds = [eventfd(), eventfd()];
+    for (function, eventfd) in functions.iter_mut().zip(&eventfds) {
+        function.open(1).unwrap();
+        function.bind(Vector(0), eventfd).unwrap();
+    }
+    functions[0].close().unwrap();
+    assert_eq!(device.in_use(), (1, true));
+    device.raise(Vector(3));
+    device.raise(Vector(4));
+    assert_eq!(eventfds.each_ref().map(taken), [0, 1]);
+    assert_eq!(functions[0].pending(0), 1, "it waits in the device");
+
+    functions[1].close().unwrap();
+    assert_eq!(device.in_use(), (0, false));
+    functions[0].open(1).unwrap();
+    functions[0].bind(Vector(0), &eventfds[0]).unwrap();
+    assert_eq!(taken(&eventfds[0]), 1, "what waited has come");
+    assert_eq!(pool.report().counters.opens, 2);
+}
+
+#[test]
+fn a_function_may_have_vectors_of_several_devices() {
+    let ((one, first, _), (two, second, _)) = (device(), device());
+    let mut function = LogicalFunction::new([at(&first, 7), at(&second, 7), at(&first, 1)]);
+    let eventfds = [eventfd(), eventfd(), eventfd()];
+    function.open(3).unwrap();
+    one.raise(Vector(1));
+    two.raise(Vector(7));
+    assert_eq!(function.pending(0), 0b110);
+    for (vector, eventfd) in (0..).map(Vector).zip(&eventfds) {
+        function.bind(vector, eventfd).unwrap();
+    }
+    assert_eq!(eventfds.each_ref().map(taken), [0, 1, 1]);
+    assert_eq!(function.places().get(Vector(1)).unwrap().pool, second);
+    function.close().unwrap();
+    assert_eq!((one.in_use(), two.in_use()), ((0, false), (0, false)));
+}
+
+#[test]
+fn a_vector_that_the_host_does_not_take_back_is_nobodys_until_it_does() {
+    let (device, pool, failures) = device();
+    let mut on = LogicalFunction::new([at(&pool, 0)]);
+    let mut function = LogicalFunction::new([at(&pool, 1)]);
+    let own = eventfd();
+    on.open(1).unwrap();
+    function.open(1).unwrap();
+    function.bind(Vector(0), &own).unwrap();
+    failures.schedule(0b11);
+    drop(function);
+    assert_eq!((device.in_use(), pool.unsettled()), ((1, true), 1));
+    assert!(pool.alloc_any(1..3).is_ok_and(|handle| handle.host_vector() == HostVector(2)));
+    failures.schedule(0b1);
+    assert!(matches!(pool.alloc_at(HostVector(1)), Err(PoolError::Orphaned { .. })));
+    pool.retry();
+    assert_eq!((device.in_use(), pool.unsettled()), ((0, true), 0));
+    assert_eq!(at(&pool, 1).host_vector(), HostVector(1));
+}
+
+#[test]
+fn a_device_that_the_host_does_not_turn_off_is_tried_again() {
+    let (device, pool, failures) = device();
+    let mut function = LogicalFunction::new([at(&pool, 1)]);
+    function.open(1).unwrap();
+    // At closing, and twice when it is dropped.
+    failures.schedule(0b111);
+    assert!(matches!(function.close(), Err(BackendError::Close { unbound, .. }) if unbound.is_empty()));
+    drop(function);
+    assert_eq!((device.in_use(), pool.unsettled()), ((0, true), 1));
+    assert!(pool.report().error.is_some());
+    pool.retry();
+    assert_eq!((device.in_use(), pool.unsettled()), ((0, false), 0));
+}
+
+#[test]
+fn closing_names_the_vectors_that_were_unbound_when_the_host_refused() {
+    let (device, pool, failures) = device();
+    let mut on = LogicalFunction::new([at(&pool, 0)]);
+    let mut function = LogicalFunction::new([at(&pool, 1), at(&pool, 2), at(&pool, 3)]);
+    let eventfds = [eventfd(), eventfd(), eventfd()];
+    on.open(1).unwrap();
+    function.open(3).unwrap();
+    for (vector, eventfd) in (0..).map(Vector).zip(&eventfds) {
+        function.bind(vector, eventfd).unwrap();
+    }
+    failures.schedule(0b10);
+    let Err(BackendError::Close { unbound, .. }) = function.close() else { panic!("it was refused") };
+    assert_eq!(unbound, [Vector(0)]);
+    assert_eq!(device.in_use(), (2, true));
+    function.close().unwrap();
+    assert_eq!(device.in_use(), (0, true));
+}
