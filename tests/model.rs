@@ -5,7 +5,7 @@
 
 use proptest::collection::vec;
 use proptest::prelude::*;
-use vm_msi::testing::{Op, Run};
+use vm_msi::testing::{Op, Run, SoftwareRun};
 
 fn op() -> impl Strategy<Value = Op> {
     let bytes = any::<[u8; 8]>();
@@ -67,6 +67,16 @@ proptest! {
         ops in vec(op(), 1..200),
     ) {
         run(vectors, &ops);
+    }
+
+    #[test]
+    fn no_sequence_of_operations_on_a_device_models_function_disagrees_with_the_model(
+        vectors in prop_oneof![1u16..5, 63u16..67],
+        ops in vec(op(), 1..200),
+    ) {
+        let mut run = SoftwareRun::new(vectors);
+        ops.iter().for_each(|op| run.step(op));
+        run.finish();
     }
 }
 

@@ -20,6 +20,7 @@ mod op;
 mod restore;
 mod router;
 mod run;
+mod software_run;
 mod stage;
 
 pub use backend::FakeBackend;
@@ -29,4 +30,5 @@ pub use op::Op;
 pub use restore::{function_state, restore_anything};
 pub use router::FakeRouter;
 pub use run::Run;
+pub use software_run::SoftwareRun;
 pub use stage::FakeStage;

@@ -65,6 +65,11 @@ impl Model {
         }
     }
 
+    /// Whether MSI-X is on.
+    pub fn is_enabled(&self) -> bool {
+        self.enable
+    }
+
     /// The table as it should read.
     pub fn table(&self) -> &[u8] {
         &self.table

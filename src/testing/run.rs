@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::op::Write;
 use super::{Failures, FakeBackend, FakeRouter, FakeStage, Model, Op};
 use crate::budget::Budget;
 use crate::delivery::Vector;
@@ -10,7 +11,7 @@ use crate::domain::State;
 use crate::function::MsixFunction;
 use crate::message::MsiMessage;
 use crate::msix::{Bar, Layout, TableSize};
-use crate::remap::{Remapped, handle};
+use crate::remap::Remapped;
 use crate::requester::RequesterId;
 use crate::state::{Resume, resume_all};
 
@@ -72,37 +73,32 @@ impl Run {
 
     /// Takes a step and checks everything that can be seen from outside.
     pub fn step(&mut self, op: &Op) {
-        let vectors = self.model.vectors() as u16;
+        match op.write(self.model.vectors() as u16) {
+            Some(Write::Table(offset, data)) => self.write_table(offset, &data),
+            Some(Write::Config(offset, data)) => self.write_config(offset, &data),
+            None => self.act(op),
+        }
+        self.check();
+        if !self.failures.is_scheduled() && *op == Op::Deliver {
+            let report = self.function.report();
+            let relayed = report.vectors.iter().filter(|vector| vector.state == State::Relayed);
+            for vector in relayed {
+                assert!(
+                    !self.model.owed(vector.vector.index()),
+                    "vector {} was not delivered",
+                    vector.vector
+                );
+            }
+        }
+    }
+
+    /// What is no write of the guest's to the function.
+    fn act(&mut self, op: &Op) {
         match *op {
-            Op::Message { vector, version } => {
-                let vector = vector % vectors;
-                let address = 0xfee0_0000 | u32::from(vector % 256) << 12;
-                // Above 256 vectors, those of one APIC differ in the trigger bit and the vector's parity.
-                let data = 0x20 + u32::from(version % 100) * 2 + u32::from(vector / 256 % 2);
-                let data = data | u32::from(vector / 512) << 14;
-                let bytes = [address.to_le_bytes(), [0; 4], data.to_le_bytes()].concat();
-                self.write_table(usize::from(vector) * 16, &bytes);
-            }
-            Op::Mask { vector, masked } => {
-                self.write_table(usize::from(vector % vectors) * 16 + 12, &[masked.into(), 0, 0, 0]);
-            }
-            Op::Clear(vector) => self.write_table(usize::from(vector % vectors) * 16, &[0; 12]),
-            Op::Control(bits) => self.write_config(2, &(u16::from(bits & 3) << 14).to_le_bytes()),
-            Op::WriteTable { offset, data, len } => {
-                self.write_table(offset.into(), &data[..usize::from(len % 9)]);
-            }
-            Op::WriteConfig { offset, data, len } => {
-                self.write_config(offset % 16, &data[..usize::from(len % 9)]);
-            }
-            Op::Handle { vector, entry } => {
-                let MsiMessage { address, data } = handle::message(entry.into());
-                let bytes = [address.to_le_bytes().as_slice(), &data.to_le_bytes()].concat();
-                self.write_table(usize::from(vector % vectors) * 16, &bytes);
-            }
             Op::Entry { entry, version } => self.write_entry(entry, version),
             Op::Invalidate { entry, count } => self.invalidate(entry.into(), count.into()),
             Op::Raise(vector) => {
-                let vector = Vector((vector % vectors).into());
+                let vector = Vector(u32::from(vector) % self.model.vectors() as u32);
                 if self.backend.raise(vector) {
                     self.model.raise(vector.index());
                 }
@@ -133,18 +129,13 @@ impl Run {
             }
             Op::Watch => drop(self.function.relay().expect("a descriptor")),
             Op::Deliver => self.deliver(),
-        }
-        self.check();
-        if !self.failures.is_scheduled() && *op == Op::Deliver {
-            let report = self.function.report();
-            let relayed = report.vectors.iter().filter(|vector| vector.state == State::Relayed);
-            for vector in relayed {
-                assert!(
-                    !self.model.owed(vector.vector.index()),
-                    "vector {} was not delivered",
-                    vector.vector
-                );
-            }
+            Op::Message { .. }
+            | Op::Mask { .. }
+            | Op::Clear(_)
+            | Op::Control(_)
+            | Op::WriteTable { .. }
+            | Op::WriteConfig { .. }
+            | Op::Handle { .. } => {}
         }
     }
 
@@ -223,9 +214,9 @@ impl Run {
         self.function.write_table(offset as u64, data);
     }
 
-    fn write_config(&mut self, offset: u8, data: &[u8]) {
-        self.model.write_config(offset.into(), data);
-        self.function.write_config(offset.into(), data);
+    fn write_config(&mut self, offset: usize, data: &[u8]) {
+        self.model.write_config(offset, data);
+        self.function.write_config(offset as u16, data);
     }
 
     fn check(&mut self) {
