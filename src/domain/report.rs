@@ -31,7 +31,7 @@ pub struct Counters {
     pub relayed: u64,
     /// Unmasked vectors whose message is no interrupt: the guest's mistake.
     pub invalid_messages: u64,
-    /// Unmasked vectors whose message a remapping unit did not let through: the guest's tables say so.
+    /// Times that an unmasked vector was looked at and a remapping unit did not let its message through.
     pub remapping_faults: u64,
     /// Steps that the host refused; each is tried again.
     pub host_failures: u64,

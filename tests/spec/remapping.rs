@@ -1,11 +1,13 @@
 //! Vectors behind a remapping stage: what they mean is the guest's table's to say, and may change at any time.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::thread;
+use std::time::Duration;
 
 use vm_msi::domain::{DomainReport, State};
 use vm_msi::msix::{Bar, Layout, TableSize};
+use vm_msi::refusal::Fault;
 use vm_msi::remap::{Identity, Remapped, Stage, handle};
 use vm_msi::testing::{Failures, FakeBackend, FakeRouter, FakeStage};
 use vm_msi::{MsiMessage, MsixFunction, RequesterId, SoftwareMsix, Vector};
@@ -251,5 +253,47 @@ fn no_old_translation_delivers_once_invalidate_has_returned_whatever_the_guest_d
         }
         done.store(true, Ordering::Relaxed);
         assert_eq!(late, [], "delivered by an old translation");
+    });
+}
+
+/// A unit that takes its time once it was armed, and answers by what it had found before.
+#[derive(Default)]
+struct SlowStage {
+    data: AtomicU32,
+    armed: AtomicBool,
+    begun: AtomicBool,
+}
+
+impl Stage for SlowStage {
+    fn translate(&self, _: RequesterId, message: MsiMessage) -> Result<MsiMessage, Fault> {
+        if handle::index(message)?.is_none() {
+            return Ok(message);
+        }
+        let found = target(self.data.load(Ordering::SeqCst));
+        if self.armed.swap(false, Ordering::SeqCst) {
+            self.begun.store(true, Ordering::SeqCst);
+            thread::sleep(Duration::from_millis(100));
+        }
+        Ok(found)
+    }
+}
+
+#[test]
+fn an_unmask_that_is_under_way_with_an_old_translation_is_put_right_before_invalidate_returns() {
+    let stage = SlowStage::default();
+    stage.data.store(0x41, Ordering::SeqCst);
+    let fixture = Fixture::behind(stage);
+    fixture.set_mask(1);
+    fixture.stage.armed.store(true, Ordering::SeqCst);
+    thread::scope(|scope| {
+        let unmask = scope.spawn(|| fixture.set_mask(0));
+        while !fixture.stage.begun.load(Ordering::SeqCst) {
+            thread::yield_now();
+        }
+        fixture.stage.data.store(0x42, Ordering::SeqCst);
+        fixture.function.invalidate();
+        assert_eq!(fixture.raise(), [target(0x42)]);
+        unmask.join().unwrap();
+        assert_eq!(fixture.raise(), [target(0x42)], "the unmask came last, and with what it had found first");
     });
 }
