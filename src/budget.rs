@@ -6,7 +6,7 @@
 //! have, whatever its neighbours do. What a host without dynamic MSI-X sets aside for a whole table are descriptors
 //! without CPU vectors, and not counted.
 //!
-//! Invariant: a [`Share`] is part of the state of the vector that it is for, and ends with it, so what is used is
+//! Invariant: a share is part of the state of the vector that it is for, and ends with it, so what is used is
 //! what vectors have, at any time and under any threads. Changing a limit takes nothing away from a guest that uses
 //! it: below what is used, it only keeps devices from growing, and has what lingers given back at the next retry.
 //!
