@@ -298,7 +298,8 @@ impl<'a, R: Router + 'static> Driver<'a, R> {
                 let after = self.guest.seen(handler(vector));
                 let report = self.card.msix.report();
                 let state = report.vectors.into_iter().find(|report| report.vector.0 == vector);
-                format!("{counts}, {after} after that woke CPU {cpu}: {state:?}; {}", local_apics.join(", "))
+                let local_apics = local_apics.join(", ");
+                format!("{counts}, {after} once every CPU was woken; for CPU {cpu}: {state:?}; {local_apics}")
             };
             eventually(|| seen() == *note, what);
         }
