@@ -12,15 +12,21 @@ const DOORBELL: &str = "[1af4:1110]";
 
 /// Right at first, and the same after drivers were rebound and after the function was reset; and all works then.
 pub(crate) fn lspci_is_right_and_stays_so(stage: &Stage) -> Result<()> {
+    if !stage.has_one_of(&[Passed::Disk, Passed::Doorbell]) {
+        return Ok(());
+    }
     let machine = stage.guest(Series::V6_12, Tools::Lspci, &[Passed::Disk, Passed::Doorbell])?;
     let jobs = ["grow", "lspci", "rebind:1", "lspci", "flr", "grow", "lspci", "nvme", "vectors"];
-    let seen = stage.run(&jobs.iter().fold(machine, |machine, job| machine.job(job)))?;
+    let seen = stage.run(&stage.jobs(machine, &jobs))?;
     let reset: Vec<_> = seen.all("reset").map(|line| line.text()).collect();
-    assert!(reset.iter().any(|text| text.contains("method=flr")), "no function-level reset: {reset:?}");
+    if stage.has(Passed::Disk) {
+        assert!(reset.iter().any(|text| text.contains("method=flr")), "no function-level reset: {reset:?}");
+    }
     let listed = ["lspci-1", "lspci-2", "lspci-3"].map(|name| seen.section(name));
     let [first, reloaded, reset] = listed;
     let (first, reloaded, reset) = (first?, reloaded?, reset?);
-    for (device, passed) in [(DISK, Passed::Disk), (DOORBELL, Passed::Doorbell)] {
+    let devices = [(DISK, Passed::Disk), (DOORBELL, Passed::Doorbell)];
+    for (device, passed) in devices.into_iter().filter(|(_, passed)| stage.has(*passed)) {
         let shown = section(&first, device);
         println!("{shown}");
         assert_as_on_the_host(stage, passed, &shown)?;
@@ -28,7 +34,9 @@ pub(crate) fn lspci_is_right_and_stays_so(stage: &Stage) -> Result<()> {
         assert_eq!(shown, section(&reloaded, device), "after the driver was rebound");
         assert_eq!(shown, section(&reset, device), "after a reset");
     }
-    assert_every_ring_came(seen.line("doorbell")?)?;
+    if stage.has(Passed::Doorbell) {
+        assert_every_ring_came(seen.line("doorbell")?)?;
+    }
     assert_disk_was_read(stage, &seen)
 }
 

@@ -7,20 +7,29 @@ use crate::stage::{self, Passed, Stage, hold};
 
 /// 64 of 64 vectors grown and received, none lost, without MSI-X ever having been off.
 pub(crate) fn grows_vector_by_vector(stage: &Stage) -> Result<()> {
+    if !stage.has_one_of(&[Passed::Disk, Passed::Doorbell]) {
+        return Ok(());
+    }
     let machine = stage.guest(Series::V6_12, Tools::None, &[Passed::Disk, Passed::Doorbell])?;
-    let before = stage.msix_enable("ivshmem-doorbell")?.len();
-    let mut session = stage.start(&machine.job("nvme").job("grow").job("vectors").job("hold"))?;
+    let enable = stage.watch_msix_enable()?;
+    let mut session = stage.start(&stage.jobs(machine, &["nvme", "grow", "vectors", "hold"]))?;
     hold(&mut session)?;
-    let doorbell = session.transcript().line("doorbell")?;
-    assert_eq!(doorbell.number("vectors")?, 64);
-    assert_every_ring_came(doorbell)?;
     // The guest waits with all it has in use.
-    assert_eq!(stage.host.vectors(stage.address(Passed::Doorbell))?.requested, 64);
-    let queues_and_admin = session.transcript().all("vectors").next().map(|line| line.number("handled"));
-    let of_disk = u64::from(stage.host.vectors(stage.address(Passed::Disk))?.requested);
-    assert_eq!(Some(of_disk), queues_and_admin.transpose()?);
-    if stage::is_ours() {
-        assert_never_off(&stage.msix_enable("ivshmem-doorbell")?[before..]);
+    if stage.has(Passed::Disk) {
+        let mut drivers = session.transcript().all("vectors");
+        let disk = drivers.find(|line| line.value("driver").is_ok_and(|driver| driver == "nvme"));
+        let queues_and_admin = disk.map(|line| line.number("handled")).transpose()?;
+        let of_disk = u64::from(stage.host.vectors(stage.address(Passed::Disk))?.requested);
+        assert_eq!(Some(of_disk), queues_and_admin);
+    }
+    if stage.has(Passed::Doorbell) {
+        let doorbell = session.transcript().line("doorbell")?;
+        assert_eq!(doorbell.number("vectors")?, 64);
+        assert_every_ring_came(doorbell)?;
+        assert_eq!(stage.host.vectors(stage.address(Passed::Doorbell))?.requested, 64);
+    }
+    if stage::is_ours() && stage.has(Passed::Doorbell) {
+        enable.assert_never_off()?;
         let report = session.report_now()?;
         let domain = &report.msix(stage.address(Passed::Doorbell)).expect("its MSI-X is reported").domain;
         assert_eq!((domain.live, domain.host_vectors), (64, 64));
@@ -34,10 +43,16 @@ pub(crate) fn grows_vector_by_vector(stage: &Stage) -> Result<()> {
 
 /// At least 32 MiB, right to the last bit, through more than one queue.
 pub(crate) fn assert_disk_was_read(stage: &Stage, seen: &Transcript) -> Result<()> {
+    if !stage.has(Passed::Disk) {
+        return Ok(());
+    }
     let disk = seen.line("nvme")?;
     let bytes = disk.number("bytes")?;
     assert!(bytes >= 32 << 20, "only {bytes} bytes were read");
-    assert_eq!(disk.value("sha256")?, stage.disk_digest(bytes));
+    match stage.disk_digest(bytes) {
+        Some(digest) => assert_eq!(disk.value("sha256")?, digest),
+        None => stage::say("not compared: what was read, with a disk of which nobody knows the content"),
+    }
     assert_eq!(disk.number("polled")?, 0, "commands whose interrupt was lost");
     let queues = seen.all("interrupt").filter_map(|line| line.value("name").ok());
     let queues: Vec<_> = queues.filter(|name| name.starts_with("nvme") && !name.ends_with("q0")).collect();
@@ -54,10 +69,4 @@ pub(crate) fn assert_every_ring_came(doorbell: &Line) -> Result<()> {
     }
     assert_eq!(doorbell.number("received")?, doorbell.number("rung")?);
     Ok(())
-}
-
-/// Once it was turned on, the device's MSI-X stayed on.
-pub(crate) fn assert_never_off(enable: &[bool]) {
-    let first_on = enable.iter().position(|&on| on).expect("MSI-X was never turned on");
-    assert!(enable[first_on..].iter().all(|&on| on), "MSI-X went off: {enable:?}");
 }

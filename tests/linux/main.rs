@@ -1,8 +1,9 @@
 //! Linux guests with passed-through devices, end to end: on a host with dynamic MSI-X, and on one without.
 //!
-//! Every behaviour is tested once on each host; the tests of a host share one lab host, so this binary wants
-//! `--test-threads=1`. What is `ignored` belongs to the long version: `--include-ignored`. With
-//! `LINUX_TESTS_MONITOR=qemu`, QEMU runs the guests: what fails then as well is the test's mistake, not ours.
+//! Every behaviour is tested once on each lab host; the tests of a host share it, so this binary wants
+//! `--test-threads=1`. What is `ignored` belongs to the long version, or wants devices of this machine:
+//! `LINUX_TESTS_DEVICES="<bdf> <bdf>" ... --ignored this_machine` runs the same tests on its own KVM and VFIO.
+//! With `LINUX_TESTS_MONITOR=qemu`, QEMU runs the guests: what fails then as well is the test's mistake, not ours.
 
 mod bus;
 mod control;
@@ -10,38 +11,60 @@ mod ends;
 mod entropy;
 mod growth;
 mod leaks;
+mod own;
 mod pounding;
 mod refusals;
 mod shapes;
 mod sparse;
 mod stage;
 
-macro_rules! on_both_hosts {
-    ($($(#[$attribute:meta])* $module:ident::$test:ident;)*) => {
+/// One test a line, on each host: those of `everywhere` on this machine too.
+macro_rules! on_hosts {
+    (
+        everywhere { $($(#[$attribute:meta])* $module:ident::$test:ident;)* }
+        in_the_lab { $($lab_module:ident::$lab_test:ident;)* }
+    ) => {
         /// VFIO adds single vectors while MSI-X is on.
         mod host_6_12 {
-            $($(#[$attribute])* #[test] fn $test() { crate::stage::on(lab::Series::V6_12, crate::$module::$test); })*
+            use crate::stage::{Where, on};
+            $($(#[$attribute])* #[test] fn $test() { on(Where::Lab(lab::Series::V6_12), crate::$module::$test); })*
+            $(#[test] fn $lab_test() { on(Where::Lab(lab::Series::V6_12), crate::$lab_module::$lab_test); })*
         }
         /// VFIO says NORESIZE.
         mod host_6_1 {
-            $($(#[$attribute])* #[test] fn $test() { crate::stage::on(lab::Series::V6_1, crate::$module::$test); })*
+            use crate::stage::{Where, on};
+            $($(#[$attribute])* #[test] fn $test() { on(Where::Lab(lab::Series::V6_1), crate::$module::$test); })*
+            $(#[test] fn $lab_test() { on(Where::Lab(lab::Series::V6_1), crate::$lab_module::$lab_test); })*
+        }
+        /// Whatever its VFIO can.
+        mod this_machine {
+            use crate::stage::{Where, on};
+            $(#[ignore = "wants devices of this machine: make test DEVICE='<bdf> <bdf>'"]
+            #[test] fn $test() { on(Where::Own, crate::$module::$test); })*
         }
     };
 }
 
-on_both_hosts! {
-    bus::lspci_is_right_and_stays_so;
-    control::turning_msix_off_loses_an_event_and_growing_does_not;
-    entropy::each_of_its_interrupts_is_counted_once_by_guest_and_vmm;
-    growth::grows_vector_by_vector;
-    leaks::unbinding_leaks_nothing;
-    pounding::loses_nothing_while_others_come_and_go;
-    shapes::another_kernel_and_number_of_vcpus;
-    sparse::takes_from_the_host_what_the_guest_uses;
-    #[ignore = "long: both guest kernels with 1, 2 and 4 vCPUs"]
-    shapes::every_kernel_and_number_of_vcpus;
-    #[ignore = "long: 16384 requests"]
-    entropy::a_mib_of_entropy_is_counted_alike;
-    #[ignore = "long: 100000 rings"]
-    pounding::loses_nothing_in_a_hundred_thousand_rings;
+on_hosts! {
+    everywhere {
+        bus::lspci_is_right_and_stays_so;
+        ends::a_reboot_is_a_good_end;
+        ends::a_triple_fault_is_a_crash;
+        entropy::each_of_its_interrupts_is_counted_once_by_guest_and_vmm;
+        growth::grows_vector_by_vector;
+        leaks::unbinding_leaks_nothing;
+        pounding::loses_nothing_while_others_come_and_go;
+        shapes::another_kernel_and_number_of_vcpus;
+        sparse::takes_from_the_host_what_the_guest_uses;
+        #[ignore = "long: both guest kernels with 1, 2 and 4 vCPUs"]
+        shapes::every_kernel_and_number_of_vcpus;
+        #[ignore = "long: 16384 requests"]
+        entropy::a_mib_of_entropy_is_counted_alike;
+        #[ignore = "long: 100000 rings"]
+        pounding::loses_nothing_in_a_hundred_thousand_rings;
+    }
+    // Its device is one that loses an event for certain: QEMU's model, not the silicon.
+    in_the_lab {
+        control::turning_msix_off_loses_an_event_and_growing_does_not;
+    }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use guest::{Result, Tools};
 use lab::{Command, Series};
 
-use crate::stage::{self, Passed, Stage, hold};
+use crate::stage::{self, Passed, Stage, Where, hold};
 
 /// Status for wrong input, and for a host that cannot.
 const INPUT: i32 = 2;
@@ -13,7 +13,7 @@ const HOST: i32 = 1;
 
 #[test]
 fn a_device_with_a_host_driver() {
-    stage::on(Series::V6_12, |stage| {
+    stage::on(Where::Lab(Series::V6_12), |stage| {
         let address = stage.host.shell("cd /sys/bus/pci/drivers/virtio-pci && ls -d 0000:* | head -n 1")?;
         refused(stage, "", address.trim(), INPUT, &[address.trim(), "virtio-pci", "vfio-pci"])
     });
@@ -21,7 +21,7 @@ fn a_device_with_a_host_driver() {
 
 #[test]
 fn a_device_that_shares_its_group_with_the_hosts() {
-    stage::on(Series::V6_12, |stage| {
+    stage::on(Where::Lab(Series::V6_12), |stage| {
         let find = |what: &str| {
             let found = stage.host.shell(&format!("lspci -D -n -d {what} | cut -d' ' -f1"))?;
             Ok::<_, guest::Error>(found.trim().to_owned())
@@ -35,7 +35,7 @@ fn a_device_that_shares_its_group_with_the_hosts() {
 
 #[test]
 fn a_device_in_use() {
-    stage::on(Series::V6_12, |stage| {
+    stage::on(Where::Lab(Series::V6_12), |stage| {
         let machine = stage.guest(Series::V6_12, Tools::None, &[Passed::Doorbell])?.job("hold").job("grow");
         let mut first = stage.start(&machine)?;
         hold(&mut first)?;
@@ -48,7 +48,7 @@ fn a_device_in_use() {
 
 #[test]
 fn no_kvm() {
-    stage::on(Series::V6_12, |stage| {
+    stage::on(Where::Lab(Series::V6_12), |stage| {
         let hidden = "unshare --mount sh -c 'mount -t tmpfs none /dev && exec \"$@\"' sh";
         refused(stage, hidden, stage.address(Passed::Doorbell), HOST, &["/dev/kvm", "kvm-amd"])
     });
@@ -56,7 +56,7 @@ fn no_kvm() {
 
 #[test]
 fn no_vfio() {
-    stage::on(Series::V6_12, |stage| {
+    stage::on(Where::Lab(Series::V6_12), |stage| {
         let hidden = "unshare --mount sh -c 'mount -t tmpfs none /dev/vfio && exec \"$@\"' sh";
         refused(stage, hidden, stage.address(Passed::Doorbell), HOST, &["/dev/vfio/vfio", "modprobe"])
     });
@@ -64,7 +64,7 @@ fn no_vfio() {
 
 #[test]
 fn no_permission() {
-    stage::on(Series::V6_12, |stage| {
+    stage::on(Where::Lab(Series::V6_12), |stage| {
         let nobody = "setpriv --reuid 65534 --regid 65534 --clear-groups";
         refused(stage, nobody, stage.address(Passed::Doorbell), HOST, &["/dev/kvm", "permission"])
     });

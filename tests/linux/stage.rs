@@ -1,8 +1,10 @@
-//! The lab hosts that tests share, one for each host kernel, and guests on them.
+//! The hosts that tests share, and guests on them: a lab host for each host kernel, or this machine.
 //!
 //! A lab host is booted by the first test that needs it and lives as long as this process. Where it does not boot,
-//! every test of it fails with the same reason, without trying again.
+//! every test of it fails with the same reason, without trying again. A lab host has every device; this machine has
+//! those that its owner names (`own.rs`), and a test does without the others as far as it can.
 
+use std::fmt;
 use std::fs;
 use std::io::{Read, Write};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -13,7 +15,9 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 use guest::{Event, Host, Image, Machine, Monitor, Result, Session, Tools, Transcript, sha256};
 use lab::{Cache, Config, Device, Disk, Lab, Refresh, Series};
 
-/// A device of the lab host, by its number there.
+use crate::own;
+
+/// A device that tests pass through, by its number in a lab host.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Passed {
     /// An NVMe disk with 2048 vectors.
@@ -41,27 +45,52 @@ const SHARED_GROUP: [&str; 8] = [
 pub(crate) const SPARE_IN_SHARED_GROUP: &str = "1b36:0005";
 pub(crate) const USED_IN_SHARED_GROUP: &str = "1af4:1005";
 
-/// A lab host with its devices bound to vfio-pci.
-pub(crate) struct Stage {
-    pub(crate) series: Series,
-    pub(crate) host: Host,
-    cache: Cache,
-    addresses: Vec<String>,
-    disk: PathBuf,
+impl Passed {
+    pub(crate) const ALL: [Self; 4] = [Self::Disk, Self::Doorbell, Self::Wide, Self::Control];
 }
 
-/// Runs a test on the shared lab host of this kernel.
-pub(crate) fn on(series: Series, test: fn(&Stage) -> Result<()>) {
+/// A host with devices bound to vfio-pci.
+pub(crate) struct Stage {
+    pub(crate) place: Where,
+    pub(crate) host: Host,
+    cache: Cache,
+    addresses: [Option<String>; Passed::ALL.len()],
+    /// What is on the disk, where we know it.
+    disk: Option<PathBuf>,
+}
+
+/// Where a test runs.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Where {
+    /// On the lab host of this kernel.
+    Lab(Series),
+    /// On this machine.
+    Own,
+}
+
+impl fmt::Display for Where {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Lab(series) => write!(f, "host {series}"),
+            Self::Own => write!(f, "this machine"),
+        }
+    }
+}
+
+/// Runs a test on a shared host.
+pub(crate) fn on(place: Where, test: fn(&Stage) -> Result<()>) {
     static DYNAMIC: OnceLock<Result<Stage, String>> = OnceLock::new();
     static NORESIZE: OnceLock<Result<Stage, String>> = OnceLock::new();
+    static OWN: OnceLock<Result<Stage, String>> = OnceLock::new();
     // Two guests at once on an emulated host would time each other out; a failed test does not spoil the next.
     static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
     let _turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
-    let stage = match series {
-        Series::V6_12 => &DYNAMIC,
-        Series::V6_1 => &NORESIZE,
+    let (stage, made): (_, fn() -> Result<Stage>) = match place {
+        Where::Lab(Series::V6_12) => (&DYNAMIC, || Stage::boot(Series::V6_12)),
+        Where::Lab(Series::V6_1) => (&NORESIZE, || Stage::boot(Series::V6_1)),
+        Where::Own => (&OWN, own::stage),
     };
-    let stage = stage.get_or_init(|| Stage::boot(series).map_err(|error| error.to_string()));
+    let stage = stage.get_or_init(|| made().map_err(|error| error.to_string()));
     let stage = stage.as_ref().unwrap_or_else(|error| panic!("{error}"));
     GUEST_CRASHED.store(false, Ordering::Relaxed);
     let once = || test(stage).unwrap_or_else(|error| panic!("{error}"));
@@ -71,7 +100,7 @@ pub(crate) fn on(series: Series, test: fn(&Stage) -> Result<()>) {
         resume_unwind(failure);
     }
     say(&format!(
-        "host {series}: THE GUEST CRASHED (triple fault, cause not known: look into it); trying once more"
+        "{place}: THE GUEST CRASHED (triple fault, cause not known: look into it); trying once more"
     ));
     once();
 }
@@ -94,23 +123,61 @@ impl Stage {
         let nvme = Device::Nvme { vectors: 2048, queues: 64, disk: Disk::File(disk.clone()) };
         // In the order of `Passed`.
         let devices = [nvme, Device::ivshmem(64), Device::ivshmem(2048), Device::E1000e];
-        let count = devices.len();
         let config = devices.into_iter().fold(Config::new(series), Config::device);
         let lab = Lab::boot(&cache, config.qemu_arguments(SHARED_GROUP).trace_msix())?;
-        let addresses = (0..count).map(|device| lab.bind_to_vfio(device)).collect::<Result<_, _>>()?;
-        Ok(Self { series, host: Host::Lab(Box::new(lab)), cache, addresses, disk })
+        let mut addresses = [const { None }; Passed::ALL.len()];
+        for (number, address) in addresses.iter_mut().enumerate() {
+            *address = Some(lab.bind_to_vfio(number)?);
+        }
+        Ok(Self {
+            place: Where::Lab(series),
+            host: Host::Lab(Box::new(lab)),
+            cache,
+            addresses,
+            disk: Some(disk),
+        })
     }
 
-    /// The address of a device on the host.
+    /// This machine, with these devices of its own.
+    pub(crate) fn own(cache: Cache, addresses: [Option<String>; Passed::ALL.len()]) -> Self {
+        Self { place: Where::Own, host: Host::Here, cache, addresses, disk: None }
+    }
+
+    /// Whether the host has this device.
+    pub(crate) fn has(&self, device: Passed) -> bool {
+        self.addresses[device as usize].is_some()
+    }
+
+    /// Whether the host has one of these devices at least; says so where a test is skipped because it has none.
+    pub(crate) fn has_one_of(&self, devices: &[Passed]) -> bool {
+        let has = devices.iter().any(|&device| self.has(device));
+        if !has {
+            say(&format!("{}: SKIPPED, there is none of {devices:?} among its devices", self.place));
+        }
+        has
+    }
+
+    /// The address of a device that the host has.
     pub(crate) fn address(&self, device: Passed) -> &str {
-        &self.addresses[device as usize]
+        self.addresses[device as usize].as_deref().unwrap_or_else(|| panic!("the host has no {device:?}"))
     }
 
-    /// A guest with these devices. Its VMM reports.
+    /// A guest with those of these devices that the host has. Its VMM reports.
     pub(crate) fn guest(&self, kernel: Series, tools: Tools, devices: &[Passed]) -> Result<Machine> {
-        let report = self.host.lab()?.scratch().join("report.json");
+        let report = self.host.scratch().join("report.json");
         let machine = Machine::new(&Image::build(&self.cache, kernel, tools)?).cpus(2).report(report);
-        Ok(devices.iter().fold(machine, |machine, &device| machine.vfio(self.address(device))))
+        let present = devices.iter().filter(|&&device| self.has(device));
+        Ok(present.fold(machine, |machine, &device| machine.vfio(self.address(device))))
+    }
+
+    /// Gives a guest those of these jobs for which the host has the device.
+    pub(crate) fn jobs(&self, machine: Machine, jobs: &[&str]) -> Machine {
+        let can = |job: &&&str| match job.split(':').next() {
+            Some("nvme") => self.has(Passed::Disk),
+            Some("grow" | "shrink" | "pound") => self.has(Passed::Doorbell) || self.has(Passed::Wide),
+            _ => true,
+        };
+        jobs.iter().filter(can).fold(machine, |machine, job| machine.job(job))
     }
 
     /// A guest with the VMM's own entropy device, and the drivers for it.
@@ -135,17 +202,44 @@ impl Stage {
         finish(self.start(machine)?)
     }
 
-    /// The digest of the first bytes of the disk.
-    pub(crate) fn disk_digest(&self, bytes: u64) -> String {
+    /// The digest of the first bytes of the disk, where we know what is on it.
+    pub(crate) fn disk_digest(&self, bytes: u64) -> Option<String> {
         let mut content = Vec::new();
-        fs::File::open(&self.disk).unwrap().take(bytes).read_to_end(&mut content).unwrap();
-        sha256(&content)
+        fs::File::open(self.disk.as_ref()?).unwrap().take(bytes).read_to_end(&mut content).unwrap();
+        Some(sha256(&content))
     }
 
-    /// Every state of MSI-X Enable in the hardware of devices of this kind, until now.
-    pub(crate) fn msix_enable(&self, kind: &str) -> Result<Vec<bool>> {
-        let states = self.host.lab()?.msix_trace()?;
-        Ok(states.into_iter().filter(|state| state.device == kind).map(|state| state.enabled).collect())
+    /// Begins to watch MSI-X Enable in the doorbells' hardware.
+    pub(crate) fn watch_msix_enable(&self) -> Result<EnableWatch<'_>> {
+        Ok(EnableWatch { stage: self, seen: self.msix_enable()?.map_or(0, |states| states.len()) })
+    }
+
+    /// Every state until now of MSI-X Enable in the doorbells' hardware. Only an emulated host can tell.
+    fn msix_enable(&self) -> Result<Option<Vec<bool>>> {
+        let Host::Lab(lab) = &self.host else { return Ok(None) };
+        let states = lab.msix_trace()?.into_iter().filter(|state| state.device == "ivshmem-doorbell");
+        Ok(Some(states.map(|state| state.enabled).collect()))
+    }
+}
+
+/// MSI-X Enable in the doorbells' hardware, from one moment on.
+pub(crate) struct EnableWatch<'stage> {
+    stage: &'stage Stage,
+    /// States that were there before.
+    seen: usize,
+}
+
+impl EnableWatch<'_> {
+    /// Once it was turned on, the device's MSI-X stayed on.
+    pub(crate) fn assert_never_off(self) -> Result<()> {
+        let Some(states) = self.stage.msix_enable()? else {
+            say("not seen: MSI-X Enable in the hardware, which only an emulated host can tell");
+            return Ok(());
+        };
+        let enable = &states[self.seen..];
+        let first_on = enable.iter().position(|&on| on).expect("MSI-X was never turned on");
+        assert!(enable[first_on..].iter().all(|&on| on), "MSI-X went off: {enable:?}");
+        Ok(())
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use guest::{Host, HostVectors, Image, Machine, Result, Session, Tools};
+use guest::{HostVectors, Image, Machine, Result, Session, Tools};
 use lab::{Cache, Refresh, Series};
 
 use crate::cli::{self, Who};
@@ -51,10 +51,7 @@ pub(crate) fn run(cli: &cli::Run) -> Result<ExitCode> {
         "A Linux {} guest with {} vCPUs under {:?}",
         image.kernel.release, cli.cpus, cli.monitor
     ));
-    let report_path = match &stage.host {
-        Host::Lab(lab) => lab.scratch().join("report.json"),
-        Host::Here => cache.root().join("report.json"),
-    };
+    let report_path = stage.host.scratch().join("report.json");
     let machine = machine(cli, &image, &stage, &report_path)?;
     let mut session = Session::start(&stage.host, &machine, &monitor)?;
     // While the guest waits with all its vectors in use, the host is asked what it has allocated.

@@ -1,5 +1,6 @@
 //! Where a guest runs: in a lab host, or on this machine.
 
+use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
@@ -27,6 +28,14 @@ impl Host {
         match self {
             Self::Lab(lab) => Ok(lab),
             Self::Here => Err(Error::NoLab),
+        }
+    }
+
+    /// A directory that it and this machine share, and both may write to.
+    pub fn scratch(&self) -> PathBuf {
+        match self {
+            Self::Lab(lab) => lab.scratch(),
+            Self::Here => std::env::temp_dir(),
         }
     }
 
