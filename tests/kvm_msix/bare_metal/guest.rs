@@ -68,9 +68,9 @@ impl Guest {
         let cpus = (0..machine.cpus).map(|cpu| {
             let vcpu = vcpu::create(&machine.vm, cpu, &machine.cpuid);
             let (finished, receiver) = mpsc::channel();
-            let bus = bus.clone();
+            let (bus, memory) = (bus.clone(), machine.memory.clone());
             let thread = thread::Builder::new().name(format!("vcpu{cpu}"));
-            let thread = thread.spawn(move || vcpu::run(vcpu, &bus, &finished)).unwrap();
+            let thread = thread.spawn(move || vcpu::run(vcpu, &bus, &memory, &finished)).unwrap();
             Cpu { mailbox: Mutex::new((0, receiver)), thread: Mutex::new(Some(thread)) }
         });
         let cpus = cpus.collect();

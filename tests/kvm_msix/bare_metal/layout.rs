@@ -84,3 +84,16 @@ pub(super) fn image() -> GuestMemoryMmap {
     memory.write_slice(code::program(), GuestAddress(PROGRAM)).unwrap();
     memory
 }
+
+/// Where what the guest never writes is no longer as [`image`] has made it: its tables and its program. The bits by
+/// which a CPU marks a page-table entry as used do not count.
+pub(super) fn altered(memory: &GuestMemoryMmap) -> Vec<u64> {
+    const ACCESSED_DIRTY: u64 = 0b11 << 5;
+    let made = image();
+    let word = |memory: &GuestMemoryMmap, at| memory.read_obj::<u64>(GuestAddress(at)).unwrap();
+    let differs = |at: &u64| {
+        let used = if (PML4..PROGRAM).contains(at) { ACCESSED_DIRTY } else { 0 };
+        (word(&made, *at) ^ word(memory, *at)) & !used != 0
+    };
+    (GDT..NOTES).step_by(8).filter(differs).collect()
+}

@@ -8,11 +8,12 @@ use kvm_ioctls::{VcpuExit, VcpuFd, VmFd};
 use rustix::io::Errno;
 use vm_device::bus::MmioAddress;
 use vm_device::device_manager::{IoManager, MmioManager};
+use vm_memory::GuestMemoryMmap;
 
 use super::code;
 use super::layout::{
-    AREA_BYTES, CODE_SELECTOR, CONTROL, CONTROL_FAULT, DATA_SELECTOR, GDT, GDT_BYTES, IDT, LOCAL_APIC, NOTES,
-    PML4, PROGRAM, area,
+    self, AREA_BYTES, CODE_SELECTOR, CONTROL, CONTROL_FAULT, DATA_SELECTOR, GDT, GDT_BYTES, IDT, LOCAL_APIC,
+    NOTES, PML4, PROGRAM, area,
 };
 
 /// Offset into the control window: a write ends the CPU's thread.
@@ -59,7 +60,12 @@ pub(super) fn create(vm: &VmFd, cpu: u8, cpuid: &CpuId) -> VcpuFd {
 
 /// Runs a CPU: its accesses go to the bus, and each finished command is reported. Ends when the guest writes to
 /// the stop register, or with what went wrong.
-pub(super) fn run(mut vcpu: VcpuFd, bus: &Arc<IoManager>, finished: &Sender<()>) -> Result<(), String> {
+pub(super) fn run(
+    mut vcpu: VcpuFd,
+    bus: &Arc<IoManager>,
+    memory: &GuestMemoryMmap,
+    finished: &Sender<()>,
+) -> Result<(), String> {
     const FAULT: u64 = CONTROL + CONTROL_FAULT;
     const STOP: u64 = CONTROL + CONTROL_STOP;
     loop {
@@ -83,6 +89,15 @@ pub(super) fn run(mut vcpu: VcpuFd, bus: &Arc<IoManager>, finished: &Sender<()>)
                 }
             }
             Ok(VcpuExit::Intr) => {}
+            // On AMD the registers are gone by now (`shutdown_interception` resets them); memory is not. A CPU whose
+            // tables and handlers are as they were made has no reason for a triple fault.
+            Ok(VcpuExit::Shutdown) => {
+                let altered = layout::altered(memory);
+                return Err(format!(
+                    "triple fault; tables and program altered at {altered:x?}: {:x?}",
+                    vcpu.get_regs()
+                ));
+            }
             Ok(exit) => {
                 let exit = format!("{exit:?}");
                 return Err(format!("unexpected exit {exit}: {:x?}", vcpu.get_regs()));
