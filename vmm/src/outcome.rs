@@ -34,7 +34,7 @@ pub struct Crash {
     pub vcpu: u8,
     /// What happened.
     pub what: String,
-    /// The CPU's instruction pointer, if it could be read.
+    /// The CPU's instruction pointer, where it is still known.
     pub rip: Option<u64>,
 }
 

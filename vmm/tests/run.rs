@@ -109,7 +109,7 @@ fn a_triple_fault_is_3_and_says_where() {
     // `ud2` without an interrupt table.
     let output = Run::new("fault", &[0x90, 0x0f, 0x0b]).ends(&["--cpus", "2"], 3);
     let said = String::from_utf8(output.stderr).unwrap();
-    assert!(said.contains("guest crashed") && said.contains("vcpu 0") && said.contains("rip 0x"), "{said}");
+    assert!(said.contains("guest crashed") && said.contains("vcpu 0") && said.contains(" rip "), "{said}");
 }
 
 #[test]

@@ -118,10 +118,14 @@ fn mmio_write(buses: &IoManager, address: u64, data: &[u8]) {
     }
 }
 
+/// Where a CPU begins after a reset (Intel SDM 3A 10.1.4).
+const RESET_VECTOR: u64 = 0xfff0;
+
 impl Vcpu {
-    /// A crash of this vCPU, with where it is.
+    /// A crash of this vCPU, with where it is. After a triple fault KVM on AMD has reset the CPU, and nobody
+    /// knows where it was (Linux, `shutdown_interception`).
     pub(super) fn crash(&self, what: String) -> Crash {
-        let rip = self.fd.get_regs().ok().map(|regs| regs.rip);
+        let rip = self.fd.get_regs().ok().map(|regs| regs.rip).filter(|rip| *rip != RESET_VECTOR);
         Crash { vcpu: self.index, what, rip }
     }
 }
