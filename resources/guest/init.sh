@@ -54,11 +54,12 @@ need_doorbells() {
     [ -n "$bells" ] || { fail 'no doorbell device'; return 1; }
 }
 
-# grow:VECTORS, one by one, ringing each
+# grow:VECTORS, one by one as far as the device has them, ringing each
 job_grow() {
     need_doorbells || return
     for bell in $bells; do
-        order "$bell" grow "${number:-$vectors}"
+        count=${number:-$vectors} most=$(result "$bell" ringable)
+        order "$bell" grow $((count < most ? count : most))
         # With all of them there, each is still alone on its message.
         order "$bell" ring all 1
         say_results "$bell"
@@ -90,6 +91,90 @@ job_pound() {
         say_results "$bell"
         say "pounded at=$bell times=$times"
     done
+}
+
+# move:TIMES, each vector moved to another CPU so often, while all are rung
+job_move() {
+    need_doorbells || return
+    for bell in $bells; do
+        until [ -e /tmp/moved ]; do order "$bell" ring all 1; done &
+        irqs=$(ls "$pci/devices/$bell/msi_irqs")
+        times=0 moves=0
+        while [ $times -lt "${number:-2}" ]; do
+            times=$((times + 1))
+            cpu=$((times % $(nproc)))
+            for irq in $irqs; do
+                # An entry without a handler is not anywhere.
+                handler=
+                read -r handler <"/sys/kernel/irq/$irq/actions"
+                [ -n "$handler" ] || continue
+                echo $cpu >"/proc/irq/$irq/smp_affinity_list" || fail "irq $irq does not go to CPU $cpu"
+                moves=$((moves + 1))
+            done
+        done
+        : >/tmp/moved
+        wait
+        rm /tmp/moved
+        say_results "$bell"
+        say "moved at=$bell moves=$moves"
+    done
+}
+
+# suspend:TIMES, every device of the machine, and all vectors rung when they have resumed
+job_suspend() {
+    need_doorbells || return
+    # As far as the devices' own power states, and back after a second.
+    echo platform >/sys/power/pm_test || { fail 'this kernel cannot suspend devices alone'; return; }
+    echo 1 >/sys/module/suspend/parameters/pm_test_delay
+    times=0
+    while [ $times -lt "${number:-1}" ]; do
+        echo freeze >/sys/power/state || fail 'the devices were not suspended'
+        for bell in $bells; do order "$bell" ring all 1; done
+        times=$((times + 1))
+    done
+    for bell in $bells; do say_results "$bell"; done
+    say "suspended times=$times"
+}
+
+# regrow:TIMES, doorbells that can be reset grow and shrink so often, and are reset without pause meanwhile
+job_regrow() {
+    need_doorbells || return
+    for bell in $bells; do
+        [ -s "$pci/devices/$bell/reset_method" ] || continue
+        {
+            resets=0
+            until [ -e /tmp/regrown ]; do
+                echo 1 >"$pci/devices/$bell/reset" || fail "$bell was not reset"
+                resets=$((resets + 1))
+            done
+            echo $resets >/tmp/resets
+        } &
+        times=0 most=$(result "$bell" ringable)
+        while [ $times -lt "${number:-4}" ]; do
+            order "$bell" grow "$most"
+            order "$bell" shrink 1
+            times=$((times + 1))
+        done
+        : >/tmp/regrown
+        wait
+        order "$bell" grow "$most"
+        order "$bell" ring all 1
+        say_results "$bell"
+        say "regrown at=$bell times=$times resets=$(cat /tmp/resets)"
+        rm /tmp/regrown /tmp/resets
+    done
+}
+
+# reload:TIMES takes the doorbell driver out of the kernel and puts it back.
+job_reload() {
+    times=0
+    while [ $times -lt "${number:-3}" ]; do
+        rmmod doorbell || fail 'the driver does not go'
+        insmod /modules/doorbell.ko || fail 'the driver does not come back'
+        job_grow
+        times=$((times + 1))
+    done
+    say "reloaded times=$times"
 }
 
 # nvme:MIB, read on every CPU at once and past the page cache, so that every queue works; one digest of all of it.

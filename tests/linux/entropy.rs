@@ -32,8 +32,8 @@ fn draws(stage: &Stage, kernel: Series, kib: u64) -> Result<()> {
     let interrupts = counted_alike(stage, &mut session)?;
     assert!(interrupts >= bytes / REQUEST, "{interrupts} interrupts");
     stage::say(&format!(
-        "host {}, guest {kernel}: {bytes} bytes in {:.1} s, {interrupts} interrupts, as many triggers",
-        stage.series,
+        "{}, guest {kernel}: {bytes} bytes in {:.1} s, {interrupts} interrupts, as many triggers",
+        stage.place,
         drawn.seconds("to")? - drawn.seconds("from")?,
     ));
 
@@ -58,7 +58,7 @@ fn counted_alike(stage: &Stage, session: &mut guest::Session<'_>) -> Result<u64>
     if stage::is_ours() {
         let triggers = session.report_now()?.triggers("rng").expect("the device is reported");
         println!("guest {counted}, {triggers:?}");
-        assert_eq!(triggers.delivered, counted, "host {}: {triggers:?}", stage.series);
+        assert_eq!(triggers.delivered, counted, "{}: {triggers:?}", stage.place);
         assert_eq!((triggers.dropped, triggers.host_failures), (0, 0));
     }
     session.go_on()?;

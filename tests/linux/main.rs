@@ -6,6 +6,7 @@
 //! With `LINUX_TESTS_MONITOR=qemu`, QEMU runs the guests: what fails then as well is the test's mistake, not ours.
 
 mod bus;
+mod churn;
 mod control;
 mod ends;
 mod entropy;
@@ -48,6 +49,7 @@ macro_rules! on_hosts {
 on_hosts! {
     everywhere {
         bus::lspci_is_right_and_stays_so;
+        churn::loses_nothing_through_growth_moves_suspend_and_reset;
         ends::a_reboot_is_a_good_end;
         ends::a_triple_fault_is_a_crash;
         entropy::each_of_its_interrupts_is_counted_once_by_guest_and_vmm;

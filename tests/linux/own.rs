@@ -61,6 +61,7 @@ fn kind(dir: &Path) -> Option<Passed> {
             2048 => Some(Passed::Wide),
             _ => None,
         },
+        (0x8086, 0x10c9, _) => Some(Passed::Card),
         _ => None,
     }
 }

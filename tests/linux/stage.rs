@@ -7,8 +7,9 @@
 use std::fmt;
 use std::fs;
 use std::io::{Read, Write};
+use std::os::unix::fs::FileExt;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
 
@@ -28,6 +29,8 @@ pub(crate) enum Passed {
     Wide = 2,
     /// An e1000e, for the control.
     Control = 3,
+    /// An Ethernet controller whose vectors a guest can ring, and that has a function-level reset.
+    Card = 4,
 }
 
 /// Two devices behind a bridge to conventional PCI, which cannot tell them apart: one IOMMU group.
@@ -46,7 +49,7 @@ pub(crate) const SPARE_IN_SHARED_GROUP: &str = "1b36:0005";
 pub(crate) const USED_IN_SHARED_GROUP: &str = "1af4:1005";
 
 impl Passed {
-    pub(crate) const ALL: [Self; 4] = [Self::Disk, Self::Doorbell, Self::Wide, Self::Control];
+    pub(crate) const ALL: [Self; 5] = [Self::Disk, Self::Doorbell, Self::Wide, Self::Control, Self::Card];
 }
 
 /// A host with devices bound to vfio-pci.
@@ -56,7 +59,7 @@ pub(crate) struct Stage {
     cache: Cache,
     addresses: [Option<String>; Passed::ALL.len()],
     /// What is on the disk, where we know it.
-    disk: Option<PathBuf>,
+    disk: Option<fs::File>,
 }
 
 /// Where a test runs.
@@ -114,17 +117,16 @@ impl Stage {
     fn boot(series: Series) -> Result<Self> {
         let cache = Cache::open()?;
         lab::provision(&cache, &Series::ALL, Refresh::Keep)?;
-        let disk = cache.root().join(format!("test-disk-{series}.img"));
-        fill_with_noise(&disk).map_err(|source| guest::Error::File {
-            action: "create",
-            path: disk.clone(),
-            source,
-        })?;
-        let nvme = Device::Nvme { vectors: 2048, queues: 64, disk: Disk::File(disk.clone()) };
+        let path = cache.root().join(format!("test-disk-{series}-{}.img", std::process::id()));
+        let failed = |source| guest::Error::File { action: "create", path: path.clone(), source };
+        let disk = noise(&path).map_err(failed)?;
+        let nvme = Device::Nvme { vectors: 2048, queues: 64, disk: Disk::File(path.clone()) };
         // In the order of `Passed`.
-        let devices = [nvme, Device::ivshmem(64), Device::ivshmem(2048), Device::E1000e];
+        let devices = [nvme, Device::ivshmem(64), Device::ivshmem(2048), Device::E1000e, Device::Igb];
         let config = devices.into_iter().fold(Config::new(series), Config::device);
         let lab = Lab::boot(&cache, config.qemu_arguments(SHARED_GROUP).trace_msix())?;
+        // The lab host has it open, and so do we: it goes when both are gone.
+        fs::remove_file(&path).map_err(failed)?;
         let mut addresses = [const { None }; Passed::ALL.len()];
         for (number, address) in addresses.iter_mut().enumerate() {
             *address = Some(lab.bind_to_vfio(number)?);
@@ -174,7 +176,10 @@ impl Stage {
     pub(crate) fn jobs(&self, machine: Machine, jobs: &[&str]) -> Machine {
         let can = |job: &&&str| match job.split(':').next() {
             Some("nvme") => self.has(Passed::Disk),
-            Some("grow" | "shrink" | "pound") => self.has(Passed::Doorbell) || self.has(Passed::Wide),
+            Some("grow" | "shrink" | "pound" | "move" | "suspend" | "reload") => {
+                [Passed::Doorbell, Passed::Wide, Passed::Card].iter().any(|&device| self.has(device))
+            }
+            Some("regrow") => self.has(Passed::Card),
             _ => true,
         };
         jobs.iter().filter(can).fold(machine, |machine, job| machine.job(job))
@@ -184,7 +189,7 @@ impl Stage {
     pub(crate) fn guest_with_rng(&self, kernel: Series) -> Result<Machine> {
         let drivers = ["pci:v00001AF4d00001044sv00001AF4sd00001100bcFFsc00i00", "virtio:d00000004v00001AF4"];
         let image = Image::with_drivers(&self.cache, kernel, Tools::None, &drivers.map(str::to_owned))?;
-        Ok(Machine::new(&image).cpus(2).rng().report(self.host.lab()?.scratch().join("report.json")))
+        Ok(Machine::new(&image).cpus(2).rng().report(self.host.scratch().join("report.json")))
     }
 
     /// The kernel's own file.
@@ -204,8 +209,8 @@ impl Stage {
 
     /// The digest of the first bytes of the disk, where we know what is on it.
     pub(crate) fn disk_digest(&self, bytes: u64) -> Option<String> {
-        let mut content = Vec::new();
-        fs::File::open(self.disk.as_ref()?).unwrap().take(bytes).read_to_end(&mut content).unwrap();
+        let mut content = vec![0; bytes.try_into().unwrap()];
+        self.disk.as_ref()?.read_exact_at(&mut content, 0).unwrap();
         Some(sha256(&content))
     }
 
@@ -288,7 +293,10 @@ pub(crate) fn is_ours() -> bool {
     monitor().is_ok_and(|monitor| monitor != Monitor::Qemu)
 }
 
-fn fill_with_noise(disk: &std::path::Path) -> std::io::Result<()> {
+/// A disk whose content nobody can know beforehand.
+fn noise(path: &Path) -> std::io::Result<fs::File> {
+    let mut disk = fs::File::options().read(true).write(true).create_new(true).open(path)?;
     let mut noise = fs::File::open("/dev/urandom")?.take(64 << 20);
-    std::io::copy(&mut noise, &mut fs::File::create(disk)?).map(drop)
+    std::io::copy(&mut noise, &mut disk)?;
+    Ok(disk)
 }

@@ -1,16 +1,18 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * doorbell - grows and shrinks the MSI-X vectors of an ivshmem-doorbell device
+ * doorbell - grows and shrinks the MSI-X vectors of a device that rings itself
  * one by one, rings them, and counts what arrives.
  *
- * A device whose server hands it its own eventfds back as a peer's rings
- * itself: a write of (own id << 16 | vector) to the doorbell register raises
- * that vector, and nothing else ever does. So each ring must run the handler of
+ * Two devices can: ivshmem-doorbell, whose server hands it its own eventfds back
+ * as a peer's, and the 82576 Ethernet controller (QEMU's igb), which has a
+ * register that sets interrupt causes, and a function-level reset. A ring raises
+ * one vector, and nothing else ever does. So each ring must run the handler of
  * its vector exactly once. A ring that has not come within the patience is
  * waited for some more, without ringing again: it is late if it comes then, and
- * lost if it does not. MSI-X is enabled with one vector; the others come and go while it
- * stays enabled. Kernels before 6.2 cannot do that: there all table entries are
- * allocated when MSI-X is enabled, and only requested and freed one by one.
+ * lost if it does not. MSI-X is enabled with one vector; the others come and go
+ * while it stays enabled. Kernels before 6.2 cannot do that: there all table
+ * entries are allocated when MSI-X is enabled, and only requested and freed one
+ * by one.
  *
  * In the device's sysfs directory:
  *   command (write)  grow N         vectors 0..N-1 exist; each new one is rung
@@ -22,8 +24,14 @@
  * A write returns when the command is done. A lost ring is a result, not an
  * error.
  *
- * Locking: the mutex is held for a whole command. A vector has one ringer at a
- * time: the pounding thread owns vector 0 while it runs, commands own the rest.
+ * The device may be reset (sysfs `reset`) and suspended at any time; a step of a
+ * command, which is to ring or to add or remove one vector, is never cut in two
+ * by that.
+ *
+ * Locking: the mutex `command` is held for a whole command, `step` inside it for
+ * each of its steps, and by a reset for as long as that takes. A vector has one
+ * ringer at a time: the pounding thread owns vector 0 while it runs, commands
+ * own the rest.
  */
 #include <linux/delay.h>
 #include <linux/interrupt.h>
@@ -36,10 +44,22 @@
 #include <linux/version.h>
 #include <linux/wait.h>
 
+#define PCI_DEVICE_ID_REDHAT_QUMRANET_DOORBELL_IVSHMEM	0x1110
+#define PCI_DEVICE_ID_INTEL_DOORBELL_82576		0x10c9
 #define BAR_REGISTERS	0
+
+/* ivshmem */
 #define REG_IVPOSITION	8	/* read: the device's own id */
 #define REG_DOORBELL	12	/* write: peer id << 16 | vector */
-#define MAX_RINGABLE	256	/* QEMU takes the vector from the low eight bits */
+
+/* 82576 (datasheet revision 2.87, 8.8): in multiple-MSI-X mode cause n is vector n. */
+#define REG_GPIE	0x1514
+#define GPIE_NSICR		BIT(0)
+#define GPIE_MULTIPLE_MSIX	BIT(4)
+#define GPIE_PBA		BIT(31)
+#define REG_EICS	0x1520	/* write: causes that happen now */
+#define REG_EIMS	0x1524	/* write: causes that interrupt */
+#define REG_EIAC	0x152c	/* causes that end when their message is sent */
 
 static unsigned int patience_ms = 1000;
 module_param(patience_ms, uint, 0644);
@@ -60,10 +80,23 @@ struct vector {
 	char name[24];
 };
 
+struct doorbell;
+
+/* A device that rings itself. */
+struct kind {
+	/* QEMU's ivshmem takes the vector from the low eight bits. */
+	unsigned int max_ringable;
+	/* What it needs after each reset. */
+	void (*prepare)(struct doorbell *bell);
+	void (*ring)(struct doorbell *bell, unsigned int index);
+};
+
 struct doorbell {
 	struct pci_dev *pdev;
+	const struct kind *kind;
 	void __iomem *registers;
 	struct mutex command;
+	struct mutex step;
 	struct task_struct *pounder;
 	struct vector *vectors;
 	unsigned int id;
@@ -72,6 +105,43 @@ struct doorbell {
 	unsigned int growths;		/* how often one was added */
 	u64 grow_ns;			/* time all of that took, rings excluded */
 	u64 grow_max_ns;
+};
+
+static void ivshmem_prepare(struct doorbell *bell)
+{
+	bell->id = ioread32(bell->registers + REG_IVPOSITION);
+}
+
+static void ivshmem_ring(struct doorbell *bell, unsigned int index)
+{
+	iowrite32(bell->id << 16 | index, bell->registers + REG_DOORBELL);
+}
+
+static const struct kind ivshmem = {
+	.max_ringable = 256,
+	.prepare = ivshmem_prepare,
+	.ring = ivshmem_ring,
+};
+
+static void igb_prepare(struct doorbell *bell)
+{
+	u32 all = BIT(bell->table_size) - 1;
+
+	iowrite32(GPIE_NSICR | GPIE_MULTIPLE_MSIX | GPIE_PBA,
+		  bell->registers + REG_GPIE);
+	iowrite32(all, bell->registers + REG_EIAC);
+	iowrite32(all, bell->registers + REG_EIMS);
+}
+
+static void igb_ring(struct doorbell *bell, unsigned int index)
+{
+	iowrite32(BIT(index), bell->registers + REG_EICS);
+}
+
+static const struct kind igb = {
+	.max_ringable = 10,
+	.prepare = igb_prepare,
+	.ring = igb_ring,
 };
 
 static irqreturn_t on_arrival(int irq, void *data)
@@ -94,10 +164,12 @@ static void ring(struct doorbell *bell, unsigned int index)
 {
 	struct vector *vector = &bell->vectors[index];
 	int before = atomic_read(&vector->received);
-	u64 start = ktime_get_ns(), took;
+	u64 start, took;
 
+	mutex_lock(&bell->step);
+	start = ktime_get_ns();
 	WRITE_ONCE(vector->rung, vector->rung + 1);
-	iowrite32(bell->id << 16 | index, bell->registers + REG_DOORBELL);
+	bell->kind->ring(bell, index);
 	if (!arrives(vector, before, patience_ms)) {
 		bool late = arrives(vector, before, give_up_ms);
 
@@ -109,6 +181,7 @@ static void ring(struct doorbell *bell, unsigned int index)
 			 vector->rung, late ? "late" : "lost");
 	}
 	took = ktime_get_ns() - start;
+	mutex_unlock(&bell->step);
 	if (took > vector->slowest_ns)
 		WRITE_ONCE(vector->slowest_ns, took);
 }
@@ -164,7 +237,7 @@ static void release(struct doorbell *bell, unsigned int index)
 }
 #endif
 
-static int add_vector(struct doorbell *bell)
+static int add_vector_step(struct doorbell *bell)
 {
 	unsigned int index = bell->grown;
 	struct vector *vector = &bell->vectors[index];
@@ -187,19 +260,36 @@ static int add_vector(struct doorbell *bell)
 	return 0;
 }
 
+static int add_vector(struct doorbell *bell)
+{
+	int err;
+
+	mutex_lock(&bell->step);
+	err = add_vector_step(bell);
+	mutex_unlock(&bell->step);
+	return err;
+}
+
 static void remove_vector(struct doorbell *bell)
 {
 	unsigned int index = --bell->grown;
 
+	mutex_lock(&bell->step);
 	free_irq(bell->vectors[index].irq, &bell->vectors[index]);
 	release(bell, index);
+	mutex_unlock(&bell->step);
+}
+
+static unsigned int ringable(const struct doorbell *bell)
+{
+	return min(bell->table_size, bell->kind->max_ringable);
 }
 
 static int grow(struct doorbell *bell, unsigned int count)
 {
 	int err;
 
-	if (count > min_t(unsigned int, bell->table_size, MAX_RINGABLE))
+	if (count > ringable(bell))
 		return -ERANGE;
 	while (bell->grown < count) {
 		err = add_vector(bell);
@@ -327,12 +417,12 @@ static ssize_t results_show(struct device *dev, struct device_attribute *attr,
 		uneven += arrived != vector->rung - vector->lost;
 	}
 	return sysfs_emit(text,
-			  "growth=%s\ntable=%u\nvectors=%u\n"
+			  "growth=%s\ntable=%u\nringable=%u\nvectors=%u\n"
 			  "rung=%llu\nreceived=%llu\nlate=%llu\nlost=%llu\n"
 			  "uneven=%u\nslowest_us=%llu\n"
 			  "first_rung=%u\nfirst_received=%u\nfirst_lost=%u\n"
 			  "growths=%u\ngrow_us=%llu\ngrow_max_us=%llu\n",
-			  growth, bell->table_size, bell->grown,
+			  growth, bell->table_size, ringable(bell), bell->grown,
 			  rung, received, late, lost, uneven,
 			  div_u64(slowest_ns, NSEC_PER_USEC),
 			  READ_ONCE(first->rung), atomic_read(&first->received),
@@ -371,10 +461,12 @@ static int doorbell_probe(struct pci_dev *pdev, const struct pci_device_id *id)
 	if (!bell->vectors)
 		return -ENOMEM;
 	bell->pdev = pdev;
+	bell->kind = (const struct kind *)id->driver_data;
 	bell->table_size = table_size;
 	bell->registers = pcim_iomap_table(pdev)[BAR_REGISTERS];
-	bell->id = ioread32(bell->registers + REG_IVPOSITION);
+	bell->kind->prepare(bell);
 	mutex_init(&bell->command);
+	mutex_init(&bell->step);
 	for (index = 0; index < table_size; index++) {
 		struct vector *vector = &bell->vectors[index];
 
@@ -402,8 +494,44 @@ static void doorbell_remove(struct pci_dev *pdev)
 	pci_free_irq_vectors(pdev);
 }
 
+static void doorbell_reset_prepare(struct pci_dev *pdev)
+{
+	struct doorbell *bell = pci_get_drvdata(pdev);
+
+	mutex_lock(&bell->step);
+}
+
+static void doorbell_reset_done(struct pci_dev *pdev)
+{
+	struct doorbell *bell = pci_get_drvdata(pdev);
+
+	bell->kind->prepare(bell);
+	mutex_unlock(&bell->step);
+}
+
+static const struct pci_error_handlers doorbell_resets = {
+	.reset_prepare = doorbell_reset_prepare,
+	.reset_done = doorbell_reset_done,
+};
+
+/* Commands come from tasks, and those are frozen. */
+static int doorbell_suspend(struct device *dev)
+{
+	return 0;
+}
+
+static int doorbell_resume(struct device *dev)
+{
+	struct doorbell *bell = dev_get_drvdata(dev);
+
+	bell->kind->prepare(bell);
+	return 0;
+}
+static DEFINE_SIMPLE_DEV_PM_OPS(doorbell_pm, doorbell_suspend, doorbell_resume);
+
 static const struct pci_device_id doorbell_ids[] = {
-	{ PCI_DEVICE(PCI_VENDOR_ID_REDHAT_QUMRANET, 0x1110) },
+	{ PCI_DEVICE_DATA(REDHAT_QUMRANET, DOORBELL_IVSHMEM, &ivshmem) },
+	{ PCI_DEVICE_DATA(INTEL, DOORBELL_82576, &igb) },
 	{ }
 };
 MODULE_DEVICE_TABLE(pci, doorbell_ids);
@@ -414,9 +542,11 @@ static struct pci_driver doorbell_driver = {
 	.probe = doorbell_probe,
 	.remove = doorbell_remove,
 	.dev_groups = doorbell_groups,
+	.err_handler = &doorbell_resets,
+	.driver.pm = pm_sleep_ptr(&doorbell_pm),
 };
 module_pci_driver(doorbell_driver);
 
-MODULE_DESCRIPTION("Grows, rings and counts the MSI-X vectors of ivshmem-doorbell");
+MODULE_DESCRIPTION("Grows, rings and counts the MSI-X vectors of a device that rings itself");
 MODULE_AUTHOR("The vm-msi authors");
 MODULE_LICENSE("GPL");
