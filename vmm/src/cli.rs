@@ -63,6 +63,15 @@ pub struct Args {
     #[arg(long, value_name = "BDF-or-sysfs-path")]
     pub vfio: Vec<String>,
 
+    /// Host interrupts that all passed-through devices may have at one time; vectors beyond wait until others are
+    /// given back. Any number where it is not said
+    #[arg(long, value_name = "N")]
+    pub host_vectors: Option<u32>,
+
+    /// Host interrupts that each passed-through device may have at one time
+    #[arg(long, value_name = "N")]
+    pub device_vectors: Option<u32>,
+
     /// Give the guest a source of random numbers: a virtio entropy device, fed by this host's getrandom
     #[arg(long)]
     pub rng: bool,
@@ -79,7 +88,7 @@ pub struct Args {
     #[arg(long, value_enum, default_value_t = Unpack::Host)]
     pub unpack: Unpack,
 
-    /// Write a report of each device as JSON at exit and on SIGUSR1; `-` is a table on stderr
+    /// Write a report of each device as JSON at exit and on SIGUSR1; `-` is a tree on stderr
     #[arg(long, value_name = "FILE")]
     pub report: Option<PathBuf>,
 
@@ -251,8 +260,13 @@ mod tests {
             "trace",
             "--report",
             "-",
+            "--host-vectors",
+            "100",
+            "--device-vectors",
+            "30",
         ]);
         let args = args.unwrap();
+        assert_eq!((args.host_vectors, args.device_vectors), (Some(100), Some(30)));
         assert_eq!((args.vfio, args.rng), (vec!["a".to_owned(), "b".to_owned()], true));
         for wrong in [
             &["vmm"][..],

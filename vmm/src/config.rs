@@ -31,6 +31,10 @@ pub struct Config {
     pub memory: u64,
     /// Devices to pass through, found and free.
     pub vfio: Vec<HostDevice>,
+    /// Host vectors that all passed-through devices may have at one time; any number where it is not said.
+    pub host_vectors: Option<u32>,
+    /// Host vectors that each of them may have.
+    pub device_vectors: Option<u32>,
     /// Whether there is an entropy device.
     pub rng: bool,
     /// Where the serial port is.
@@ -74,6 +78,8 @@ impl Config {
             cpus: args.cpus,
             memory,
             vfio: Sysfs::default().select(&args.vfio)?,
+            host_vectors: args.host_vectors,
+            device_vectors: args.device_vectors,
             rng: args.rng,
             serial: args.serial.clone(),
             irqchip: args.irqchip,

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex};
 
 use vm_device::bus::{MmioAddress, MmioRange, PioAddress, PioRange};
 use vm_device::device_manager::{IoManager, MmioManager, PioManager};
+use vm_msi::Budget;
 use vm_msi::kvm::KvmRouter;
 
 use crate::boot::acpi::Machine;
@@ -38,6 +39,7 @@ pub struct Vm {
     ending: Arc<Ending>,
     root: Arc<Root>,
     router: Arc<KvmRouter>,
+    budget: Arc<Budget>,
     serial: Arc<Port>,
     serial_target: SerialTarget,
     /// Held for as long as vCPUs and devices may use it.
@@ -67,12 +69,15 @@ impl Vm {
             mmio64: pci_mmio64.clone().unwrap_or_default(),
             pio: layout::PCI_PIO,
         });
+        let budget = Budget::of_vm(config.host_vectors);
         let machine = vfio::Machine {
             vm: &vm,
             root: &root,
             memory: memory.memory(),
             slots: &slots,
             router: interrupts.router(),
+            budget: &budget,
+            device_vectors: config.device_vectors,
         };
         let devices = vfio::attach(&config.vfio, machine)?;
         if !devices.is_empty() {
@@ -113,6 +118,7 @@ impl Vm {
             ending,
             root,
             router: Arc::clone(interrupts.router()),
+            budget,
             serial,
             serial_target: config.serial,
             _memory: memory,
@@ -124,8 +130,12 @@ impl Vm {
     /// # Errors
     /// The host's.
     pub fn run(mut self, report: Option<Target>) -> Result<Outcome> {
-        let reporter =
-            report.map(|target| Reporter::new(target, Arc::clone(&self.router), Arc::clone(&self.root)));
+        let reporter = report.map(|target| Reporter {
+            target,
+            router: Arc::clone(&self.router),
+            budget: Arc::clone(&self.budget),
+            root: Arc::clone(&self.root),
+        });
         let on_signal = reporter.clone();
         let signals = Signals::handle(Arc::clone(&self.ending), move || match &on_signal {
             Some(reporter) => reporter.write(),

@@ -91,6 +91,7 @@ fn the_entropy_device_is_in_the_report_and_ends_with_the_run() {
     let text = std::fs::read_to_string(&report).unwrap();
     std::fs::remove_file(&report).unwrap();
     let report: serde_json::Value = serde_json::from_str(&text).unwrap();
+    guest::report::check(&report).unwrap();
     let device = &report["devices"][0];
     assert_eq!((&device["virtio"], &device["place"]), (&"rng".into(), &"00:01.0".into()));
     let (vectors, counters) = (&device["software_msix"]["vectors"], &device["software_msix"]["counters"]);
@@ -156,6 +157,7 @@ fn a_signal_ends_a_guest_that_spins_and_the_report_is_written() {
     }
     let text = std::fs::read_to_string(&report).unwrap();
     let value: serde_json::Value = serde_json::from_str(&text).unwrap();
+    guest::report::check(&value).unwrap();
     assert!(value["routes"]["capacity"].as_u64().is_some_and(|capacity| capacity > 4000), "{text}");
     std::fs::remove_file(&report).unwrap();
     rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();

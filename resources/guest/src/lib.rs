@@ -28,7 +28,7 @@ mod image;
 mod interrupts;
 mod lspci;
 mod machine;
-mod report;
+pub mod report;
 mod said;
 mod session;
 mod transcript;

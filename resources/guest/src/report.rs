@@ -1,8 +1,11 @@
 //! The report of our VMM (`--report`), as far as tests and the demonstration read it.
+//!
+//! All of it is held against its schema, `vmm/report.schema.json`, whatever is read of it.
 
 use std::path::Path;
 
 use serde::Deserialize;
+use serde_json::Value;
 
 use crate::error::{At, Error, Result};
 
@@ -13,6 +16,20 @@ pub struct Report {
     pub devices: Vec<DeviceReport>,
     /// The VM's interrupt routes.
     pub routes: Routes,
+}
+
+/// Holds a report against the schema.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn check(report: &Value) -> Result<(), String> {
+    const SCHEMA: &str = include_str!("../../../vmm/report.schema.json");
+    const NAME: &str = "report.schema.json";
+    let schema = serde_json::from_str(SCHEMA).map_err(|error| error.to_string())?;
+    let (mut schemas, mut compiler) = (boon::Schemas::new(), boon::Compiler::new());
+    compiler.add_resource(NAME, schema).map_err(|error| error.to_string())?;
+    let schema = compiler.compile(NAME, &mut schemas).map_err(|error| format!("{error:#}"))?;
+    schemas.validate(report, schema).map_err(|error| format!("{error:#}"))
 }
 
 /// One device.
@@ -107,10 +124,13 @@ impl Report {
     /// Reads one from the file that the VMM left.
     ///
     /// # Errors
-    /// It is not there, or not as it should be.
+    /// It is not there, or not as its schema says.
     pub fn read(path: &Path) -> Result<Self> {
         let text = std::fs::read(path).at("read", path)?;
-        serde_json::from_slice(&text).map_err(|error| Error::Report(format!("{}: {error}", path.display())))
+        let wrong = |why: String| Error::Report(format!("{}: {why}", path.display()));
+        let report = serde_json::from_slice(&text).map_err(|error| wrong(error.to_string()))?;
+        check(&report).map_err(wrong)?;
+        serde_json::from_value(report).map_err(|error| wrong(error.to_string()))
     }
 
     /// What it says about the triggers of this virtio device.

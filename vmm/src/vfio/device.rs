@@ -189,7 +189,7 @@ impl Function for Device {
             "refused_config_accesses": self.host_config.failures(),
         });
         if let Some(fields) = report.as_object_mut() {
-            fields.extend(self.interrupts.report());
+            fields.extend(self.interrupts.report(self.address));
         }
         Some(report)
     }

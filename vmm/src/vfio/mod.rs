@@ -23,6 +23,7 @@ pub mod device;
 pub mod events;
 pub mod guest_config;
 pub mod host;
+pub mod host_interrupts;
 pub mod interrupts;
 mod ioctl;
 pub mod mapping;

@@ -10,6 +10,7 @@ use vfio_bindings::bindings::vfio::{
     VFIO_DEVICE_FLAGS_PCI, VFIO_DEVICE_FLAGS_RESET, VFIO_PCI_CONFIG_REGION_INDEX,
 };
 use vm_memory::GuestMemoryMmap;
+use vm_msi::Budget;
 use vm_msi::kvm::KvmRouter;
 
 use super::container::Container;
@@ -38,6 +39,10 @@ pub struct Machine<'a> {
     pub slots: &'a Arc<Slots>,
     /// The router of its interrupts.
     pub router: &'a Arc<KvmRouter>,
+    /// Host vectors that all of the VM's devices may have.
+    pub budget: &'a Arc<Budget>,
+    /// And each of them.
+    pub device_vectors: Option<u32>,
 }
 
 /// Opens the devices and puts them on the bus, in this order. Nothing is done where there are none.
@@ -96,7 +101,8 @@ fn open(host: &HostDevice, container: &Arc<Container>, machine: Machine<'_>) -> 
     }));
     let found =
         HostFunction { address, file: &file, config: &host_config, registers: &registers, regions: &regions };
-    let interrupts = Interrupts::find(found, machine.router);
+    let budget = Budget::of_device(machine.budget, 0, machine.device_vectors);
+    let interrupts = Interrupts::find(found, machine.router, &budget.doing(doing("giving it a budget"))?);
     let mut config = GuestConfig::new(&registers, bars, reset, interrupts.emulated());
     config.assign(machine.root).doing(doing("giving its BARs addresses"))?;
     let bars = device_bars(regions, bars, &interrupts, machine.slots).doing(doing("mapping its BARs"))?;

@@ -5,13 +5,14 @@ use std::fmt::Display;
 use std::fs::File;
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::Duration;
 
 use vm_msi::kvm::KvmRouter;
 use vm_msi::msi::{MsiLayout, VectorMasking};
 use vm_msi::msix::layout::CAPABILITY_BYTES;
 use vm_msi::msix::{Layout, Window};
 use vm_msi::vfio::{VfioMsi, VfioMsix};
-use vm_msi::{MsiFunction, MsixFunction};
+use vm_msi::{Budget, MsiFunction, MsixFunction};
 
 use super::{Emulated, Interrupts};
 use crate::pci::BAR_COUNT;
@@ -34,15 +35,20 @@ pub struct HostFunction<'a> {
     pub regions: &'a [Option<Region>; BAR_COUNT],
 }
 
+/// How long a vector that the guest has freed is kept for it: longer than a driver takes that frees its vectors to
+/// request them again (a change of its queues, an interface that goes down and up).
+const LINGER: Duration = Duration::from_millis(500);
+
 type Refused = Box<dyn std::error::Error>;
 
 impl Interrupts {
-    /// Takes over what the function has.
+    /// Takes over what the function has, within the device's budget of host vectors.
     #[must_use]
-    pub fn find(host: HostFunction<'_>, router: &Arc<KvmRouter>) -> Self {
+    pub fn find(host: HostFunction<'_>, router: &Arc<KvmRouter>, budget: &Arc<Budget>) -> Self {
         let mut interrupts = Self::default();
         host.try_capability(id::MSI, "MSI", |at| {
             let (function, bytes) = host.msi(at, router)?;
+            let function = function.within(Arc::clone(budget));
             interrupts.capabilities.push(Emulated {
                 id: id::MSI,
                 name: "msi",
@@ -53,7 +59,7 @@ impl Interrupts {
         });
         host.try_capability(id::MSIX, "MSI-X", |at| {
             let (function, bytes) = host.msix(at, router)?;
-            let function = Arc::new(function);
+            let function = Arc::new(function.within(Arc::clone(budget)));
             let vectors = Arc::clone(&function) as _;
             interrupts.capabilities.push(Emulated { id: id::MSIX, name: "msix", bytes, vectors });
             interrupts.msix = Some(function);
@@ -102,7 +108,9 @@ impl HostFunction<'_> {
         let pba = self.region(layout.pba())?.file_offset().saturating_add(layout.pba().bytes.start);
         let backend = VfioMsix::new(self.file.try_clone()?, pba)?;
         let bytes = at..at.saturating_add(u16::try_from(CAPABILITY_BYTES)?);
-        Ok((MsixFunction::try_new(layout, Arc::clone(router), backend)?, bytes))
+        let function = MsixFunction::try_new(layout, Arc::clone(router), backend)?;
+        function.set_linger(LINGER);
+        Ok((function, bytes))
     }
 
     fn capability<const N: usize>(&self, at: u16) -> Result<&[u8; N], Refused> {

@@ -20,6 +20,8 @@ use vm_msi::{DeviceDomain, MsixFunction, Store};
 
 pub use find::HostFunction;
 
+use super::host::HostAddress;
+use super::host_interrupts::{self, HostInterrupts};
 use crate::pci;
 
 /// Bytes of a capability's ID and next pointer, which are the relinked list's.
@@ -42,8 +44,8 @@ pub trait Vectors: fmt::Debug + Send + Sync {
     /// # Errors
     /// The host's, when it has no descriptor.
     fn relay(&self) -> io::Result<Arc<OwnedFd>>;
-    /// The vectors' part of the report.
-    fn report(&self) -> Value;
+    /// The vectors' part of the report; the host's kernel has counted these interrupts of theirs.
+    fn report(&self, counted: &HostInterrupts) -> Value;
 }
 
 impl<C, B> Vectors for Function<C, DeviceDomain<KvmRouter, B>>
@@ -76,9 +78,23 @@ where
         self.relay()
     }
 
-    fn report(&self) -> Value {
-        json!({ "vectors": C::capacity(self.layout()), "domain": self.report() })
+    fn report(&self, counted: &HostInterrupts) -> Value {
+        let report = self.report();
+        let vectors = report.vectors.iter().map(|vector| {
+            let count = ("host_interrupts".to_owned(), json!(counted.count(vector.vector.0)));
+            extended(json!(vector), [count])
+        });
+        let vectors = ("vectors".to_owned(), vectors.collect());
+        json!({ "vectors": C::capacity(self.layout()), "domain": extended(json!(report), [vectors]) })
     }
+}
+
+/// An object with fields set.
+fn extended(mut object: Value, more: impl IntoIterator<Item = (String, Value)>) -> Value {
+    if let Some(fields) = object.as_object_mut() {
+        fields.extend(more);
+    }
+    object
 }
 
 /// A capability that is emulated.
@@ -160,10 +176,15 @@ impl Interrupts {
         self.capabilities.iter().map(|capability| &capability.vectors)
     }
 
-    /// The report's fields, by capability.
+    /// The report's fields, by capability, of the device that is at this address of the host.
     #[must_use]
-    pub fn report(&self) -> Map<String, Value> {
-        let field = |capability: &Emulated| (capability.name.to_owned(), capability.vectors.report());
+    pub fn report(&self, address: HostAddress) -> Map<String, Value> {
+        // Without the list nothing is counted, which is what the report says then.
+        let listed = std::fs::read_to_string(host_interrupts::PATH).unwrap_or_default();
+        let field = |capability: &Emulated| {
+            let counted = HostInterrupts::of(&listed, capability.name, address);
+            (capability.name.to_owned(), capability.vectors.report(&counted))
+        };
         self.capabilities.iter().map(field).collect()
     }
 }
@@ -244,7 +265,7 @@ pub(super) mod tests {
             Err(io::ErrorKind::Unsupported.into())
         }
 
-        fn report(&self) -> Value {
+        fn report(&self, _: &HostInterrupts) -> Value {
             self.0.into()
         }
     }
@@ -265,7 +286,8 @@ pub(super) mod tests {
         let (interrupts, log) = interrupts();
         interrupts.reset(|| log.lock().unwrap().push("device".to_owned()));
         assert_eq!(*log.lock().unwrap(), ["msi down", "msix down", "device", "msix forgets", "msi forgets"]);
-        assert_eq!(Value::from(interrupts.report()), json!({ "msi": "msi", "msix": "msix" }));
+        let address = HostAddress::parse("0000:01:00.0").unwrap();
+        assert_eq!(Value::from(interrupts.report(address)), json!({ "msi": "msi", "msix": "msix" }));
     }
 
     #[test]
