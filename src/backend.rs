@@ -122,7 +122,7 @@ pub trait Backend: Send {
     fn pending(&mut self, group: u32) -> u64;
 
     /// What `vector`'s interrupts carry beside their message, from its next eventfd on; `None` for nothing, as at
-    /// first.
+    /// first. It stays until the next call, also while the window is closed.
     ///
     /// # Errors
     /// [`BackendError::NoCookies`] where there is no place for one, as in MSI and MSI-X.

@@ -7,6 +7,7 @@ use std::fmt;
 use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
 
+use crate::backend::Cookie;
 use crate::message::MsiMessage;
 
 /// An index into a store's vectors, from 0.
@@ -46,6 +47,11 @@ pub trait Store {
 
     /// What `vector` should be now. [`Delivery::Off`] for one that does not exist.
     fn delivery(&self, vector: Vector) -> Delivery;
+
+    /// What `vector`'s interrupts carry beside their message. Nothing in MSI and MSI-X.
+    fn cookie(&self, _vector: Vector) -> Option<Cookie> {
+        None
+    }
 }
 
 /// A store behind a lock: each answer is taken under it. The lock is the innermost one of the crate and is
@@ -58,9 +64,13 @@ impl<S: Store> Store for Mutex<S> {
     fn delivery(&self, vector: Vector) -> Delivery {
         self.lock().unwrap_or_else(PoisonError::into_inner).delivery(vector)
     }
+
+    fn cookie(&self, vector: Vector) -> Option<Cookie> {
+        self.lock().unwrap_or_else(PoisonError::into_inner).cookie(vector)
+    }
 }
 
-/// The vectors whose [`Delivery`] a change of a store may have altered: one range, often empty.
+/// The vectors whose [`Delivery`] or cookie a change of a store may have altered: one range, often empty.
 ///
 /// The change is not finished until a domain has [synced](crate::Domain::sync) them.
 #[must_use = "the host does not know of the change until the domain has synced it"]

@@ -11,19 +11,19 @@ use std::sync::Arc;
 use event_manager::{EventOps, EventSet, EventSubscriber, Events};
 
 use crate::backend::Backend;
-use crate::capability::Capability;
 use crate::domain::DeviceDomain;
 use crate::function::Function;
+use crate::registers::Registers;
 use crate::router::Router;
 
 /// Delivers a function's interrupts from userspace where the kernel cannot.
 #[derive(Debug)]
-pub struct RelaySubscriber<C: Capability, R: Router, B: Backend> {
+pub struct RelaySubscriber<C: Registers, R: Router, B: Backend> {
     function: Arc<Function<C, DeviceDomain<R, B>>>,
     descriptor: Arc<OwnedFd>,
 }
 
-impl<C: Capability, R: Router, B: Backend> RelaySubscriber<C, R, B> {
+impl<C: Registers, R: Router, B: Backend> RelaySubscriber<C, R, B> {
     /// From now on the function's vectors are delivered from userspace where need be; add this to an event
     /// manager at once.
     ///
@@ -35,7 +35,7 @@ impl<C: Capability, R: Router, B: Backend> RelaySubscriber<C, R, B> {
     }
 }
 
-impl<C: Capability, R: Router, B: Backend> EventSubscriber for RelaySubscriber<C, R, B> {
+impl<C: Registers, R: Router, B: Backend> EventSubscriber for RelaySubscriber<C, R, B> {
     fn process(&self, _events: Events, _ops: &mut EventOps) {
         self.function.deliver();
     }

@@ -3,7 +3,7 @@
 //!
 //! | part | owns | never does |
 //! |---|---|---|
-//! | [`msi`], [`msix`] | the registers that a guest sees, as plain state | I/O, locks, logging, panics |
+//! | [`msi`], [`msix`], [`ims`] | the registers that a guest sees, as plain state | I/O, locks, logging, panics |
 //! | [`domain`] | what each vector *is* in the host, and the way to what it *should be* | look at registers |
 //! | [`router`], [`kvm`] | messages, their GSIs, irqfds | know vectors or devices |
 //! | [`remap`] | what a function's messages mean now, where the guest remaps them | call back into a domain |
@@ -42,6 +42,7 @@ pub mod delivery;
 pub mod domain;
 pub mod events;
 pub mod function;
+pub mod ims;
 pub mod kvm;
 pub mod message;
 pub mod mmio;
@@ -49,6 +50,7 @@ pub mod msi;
 pub mod msix;
 pub mod pool;
 pub mod refusal;
+pub mod registers;
 pub mod remap;
 pub mod requester;
 pub mod router;
@@ -63,8 +65,9 @@ pub use budget::Budget;
 pub use capability::Capability;
 pub use delivery::{Delivery, Store, Touched, Vector};
 pub use domain::{DeviceDomain, Domain, SoftwareDomain};
-pub use function::{Function, MsiFunction, MsixFunction, SoftwareMsix};
+pub use function::{Function, ImsFunction, MsiFunction, MsixFunction, SoftwareIms, SoftwareMsix};
 pub use message::MsiMessage;
+pub use registers::Registers;
 pub use requester::RequesterId;
 pub use router::Router;
 

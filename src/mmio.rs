@@ -1,6 +1,6 @@
-//! A function's table and pending bits as devices on an embedder's `vm-device` bus.
+//! A function's table, pending bits and IMS slots as devices on an embedder's `vm-device` bus.
 //!
-//! For functions whose table and pending bits have pages of their own. Where they share a page with other
+//! For functions whose table, pending bits or slots have pages of their own. Where they share a page with other
 //! registers, the embedder's BAR is the device and asks [`Function::read_bar`].
 
 use std::sync::Arc;
@@ -10,6 +10,7 @@ use vm_device::bus::{MmioAddress, MmioAddressOffset};
 
 use crate::domain::Domain;
 use crate::function::Function;
+use crate::ims::SlotArray;
 use crate::msix::Msix;
 
 /// The MSI-X table on a bus.
@@ -36,4 +37,18 @@ impl<D: Domain> DeviceMmio for PbaMmio<D> {
     }
 
     fn mmio_write(&self, _base: MmioAddress, _offset: MmioAddressOffset, _data: &[u8]) {}
+}
+
+/// An array of IMS slots on a bus.
+#[derive(Debug)]
+pub struct SlotsMmio<D: Domain>(pub Arc<Function<SlotArray, D>>);
+
+impl<D: Domain> DeviceMmio for SlotsMmio<D> {
+    fn mmio_read(&self, _base: MmioAddress, offset: MmioAddressOffset, data: &mut [u8]) {
+        self.0.read_slots(offset, data);
+    }
+
+    fn mmio_write(&self, _base: MmioAddress, offset: MmioAddressOffset, data: &[u8]) {
+        self.0.write_slots(offset, data);
+    }
 }

@@ -4,6 +4,8 @@
 //! so when a guest's write returns, the host has followed. Locks: registers innermost, never across a call to
 //! the host.
 
+mod config;
+mod ims;
 mod msix;
 mod state;
 
@@ -12,14 +14,14 @@ use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::access::lanes;
-use crate::backend::{Backend, Unsupported};
+use crate::backend::{Backend, Cookie, Unsupported};
 use crate::budget::Budget;
-use crate::capability::Capability;
 use crate::delivery::{Touched, Vector};
 use crate::domain::{DeviceDomain, Domain, DomainReport, SoftwareCounters, SoftwareDomain};
+use crate::ims::SlotArray;
 use crate::msi::Msi;
 use crate::msix::Msix;
+use crate::registers::Registers;
 use crate::router::Router;
 
 /// The MSI of one PCI function.
@@ -29,40 +31,49 @@ pub type MsixFunction<R, B> = Function<Msix, DeviceDomain<R, B>>;
 /// The MSI-X of a device model inside the VMM, which triggers its vectors itself.
 pub type SoftwareMsix<R> = Function<Msix, SoftwareDomain<R>>;
 
-/// One capability of one PCI function, and its vectors in the host.
+/// The IMS of one PCI function: an array of slots in a BAR.
+pub type ImsFunction<R, B> = Function<SlotArray, DeviceDomain<R, B>>;
+/// The IMS of a device model inside the VMM, which triggers its vectors itself.
+pub type SoftwareIms<R> = Function<SlotArray, SoftwareDomain<R>>;
+
+/// One store of one PCI function, and its vectors in the host. A function that has MSI-X and an IMS, or several of
+/// them, has one of these for each.
 ///
 /// An access may have any offset and width: what the specification leaves undefined behaves as on a bus with
 /// byte enables, and what does not exist reads 0 and ignores writes. None can fail.
 #[derive(Debug)]
-pub struct Function<C: Capability, D: Domain> {
+pub struct Function<C: Registers, D: Domain> {
     layout: C::Layout,
     registers: Mutex<C>,
     domain: D,
 }
 
-impl<C: Capability, D: Domain> Function<C, D> {
-    /// The capability's size and shape.
+impl<C: Registers, D: Domain> Function<C, D> {
+    /// The store's size and shape.
     pub fn layout(&self) -> &C::Layout {
         &self.layout
     }
 
-    /// Reads the capability; `offset` counts from its ID. The next pointer reads 0, it is the embedder's.
-    pub fn read_config(&self, offset: u16, data: &mut [u8]) {
-        self.registers().read_config(offset, data);
-        let Some(register) = C::pending_register(&self.layout) else { return };
-        let dword = u64::from(register / 4);
-        for lane in lanes(offset.into(), data.len()).filter(|lane| lane.dword == dword) {
-            lane.read(self.domain.pending(0) as u32, data);
-        }
-    }
-
-    /// Writes the capability; `offset` counts from its ID.
+    /// A guest's access that writes, to registers of whatever kind: `write` changes them and says which vectors it
+    /// touched. It runs under their lock, so it calls nothing of this function.
     ///
     /// Interrupts meanwhile: none is lost; after the call none is delivered for a vector that is masked or off,
     /// nor on a message that it no longer has.
-    pub fn write_config(&self, offset: u16, data: &[u8]) {
-        let touched = self.registers().write_config(offset, data);
+    pub fn change(&self, write: impl FnOnce(&mut C) -> Touched) {
+        let touched = write(&mut self.registers());
         self.sync(touched);
+    }
+
+    /// A guest's access that reads, to registers of whatever kind. It runs under their lock, as
+    /// [`Function::change`] does.
+    pub fn look<T>(&self, read: impl FnOnce(&C) -> T) -> T {
+        read(&self.registers())
+    }
+
+    /// The pending bits of vectors 64 × `group` to 64 × `group` + 63, lowest vector in the lowest bit. Reading
+    /// takes nothing.
+    pub fn pending(&self, group: u32) -> u64 {
+        self.domain.pending(group)
     }
 
     /// A reset of the function, from whatever state: its interrupts are torn down, `reset_device` resets the
@@ -98,6 +109,11 @@ impl<C: Capability, D: Domain> Function<C, D> {
         self.domain.unsettled()
     }
 
+    /// What a vector's interrupts carry beside their message.
+    pub fn cookie(&self, vector: Vector) -> Option<Cookie> {
+        self.registers().cookie(vector)
+    }
+
     /// How many vectors the guest may use now.
     pub fn vectors(&self) -> u32 {
         self.registers().vectors()
@@ -113,7 +129,7 @@ impl<C: Capability, D: Domain> Function<C, D> {
 }
 
 /// A function whose interrupts come through eventfds.
-impl<C: Capability, R: Router, B: Backend> Function<C, DeviceDomain<R, B>> {
+impl<C: Registers, R: Router, B: Backend> Function<C, DeviceDomain<R, B>> {
     /// A function after power-on: interrupts off, nothing taken from the host.
     pub fn new(layout: C::Layout, router: Arc<R>, backend: B) -> Self {
         let registers = Mutex::new(C::at_power_on(&layout));
@@ -174,7 +190,7 @@ impl<C: Capability, R: Router, B: Backend> Function<C, DeviceDomain<R, B>> {
 }
 
 /// A function of the VMM's own.
-impl<C: Capability, R: Router> Function<C, SoftwareDomain<R>> {
+impl<C: Registers, R: Router> Function<C, SoftwareDomain<R>> {
     /// A function after power-on.
     pub fn software(layout: C::Layout, router: Arc<R>) -> Self {
         let registers = Mutex::new(C::at_power_on(&layout));

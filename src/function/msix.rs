@@ -16,8 +16,7 @@ impl<D: Domain> Function<Msix, D> {
     /// Interrupts meanwhile: none is lost; after the call none is delivered for a vector that is masked, nor on
     /// a message that the entry no longer has.
     pub fn write_table(&self, offset: u64, data: &[u8]) {
-        let touched = self.registers().write_table(offset, data);
-        self.sync(touched);
+        self.change(|msix| msix.write_table(offset, data));
     }
 
     /// Reads the pending bits; `offset` counts from the first. They are read-only: a write is ignored.

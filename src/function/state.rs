@@ -2,12 +2,12 @@
 
 use super::Function;
 use crate::apic::ApicMessage;
-use crate::capability::Capability;
 use crate::delivery::Touched;
 use crate::domain::Domain;
+use crate::registers::Registers;
 use crate::state::{FunctionState, RestoreError, Resume, SuspendError, VERSION};
 
-impl<C: Capability, D: Domain> Function<C, D> {
+impl<C: Registers, D: Domain> Function<C, D> {
     /// Stops the delivery of the function's interrupts, and answers its state as of then. Calling it again answers
     /// the state of then. The vCPUs should be stopped before, their local APICs read afterwards.
     ///
@@ -48,7 +48,7 @@ impl<C: Capability, D: Domain> Function<C, D> {
     }
 }
 
-impl<C: Capability, D: Domain> Resume for Function<C, D> {
+impl<C: Registers, D: Domain> Resume for Function<C, D> {
     fn messages(&self, messages: &mut Vec<ApicMessage>) {
         self.domain.messages(&self.registers, messages);
     }

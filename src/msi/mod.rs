@@ -18,6 +18,7 @@ use crate::backend::{Capabilities, Growth};
 use crate::capability::Capability;
 use crate::delivery::{Delivery, Store, Touched, Vector};
 use crate::message::MsiMessage;
+use crate::registers::Registers;
 use crate::state::RestoreError;
 use layout::{CAPABILITY_ID, Register};
 
@@ -88,7 +89,7 @@ impl Msi {
     }
 }
 
-impl Capability for Msi {
+impl Registers for Msi {
     type Layout = MsiLayout;
     type State = MsiState;
 
@@ -106,11 +107,6 @@ impl Capability for Msi {
         Capabilities { vectors, growth: Growth::Reserved, independent: false, multi_message: vectors > 1 }
     }
 
-    fn pending_register(layout: &MsiLayout) -> Option<u16> {
-        let dword = layout.registers().iter().position(|register| *register == Register::Pending)?;
-        u16::try_from(dword).ok()?.checked_mul(4)
-    }
-
     fn state(&self) -> MsiState {
         self.to_state()
     }
@@ -122,6 +118,13 @@ impl Capability for Msi {
     fn reset(&mut self) -> Touched {
         let before = std::mem::replace(self, Self::at_power_on(&self.layout));
         self.touched_since(&before)
+    }
+}
+
+impl Capability for Msi {
+    fn pending_register(layout: &MsiLayout) -> Option<u16> {
+        let dword = layout.registers().iter().position(|register| *register == Register::Pending)?;
+        u16::try_from(dword).ok()?.checked_mul(4)
     }
 
     fn read_config(&self, offset: u16, data: &mut [u8]) {

@@ -4,9 +4,9 @@
 use super::Msi;
 use super::layout::{AddressWidth, MsiLayout, VectorMasking};
 use super::regs::MessageControl;
-use crate::capability::Capability;
 use crate::delivery::Vector;
 use crate::message::MsiMessage;
+use crate::registers::Registers;
 use crate::state::RestoreError;
 
 /// A function's MSI registers.

@@ -18,6 +18,7 @@ use crate::backend::{Capabilities, Growth};
 use crate::capability::Capability;
 use crate::delivery::{Delivery, Store, Touched, Vector};
 use crate::message::MsiMessage;
+use crate::registers::Registers;
 use crate::state::RestoreError;
 use layout::CAPABILITY_ID;
 use table::{Entry, Table};
@@ -26,7 +27,7 @@ use table::{Entry, Table};
 ///
 /// ```
 /// use vm_msi::msix::{Bar, Layout, Msix, TableSize};
-/// use vm_msi::{Capability, Delivery, MsiMessage, Store, Vector};
+/// use vm_msi::{Capability, Delivery, MsiMessage, Registers, Store, Vector};
 ///
 /// let bar = Bar::new(0).unwrap();
 /// let layout = Layout::new(TableSize::new(2).unwrap(), (bar, 0), (bar, 0x1000)).unwrap();
@@ -76,7 +77,7 @@ impl Msix {
     }
 }
 
-impl Capability for Msix {
+impl Registers for Msix {
     type Layout = Layout;
     type State = MsixState;
 
@@ -103,11 +104,6 @@ impl Capability for Msix {
         }
     }
 
-    /// The pending bits are in a BAR.
-    fn pending_register(_: &Layout) -> Option<u16> {
-        None
-    }
-
     fn state(&self) -> MsixState {
         self.to_state()
     }
@@ -120,6 +116,13 @@ impl Capability for Msix {
         self.control = self.control.written(0);
         self.table.reset();
         Touched::first(self.table_size())
+    }
+}
+
+impl Capability for Msix {
+    /// The pending bits are in a BAR.
+    fn pending_register(_: &Layout) -> Option<u16> {
+        None
     }
 
     fn read_config(&self, offset: u16, data: &mut [u8]) {

@@ -5,9 +5,9 @@ use super::Msix;
 use super::layout::Layout;
 use super::regs::{MessageControl, VectorControl};
 use super::table::{Entry, Table};
-use crate::capability::Capability;
 use crate::delivery::Vector;
 use crate::message::MsiMessage;
+use crate::registers::Registers;
 use crate::state::RestoreError;
 
 /// A function's MSI-X registers.

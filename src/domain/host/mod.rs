@@ -19,7 +19,7 @@ use super::error::{Cause, DomainError};
 use super::report::Counters;
 use super::slot::{Slot, Step};
 use crate::apic::ApicMessage;
-use crate::backend::Backend;
+use crate::backend::{Backend, Cookie};
 use crate::budget::Budget;
 use crate::delivery::{Delivery, Store, Vector};
 use crate::router::{Route, Router, RouterError};
@@ -44,6 +44,8 @@ pub(super) struct Host<B> {
     pub(super) linger: Duration,
     /// What userspace watches for the vectors that it delivers, where an embedder does so.
     pub(super) relay: Option<Arc<OwnedFd>>,
+    /// What the backend was told that vectors carry, of those that carry something.
+    cookies: BTreeMap<Vector, Cookie>,
     /// How many host vectors there may be.
     pub(super) budget: Arc<Budget>,
     bound: u32,
@@ -67,6 +69,7 @@ impl<B: Backend> Host<B> {
             lingering: BTreeMap::new(),
             linger: Duration::ZERO,
             relay: None,
+            cookies: BTreeMap::new(),
             budget: Budget::of_vm(None),
             bound: 0,
             counters: Counters::default(),
@@ -88,7 +91,7 @@ impl<B: Backend> Host<B> {
         if vectors == 0 {
             self.close(router);
         } else if self.open(vectors) {
-            let mut aim = |vector| self.aim(vector, store.delivery(vector), router);
+            let mut aim = |vector| self.aim(vector, store, router);
             if was_open {
                 touched.for_each(&mut aim);
             } else {
@@ -130,13 +133,13 @@ impl<B: Backend> Host<B> {
     }
 
     /// Takes a vector down as far as it should be, and notes the message that it should rise to.
-    fn aim(&mut self, vector: Vector, delivery: Delivery, router: &impl Router) {
+    fn aim(&mut self, vector: Vector, store: &impl Store, router: &impl Router) {
         if vector.index() >= self.capacity {
             return;
         }
         self.unsettled.remove(&vector);
         self.lingering.remove(&vector);
-        match delivery {
+        match store.delivery(vector) {
             Delivery::Off => {
                 self.hold(vector, router);
                 self.let_linger(vector);
@@ -144,7 +147,11 @@ impl<B: Backend> Host<B> {
             Delivery::Held => self.hold(vector, router),
             Delivery::Live(_) if self.suspended => self.hold(vector, router),
             Delivery::Live(message) => match router.translate(message) {
-                Ok(message) => self.aim_at(vector, message, router),
+                Ok(message) => {
+                    if self.carry(vector, store.cookie(vector), router) {
+                        self.aim_at(vector, message, router);
+                    }
+                }
                 // The guest's doing: nothing to try again before the guest has changed something.
                 Err(refusal) => {
                     self.hold(vector, router);
@@ -152,6 +159,29 @@ impl<B: Backend> Host<B> {
                 }
             },
         }
+    }
+
+    /// Has a vector's interrupts carry what they should from now on; true where they do. One that is bound gets
+    /// another eventfd for it, and nothing that waits is lost meanwhile.
+    fn carry(&mut self, vector: Vector, cookie: Option<Cookie>, router: &impl Router) -> bool {
+        if self.cookies.get(&vector).copied() == cookie {
+            return true;
+        }
+        self.hold(vector, router);
+        self.free(vector);
+        if !matches!(self.slot(vector), None | Some(Slot::Idle { .. })) {
+            // The host did not take it back: the vector is tried again, by what it carried before until then.
+            return false;
+        }
+        match (self.backend.set_cookie(vector, cookie), cookie) {
+            (Ok(()), Some(cookie)) => drop(self.cookies.insert(vector, cookie)),
+            (Ok(()), None) => drop(self.cookies.remove(&vector)),
+            (Err(error), _) => {
+                self.leave_unsettled(vector, error.into());
+                return false;
+            }
+        }
+        true
     }
 
     fn aim_at(&mut self, vector: Vector, message: ApicMessage, router: &impl Router) {

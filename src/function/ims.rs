@@ -1,0 +1,39 @@
+//! The part of a function's interrupts that is an array of IMS slots, in a BAR of the embedder's choice.
+
+use super::Function;
+use crate::access::lanes;
+use crate::domain::Domain;
+use crate::ims::{CONTROL, SlotArray};
+
+impl<D: Domain> Function<SlotArray, D> {
+    /// Reads the slots; `offset` counts from the first. Where their format has a pending bit, it says whether an
+    /// interrupt waits; reading takes nothing.
+    pub fn read_slots(&self, offset: u64, data: &mut [u8]) {
+        self.registers().read_slots(offset, data);
+        let pending_bit = self.layout.control.pending_bit();
+        if pending_bit == 0 {
+            return;
+        }
+        let mut group = None;
+        for lane in lanes(offset, data.len()).filter(|lane| lane.dword % 4 == CONTROL) {
+            let Ok(slot) = u32::try_from(lane.dword / 4) else { continue };
+            let bits = match group {
+                Some((last, bits)) if last == slot / 64 => bits,
+                _ => self.domain.pending(slot / 64),
+            };
+            group = Some((slot / 64, bits));
+            if bits.wrapping_shr(slot % 64) & 1 == 1 {
+                lane.read(lane.merge(0, data) | pending_bit, data);
+            }
+        }
+    }
+
+    /// Writes the slots; `offset` counts from the first.
+    ///
+    /// Interrupts meanwhile: none is lost; after the call none is delivered for a slot that is masked, nor on a
+    /// message that it no longer has. A slot without a mask bit is written in parts, as on hardware: between two
+    /// writes its message is half the old and half the new one.
+    pub fn write_slots(&self, offset: u64, data: &[u8]) {
+        self.change(|slots| slots.write_slots(offset, data));
+    }
+}
