@@ -4,6 +4,7 @@
 //! while its pool is entered. Locking: none of its own, but for the view of its places; its domain calls it under the
 //! domain's lock, and it takes one pool's lock at a time.
 
+use std::collections::BTreeMap;
 use std::io;
 
 use vmm_sys_util::eventfd::EventFd;
@@ -12,7 +13,7 @@ use super::Pool;
 use super::parent::Parent;
 use super::place::{HostVector, Places};
 use super::vector::VectorHandle;
-use crate::backend::{Backend, BackendError, Capabilities, Growth};
+use crate::backend::{Backend, BackendError, Capabilities, Cookie, Growth};
 use crate::delivery::Vector;
 
 /// Where one of a function's vectors comes from.
@@ -59,13 +60,16 @@ pub struct LogicalFunction {
     /// The pools whose window is open for this function.
     entered: Vec<Pool>,
     places: Places,
+    /// What vectors carry that are taken on demand, whichever host vector they have.
+    cookies: BTreeMap<Vector, Cookie>,
 }
 
 impl LogicalFunction {
     /// A function whose vector n is the n-th of these, for as long as the function lives.
     pub fn new(vectors: impl IntoIterator<Item = VectorHandle>) -> Self {
         let slots: Vec<Slot> = vectors.into_iter().map(Slot::Fixed).collect();
-        let function = Self { slots, entered: Vec::new(), places: Places::default() };
+        let function =
+            Self { slots, entered: Vec::new(), places: Places::default(), cookies: BTreeMap::new() };
         for (index, slot) in function.slots.iter().enumerate() {
             function.places.set(index, slot.handle().map(VectorHandle::place));
         }
@@ -176,9 +180,12 @@ impl Backend for LogicalFunction {
             return Err(BackendError::BeyondReservation { vector, reserved });
         };
         if let Slot::OnDemand(parent, taken @ None) = slot {
-            let handle = parent
+            let mut handle = parent
                 .alloc_any()
                 .map_err(|error| BackendError::Bind { vector, source: io::Error::other(error) })?;
+            if let Some(cookie) = self.cookies.get(&vector) {
+                handle.set_cookie(Some(*cookie)).map_err(|error| cookie_refused(vector, error))?;
+            }
             self.places.set(vector.index(), Some(handle.place()));
             *taken = Some(handle);
         }
@@ -230,6 +237,31 @@ impl Backend for LogicalFunction {
             bits |= (device.wrapping_shr(vector % 64) & 1).wrapping_shl(index);
         }
         bits
+    }
+
+    /// One that is taken on demand carries it on every host vector that it has from now on.
+    fn set_cookie(&mut self, vector: Vector, cookie: Option<Cookie>) -> Result<(), BackendError> {
+        let reserved = self.slots.len() as u32;
+        let Some(slot) = self.slots.get_mut(vector.index()) else {
+            return Err(BackendError::BeyondReservation { vector, reserved });
+        };
+        if let Some(handle) = slot.handle_mut() {
+            handle.set_cookie(cookie).map_err(|error| cookie_refused(vector, error))?;
+        }
+        match (slot, cookie) {
+            (Slot::OnDemand(..), Some(cookie)) => drop(self.cookies.insert(vector, cookie)),
+            (Slot::OnDemand(..), None) => drop(self.cookies.remove(&vector)),
+            (Slot::Fixed(_), _) => {}
+        }
+        Ok(())
+    }
+}
+
+/// A refusal by the device's number of a vector, by the function's.
+fn cookie_refused(vector: Vector, error: BackendError) -> BackendError {
+    match error {
+        BackendError::NoCookies { .. } => BackendError::NoCookies { vector },
+        error => BackendError::Bind { vector, source: io::Error::other(error) },
     }
 }
 

@@ -123,3 +123,57 @@ fn closing_names_the_vectors_that_were_unbound_when_the_host_refused() {
     function.close().unwrap();
     assert_eq!(device.in_use(), (0, true));
 }
+
+#[test]
+fn a_functions_cookies_are_its_vectors_wherever_they_are() {
+    let (device, pool, _) = device();
+    let (parent, _physical) = parent(&pool);
+    let mut function = LogicalFunction::new([at(&pool, 9)]).and_on_demand(2, &parent);
+    let places = function.places();
+    function.open(3).unwrap();
+    function.set_cookie(Vector(0), Some(Cookie(5))).unwrap();
+    assert_eq!(device.cookie(Vector(9)), Some(Cookie(5)));
+
+    function.set_cookie(Vector(2), Some(Cookie(6))).unwrap();
+    function.bind(Vector(2), &eventfd()).unwrap();
+    assert_eq!(host(places.get(Vector(2))), Some(1));
+    assert_eq!(device.cookie(Vector(1)), Some(Cookie(6)), "from its first eventfd on");
+
+    function.unbind(Vector(2)).unwrap();
+    let other = parent.alloc_any().unwrap();
+    assert_eq!(
+        device.cookie(Vector(other.host_vector().0)),
+        None,
+        "it was the function's, not the host vector's"
+    );
+    function.bind(Vector(2), &eventfd()).unwrap();
+    let place = host(places.get(Vector(2))).map(Vector);
+    assert_eq!(place.and_then(|place| device.cookie(place)), Some(Cookie(6)), "also on another one");
+
+    function.unbind(Vector(2)).unwrap();
+    function.set_cookie(Vector(2), None).unwrap();
+    function.bind(Vector(2), &eventfd()).unwrap();
+    let place = host(places.get(Vector(2))).map(Vector);
+    assert_eq!(place.and_then(|place| device.cookie(place)), None);
+    assert!(matches!(
+        function.set_cookie(Vector(3), None),
+        Err(BackendError::BeyondReservation { vector: Vector(3), reserved: 3 })
+    ));
+}
+
+#[test]
+fn a_cookie_that_the_device_has_no_place_for_is_refused_by_the_functions_number() {
+    let pool = Pool::new(Restless(device().0));
+    let (parent, _physical) = parent(&pool);
+    let mut function = LogicalFunction::new([at(&pool, 9)]).and_on_demand(1, &parent);
+    function.open(2).unwrap();
+    let refused =
+        |vector| move |error| matches!(error, BackendError::NoCookies { vector: v } if v == Vector(vector));
+    assert!(function.set_cookie(Vector(0), Some(Cookie(5))).is_err_and(refused(0)));
+    function.set_cookie(Vector(1), Some(Cookie(5))).unwrap();
+    assert!(
+        function.bind(Vector(1), &eventfd()).is_err_and(refused(1)),
+        "that shows once it has a host vector"
+    );
+    assert_eq!(host(function.places().get(Vector(1))), None, "which it has given back");
+}
