@@ -128,6 +128,7 @@ impl Backend for FakeBackend {
     }
 
     fn pending(&mut self, group: u32) -> u64 {
+        assert!(group < self.capabilities.vectors.div_ceil(64), "the device has no such pending bits");
         let device = self.device();
         let bits = device.pending.iter().filter(|vector| vector.0 / 64 == group);
         bits.fold(0, |bits, vector| bits | 1 << (vector.0 % 64))

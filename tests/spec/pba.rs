@@ -18,6 +18,16 @@ fn bits_beyond_the_table_are_zero() {
 }
 
 #[test]
+fn what_lies_beyond_the_pending_bits_reads_zero_and_is_not_asked_of_the_device() {
+    let fixture = Fixture::using([]);
+    for offset in [2048 / 8, 1 << 20, u64::from(u32::MAX) * 8, u64::MAX - 7] {
+        let mut data = [0xff; 8];
+        fixture.function.read_pba(offset, &mut data);
+        assert_eq!(data, [0; 8], "{offset:#x}");
+    }
+}
+
+#[test]
 fn each_vector_has_the_bit_of_its_number() {
     for vector in [0, 31, 32, 63, 64, 69] {
         let fixture = Fixture::using([]);
