@@ -15,7 +15,7 @@
 //! KVM_SIGNAL_MSI. There is no INTx: a driver without MSI-X has to poll.
 //!
 //! Locks, outermost first: configuration space, the transport's registers, the library's. The worker holds the
-//! registers for one request at a time, so a reset waits for one request at most, and nothing of a device happens
+//! registers for one request at a time, so a reset does not wait for a queue to run dry, and nothing of a device happens
 //! once it has been reset.
 //!
 //! A guest may write anything anywhere: addresses are checked when a queue is enabled, a chain is followed for as many
