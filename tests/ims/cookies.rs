@@ -2,12 +2,13 @@
 
 use std::sync::Arc;
 
-use vm_msi::backend::Cookie;
+use vm_msi::backend::{BackendError, Capabilities, Cookie};
 use vm_msi::domain::Cause;
 use vm_msi::ims::ControlFormat;
 use vm_msi::pool::{HostVector, LogicalFunction, Pool};
 use vm_msi::testing::{Failures, FakeBackend, FakeRouter};
-use vm_msi::{ImsFunction, Vector};
+use vm_msi::{Backend, ImsFunction, Vector};
+use vmm_sys_util::eventfd::EventFd;
 
 use crate::fixture::{Fixture, MASK, PENDING, layout, message};
 
@@ -65,7 +66,7 @@ fn a_slot_whose_host_refuses_on_the_way_to_another_cookie_is_tried_again_and_los
 }
 
 #[test]
-fn a_device_without_a_place_for_cookies_keeps_the_slot_held_and_says_why() {
+fn a_slot_over_a_part_of_a_device_has_its_cookie_with_the_device_too() {
     let failures = Failures::default();
     let router = Arc::new(FakeRouter::new(failures.clone()));
     let device = FakeBackend::new(failures);
@@ -74,7 +75,51 @@ fn a_device_without_a_place_for_cookies_keeps_the_slot_held_and_says_why() {
     let function = ImsFunction::new(layout(1, ControlFormat::DSA), router.clone(), part);
     function.write_slots(0, &message(0).address.to_le_bytes());
     function.write_slots(8, &(u64::from(carrying(7)) << 32 | 0x20).to_le_bytes());
+    assert_eq!((device.cookie(Vector(5)), function.unsettled()), (Some(Cookie(7)), 0));
     device.raise(Vector(5));
+    router.pump();
+    assert_eq!(router.take_delivered(), [message(0)]);
+}
+
+/// A device without a place for cookies.
+struct Plain(FakeBackend);
+
+impl Backend for Plain {
+    fn capabilities(&self) -> Capabilities {
+        self.0.capabilities()
+    }
+
+    fn open(&mut self, vectors: u32) -> Result<(), BackendError> {
+        self.0.open(vectors)
+    }
+
+    fn bind(&mut self, vector: Vector, eventfd: &EventFd) -> Result<(), BackendError> {
+        self.0.bind(vector, eventfd)
+    }
+
+    fn unbind(&mut self, vector: Vector) -> Result<(), BackendError> {
+        self.0.unbind(vector)
+    }
+
+    fn close(&mut self) -> Result<(), BackendError> {
+        self.0.close()
+    }
+
+    fn pending(&mut self, group: u32) -> u64 {
+        self.0.pending(group)
+    }
+}
+
+#[test]
+fn a_device_without_a_place_for_cookies_keeps_the_slot_held_and_says_why() {
+    let failures = Failures::default();
+    let router = Arc::new(FakeRouter::new(failures.clone()));
+    let device = FakeBackend::new(failures);
+    let plain = Plain(device.clone());
+    let function = ImsFunction::new(layout(1, ControlFormat::DSA), router.clone(), plain);
+    function.write_slots(0, &message(0).address.to_le_bytes());
+    function.write_slots(8, &(u64::from(carrying(7)) << 32 | 0x20).to_le_bytes());
+    device.raise(Vector(0));
     router.pump();
     assert_eq!(router.take_delivered(), []);
     let report = function.report();
