@@ -80,12 +80,18 @@ pub enum Holders {
 }
 
 /// A device's host vectors.
+///
+/// A domain that goes closes the window first. Where the host refuses even that, the backend is dropped with its window
+/// open, and what it still has of the host must go with it, as everything does with the last descriptor of a VFIO
+/// device.
 pub trait Backend: Send {
     /// What the device and its host can do. It stays the same for the backend's life.
     fn capabilities(&self) -> Capabilities;
 
     /// The guest turned the capability on: the device may signal up to `vectors` vectors. None is requested of
     /// the host yet, and an interrupt that the device raises meanwhile waits in its own pending bits.
+    ///
+    /// A guest that has MSI on and gives the function more messages has it closed and opened again, for all of them.
     ///
     /// # Errors
     /// [`BackendError::Open`]; nothing is turned on then.

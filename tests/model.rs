@@ -5,7 +5,8 @@
 
 use proptest::collection::vec;
 use proptest::prelude::*;
-use vm_msi::testing::{Op, Run, SoftwareRun};
+use vm_msi::msi::{AddressWidth, MessageCount, MsiLayout, VectorMasking};
+use vm_msi::testing::{Op, Reference, Run, SoftwareRun};
 
 fn op() -> impl Strategy<Value = Op> {
     let bytes = any::<[u8; 8]>();
@@ -14,7 +15,8 @@ fn op() -> impl Strategy<Value = Op> {
         10 => (any::<u16>(), any::<bool>()).prop_map(|(vector, masked)| Op::Mask { vector, masked }),
         2 => any::<u16>().prop_map(Op::Clear),
         // Mostly on, so that sequences get somewhere.
-        3 => prop_oneof![4 => Just(2u8), 2 => Just(3u8), 1 => Just(0u8), 1 => Just(1u8)].prop_map(Op::Control),
+        3 => (prop_oneof![4 => Just(2u8), 2 => Just(3u8), 1 => Just(0u8), 1 => Just(1u8)], 0u8..8)
+            .prop_map(|(bits, messages)| Op::Control(bits | messages << 2)),
         2 => (0u16..1100, bytes, any::<u8>())
             .prop_map(|(offset, data, len)| Op::WriteTable { offset, data, len }),
         1 => (any::<u8>(), bytes, any::<u8>())
@@ -31,6 +33,7 @@ fn op() -> impl Strategy<Value = Op> {
         1 => Just(Op::Suspend),
         3 => Just(Op::Resume),
         1 => Just(Op::Restore),
+        1 => Just(Op::Unplug),
         2 => any::<u32>().prop_map(|calls| Op::Fail(calls & 0xff)),
         1 => prop_oneof![Just(0u8), Just(2), Just(8), Just(255)].prop_map(Op::Room),
         2 => Just(Op::Retry),
@@ -49,13 +52,25 @@ fn cases() -> ProptestConfig {
     ProptestConfig { cases, max_shrink_iters: 100_000, ..ProptestConfig::default() }
 }
 
-/// Runs a sequence; a regression is one line: the size and the operations that proptest printed.
-fn run(vectors: u16, ops: &[Op]) {
-    let mut run = Run::new(vectors);
+fn msi() -> impl Strategy<Value = MsiLayout> {
+    let address = prop_oneof![Just(AddressWidth::Bits32), Just(AddressWidth::Bits64)];
+    let masking = prop_oneof![1 => Just(VectorMasking::Absent), 3 => Just(VectorMasking::Present)];
+    (0u32..6, address, masking).prop_map(|(log2, address, masking)| {
+        MsiLayout::new(MessageCount::new(1 << log2).expect("a power of two"), address, masking)
+    })
+}
+
+/// Runs a sequence.
+fn perform<R: Reference>(mut run: Run<R>, ops: &[Op]) {
     for op in ops {
         run.step(op);
     }
     run.finish();
+}
+
+/// Runs a sequence on MSI-X; a regression is one line: the size and the operations that proptest printed.
+fn run(vectors: u16, ops: &[Op]) {
+    perform(Run::msix(vectors), ops);
 }
 
 proptest! {
@@ -67,6 +82,14 @@ proptest! {
         ops in vec(op(), 1..200),
     ) {
         run(vectors, &ops);
+    }
+
+    #[test]
+    fn no_sequence_of_operations_on_an_msi_function_disagrees_with_the_model(
+        layout in msi(),
+        ops in vec(op(), 1..200),
+    ) {
+        perform(Run::msi(layout), &ops);
     }
 
     #[test]
@@ -136,4 +159,41 @@ fn an_interrupt_that_waits_in_an_eventfd_goes_with_the_function_to_another_vm() 
     let masked = Op::Mask { vector: 1, masked: true };
     let moved = [masked, Op::Raise(1), Op::Suspend, Op::Raise(0), Op::Restore, Op::Resume, unmask(1)];
     run(2, &[using.as_slice(), &moved].concat());
+}
+
+#[test]
+fn an_msi_function_that_is_given_more_messages_while_it_is_on_has_them_all_or_none() {
+    let layout = MsiLayout::new(
+        MessageCount::new(8).expect("a power of two"),
+        AddressWidth::Bits64,
+        VectorMasking::Present,
+    );
+    let given = |log2: u8| Op::Control(2 | log2 << 2);
+    let message = |vector| Op::Message { vector, version: 0x13 };
+    let one = [message(1), given(0), Op::Raise(0), Op::Mask { vector: 0, masked: true }, Op::Raise(0)];
+    let eight = [given(3), Op::Raise(7), Op::Raise(0), Op::Mask { vector: 0, masked: false }];
+    // The host does not turn it off, or then not on for more.
+    let refused = [given(1), Op::Fail(1), given(2), Op::Raise(0), Op::Fail(0b10), given(3), Op::Retry];
+    perform(Run::msi(layout), &[one.as_slice(), &eight].concat());
+    perform(Run::msi(layout), &[one.as_slice(), &refused, &eight[1..]].concat());
+}
+
+#[test]
+fn a_function_that_is_unplugged_in_whatever_state_leaves_nothing_and_the_next_one_works() {
+    let message = |vector| Op::Message { vector, version: 0 };
+    let unmask = |vector| Op::Mask { vector, masked: false };
+    let using = [Op::Control(2), message(0), unmask(0), message(1), unmask(1), Op::Raise(0)];
+    let states = [
+        vec![Op::Suspend],
+        vec![Op::Mask { vector: 0, masked: true }, Op::Raise(0)],
+        vec![Op::Linger(true), Op::Mask { vector: 0, masked: true }, Op::Clear(0)],
+        vec![Op::Watch, Op::Room(0), Op::Mask { vector: 0, masked: true }, unmask(0), Op::Raise(0)],
+        vec![Op::DeviceBudget(1), message(2), unmask(2), Op::Raise(2)],
+        // Refused when it goes, and half of it before.
+        vec![Op::Raise(1), Op::Fail(1)],
+        vec![Op::Fail(1), Op::Control(0), Op::Fail(1)],
+    ];
+    for state in states {
+        run(3, &[using.as_slice(), &state, &[Op::Unplug, Op::Room(255)], &using, &[Op::Raise(1)]].concat());
+    }
 }

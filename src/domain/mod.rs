@@ -189,6 +189,10 @@ impl<R: Router, B: Backend> Domain for DeviceDomain<R, B> {
 }
 
 /// Teardown is a sync of nothing: every vector is detached before its route goes, and all is given back.
+///
+/// Interrupts meanwhile: none reaches the guest once this has returned, also where the host refuses to turn the device
+/// off: then nobody listens to what it still signals. Shares of a budget go back in any case; the backend goes last, with
+/// what the host did not take back before.
 impl<R: Router, B: Backend> Drop for DeviceDomain<R, B> {
     fn drop(&mut self) {
         let host = self.host.get_mut().unwrap_or_else(PoisonError::into_inner);

@@ -1,7 +1,7 @@
 //! A device without VFIO: it raises vectors on order, and keeps pending bits for those without an eventfd.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use vmm_sys_util::eventfd::EventFd;
 
@@ -11,7 +11,8 @@ use crate::delivery::Vector;
 
 #[derive(Debug, Default)]
 struct Device {
-    open: bool,
+    /// So many vectors may be bound; 0 while its interrupts are off.
+    window: u32,
     bound: BTreeMap<Vector, EventFd>,
     /// Raised while they had no eventfd.
     pending: BTreeSet<Vector>,
@@ -44,15 +45,23 @@ impl FakeBackend {
         let device = &mut *self.device();
         match device.bound.get(&vector) {
             Some(eventfd) => eventfd.write(1).expect("room in an eventfd"),
-            None if device.open => drop(device.pending.insert(vector)),
+            None if device.window > 0 => drop(device.pending.insert(vector)),
             None => {}
         }
-        device.open
+        device.window > 0
     }
 
     /// The device is reset: nothing is pending in it.
     pub fn reset(&self) {
         self.device().pending.clear();
+    }
+
+    /// The device's file is closed: the host has everything back, also what it refused to take before. Another device
+    /// is in its place. What was left of it: see [`FakeBackend::in_use`].
+    pub fn unplug(&self) -> (usize, bool) {
+        let left = self.in_use();
+        *self.device() = Device::default();
+        left
     }
 
     /// The same device in another host: nothing is bound, and what it has pending itself is pending there.
@@ -75,11 +84,12 @@ impl FakeBackend {
     /// How many vectors have an eventfd, and whether the device's interrupts are on.
     pub fn in_use(&self) -> (usize, bool) {
         let device = self.device();
-        (device.bound.len(), device.open)
+        (device.bound.len(), device.window > 0)
     }
 
     fn device(&self) -> MutexGuard<'_, Device> {
-        self.device.lock().expect("an earlier check has failed")
+        // A check that has failed has ended the test, which drops its functions yet.
+        self.device.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -90,15 +100,19 @@ impl Backend for FakeBackend {
 
     fn open(&mut self, vectors: u32) -> Result<(), BackendError> {
         self.failures.next().map_err(|source| BackendError::Open { asked: vectors, source })?;
-        let was_open = std::mem::replace(&mut self.device().open, true);
-        assert!(!was_open, "the window was opened twice");
+        let window = std::mem::replace(&mut self.device().window, vectors);
+        assert_eq!(window, 0, "the window was opened twice");
         Ok(())
     }
 
     fn bind(&mut self, vector: Vector, eventfd: &EventFd) -> Result<(), BackendError> {
         self.failures.next().map_err(|source| BackendError::Bind { vector, source })?;
         let device = &mut *self.device();
-        assert!(device.open, "a vector was bound while the window was closed");
+        assert!(
+            vector.0 < device.window,
+            "vector {vector} was bound, and the window is of {}",
+            device.window
+        );
         let clone = eventfd.try_clone().expect("a descriptor for the fake");
         if device.pending.remove(&vector) {
             clone.write(1).expect("room in an eventfd");
@@ -116,8 +130,8 @@ impl Backend for FakeBackend {
     fn close(&mut self) -> Result<(), BackendError> {
         self.failures.next().map_err(|source| BackendError::Close { unbound: Vec::new(), source })?;
         let device = &mut *self.device();
-        assert!(device.open, "the window was closed twice");
-        device.open = false;
+        assert!(device.window > 0, "the window was closed twice");
+        device.window = 0;
         device.bound.clear();
         Ok(())
     }

@@ -1,20 +1,19 @@
-//! The reference: a table as bytes, a remapping table, what each vector should be, and which interrupts are still
-//! owed.
+//! The reference: a capability's registers, a remapping table, what each vector should be, and which interrupts are
+//! still owed.
 //!
 //! As simple as it can be, and independent of the crate's registers and domains.
 
-use std::mem;
 use std::ops::Range;
 
+use super::Op;
+use super::reference::{Reference, Write};
 use crate::apic::ApicMessage;
 use crate::message::MsiMessage;
 
 /// What one function should look like to its guest.
 #[derive(Clone, Debug)]
-pub struct Model {
-    table: Vec<u8>,
-    enable: bool,
-    function_mask: bool,
+pub struct Model<R> {
+    registers: R,
     /// Nothing is delivered.
     pub suspended: bool,
     /// Raised, and not yet delivered.
@@ -23,56 +22,47 @@ pub struct Model {
     entries: [Vec<MsiMessage>; 2],
 }
 
-impl Model {
+impl<R: Reference> Model<R> {
     /// After power-on.
-    pub fn new(vectors: u16) -> Self {
-        let masked = [[0; 12].as_slice(), &[1, 0, 0, 0]].concat();
-        let vectors = usize::from(vectors);
-        let table = masked.repeat(vectors);
+    pub fn new(layout: &R::Layout) -> Self {
+        let registers = R::at_power_on(layout);
+        let owed = vec![false; registers.vectors()];
         let entries = [vec![MsiMessage::BLANK; 256], vec![MsiMessage::BLANK; 256]];
-        let owed = vec![false; vectors];
-        Self { table, enable: false, function_mask: false, suspended: false, owed, entries }
+        Self { registers, suspended: false, owed, entries }
     }
 
-    /// How many vectors the table has.
+    /// The registers as they should be.
+    pub fn registers(&self) -> &R {
+        &self.registers
+    }
+
+    /// How many vectors there are.
     pub fn vectors(&self) -> usize {
         self.owed.len()
     }
 
     /// A reset: as after power-on, and nothing is owed.
     pub fn reset(&mut self) {
-        let entries = mem::take(&mut self.entries);
-        *self = Self { entries, suspended: self.suspended, ..Self::new(self.vectors() as u16) };
+        self.registers.reset();
+        self.owed.fill(false);
     }
 
-    /// A write to the table, byte by byte.
-    pub fn write_table(&mut self, offset: usize, data: &[u8]) {
-        for (at, byte) in (offset..).zip(data) {
-            if let Some(place) = self.table.get_mut(at) {
-                *place = match at % 16 {
-                    12 => byte & 1,
-                    13..16 => 0,
-                    _ => *byte,
-                };
-            }
-        }
+    /// Another function of the same shape in its place: the remapping table is the guest's, and stays.
+    pub fn replace(&mut self) {
+        self.reset();
+        self.suspended = false;
     }
 
-    /// A write to the capability: only the byte with Function Mask and MSI-X Enable matters.
-    pub fn write_config(&mut self, offset: usize, data: &[u8]) {
-        if let Some(byte) = 3usize.checked_sub(offset).and_then(|at| data.get(at)) {
-            (self.enable, self.function_mask) = (byte & 0x80 != 0, byte & 0x40 != 0);
-        }
+    /// The guest's write, where a step is one.
+    pub fn write(&mut self, op: &Op) -> Option<Write> {
+        let write = self.registers.write(op)?;
+        self.apply(&write);
+        Some(write)
     }
 
-    /// Whether MSI-X is on.
-    pub fn is_enabled(&self) -> bool {
-        self.enable
-    }
-
-    /// The table as it should read.
-    pub fn table(&self) -> &[u8] {
-        &self.table
+    /// Any write of the guest's.
+    pub fn apply(&mut self, write: &Write) {
+        self.registers.apply(write);
     }
 
     /// The guest writes an entry of its remapping table; one that is blank is not present.
@@ -99,11 +89,8 @@ impl Model {
 
     /// The message that a vector should be live on.
     pub fn live(&self, vector: usize) -> Option<MsiMessage> {
-        let entry = &self.table[vector * 16..][..16];
-        let register = |at: usize| u32::from_le_bytes(entry[at..at + 4].try_into().expect("4 bytes"));
-        let message = self.remap(MsiMessage::from_registers(register(0), register(4), register(8)));
-        let unmasked = !self.suspended && self.enable && !self.function_mask && entry[12] == 0;
-        (unmasked && ApicMessage::try_from(message).is_ok()).then_some(message)
+        let message = self.registers.message(vector).filter(|_| !self.suspended)?;
+        Some(self.remap(message)).filter(|message| ApicMessage::try_from(*message).is_ok())
     }
 
     /// The device raised a vector.

@@ -1,14 +1,11 @@
 //! What a guest, a device and a host may do to a function: one vocabulary for property tests, fuzzing and
 //! regression tests.
 
-use crate::message::MsiMessage;
-use crate::remap::handle;
-
-/// One step. Vectors are taken modulo the table's size, so that every value means something.
+/// One step. Vectors are taken modulo their number, so that every value means something.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "arbitrary", derive(arbitrary::Arbitrary))]
 pub enum Op {
-    /// The guest fills a vector's message in: its own APIC, and this version of it.
+    /// The guest fills a vector's message in: its own APIC, and this version of it. MSI has one for all.
     Message {
         /// The vector.
         vector: u16,
@@ -24,9 +21,10 @@ pub enum Op {
     },
     /// The guest clears a vector's message.
     Clear(u16),
-    /// The guest writes Message Control: bit 0 for Function Mask, bit 1 for MSI-X Enable.
+    /// The guest writes Message Control: bit 1 for Enable, and of MSI-X bit 0 for Function Mask, of MSI bits 2 to 4
+    /// for Multiple Message Enable.
     Control(u8),
-    /// Any write to the table.
+    /// Any write to the table, if there is one.
     WriteTable {
         /// From its first entry.
         offset: u16,
@@ -44,7 +42,7 @@ pub enum Op {
         /// How many bytes.
         len: u8,
     },
-    /// The guest points a vector at an entry of its remapping table.
+    /// The guest points a vector at an entry of its remapping table; of MSI all at it, or at as many from there on.
     Handle {
         /// The vector.
         vector: u16,
@@ -80,6 +78,8 @@ pub enum Op {
     /// The function goes to another VM: it is suspended, its state is restored into a function after power-on there,
     /// and the device moves with what it has pending itself. It stays suspended.
     Restore,
+    /// The function is unplugged in whatever state it is, and another plugged in, after power-on.
+    Unplug,
     /// The next host calls fail where a bit is set, lowest first.
     Fail(u32),
     /// The VM has room for so many messages.
@@ -94,44 +94,4 @@ pub enum Op {
     Watch,
     /// The embedder's event thread delivers what waits for them.
     Deliver,
-}
-
-/// A guest's write to an MSI-X function.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Write {
-    /// To the table, from its first entry.
-    Table(usize, Vec<u8>),
-    /// To the capability, from its ID.
-    Config(usize, Vec<u8>),
-}
-
-impl Op {
-    /// The guest's write to a function of so many vectors, where the step is one.
-    pub(super) fn write(&self, vectors: u16) -> Option<Write> {
-        let entry = |vector: u16| usize::from(vector % vectors) * 16;
-        Some(match *self {
-            Self::Message { vector, version } => {
-                let vector = vector % vectors;
-                let address = 0xfee0_0000 | u32::from(vector % 256) << 12;
-                // Above 256 vectors, those of one APIC differ in the trigger bit and the vector's parity.
-                let data = 0x20 + u32::from(version % 100) * 2 + u32::from(vector / 256 % 2);
-                let data = data | u32::from(vector / 512) << 14;
-                Write::Table(entry(vector), [address.to_le_bytes(), [0; 4], data.to_le_bytes()].concat())
-            }
-            Self::Mask { vector, masked } => Write::Table(entry(vector) + 12, vec![masked.into(), 0, 0, 0]),
-            Self::Clear(vector) => Write::Table(entry(vector), vec![0; 12]),
-            Self::Control(bits) => Write::Config(2, (u16::from(bits & 3) << 14).to_le_bytes().to_vec()),
-            Self::WriteTable { offset, data, len } => {
-                Write::Table(offset.into(), data[..usize::from(len % 9)].to_vec())
-            }
-            Self::WriteConfig { offset, data, len } => {
-                Write::Config(usize::from(offset % 16), data[..usize::from(len % 9)].to_vec())
-            }
-            Self::Handle { vector, entry: index } => {
-                let MsiMessage { address, data } = handle::message(index.into());
-                Write::Table(entry(vector), [address.to_le_bytes().as_slice(), &data.to_le_bytes()].concat())
-            }
-            _ => return None,
-        })
-    }
 }

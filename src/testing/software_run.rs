@@ -2,8 +2,7 @@
 
 use std::sync::Arc;
 
-use super::op::Write;
-use super::{Failures, FakeRouter, Model, Op};
+use super::{Failures, FakeRouter, Model, MsixReference, Op, Reference};
 use crate::delivery::Vector;
 use crate::function::SoftwareMsix;
 use crate::msix::{Bar, Layout, TableSize};
@@ -16,7 +15,7 @@ pub struct SoftwareRun {
     function: SoftwareMsix<FakeRouter>,
     router: Arc<FakeRouter>,
     failures: Failures,
-    model: Model,
+    model: Model<MsixReference>,
 }
 
 impl SoftwareRun {
@@ -25,10 +24,11 @@ impl SoftwareRun {
         let size = TableSize::new(vectors).expect("1 to 2048 vectors");
         let bar = Bar::new(0).expect("a BAR");
         let layout = Layout::new(size, (bar, 0), (bar, 0x8000)).expect("a layout");
-        Self::over(layout, Model::new(vectors))
+        let model = Model::new(&layout);
+        Self::over(layout, model)
     }
 
-    fn over(layout: Layout, model: Model) -> Self {
+    fn over(layout: Layout, model: Model<MsixReference>) -> Self {
         let failures = Failures::default();
         let router = Arc::new(FakeRouter::new(failures.clone()));
         let function = SoftwareMsix::software(layout, router.clone());
@@ -37,15 +37,8 @@ impl SoftwareRun {
 
     /// Takes a step and checks everything that can be seen from outside.
     pub fn step(&mut self, op: &Op) {
-        match op.write(self.model.vectors() as u16) {
-            Some(Write::Table(offset, data)) => {
-                self.model.write_table(offset, &data);
-                self.function.write_table(offset as u64, &data);
-            }
-            Some(Write::Config(offset, data)) => {
-                self.model.write_config(offset, &data);
-                self.function.write_config(offset as u16, &data);
-            }
+        match self.model.write(op) {
+            Some(write) => MsixReference::perform(&write, &self.function),
             None => self.act(op),
         }
         self.check();
@@ -55,7 +48,7 @@ impl SoftwareRun {
         match *op {
             Op::Raise(vector) => {
                 let vector = usize::from(vector) % self.model.vectors();
-                if self.model.is_enabled() {
+                if self.model.registers().is_enabled() {
                     self.model.raise(vector);
                 }
                 self.function.trigger(Vector(vector as u32));
@@ -76,6 +69,11 @@ impl SoftwareRun {
                 moved.function.restore(&state).expect("a function's own state");
                 assert_eq!(moved.function.suspend().expect("nothing to detach"), state, "restored as it was");
                 *self = moved;
+            }
+            Op::Unplug => {
+                let layout = self.function.layout().clone();
+                self.function = SoftwareMsix::software(layout, self.router.clone());
+                self.model.replace();
             }
             Op::Fail(calls) => self.failures.schedule(calls),
             Op::Retry | Op::RetryLate => self.function.retry(),
@@ -106,15 +104,11 @@ impl SoftwareRun {
         for message in self.router.take_delivered() {
             assert!(self.model.deliver(message, |vector| vector), "{message} came and no vector owed it");
         }
-        let mut table = vec![0; self.model.table().len()];
-        self.function.read_table(0, &mut table);
-        assert_eq!(table, self.model.table(), "the table reads as it was written");
-        let mut pba = vec![0; self.model.vectors().div_ceil(64) * 8];
-        self.function.read_pba(0, &mut pba);
+        self.model.registers().check(&self.function);
+        let pending = self.model.registers().pending(&self.function).expect("pending bits");
         let settled = self.function.unsettled() == 0;
-        for vector in 0..pba.len() * 8 {
-            let pending = pba[vector / 8] >> (vector % 8) & 1 == 1;
-            let owed = vector < self.model.vectors() && self.model.owed(vector);
+        for (vector, pending) in pending.into_iter().enumerate() {
+            let owed = self.model.owed(vector);
             assert_eq!(pending, owed, "the pending bit of vector {vector}");
             assert!(
                 !(owed && settled && self.model.live(vector).is_some()),

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 use vm_msi::kvm::Irqchip;
-use vm_msi::testing::Model;
+use vm_msi::testing::MsixReference;
 
 use crate::bare_metal::{Card, ENABLE, Guest, Machine, Operation, fixed, turn_of_thousands};
 
@@ -39,7 +39,7 @@ fn the_table_is_as_memory_to_accesses_of_every_offset_width_and_alignment() {
     for control in [0, ENABLE] {
         card.msix.reset(|| card.device.reset());
         guest.perform(0, &[card.control(control)]);
-        let mut model = Model::new(VECTORS);
+        let mut model = MsixReference::new(VECTORS);
         for value in VALUES {
             for width in WIDTHS {
                 for offset in 0..u64::from(VECTORS) * 16 + 8 {

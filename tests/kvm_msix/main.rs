@@ -17,3 +17,4 @@ mod shortage;
 mod snapshot;
 mod software;
 mod storm;
+mod unplug;

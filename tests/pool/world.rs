@@ -11,7 +11,7 @@ use vm_msi::pool::{
     Holding, HostVector, LogicalFunction, Parent, ParentError, Place, Places, Pool, PoolError, VectorHandle,
     Window,
 };
-use vm_msi::testing::{Failures, FakeBackend, FakeRouter, Model};
+use vm_msi::testing::{Failures, FakeBackend, FakeRouter, Model, MsixReference, Write};
 
 use crate::{Function, layout};
 
@@ -48,7 +48,7 @@ struct Host {
 struct Guest {
     function: Function,
     places: Places,
-    model: Model,
+    model: Model<MsixReference>,
     /// In the destination of its messages: no other function has it.
     tag: u32,
     on_demand: bool,
@@ -113,7 +113,7 @@ impl World {
         let vectors = function.capabilities().vectors as u16;
         let places = function.places();
         let function = Function::new(layout(vectors), self.router.clone(), function);
-        let model = Model::new(vectors);
+        let model = Model::new(function.layout());
         self.tags += 1;
         self.guests[guest] = Some(Guest { function, places, model, tag: self.tags, on_demand });
     }
@@ -182,16 +182,16 @@ impl World {
             _ => message.map(u32::to_le_bytes).concat(),
         };
         let offset = vector * 16 + if dword == 1 { 12 } else { 0 };
-        model.write_table(offset, &bytes);
         function.write_table(offset as u64, &bytes);
+        model.apply(&Write::Table(offset, bytes));
     }
 
     /// The guest of a function writes Message Control.
     pub(crate) fn control(&mut self, guest: usize, bits: u8) {
         let Some(Guest { function, model, .. }) = &mut self.guests[guest] else { return };
         let bytes = (u16::from(bits & 3) << 14).to_le_bytes();
-        model.write_config(2, &bytes);
         function.write_config(2, &bytes);
+        model.apply(&Write::Config(2, bytes.to_vec()));
     }
 
     /// A part of the device is reset.

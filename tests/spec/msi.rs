@@ -152,6 +152,16 @@ fn a_function_that_is_given_more_than_it_asks_for_uses_what_it_asks_for() {
 }
 
 #[test]
+fn messages_that_a_function_is_given_while_msi_is_on_are_used_from_then_on() {
+    let fixture = Fixture::using(1);
+    assert_eq!(fixture.raise(1), [DATA | 1]);
+    fixture.set_control(3 << 4 | ENABLE);
+    for vector in 0..8 {
+        assert_eq!(fixture.raise(vector), [DATA | vector]);
+    }
+}
+
+#[test]
 fn a_function_with_msi_disabled_sends_nothing() {
     let fixture = Fixture::using(3);
     fixture.set_control(3 << 4);

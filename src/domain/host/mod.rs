@@ -28,7 +28,8 @@ use crate::router::{Route, Router, RouterError};
 #[derive(Debug)]
 pub(super) struct Host<B> {
     backend: B,
-    open: bool,
+    /// So many vectors may be bound: what the capability was turned on for, or 0 while it is off.
+    window: u32,
     /// No vector is brought up.
     suspended: bool,
     /// Vectors beyond its end are unused. It grows to the highest vector that was ever bound.
@@ -60,7 +61,7 @@ impl<B: Backend> Host<B> {
     pub(super) fn new(vectors: u32, backend: B) -> Self {
         Self {
             backend,
-            open: false,
+            window: 0,
             suspended: false,
             slots: Vec::new(),
             capacity: vectors as usize,
@@ -87,10 +88,12 @@ impl<B: Backend> Host<B> {
         touched: impl Iterator<Item = Vector>,
     ) {
         let vectors = store.vectors();
-        let was_open = self.open;
-        if vectors == 0 {
+        // MSI's block grows only as a whole: off, and on for more.
+        if vectors == 0 || vectors > self.window {
             self.close(router);
-        } else if self.open(vectors) {
+        }
+        let was_open = self.window > 0;
+        if vectors > 0 && self.open(vectors) {
             let mut aim = |vector| self.aim(vector, store, router);
             if was_open {
                 touched.for_each(&mut aim);

@@ -44,7 +44,7 @@ impl<B: Backend> Host<B> {
         });
         let count = |is: fn(&Slot) -> bool| self.slots.iter().filter(|slot| is(slot)).count() as u32;
         DomainReport {
-            open: self.open,
+            open: self.window > 0,
             host_vectors: self.bound,
             live: count(|slot| matches!(slot, Slot::Live { .. })),
             relayed: count(|slot| matches!(slot, Slot::Relayed { .. })),

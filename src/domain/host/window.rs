@@ -10,21 +10,25 @@ use crate::domain::slot::Slot;
 use crate::router::Router;
 
 impl<B: Backend> Host<B> {
-    /// Turns the capability on; true where it is on now.
+    /// Turns the capability on; true where it is on for so many vectors now. All or none: where the host refuses to turn
+    /// it off before it is on for more, every vector stays held.
     pub(super) fn open(&mut self, vectors: u32) -> bool {
-        if self.open {
+        if vectors <= self.window {
             self.window_error = None;
             return true;
         }
+        if self.window > 0 {
+            return false;
+        }
         match self.backend.open(vectors) {
             Ok(()) => {
-                self.open = true;
+                self.window = vectors;
                 self.window_error = None;
                 self.counters.opens = self.counters.opens.saturating_add(1);
             }
             Err(error) => self.refuse(error.into()),
         }
-        self.open
+        self.window > 0
     }
 
     /// Turns the capability off: detach all, give the host everything back in one call, and only then look at
@@ -34,7 +38,7 @@ impl<B: Backend> Host<B> {
     /// until then: what they are signalled is delivered, and then they are closed together.
     pub(in crate::domain) fn close(&mut self, router: &impl Router) {
         self.window_error = None;
-        if !self.open {
+        if self.window == 0 {
             return;
         }
         self.unsettled.clear();
@@ -43,7 +47,7 @@ impl<B: Backend> Host<B> {
         self.hold_all(router, |slot| !together || matches!(slot, Slot::Relayed { .. }));
         match self.backend.close() {
             Ok(()) => {
-                self.open = false;
+                self.window = 0;
                 self.close_live(router);
                 self.unsettled.clear();
                 self.bound = 0;

@@ -1,15 +1,20 @@
 //! Runs operations on a real function over fakes, and holds it against the model after each.
 
+mod check;
+mod unplug;
+
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::op::Write;
+use super::reference::{MsiReference, MsixReference, Reference};
 use super::{Failures, FakeBackend, FakeRouter, FakeStage, Model, Op};
 use crate::budget::Budget;
 use crate::delivery::Vector;
-use crate::domain::State;
-use crate::function::MsixFunction;
+use crate::domain::{DeviceDomain, State};
+use crate::function::Function;
 use crate::message::MsiMessage;
+use crate::msi::MsiLayout;
 use crate::msix::{Bar, Layout, TableSize};
 use crate::remap::Remapped;
 use crate::requester::RequesterId;
@@ -29,10 +34,14 @@ fn at_most(limit: u8) -> Option<u32> {
     (limit < u8::MAX).then_some(limit.into())
 }
 
+/// A function, over fakes.
+type Tested<R> =
+    Function<<R as Reference>::Capability, DeviceDomain<Remapped<FakeRouter, FakeStage>, FakeBackend>>;
+
 /// A function over fakes, and the model beside it.
 #[derive(Debug)]
-pub struct Run {
-    function: MsixFunction<Remapped<FakeRouter, FakeStage>, FakeBackend>,
+pub struct Run<R: Reference> {
+    function: Tested<R>,
     router: Arc<FakeRouter>,
     stage: Arc<FakeStage>,
     backend: FakeBackend,
@@ -41,41 +50,67 @@ pub struct Run {
     budget: Arc<Budget>,
     /// Host vectors after the last step.
     bound: u32,
-    model: Model,
+    /// What the embedder's event thread watches.
+    relay: Option<Arc<OwnedFd>>,
+    model: Model<R>,
 }
 
-impl Run {
-    /// A function after power-on, with 1 to 2048 vectors.
-    pub fn new(vectors: u16) -> Self {
+impl Run<MsixReference> {
+    /// An MSI-X function after power-on, with 1 to 2048 vectors.
+    pub fn msix(vectors: u16) -> Self {
         let size = TableSize::new(vectors).expect("1 to 2048 vectors");
         let bar = Bar::new(0).expect("a BAR");
-        let layout = Layout::new(size, (bar, 0), (bar, 0x8000)).expect("a layout");
-        let failures = Failures::default();
-        let backend = FakeBackend::new(failures.clone());
-        Self::over(layout, failures, backend, Arc::default(), Model::new(vectors))
+        Self::new(&Layout::new(size, (bar, 0), (bar, 0x8000)).expect("a layout"))
+    }
+}
+
+impl Run<MsiReference> {
+    /// An MSI function after power-on.
+    pub fn msi(layout: MsiLayout) -> Self {
+        Self::new(&layout)
+    }
+}
+
+impl<R: Reference> Run<R> {
+    fn new(layout: &R::Layout) -> Self {
+        let (failures, model) = (Failures::default(), Model::<R>::new(layout));
+        let backend = FakeBackend::with_capabilities(failures.clone(), model.registers().device());
+        Self::over(layout, failures, backend, Arc::default(), model)
     }
 
     /// A function after power-on, in a VM of its own.
     fn over(
-        layout: Layout,
+        layout: &R::Layout,
         failures: Failures,
         backend: FakeBackend,
         stage: Arc<FakeStage>,
-        model: Model,
+        model: Model<R>,
     ) -> Self {
         let router = Arc::new(FakeRouter::new(failures.clone()));
-        let remapped = Remapped::new(router.clone(), stage.clone(), REQUESTER);
         let vm_budget = Budget::of_vm(None);
         let budget = Budget::of_device(&vm_budget, PROMISED, None).expect("there is no limit");
-        let function = MsixFunction::new(layout, Arc::new(remapped), backend.clone()).within(budget.clone());
-        Self { function, router, stage, backend, failures, vm_budget, budget, bound: 0, model }
+        let function = Self::plug(layout, &router, &stage, &backend, &budget);
+        let (bound, relay) = (0, None);
+        Self { function, router, stage, backend, failures, vm_budget, budget, bound, relay, model }
+    }
+
+    /// A function after power-on.
+    fn plug(
+        layout: &R::Layout,
+        router: &Arc<FakeRouter>,
+        stage: &Arc<FakeStage>,
+        backend: &FakeBackend,
+        budget: &Arc<Budget>,
+    ) -> Tested<R> {
+        let remapped = Arc::new(Remapped::new(router.clone(), stage.clone(), REQUESTER));
+        let function = Function::try_new(layout.clone(), remapped, backend.clone());
+        function.expect("fakes that can do all").within(budget.clone())
     }
 
     /// Takes a step and checks everything that can be seen from outside.
     pub fn step(&mut self, op: &Op) {
-        match op.write(self.model.vectors() as u16) {
-            Some(Write::Table(offset, data)) => self.write_table(offset, &data),
-            Some(Write::Config(offset, data)) => self.write_config(offset, &data),
+        match self.model.write(op) {
+            Some(write) => R::perform(&write, &self.function),
             None => self.act(op),
         }
         self.check();
@@ -120,6 +155,7 @@ impl Run {
                 assert!(scheduled || self.router.commits() <= commits + 1, "one commit for all messages");
             }
             Op::Restore => self.restore(),
+            Op::Unplug => self.unplug(),
             Op::Fail(calls) => self.failures.schedule(calls),
             Op::Room(messages) => self.router.set_capacity(messages.into()),
             Op::Retry => self.function.retry(),
@@ -127,7 +163,7 @@ impl Run {
             Op::Linger(linger) => {
                 self.function.set_linger(if linger { LINGER } else { Duration::ZERO });
             }
-            Op::Watch => drop(self.function.relay().expect("a descriptor")),
+            Op::Watch => self.relay = Some(self.function.relay().expect("a descriptor")),
             Op::Deliver => self.deliver(),
             Op::Message { .. }
             | Op::Mask { .. }
@@ -153,7 +189,7 @@ impl Run {
 
         let failures = Failures::default();
         let (layout, backend) = (self.function.layout().clone(), self.backend.moved(failures.clone()));
-        let moved = Self::over(layout, failures, backend, self.stage.clone(), self.model.clone());
+        let moved = Self::over(&layout, failures, backend, self.stage.clone(), self.model.clone());
         moved.function.restore(&state).expect("a function's own state");
         assert_eq!(moved.function.suspend().expect("nothing to detach"), state, "restored as it was");
         let in_host = (moved.router.in_use(), moved.backend.in_use());
@@ -180,18 +216,6 @@ impl Run {
         self.end();
     }
 
-    /// The function goes, and nothing is left of it in the host.
-    fn end(self) {
-        self.failures.schedule(0);
-        let Self { function, router, backend, vm_budget, budget, .. } = self;
-        drop(function);
-        assert_eq!((budget.report().used, vm_budget.report().used), (0, PROMISED), "all went back");
-        drop(budget);
-        assert_eq!(vm_budget.report().used, 0, "the promise too");
-        assert_eq!(router.in_use(), (0, 0), "eventfds attached, messages in use");
-        assert_eq!(backend.in_use(), (0, false), "vectors bound, interrupts on");
-    }
-
     /// Versions from 1 on are as good as they are as messages: some are for vectors that no device may use.
     fn write_entry(&mut self, entry: u8, version: u8) {
         let message = match version {
@@ -207,79 +231,5 @@ impl Run {
         self.stage.invalidate(entries.clone());
         self.model.invalidate(entries);
         self.function.invalidate();
-    }
-
-    fn write_table(&mut self, offset: usize, data: &[u8]) {
-        self.model.write_table(offset, data);
-        self.function.write_table(offset as u64, data);
-    }
-
-    fn write_config(&mut self, offset: usize, data: &[u8]) {
-        self.model.write_config(offset, data);
-        self.function.write_config(offset as u16, data);
-    }
-
-    fn check(&mut self) {
-        let report = self.function.report();
-        let state = |vector: usize| report.vectors.iter().find(|v| v.vector.index() == vector);
-        // Vectors that share a message: the kernel's have delivered what they had, then userspace's.
-        let order = |vector| match state(vector).map(|vector| vector.state) {
-            Some(State::Live) => 0,
-            Some(State::Relayed) => 1,
-            _ => 2,
-        };
-        for message in self.router.take_delivered() {
-            assert!(self.model.deliver(message, order), "{message} was delivered and no vector owed it");
-        }
-        let mut table = vec![0; self.model.table().len()];
-        self.function.read_table(0, &mut table);
-        assert_eq!(table, self.model.table(), "the table reads as it was written");
-
-        let mut pba = vec![0; self.model.vectors().div_ceil(64) * 8];
-        self.function.read_pba(0, &mut pba);
-        let settled = self.function.unsettled() == 0;
-        for vector in 0..pba.len() * 8 {
-            let pending = pba[vector / 8] >> (vector % 8) & 1 == 1;
-            if vector >= self.model.vectors() {
-                assert!(!pending, "bits beyond the table are 0");
-                continue;
-            }
-            let in_state = |wanted| state(vector).filter(|v| v.state == wanted).and_then(|v| v.message);
-            let live = in_state(State::Live);
-            let wanted = self.model.live(vector);
-            if let Some(message) = live {
-                assert_eq!(wanted, Some(message), "vector {vector} is live on what the guest wants");
-                assert!(!self.model.owed(vector), "vector {vector} is live and its interrupt did not come");
-            }
-            if settled {
-                assert_eq!(live, wanted, "vector {vector} is as the guest wants it");
-            }
-            if let Some(message) = in_state(State::Relayed) {
-                assert_eq!(wanted, Some(message), "vector {vector} is delivered as the guest wants");
-                assert!(!pending && !settled, "vector {vector} is on its way, and not by the kernel");
-            } else if live.is_none() {
-                let owed = self.model.owed(vector);
-                assert_eq!(pending, owed, "the pending bit of vector {vector}");
-            }
-        }
-        let (device, vm) = (self.budget.report(), self.vm_budget.report());
-        assert_eq!(device.used, report.host_vectors, "the budget knows what the device has");
-        assert_eq!(vm.used, device.used.max(PROMISED), "and what the VM has");
-        if device.used > self.bound {
-            assert!(
-                device.limit.is_none_or(|limit| device.used <= limit),
-                "grown beyond the device's budget"
-            );
-            let promised = device.used <= PROMISED;
-            assert!(
-                promised || vm.limit.is_none_or(|limit| vm.used <= limit),
-                "grown beyond the VM's budget"
-            );
-        }
-        self.bound = device.used;
-        let (attached, users) = self.router.in_use();
-        assert_eq!(attached, report.live as usize);
-        assert_eq!(users, attached, "every use of a message belongs to a live vector");
-        assert_eq!(self.backend.in_use(), (report.host_vectors as usize, report.open));
     }
 }

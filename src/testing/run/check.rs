@@ -1,0 +1,69 @@
+//! What must be so after every step.
+
+use super::{PROMISED, Run};
+use crate::domain::State;
+use crate::testing::Reference;
+
+impl<R: Reference> Run<R> {
+    /// Everything that can be seen from outside is as the model has it.
+    pub(super) fn check(&mut self) {
+        let report = self.function.report();
+        let state = |vector: usize| report.vectors.iter().find(|v| v.vector.index() == vector);
+        // Vectors that share a message: the kernel's have delivered what they had, then userspace's.
+        let order = |vector| match state(vector).map(|vector| vector.state) {
+            Some(State::Live) => 0,
+            Some(State::Relayed) => 1,
+            _ => 2,
+        };
+        for message in self.router.take_delivered() {
+            assert!(self.model.deliver(message, order), "{message} was delivered and no vector owed it");
+        }
+        self.model.registers().check(&self.function);
+        let pending = self.model.registers().pending(&self.function);
+        let settled = self.function.unsettled() == 0;
+        for vector in 0..self.model.vectors() {
+            // Of a capability that does not show it, only for what waits in an eventfd.
+            let in_eventfd = state(vector).filter(|v| v.state == State::Held).map(|v| v.pending);
+            let pending = pending.as_ref().map_or(in_eventfd, |bits| Some(bits[vector]));
+            let in_state = |wanted| state(vector).filter(|v| v.state == wanted).and_then(|v| v.message);
+            let live = in_state(State::Live);
+            let wanted = self.model.live(vector);
+            if let Some(message) = live {
+                assert_eq!(wanted, Some(message), "vector {vector} is live on what the guest wants");
+                assert!(!self.model.owed(vector), "vector {vector} is live and its interrupt did not come");
+            }
+            if settled {
+                assert_eq!(live, wanted, "vector {vector} is as the guest wants it");
+            }
+            if let Some(message) = in_state(State::Relayed) {
+                assert_eq!(wanted, Some(message), "vector {vector} is delivered as the guest wants");
+                assert!(
+                    pending != Some(true) && !settled,
+                    "vector {vector} is on its way, and not by the kernel"
+                );
+            } else if let (None, Some(pending)) = (live, pending) {
+                let owed = self.model.owed(vector);
+                assert_eq!(pending, owed, "the pending bit of vector {vector}");
+            }
+        }
+        let (device, vm) = (self.budget.report(), self.vm_budget.report());
+        assert_eq!(device.used, report.host_vectors, "the budget knows what the device has");
+        assert_eq!(vm.used, device.used.max(PROMISED), "and what the VM has");
+        if device.used > self.bound {
+            assert!(
+                device.limit.is_none_or(|limit| device.used <= limit),
+                "grown beyond the device's budget"
+            );
+            let promised = device.used <= PROMISED;
+            assert!(
+                promised || vm.limit.is_none_or(|limit| vm.used <= limit),
+                "grown beyond the VM's budget"
+            );
+        }
+        self.bound = device.used;
+        let (attached, users) = self.router.in_use();
+        assert_eq!(attached, report.live as usize);
+        assert_eq!(users, attached, "every use of a message belongs to a live vector");
+        assert_eq!(self.backend.in_use(), (report.host_vectors as usize, report.open));
+    }
+}

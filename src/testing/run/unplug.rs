@@ -1,0 +1,61 @@
+//! The end of a function in whatever state it is, and what may be left of it: nothing.
+
+use std::os::fd::{AsFd, OwnedFd};
+
+use rustix::buffer::spare_capacity;
+use rustix::event::{Timespec, epoll};
+use rustix::io::retry_on_intr;
+
+use super::{PROMISED, Run};
+use crate::delivery::Vector;
+use crate::testing::Reference;
+
+impl<R: Reference> Run<R> {
+    /// Drops the function, while the host may refuse something, and has another in its place.
+    pub(super) fn unplug(&mut self) {
+        let refusing = self.failures.is_scheduled();
+        let layout = self.function.layout().clone();
+        let next = Self::plug(&layout, &self.router, &self.stage, &self.backend, &self.budget);
+        drop(std::mem::replace(&mut self.function, next));
+        self.check_gone();
+        let left = self.backend.unplug();
+        assert!(refusing || left == (0, false), "left in a host that refuses nothing: {left:?}");
+        (self.bound, self.relay) = (0, None);
+        self.model.replace();
+    }
+
+    /// Nothing of a function that was dropped reaches the guest or costs the VM anything, also where the host has
+    /// refused to turn the device off and that still signals.
+    fn check_gone(&self) {
+        assert_eq!(self.router.in_use(), (0, 0), "eventfds attached, messages in use");
+        let used = (self.budget.report().used, self.vm_budget.report().used);
+        assert_eq!(used, (0, PROMISED), "of the device's budget and the VM's");
+        for vector in 0..self.model.vectors() as u32 {
+            self.backend.raise(Vector(vector));
+        }
+        self.router.pump();
+        assert_eq!(self.router.take_delivered(), [], "interrupts of a function that is gone");
+        assert!(!self.relay.as_deref().is_some_and(is_readable), "nothing for the event thread to do");
+    }
+
+    /// The function goes, and nothing is left of it in the host.
+    pub(super) fn end(self) {
+        self.failures.schedule(0);
+        let Self { function, router, backend, vm_budget, budget, .. } = self;
+        drop(function);
+        assert_eq!((budget.report().used, vm_budget.report().used), (0, PROMISED), "all went back");
+        drop(budget);
+        assert_eq!(vm_budget.report().used, 0, "the promise too");
+        assert_eq!(router.in_use(), (0, 0), "eventfds attached, messages in use");
+        assert_eq!(backend.in_use(), (0, false), "vectors bound, interrupts on");
+    }
+}
+
+/// Whether one of the eventfds that are watched holds something.
+fn is_readable(relay: &OwnedFd) -> bool {
+    let mut ready = Vec::with_capacity(1);
+    let now = Timespec::default();
+    let waited = retry_on_intr(|| epoll::wait(relay.as_fd(), spare_capacity(&mut ready), Some(&now)));
+    waited.expect("an epoll descriptor");
+    !ready.is_empty()
+}
