@@ -30,7 +30,7 @@ fn guest_with_three_cards(
 ) -> (Guest, Vec<Arc<Card>>, Vec<EventThread>) {
     let mut machine = Machine::new(Irqchip::Kernel, cpus);
     let cards: Vec<_> = (0..CARDS).map(|_| machine.plug(VECTORS as u16)).collect();
-    let threads = cards.iter().map(|card| EventThread::start(card)).collect();
+    let threads = cards.iter().map(|card| EventThread::start(card.msix.clone())).collect();
     let guest = machine.start();
     for (card, first) in cards.iter().zip((0..).step_by(VECTORS as usize)) {
         let requests: Vec<_> = (0..VECTORS).flat_map(|v| card.request(v, message(first + v))).collect();

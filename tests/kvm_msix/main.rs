@@ -9,6 +9,7 @@ mod closing;
 mod crowd;
 mod delivery;
 mod hostile;
+mod ims;
 mod remapping;
 mod routing;
 mod several;

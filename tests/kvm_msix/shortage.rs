@@ -10,11 +10,16 @@ use std::thread::{self, JoinHandle};
 
 use event_manager::{EventManager, SubscriberOps};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use vm_msi::domain::DeviceDomain;
 use vm_msi::domain::State;
 use vm_msi::events::RelaySubscriber;
-use vm_msi::kvm::Irqchip;
+use vm_msi::kvm::{Irqchip, KvmRouter};
+use vm_msi::{Backend, Function, Registers};
 
 use crate::bare_metal::{Card, ENABLE, Guest, Machine, fixed, turn_of_thousands};
+
+/// The domain of a function whose device is the test's.
+type KvmDomain = DeviceDomain<KvmRouter, Box<dyn Backend>>;
 
 /// Messages that the routing table has room for, beside the irqchip's pins.
 pub(crate) const ROUTES: u32 = 4056;
@@ -94,7 +99,7 @@ fn vectors_beyond_the_routing_table_are_delivered_from_userspace_until_there_is_
     let _turn = turn_of_thousands();
     let threads = RefCell::new(Vec::new());
     let (guest, cards) =
-        guest_with_too_many_messages(|card| threads.borrow_mut().push(EventThread::start(card)));
+        guest_with_too_many_messages(|card| threads.borrow_mut().push(EventThread::start(card.msix.clone())));
     let card = &cards[1];
     assert_eq!(card.msix.report().relayed, EXCESS);
     for round in 1..=3 {
@@ -130,8 +135,11 @@ pub(crate) struct EventThread {
 }
 
 impl EventThread {
-    pub(crate) fn start(card: &Card) -> Self {
-        let subscriber = Arc::new(RelaySubscriber::new(card.msix.clone()).unwrap());
+    pub(crate) fn start<C>(function: Arc<Function<C, KvmDomain>>) -> Self
+    where
+        C: Registers<Layout: Send + Sync> + Send + 'static,
+    {
+        let subscriber = Arc::new(RelaySubscriber::new(function).unwrap());
         let ends = Arc::new(AtomicBool::new(false));
         let ended = ends.clone();
         let thread = thread::spawn(move || {

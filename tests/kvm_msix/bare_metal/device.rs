@@ -23,7 +23,7 @@ struct Line {
 }
 
 impl Device {
-    pub(crate) fn new(vectors: u16) -> Arc<Self> {
+    pub(crate) fn new(vectors: u32) -> Arc<Self> {
         Arc::new(Self { lines: (0..vectors).map(|_| Mutex::default()).collect() })
     }
 

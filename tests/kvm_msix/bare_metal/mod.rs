@@ -8,6 +8,7 @@ mod code;
 mod device;
 mod guest;
 mod layout;
+mod slots;
 mod vcpu;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -28,6 +29,7 @@ pub(crate) const IRQCHIPS: [Irqchip; 2] = [Irqchip::Kernel, Irqchip::Split];
 pub(crate) use card::{Card, ENABLE, FUNCTION_MASK, table_layout};
 pub(crate) use device::{Device, DeviceBackend};
 pub(crate) use guest::{Guest, Operation, eventually, fixed};
+pub(crate) use slots::{MASKED, PENDING, Slots, slot_layout};
 
 /// How long a test waits for what must come. Emulated hosts are slow, so it is far more than it takes.
 pub(crate) fn patience() -> Duration {
@@ -123,7 +125,7 @@ impl Machine {
 
     /// The same, behind a router that stands before the VM's.
     pub(crate) fn plug_behind<R: Router + 'static>(&mut self, router: Arc<R>, vectors: u16) -> Arc<Card<R>> {
-        let device = Device::new(vectors);
+        let device = Device::new(vectors.into());
         let backend = DeviceBackend(device.clone());
         self.insert(router, vectors, &device, backend)
     }
@@ -136,6 +138,27 @@ impl Machine {
         part: impl Backend + 'static,
     ) -> Arc<Card> {
         self.insert(self.router.clone(), vectors, device, part)
+    }
+
+    /// Plugs an array of so many IMS slots in.
+    pub(crate) fn plug_slots(&mut self, slots: u32) -> Arc<Slots> {
+        let device = Device::new(slots);
+        let backend = DeviceBackend(device.clone());
+        self.plug_slots_of(slots, &device, backend)
+    }
+
+    /// Plugs an array of IMS slots in, which are some of a device's vectors.
+    pub(crate) fn plug_slots_of(
+        &mut self,
+        slots: u32,
+        device: &Arc<Device>,
+        part: impl Backend + 'static,
+    ) -> Arc<Slots> {
+        let (place, router) = (self.cards.len(), self.router.clone());
+        let slots = Arc::new(Slots::new(place, slots, router, device.clone(), Box::new(part)));
+        let plugged = slots.clone();
+        self.cards.push(Box::new(move |bus| plugged.attach(bus)));
+        slots
     }
 
     fn insert<R: Router + 'static>(
@@ -161,7 +184,7 @@ impl Machine {
 }
 
 /// Open files that one test of thousands of vectors needs: two a vector, the domain's and the device's.
-const OPEN_FILES: u64 = 15_000;
+const OPEN_FILES: u64 = 20_000;
 
 /// The limit on open files goes as high as it may, and where that is too little, as high as root can set it.
 fn raise_open_files_limit() {
