@@ -15,6 +15,7 @@
 
 mod backend;
 mod failures;
+mod ims_run;
 mod model;
 mod op;
 mod reference;
@@ -26,6 +27,7 @@ mod stage;
 
 pub use backend::FakeBackend;
 pub use failures::Failures;
+pub use ims_run::{ImsOp, ImsRun, SlotShape};
 pub use model::Model;
 pub use op::Op;
 pub use reference::{MsiReference, MsixReference, Reference, Write};

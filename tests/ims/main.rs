@@ -8,6 +8,7 @@ mod beside;
 mod cookies;
 mod fixture;
 mod odd;
+mod random;
 mod slots;
 mod software;
 mod state;

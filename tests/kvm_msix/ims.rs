@@ -86,6 +86,7 @@ fn of_65536_slots_8192_are_live_and_every_one_delivers_by_the_kernel_or_from_use
 
 #[test]
 fn a_device_model_delivers_8192_of_65536_slots_with_no_route() {
+    let _turn = turn_of_thousands();
     let machine = Machine::new(Irqchip::Kernel, CPUS);
     let router = machine.router();
     let ims = SoftwareIms::software(slot_layout(SLOTS), router.clone());
