@@ -33,7 +33,7 @@ pub(crate) use slots::{MASKED, PENDING, Slots, slot_layout};
 
 /// How long a test waits for what must come. Emulated hosts are slow, so it is far more than it takes.
 pub(crate) fn patience() -> Duration {
-    Duration::from_secs(20)
+    Duration::from_secs(60)
 }
 
 /// Opens /dev/kvm. These tests are about the kernel's side of interrupts: without it they have nothing to say,
