@@ -65,7 +65,7 @@ bench:  ## what interrupts cost on this machine's KVM, beside the raw system cal
 	$(CARGO) bench --bench interrupts
 
 fuzz: $(FUZZ)  ## fuzz each target for T seconds (60): config space, table, pending bits, states to restore, whole sequences against the model
-	@for target in msix msi function state; do \
+	@for target in msix msi ims function state; do \
 		echo "fuzz: $$target for $(T) s"; \
 		PATH="$(TOOLS)/bin:$$PATH" $(CARGO) +nightly fuzz run $$target -- -max_total_time=$(T) -timeout=10 || exit 1; \
 	done

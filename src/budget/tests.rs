@@ -1,3 +1,5 @@
+//! Shares of budgets: what is promised, taken, refused and given back, also from several threads.
+
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 
