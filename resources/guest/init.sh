@@ -165,7 +165,7 @@ job_regrow() {
     done
 }
 
-# reload:TIMES takes the doorbell driver out of the kernel and puts it back.
+# reload:TIMES takes the doorbell driver out of the kernel and puts it back; as many vectors grow each time.
 job_reload() {
     times=0
     while [ $times -lt "${number:-3}" ]; do

@@ -40,7 +40,8 @@ pub trait Domain {
     ///
     /// Interrupts meanwhile: those of a vector on its way down wait, and a vector on its way up delivers one
     /// for all that waited. When this returns, no touched vector delivers on an old message or while masked,
-    /// whatever the host refused (see [`Domain::unsettled`]).
+    /// whatever else the host refused (see [`Domain::unsettled`]). A vector that the host refuses to detach is the
+    /// exception: it stays as it was, is unsettled, and is tried again.
     fn sync(&self, store: &impl Store, touched: Touched);
 
     /// Tries again what the host refused. Cheap where it refused nothing; call it now and then while
