@@ -65,7 +65,9 @@ pub use budget::Budget;
 pub use capability::Capability;
 pub use delivery::{Delivery, Store, Touched, Vector};
 pub use domain::{DeviceDomain, Domain, SoftwareDomain};
-pub use function::{Function, ImsFunction, MsiFunction, MsixFunction, SoftwareIms, SoftwareMsix};
+pub use function::{
+    Function, ImsFunction, MsiFunction, MsixFunction, QueueFunction, SoftwareIms, SoftwareMsix, SoftwareQueue,
+};
 pub use message::MsiMessage;
 pub use registers::Registers;
 pub use requester::RequesterId;

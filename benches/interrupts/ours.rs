@@ -23,7 +23,13 @@ pub(crate) struct NoDevice;
 
 impl Backend for NoDevice {
     fn capabilities(&self) -> Capabilities {
-        Capabilities { vectors: 2048, growth: Growth::Dynamic, independent: true, multi_message: false }
+        Capabilities {
+            vectors: 2048,
+            growth: Growth::Dynamic,
+            independent: true,
+            multi_message: false,
+            ims: true,
+        }
     }
 
     fn open(&mut self, _: u32) -> Result<(), BackendError> {

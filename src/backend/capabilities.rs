@@ -29,6 +29,8 @@ pub struct Capabilities {
     pub independent: bool,
     /// Blocks of vectors are had all or nothing, as the messages of multi-message MSI are (PCIe r6 §6.1.4).
     pub multi_message: bool,
+    /// Messages may come from a store of the device's own (IMS), and not from MSI's or MSI-X's alone.
+    pub ims: bool,
 }
 
 /// Why a function cannot have a capability: some parent of it cannot do what that needs.
@@ -52,12 +54,20 @@ pub enum Unsupported {
     /// It has several messages that belong together, as MSI's do.
     #[error("several vectors cannot be had all or nothing")]
     MultiMessage,
+    /// Its messages come from a store of the device's own.
+    #[error("messages of an interrupt message store are not carried")]
+    Ims,
 }
 
 impl Capabilities {
     /// Everything: what a link of the chain can do that sets no limit of its own.
-    pub const UNLIMITED: Self =
-        Self { vectors: u32::MAX, growth: Growth::Dynamic, independent: true, multi_message: true };
+    pub const UNLIMITED: Self = Self {
+        vectors: u32::MAX,
+        growth: Growth::Dynamic,
+        independent: true,
+        multi_message: true,
+        ims: true,
+    };
 
     /// Whether this is enough for who needs `needed`.
     ///
@@ -76,6 +86,9 @@ impl Capabilities {
         if needed.multi_message && !self.multi_message {
             return Err(Unsupported::MultiMessage);
         }
+        if needed.ims && !self.ims {
+            return Err(Unsupported::Ims);
+        }
         Ok(())
     }
 
@@ -87,6 +100,7 @@ impl Capabilities {
             growth: self.growth.min(other.growth),
             independent: self.independent && other.independent,
             multi_message: self.multi_message && other.multi_message,
+            ims: self.ims && other.ims,
         }
     }
 }
@@ -97,12 +111,15 @@ mod tests {
 
     #[test]
     fn a_chain_can_do_what_each_of_its_links_can() {
-        let msix =
-            Capabilities { vectors: 64, growth: Growth::Dynamic, independent: true, multi_message: false };
-        let msi =
-            Capabilities { vectors: 32, growth: Growth::Reserved, independent: false, multi_message: true };
-        let both =
-            Capabilities { vectors: 32, growth: Growth::Reserved, independent: false, multi_message: false };
+        let msix = Capabilities { vectors: 64, multi_message: false, ..Capabilities::UNLIMITED };
+        let msi = Capabilities {
+            vectors: 32,
+            growth: Growth::Reserved,
+            independent: false,
+            multi_message: true,
+            ims: false,
+        };
+        let both = Capabilities { multi_message: false, ..msi };
         assert_eq!(msix.intersection(msi), both);
         assert_eq!(msi.intersection(msix), both);
         assert_eq!(msix.intersection(msix), msix);

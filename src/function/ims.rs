@@ -3,29 +3,14 @@
 use super::Function;
 use crate::access::lanes;
 use crate::domain::Domain;
-use crate::ims::{CONTROL, SlotArray};
+use crate::ims::{CONTROL, ControlFormat, SlotArray};
 
 impl<D: Domain> Function<SlotArray, D> {
     /// Reads the slots; `offset` counts from the first. Where their format has a pending bit, it says whether an
     /// interrupt waits; reading takes nothing.
     pub fn read_slots(&self, offset: u64, data: &mut [u8]) {
         self.registers().read_slots(offset, data);
-        let pending_bit = self.layout.control.pending_bit();
-        if pending_bit == 0 {
-            return;
-        }
-        let mut group = None;
-        for lane in lanes(offset, data.len()).filter(|lane| lane.dword % 4 == CONTROL) {
-            let Ok(slot) = u32::try_from(lane.dword / 4) else { continue };
-            let bits = match group {
-                Some((last, bits)) if last == slot / 64 => bits,
-                _ => self.domain.pending(slot / 64),
-            };
-            group = Some((slot / 64, bits));
-            if bits.wrapping_shr(slot % 64) & 1 == 1 {
-                lane.read(lane.merge(0, data) | pending_bit, data);
-            }
-        }
+        with_pending(&self.domain, self.layout.control, offset, data);
     }
 
     /// Writes the slots; `offset` counts from the first.
@@ -35,5 +20,25 @@ impl<D: Domain> Function<SlotArray, D> {
     /// writes its message is half the old and half the new one.
     pub fn write_slots(&self, offset: u64, data: &[u8]) {
         self.change(|slots| slots.write_slots(offset, data));
+    }
+}
+
+/// Sets the pending bits in what was read of slots.
+pub(super) fn with_pending(domain: &impl Domain, format: ControlFormat, offset: u64, data: &mut [u8]) {
+    let pending_bit = format.pending_bit();
+    if pending_bit == 0 {
+        return;
+    }
+    let mut group = None;
+    for lane in lanes(offset, data.len()).filter(|lane| lane.dword % 4 == CONTROL) {
+        let Ok(slot) = u32::try_from(lane.dword / 4) else { continue };
+        let bits = match group {
+            Some((last, bits)) if last == slot / 64 => bits,
+            _ => domain.pending(slot / 64),
+        };
+        group = Some((slot / 64, bits));
+        if bits.wrapping_shr(slot % 64) & 1 == 1 {
+            lane.read(lane.merge(0, data) | pending_bit, data);
+        }
     }
 }

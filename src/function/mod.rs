@@ -7,6 +7,7 @@
 mod config;
 mod ims;
 mod msix;
+mod queue;
 mod state;
 
 use std::io;
@@ -18,7 +19,7 @@ use crate::backend::{Backend, Cookie, Unsupported};
 use crate::budget::Budget;
 use crate::delivery::{Touched, Vector};
 use crate::domain::{DeviceDomain, Domain, DomainReport, SoftwareCounters, SoftwareDomain};
-use crate::ims::SlotArray;
+use crate::ims::{QueueStore, SlotArray};
 use crate::msi::Msi;
 use crate::msix::Msix;
 use crate::registers::Registers;
@@ -35,6 +36,11 @@ pub type SoftwareMsix<R> = Function<Msix, SoftwareDomain<R>>;
 pub type ImsFunction<R, B> = Function<SlotArray, DeviceDomain<R, B>>;
 /// The IMS of a device model inside the VMM, which triggers its vectors itself.
 pub type SoftwareIms<R> = Function<SlotArray, SoftwareDomain<R>>;
+
+/// The IMS of one PCI function: slots in guest memory.
+pub type QueueFunction<R, B> = Function<QueueStore, DeviceDomain<R, B>>;
+/// The same of a device model inside the VMM, which triggers its vectors itself.
+pub type SoftwareQueue<R> = Function<QueueStore, SoftwareDomain<R>>;
 
 /// One store of one PCI function, and its vectors in the host. A function that has MSI-X and an IMS, or several of
 /// them, has one of these for each.

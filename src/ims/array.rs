@@ -53,6 +53,10 @@ impl SlotArray {
         &self.slots
     }
 
+    pub(super) fn layout(&self) -> SlotArrayLayout {
+        self.layout
+    }
+
     /// Reads the slots; `offset` counts from the first. Pending bits read 0: they are not the registers'.
     pub fn read_slots(&self, offset: u64, data: &mut [u8]) {
         for lane in lanes(offset, data.len()) {
@@ -65,24 +69,34 @@ impl SlotArray {
     /// Writes the slots. Bytes beyond their end are ignored.
     pub fn write_slots(&mut self, offset: u64, data: &[u8]) -> Touched {
         let format = self.layout.control;
-        let answer = |slot: Slot| (slot.delivery(format), format.cookie(slot.control()));
         let mut touched = Touched::NOTHING;
         for lane in lanes(offset, data.len()) {
             let (index, register) = place(&lane);
             let Some(slot) = self.slot(index) else { continue };
             let written = slot.with_register(register, lane.merge(slot.register(register), data), format);
-            // From the first write on the device may signal, whatever was written.
-            if self.slots.is_empty() || answer(written) != answer(slot) {
-                touched = touched.and(Touched::one(Vector(index as u32)));
-            }
-            if self.slots.is_empty() {
-                self.slots = vec![Slot::reset(format); self.layout.slots.get() as usize];
-            }
-            if let Some(slot) = self.slots.get_mut(index) {
-                *slot = written;
-            }
+            touched = touched.and(self.put(index, written));
         }
         touched
+    }
+
+    /// Puts a slot in the place of the one that is there.
+    pub(super) fn put(&mut self, index: usize, slot: Slot) -> Touched {
+        let format = self.layout.control;
+        let answer = |slot: Slot| (slot.delivery(format), format.cookie(slot.control()));
+        let Some(before) = self.slot(index) else { return Touched::NOTHING };
+        // From the first write on the device may signal, whatever was written.
+        let is_first = self.slots.is_empty();
+        if is_first {
+            self.slots = vec![Slot::reset(format); self.layout.slots.get() as usize];
+        }
+        if let Some(place) = self.slots.get_mut(index) {
+            *place = slot;
+        }
+        if is_first || answer(slot) != answer(before) {
+            Touched::one(Vector(index as u32))
+        } else {
+            Touched::NOTHING
+        }
     }
 
     /// A slot, also while none is stored.
@@ -111,6 +125,7 @@ impl Registers for SlotArray {
             growth: Growth::Reserved,
             independent: true,
             multi_message: false,
+            ims: true,
         }
     }
 

@@ -1,4 +1,4 @@
-//! How many slots an array has, and what they look like. Checked when it is made, immutable afterwards.
+//! How many slots a store has, and what they look like. Checked when it is made, immutable afterwards.
 
 use super::format::ControlFormat;
 
@@ -37,6 +37,24 @@ impl SlotArrayLayout {
     /// Bytes of the whole array.
     pub fn bytes(self) -> u64 {
         SLOT_BYTES.saturating_mul(self.slots.get().into())
+    }
+}
+
+/// The shape of a store whose slots are in guest memory. Where is the guest's to say, slot by slot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct QueueLayout {
+    /// How many slots.
+    pub slots: SlotCount,
+    /// What their control DWORD means. A pending bit reads as one in the copies alone: nothing is ever written to guest
+    /// memory.
+    pub control: ControlFormat,
+}
+
+impl QueueLayout {
+    /// The copies of the slots are an array.
+    pub(super) fn copies(self) -> SlotArrayLayout {
+        let Self { slots, control } = self;
+        SlotArrayLayout { slots, control }
     }
 }
 

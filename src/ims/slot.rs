@@ -21,6 +21,13 @@ impl Slot {
         Self([message.address_low(), message.address_high(), message.data, control])
     }
 
+    /// A slot as it is in memory, little-endian. Reserved bits and the pending bit are as after a write: 0.
+    pub(super) fn from_memory(bytes: [u8; 16], format: ControlFormat) -> Self {
+        let bytes = u128::from_le_bytes(bytes);
+        let [low, high, data, control] = [0, 32, 64, 96].map(|shift| bytes.wrapping_shr(shift) as u32);
+        Self([low, high, data, format.written(control)])
+    }
+
     pub(super) fn message(self) -> MsiMessage {
         let [low, high, data, _] = self.0;
         MsiMessage::from_registers(low, high, data)

@@ -104,7 +104,13 @@ impl Registers for Msi {
     /// All messages together, where there are several.
     fn needs(layout: &MsiLayout) -> Capabilities {
         let vectors = Self::capacity(layout);
-        Capabilities { vectors, growth: Growth::Reserved, independent: false, multi_message: vectors > 1 }
+        Capabilities {
+            vectors,
+            growth: Growth::Reserved,
+            independent: false,
+            multi_message: vectors > 1,
+            ims: false,
+        }
     }
 
     fn state(&self) -> MsiState {

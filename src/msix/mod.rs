@@ -101,6 +101,7 @@ impl Registers for Msix {
             growth: Growth::Reserved,
             independent: true,
             multi_message: false,
+            ims: false,
         }
     }
 

@@ -155,7 +155,8 @@ impl Backend for LogicalFunction {
         let on_demand = |slot: &&Slot| matches!(slot, Slot::OnDemand(..));
         let multi_message = !self.slots.iter().any(|slot| on_demand(&slot));
         let vectors = self.slots.len() as u32;
-        let own = Capabilities { vectors, growth: Growth::Dynamic, independent: true, multi_message };
+        let own =
+            Capabilities { vectors, growth: Growth::Dynamic, independent: true, multi_message, ims: true };
         self.pools().iter().fold(own, |all, pool| {
             // From however many devices.
             Capabilities { vectors, ..all.intersection(pool.capabilities()) }

@@ -14,7 +14,7 @@ use crate::delivery::Vector;
 use crate::testing::{Failures, FakeBackend};
 
 const DYNAMIC: Capabilities =
-    Capabilities { vectors: 16, growth: Growth::Dynamic, independent: true, multi_message: false };
+    Capabilities { vectors: 16, growth: Growth::Dynamic, independent: true, multi_message: false, ims: true };
 
 /// A device of 16 vectors, its pool, and the host's failures.
 fn device() -> (FakeBackend, Pool, Failures) {

@@ -44,6 +44,12 @@ pub enum RestoreError {
         /// As the state has it.
         found: u64,
     },
+    /// A slot in guest memory is in use in the state, and nowhere.
+    #[error("slot {vector} is in use in the state, and has no address")]
+    Unplaced {
+        /// The slot.
+        vector: Vector,
+    },
     /// Another number of table entries than the function has.
     #[error("the state has {found} table entries, the function {expected}")]
     TableSize {

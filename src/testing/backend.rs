@@ -30,8 +30,13 @@ pub struct FakeBackend {
 impl FakeBackend {
     /// A device of 2048 vectors that grow one by one, with its interrupts turned off.
     pub fn new(failures: Failures) -> Self {
-        let capabilities =
-            Capabilities { vectors: 2048, growth: Growth::Dynamic, independent: true, multi_message: false };
+        let capabilities = Capabilities {
+            vectors: 2048,
+            growth: Growth::Dynamic,
+            independent: true,
+            multi_message: false,
+            ims: true,
+        };
         Self::with_capabilities(failures, capabilities)
     }
 

@@ -63,6 +63,7 @@ impl Backend for VfioMsi {
             growth: Growth::Reserved,
             independent: false,
             multi_message: true,
+            ims: false,
         }
     }
 

@@ -42,7 +42,8 @@ impl VfioMsix {
             return Err(VfioError::NoVectors);
         }
         let growth = if dynamic { Growth::Dynamic } else { Growth::Reserved };
-        let capabilities = Capabilities { vectors, growth, independent: true, multi_message: false };
+        let capabilities =
+            Capabilities { vectors, growth, independent: true, multi_message: false, ims: true };
         Ok(Self { irqs, capabilities, pba_file_offset, reserved: 0 })
     }
 

@@ -47,6 +47,7 @@ impl Fixture {
             growth: Growth::Dynamic,
             independent: true,
             multi_message: false,
+            ims: true,
         };
         let device = FakeBackend::with_capabilities(failures.clone(), can);
         let layout = layout(65_536, control);

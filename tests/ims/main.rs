@@ -1,5 +1,5 @@
-//! Interrupt message stores: what a guest, a device and a host see of an array of slots, and of a store that nobody
-//! has thought of yet.
+//! Interrupt message stores: what a guest, a device and a host see of an array of slots, of slots in guest memory,
+//! and of a store that nobody has thought of yet.
 //!
 //! The function and its domain are the real ones; the guest's interrupt controllers and the device are fakes that
 //! hold real eventfds.
@@ -8,6 +8,7 @@ mod beside;
 mod cookies;
 mod fixture;
 mod odd;
+mod queue;
 mod random;
 mod slots;
 mod software;

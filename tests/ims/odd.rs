@@ -56,7 +56,13 @@ impl Registers for Doorbells {
     }
 
     fn needs(_: &()) -> Capabilities {
-        Capabilities { vectors: 16, growth: Growth::Dynamic, independent: true, multi_message: false }
+        Capabilities {
+            vectors: 16,
+            growth: Growth::Dynamic,
+            independent: true,
+            multi_message: false,
+            ims: true,
+        }
     }
 
     fn state(&self) -> Self {

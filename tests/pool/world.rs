@@ -72,8 +72,13 @@ impl World {
     pub(crate) fn new(guests: usize) -> Self {
         let failures = [Failures::default(), Failures::default()];
         let hosts = [Growth::Dynamic, Growth::Reserved].map(|growth| {
-            let capabilities =
-                Capabilities { vectors: HOST_VECTORS, growth, independent: true, multi_message: false };
+            let capabilities = Capabilities {
+                vectors: HOST_VECTORS,
+                growth,
+                independent: true,
+                multi_message: false,
+                ims: true,
+            };
             let device = FakeBackend::with_capabilities(failures[0].clone(), capabilities);
             Host { device: device.clone(), pool: Pool::new(device) }
         });

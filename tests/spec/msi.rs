@@ -10,6 +10,8 @@ const ENABLE: u16 = 1;
 const ADDRESS: u32 = 0xfee0_3000;
 const DATA: u32 = 0x40;
 
+const NOTHING: [u32; 0] = [];
+
 struct Fixture {
     function: MsiFunction<FakeRouter, FakeBackend>,
     router: Arc<FakeRouter>,
@@ -59,7 +61,7 @@ impl Fixture {
     /// The data of what the guest got; the address is always the one.
     fn delivered(&self) -> Vec<u32> {
         let data = |message: MsiMessage| {
-            assert_eq!(message.address, ADDRESS.into());
+            assert_eq!(message.address, u64::from(ADDRESS));
             message.data
         };
         self.router.take_delivered().into_iter().map(data).collect()
@@ -140,7 +142,7 @@ fn low_bits_that_software_sets_are_the_functions_to_change() {
 #[test]
 fn a_function_uses_no_more_vectors_than_it_was_given() {
     let fixture = Fixture::using(1);
-    assert_eq!(fixture.raise(2), []);
+    assert_eq!(fixture.raise(2), NOTHING);
     assert_eq!(fixture.function.vectors(), 2);
 }
 
@@ -165,14 +167,14 @@ fn messages_that_a_function_is_given_while_msi_is_on_are_used_from_then_on() {
 fn a_function_with_msi_disabled_sends_nothing() {
     let fixture = Fixture::using(3);
     fixture.set_control(3 << 4);
-    assert_eq!(fixture.raise(0), []);
+    assert_eq!(fixture.raise(0), NOTHING);
 }
 
 #[test]
 fn a_masked_vector_sends_nothing_and_shows_as_pending() {
     let fixture = Fixture::using(3);
     fixture.set(16, 1 << 5);
-    assert_eq!(fixture.raise(5), []);
+    assert_eq!(fixture.raise(5), NOTHING);
     assert_eq!(fixture.get(20), 1 << 5);
     assert_eq!(fixture.raise(4), [DATA | 4], "the others are not masked");
 }

@@ -3,11 +3,15 @@
 use std::sync::Arc;
 
 use vm_msi::backend::{Capabilities, Growth, Unsupported};
+use vm_msi::ims::{ControlFormat, PageSizes, QueueLayout, SiovDvsec, SlotArrayLayout, SlotCount};
 use vm_msi::msi::{AddressWidth, MessageCount, MsiLayout, VectorMasking};
 use vm_msi::msix::{Bar, Layout, TableSize};
 use vm_msi::remap::{Identity, Remapped};
 use vm_msi::testing::{Failures, FakeBackend, FakeRouter};
-use vm_msi::{MsiFunction, MsixFunction, RequesterId, Router, SoftwareMsix};
+use vm_msi::{
+    ImsFunction, MsiFunction, MsixFunction, QueueFunction, RequesterId, Router, SoftwareIms, SoftwareMsix,
+    SoftwareQueue,
+};
 
 const ALL: Capabilities = Capabilities::UNLIMITED;
 
@@ -66,6 +70,28 @@ fn an_embedder_may_deny_a_function_msi_x_and_leave_it_msi() {
     assert_eq!(msi(32, chain(policy, ALL), device(ALL)), None);
     let software = SoftwareMsix::try_software(layout(1), chain(policy, ALL));
     assert_eq!(software.err(), Some(Unsupported::Independent));
+}
+
+#[test]
+fn a_parent_that_carries_no_ims_leaves_a_function_its_msi_x_and_shows_the_guest_neither_store_nor_discovery()
+{
+    let none = Capabilities { ims: false, ..ALL };
+    let slots = SlotCount::new(8).unwrap();
+    let array = SlotArrayLayout { slots, control: ControlFormat::DSA };
+    let queue = QueueLayout { slots, control: ControlFormat::DSA };
+    let refused = Some(Unsupported::Ims);
+    for (first, second, own) in [(none, ALL, ALL), (ALL, none, ALL), (ALL, ALL, none)] {
+        let chain = chain(first, second);
+        assert_eq!(ImsFunction::try_new(array, chain.clone(), device(own)).err(), refused);
+        assert_eq!(QueueFunction::try_new(queue, chain.clone(), device(own)).err(), refused);
+        let parents = chain.capabilities().intersection(own);
+        assert_eq!(SiovDvsec::try_new(parents, PageSizes::SIZE_4K).err(), refused);
+        assert_eq!(msix(8, chain, device(own)), None);
+    }
+    assert_eq!(SoftwareIms::try_software(array, chain(none, ALL)).err(), refused);
+    assert_eq!(SoftwareQueue::try_software(queue, chain(ALL, none)).err(), refused);
+    assert_eq!(QueueFunction::try_new(queue, chain(ALL, ALL), device(ALL)).err(), None);
+    assert!(SiovDvsec::try_new(chain(ALL, ALL).capabilities(), PageSizes::SIZE_4K).is_ok());
 }
 
 #[test]

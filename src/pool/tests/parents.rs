@@ -100,8 +100,7 @@ fn a_chain_of_functions_can_do_what_each_of_its_links_can() {
     let of_block = LogicalFunction::new([at(&block, 0), at(&block, 1)]);
     assert_eq!(of_block.capabilities(), Capabilities { vectors: 2, ..msi });
     let of_both = LogicalFunction::new([at(&block, 2), at(&pool, 9), at(&pool, 10)]);
-    let both =
-        Capabilities { vectors: 3, growth: Growth::Reserved, independent: false, multi_message: false };
+    let both = Capabilities { vectors: 3, multi_message: false, ..msi };
     assert_eq!(of_both.capabilities(), both);
     // A function may be the device of a pool in turn.
     assert_eq!(Pool::new(of_both).capabilities(), both);

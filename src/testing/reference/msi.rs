@@ -70,6 +70,7 @@ impl Reference for MsiReference {
             growth: Growth::Reserved,
             independent: false,
             multi_message: true,
+            ims: false,
         }
     }
 

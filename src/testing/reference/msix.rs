@@ -64,6 +64,7 @@ impl Reference for MsixReference {
             growth: Growth::Dynamic,
             independent: true,
             multi_message: false,
+            ims: false,
         }
     }
 

@@ -1,0 +1,213 @@
+//! Slots in guest memory: each where its driver has placed it, and as it was when the driver last rang for it.
+//!
+//! A driver places a slot, writes it, and tells the device by a command, most simply one register write. Then, and never
+//! else, the device reads the slot: once, whole, under the lock of these registers. What a domain sees is that copy, so a
+//! guest that rewrites its slot changes nothing until it rings again, and what it rewrites while the device reads harms
+//! only itself. Nothing is written to guest memory.
+//!
+//! Invariant: a slot that is nowhere is off, and so is one that could not be read when it was rung for.
+
+use vm_memory::{GuestAddress, GuestAddressSpace, GuestMemory, Permissions};
+
+use super::array::SlotArray;
+use super::layout::{QueueLayout, SLOT_BYTES};
+use super::place::{Place, SlotRefusal};
+use super::slot::Slot;
+use super::state::QueueState;
+use super::whole;
+use crate::backend::{Capabilities, Cookie};
+use crate::delivery::{Delivery, Store, Touched, Vector};
+use crate::registers::Registers;
+use crate::state::RestoreError;
+
+/// A function's IMS as slots in guest memory.
+///
+/// ```
+/// use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
+/// use vm_msi::ims::{ControlFormat, QueueLayout, QueueStore, SlotCount};
+/// use vm_msi::{Delivery, MsiMessage, Registers, Store, Vector};
+///
+/// let memory: GuestMemoryMmap = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 0x10000)]).unwrap();
+/// let slots = SlotCount::new(1024).unwrap();
+/// let mut ims = QueueStore::at_power_on(&QueueLayout { slots, control: ControlFormat::DSA });
+///
+/// // What a driver does: it says where slot 7 is, writes it, and rings.
+/// ims.place(Vector(7), GuestAddress(0x4560)).unwrap();
+/// memory.write_obj(0xfee0_0000u64, GuestAddress(0x4560)).unwrap();
+/// memory.write_obj(0x41u64, GuestAddress(0x4568)).unwrap();
+/// assert_eq!(ims.delivery(Vector(7)), Delivery::Off, "the device has not read it yet");
+///
+/// let (touched, read) = ims.fetch(Vector(7), &&memory);
+/// assert!(touched.vectors().eq([Vector(7)]) && read.is_ok());
+/// let message = MsiMessage { address: 0xfee0_0000, data: 0x41 };
+/// assert_eq!(ims.delivery(Vector(7)), Delivery::Live(message));
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct QueueStore {
+    /// None until the guest places one.
+    places: Vec<Option<Place>>,
+    copies: SlotArray,
+    refusals: u64,
+}
+
+impl QueueStore {
+    pub(super) fn of_parts(places: Vec<Option<Place>>, copies: SlotArray) -> Self {
+        Self { places, copies, refusals: 0 }
+    }
+
+    pub(super) fn places(&self) -> &[Option<Place>] {
+        &self.places
+    }
+
+    /// The slots as they were last read, as an array: what lies beyond the last reads 0. Pending bits read 0: they are
+    /// not the registers'.
+    pub fn copies(&self) -> &SlotArray {
+        &self.copies
+    }
+
+    /// Where a slot is.
+    pub fn address(&self, slot: Vector) -> Option<GuestAddress> {
+        self.places.get(slot.index()).copied().flatten().map(Place::address)
+    }
+
+    /// How many commands were refused since power-on.
+    pub fn refusals(&self) -> u64 {
+        self.refusals
+    }
+
+    /// From now on `slot` is at `address`. What was read of it before stays in force until it is
+    /// [fetched](QueueStore::fetch) from there, so a driver that moves a slot misses nothing.
+    ///
+    /// # Errors
+    /// [`SlotRefusal::NoSuchSlot`] or [`SlotRefusal::Misaligned`]; nothing has changed then. Whether there is memory is
+    /// asked when it is read.
+    pub fn place(&mut self, slot: Vector, address: GuestAddress) -> Result<(), SlotRefusal> {
+        self.check(slot)?;
+        let Some(place) = Place::new(address) else {
+            return Err(self.refused(SlotRefusal::Misaligned { slot, address }));
+        };
+        if self.places.is_empty() {
+            self.places = vec![None; self.capacity() as usize];
+        }
+        if let Some(at) = self.places.get_mut(slot.index()) {
+            *at = Some(place);
+        }
+        Ok(())
+    }
+
+    /// From now on `slot` is nowhere, and off: what a driver does that frees it, before it uses the memory for something
+    /// else.
+    ///
+    /// # Errors
+    /// [`SlotRefusal::NoSuchSlot`].
+    pub fn unplace(&mut self, slot: Vector) -> Result<Touched, SlotRefusal> {
+        self.check(slot)?;
+        if let Some(at) = self.places.get_mut(slot.index()) {
+            *at = None;
+        }
+        Ok(self.turn_off(slot))
+    }
+
+    /// The driver rings for `slot`: it is read, now and once, and is in force as it was read. `memory` is asked for as
+    /// it is at this moment.
+    ///
+    /// A slot that cannot be read is off until it is read again: its driver has changed it, so it must not be delivered as
+    /// it was. Its interrupts wait meanwhile, in the domain or in the device.
+    ///
+    /// The refusal comes beside what was touched, because a refusal touches the slot too.
+    pub fn fetch(
+        &mut self,
+        slot: Vector,
+        memory: &impl GuestAddressSpace,
+    ) -> (Touched, Result<(), SlotRefusal>) {
+        match self.check(slot).and_then(|()| self.read(slot, memory)) {
+            Ok(read) => (self.copies.put(slot.index(), read), Ok(())),
+            Err(refusal) => (self.turn_off(slot), Err(refusal)),
+        }
+    }
+
+    fn read(&mut self, slot: Vector, memory: &impl GuestAddressSpace) -> Result<Slot, SlotRefusal> {
+        let Some(address) = self.address(slot) else {
+            return Err(self.refused(SlotRefusal::Unplaced { slot }));
+        };
+        // Under the lock of these registers: of two that ring, the one who comes last has read last.
+        let memory = memory.memory();
+        let slices = memory.get_slices(address, SLOT_BYTES as usize, Permissions::Read);
+        let bytes = match slices.ok().and_then(|mut slices| slices.next()) {
+            Some(Ok(first)) => whole::read(&first).ok_or(SlotRefusal::Straddles { slot, address }),
+            Some(Err(_)) | None => Err(SlotRefusal::NotMemory { slot, address }),
+        };
+        match bytes {
+            Ok(bytes) => Ok(Slot::from_memory(bytes, self.copies.layout().control)),
+            Err(refusal) => Err(self.refused(refusal)),
+        }
+    }
+
+    /// A slot that is not in force. A store that nobody has rung for is not used yet, and stays so.
+    fn turn_off(&mut self, slot: Vector) -> Touched {
+        if self.copies.vectors() == 0 {
+            return Touched::NOTHING;
+        }
+        self.copies.put(slot.index(), Slot::reset(self.copies.layout().control))
+    }
+
+    fn check(&mut self, slot: Vector) -> Result<(), SlotRefusal> {
+        let slots = self.capacity();
+        if slot.0 < slots { Ok(()) } else { Err(self.refused(SlotRefusal::NoSuchSlot { slot, slots })) }
+    }
+
+    fn refused(&mut self, refusal: SlotRefusal) -> SlotRefusal {
+        self.refusals = self.refusals.saturating_add(1);
+        refusal
+    }
+
+    fn capacity(&self) -> u32 {
+        self.copies.layout().slots.get()
+    }
+}
+
+impl Registers for QueueStore {
+    type Layout = QueueLayout;
+    type State = QueueState;
+
+    fn at_power_on(layout: &QueueLayout) -> Self {
+        Self::of_parts(Vec::new(), SlotArray::at_power_on(&layout.copies()))
+    }
+
+    fn capacity(layout: &QueueLayout) -> u32 {
+        SlotArray::capacity(&layout.copies())
+    }
+
+    fn needs(layout: &QueueLayout) -> Capabilities {
+        SlotArray::needs(&layout.copies())
+    }
+
+    fn state(&self) -> QueueState {
+        self.to_state()
+    }
+
+    /// No guest memory is read: the slots are in force as they were.
+    fn from_state(layout: &QueueLayout, state: &QueueState) -> Result<Self, RestoreError> {
+        Self::try_from_state(layout, state)
+    }
+
+    fn reset(&mut self) -> Touched {
+        self.places = Vec::new();
+        self.copies.reset()
+    }
+}
+
+/// The copies'.
+impl Store for QueueStore {
+    fn vectors(&self) -> u32 {
+        self.copies.vectors()
+    }
+
+    fn delivery(&self, vector: Vector) -> Delivery {
+        self.copies.delivery(vector)
+    }
+
+    fn cookie(&self, vector: Vector) -> Option<Cookie> {
+        self.copies.cookie(vector)
+    }
+}
