@@ -15,17 +15,25 @@
 
 pub mod address_map;
 pub mod bar;
+pub mod capability_list;
 pub mod config;
+pub mod express;
 pub mod faces;
 pub mod function;
+pub mod header;
 pub mod host_bridge;
+pub mod msix;
 mod overlap;
 pub mod root;
 pub mod windows;
 
 pub use bar::{Bar, Bars};
+pub use capability_list::CapabilityList;
 pub use config::{ConfigSpace, Register};
+pub use express::ExpressCapability;
 pub use function::{BAR_COUNT, Decoding, DeviceFunction, Function, Placement};
+pub use header::{COMMAND_BUS_MASTER, Header};
+pub use msix::MsixCapability;
 pub use overlap::overlap;
 pub use root::Root;
 pub use windows::{BusRange, NoRoom, Space, Windows};

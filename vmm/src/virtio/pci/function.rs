@@ -9,25 +9,25 @@ use serde_json::Value;
 use vm_msi::Router;
 use vm_msi::msix::Bar;
 
-use super::capabilities::{COMMAND_BUS_MASTER, Capabilities, Window};
+use super::capabilities::{Capabilities, Window};
 use super::common;
 use super::doorbell::Doorbells;
 use super::layout::{BAR, DOORBELL_BYTES, Structure};
 use crate::pci::bar::COMMAND;
-use crate::pci::{Bars, ConfigSpace, Decoding, Function, NoRoom, Placement, Root, overlap};
+use crate::pci::{
+    Bars, COMMAND_BUS_MASTER, ConfigSpace, Decoding, Function, MsixCapability, NoRoom, Placement, Root,
+    overlap,
+};
 use crate::virtio::queue::QueueIndex;
 use crate::virtio::transport::Transport;
 use crate::virtio::worker::Worker;
-
-/// Bytes of the MSI-X capability that are the library's: all but ID and next pointer.
-const MSIX_REGISTERS: std::ops::Range<u64> = 2..12;
 
 /// The function.
 pub struct PciFunction<R: Router> {
     transport: Arc<Transport<R>>,
     space: Mutex<ConfigSpace>,
     bars: Bars,
-    msix: u16,
+    msix: MsixCapability,
     window: Window,
     doorbells: Doorbells,
     worker: Mutex<Option<Worker>>,
@@ -55,14 +55,6 @@ impl<R: Router> PciFunction<R> {
 
     fn space(&self) -> MutexGuard<'_, ConfigSpace> {
         self.space.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// The part of an access to configuration space that is MSI-X's: where in the buffer, where in the capability.
-    fn msix_part(&self, offset: u16, len: usize) -> Option<(std::ops::Range<usize>, u16)> {
-        let start = u64::from(self.msix);
-        let registers = start.saturating_add(MSIX_REGISTERS.start)..start.saturating_add(MSIX_REGISTERS.end);
-        let (bytes, at) = overlap(offset.into(), len, &registers)?;
-        Some((bytes, u16::try_from(at.saturating_add(MSIX_REGISTERS.start)).ok()?))
     }
 
     /// The part of an access to configuration space that falls on the window's data.
@@ -129,9 +121,7 @@ impl<R: Router> Function for PciFunction<R> {
             space.merge(offset, data);
             self.window.target(&space)
         };
-        if let Some((bytes, at)) = self.msix_part(offset, data.len()) {
-            self.transport.msix().read_config(at, data.get_mut(bytes).unwrap_or_default());
-        }
+        self.msix.read(self.transport.msix(), offset, data);
         if let (Some((bytes, at)), Some((target, len))) = (self.window_part(offset, data.len()), target) {
             let mut found = [0; Window::BYTES as usize];
             self.bar_read(BAR.into(), target, found.get_mut(..len).unwrap_or_default());
@@ -147,9 +137,7 @@ impl<R: Router> Function for PciFunction<R> {
             self.transport.set_bus_master(space.value(COMMAND, 2) & COMMAND_BUS_MASTER != 0);
             (self.window.target(&space), space.value(self.window.data(), 4).to_le_bytes())
         };
-        if let Some((bytes, at)) = self.msix_part(offset, data.len()) {
-            self.transport.msix().write_config(at, data.get(bytes).unwrap_or_default());
-        }
+        self.msix.write(self.transport.msix(), offset, data);
         if let (Some(_), Some((target, len))) = (self.window_part(offset, data.len()), target) {
             self.bar_write(BAR.into(), target, value.get(..len).unwrap_or_default());
         }
