@@ -3,6 +3,7 @@
 //! JSON for programs, replaced as a whole so that a reader never sees half of it, and as `vmm/report.schema.json`
 //! describes it; a tree for people.
 
+mod software;
 mod tree;
 
 use std::path::{Path, PathBuf};
@@ -11,6 +12,8 @@ use std::sync::Arc;
 use serde_json::{Map, Value, json};
 use vm_msi::Budget;
 use vm_msi::kvm::KvmRouter;
+
+pub(crate) use software::software;
 
 use crate::pci::Root;
 

@@ -5,7 +5,7 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use serde_json::{Value, json};
+use serde_json::Value;
 use vm_memory::GuestMemoryMmap;
 use vm_msi::{Router, SoftwareMsix, Vector};
 use vmm_sys_util::eventfd::EventFd;
@@ -13,6 +13,7 @@ use vmm_sys_util::eventfd::EventFd;
 use super::device::Device;
 use super::queue::{NO_VECTOR, QueueIndex, Served};
 use super::registers::{Asked, ISR_CONFIG, ISR_QUEUE, Registers};
+use crate::report;
 
 /// Whether a queue may have more to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -155,14 +156,11 @@ impl<R: Router> Transport<R> {
     pub fn report(&self) -> Value {
         let identity = self.device.identity();
         let status = self.look(|registers| registers.status());
-        let mut report = self.device.report();
-        report.insert("virtio".into(), identity.name.into());
-        report.insert("device_status".into(), status.into());
-        report.insert(
-            "software_msix".into(),
-            json!({ "vectors": self.msix.layout().size().get(), "counters": self.msix.counters() }),
-        );
-        Value::Object(report)
+        let mut fields = self.device.report();
+        fields.insert("virtio".into(), identity.name.into());
+        fields.insert("device_status".into(), status.into());
+        fields.insert("software_msix".into(), report::software(&self.msix));
+        Value::Object(fields)
     }
 
     fn registers(&self) -> MutexGuard<'_, Registers> {

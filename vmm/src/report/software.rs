@@ -1,0 +1,36 @@
+//! The interrupts of a device of the VMM's own, of whatever store: how many there may be, what they have done, and those
+//! that the guest uses. Idle ones are not listed, however many there are.
+
+use serde_json::{Value, json};
+use vm_msi::domain::SoftwareDomain;
+use vm_msi::{Delivery, Function, MsiMessage, Registers, Router, Vector};
+
+/// The store's part of the report.
+pub(crate) fn software<C: Registers, R: Router>(function: &Function<C, SoftwareDomain<R>>) -> Value {
+    let vectors = C::capacity(function.layout());
+    let groups = 0..vectors.div_ceil(64);
+    let in_use = groups.flat_map(|group| {
+        let pending = function.pending(group);
+        let first = group.saturating_mul(64);
+        // One look for the whole group.
+        let deliveries: Vec<_> = function.look(|store| {
+            let vectors = (first..vectors).take(64).map(Vector);
+            vectors.map(|vector| (vector, store.delivery(vector))).collect()
+        });
+        let bits = (0..64u32).map(move |bit| pending.wrapping_shr(bit) & 1 == 1);
+        deliveries.into_iter().zip(bits).filter_map(|((vector, delivery), is_pending)| {
+            (is_pending || delivery != Delivery::Off).then(|| row(vector, delivery, is_pending))
+        })
+    });
+    json!({ "vectors": vectors, "counters": function.counters(), "in_use": in_use.collect::<Vec<_>>() })
+}
+
+fn row(vector: Vector, delivery: Delivery, pending: bool) -> Value {
+    let (state, message) = match delivery {
+        Delivery::Off => ("off", None),
+        Delivery::Held => ("held", None),
+        Delivery::Live(message) => ("live", Some(message)),
+    };
+    let message = message.map(|MsiMessage { address, data }| json!({ "address": address, "data": data }));
+    json!({ "vector": vector.0, "state": state, "message": message, "pending": pending })
+}
