@@ -1,10 +1,14 @@
 //! The command line: its names, defaults and help. What the values mean together is checked in
 //! [`crate::config`].
 
+mod device;
+
 use std::path::PathBuf;
 use std::str::FromStr;
 
 use clap::{Parser, ValueEnum};
+
+pub use device::{DeviceOption, DeviceOptionError};
 
 use crate::layout::{GIB, KIB, MIB};
 
@@ -19,6 +23,11 @@ Examples:
 
   A source of random numbers for the guest (its modules virtio_pci and virtio_rng):
       vmm --kernel vmlinuz --initrd initrd.img --rng
+
+  Devices to try a driver of an interrupt message store on: 1024 queues that signal slots in a BAR and as many that
+  signal slots in guest memory, with MSI-X beside, and a timer without any MSI-X. Slots cost nothing until they are used.
+  Their registers: vmm/ims-devices.md:
+      vmm --kernel vmlinuz --initrd initrd.img --device ims-queues,slots=1024 --device ims-timer
 
 Binding a device to vfio-pci:
       modprobe vfio-pci
@@ -75,6 +84,15 @@ pub struct Args {
     /// Give the guest a source of random numbers: a virtio entropy device, fed by this host's getrandom
     #[arg(long)]
     pub rng: bool,
+
+    /// Device with an interrupt message store (IMS): ims-queues,slots=N[,memory-slots=M] or ims-timer[,slots=N]; may be
+    /// given many times
+    ///
+    /// ims-queues has MSI-X, N queues that each signal a slot in a BAR when the guest rings them, and M that signal a slot
+    /// in guest memory, or N where M is not said. ims-timer has N timers, or 64, that each signal a slot in a BAR, and no
+    /// other interrupts. N is 1 to 65536, M is 0 to 65536.
+    #[arg(long, value_name = "NAME[,KEY=N]")]
+    pub device: Vec<DeviceOption>,
 
     /// Where the guest's first serial port is: this terminal, a file for its output, or nowhere
     #[arg(long, value_name = "stdio|file=PATH|off", default_value = "stdio")]
@@ -254,6 +272,10 @@ mod tests {
             "--vfio",
             "b",
             "--rng",
+            "--device",
+            "ims-timer",
+            "--device",
+            "ims-queues,slots=8",
             "--serial",
             "off",
             "--log-level",
@@ -267,6 +289,7 @@ mod tests {
         ]);
         let args = args.unwrap();
         assert_eq!((args.host_vectors, args.device_vectors), (Some(100), Some(30)));
+        assert!(matches!(args.device[..], [DeviceOption::ImsTimer { .. }, DeviceOption::ImsQueues { .. }]));
         assert_eq!((args.vfio, args.rng), (vec!["a".to_owned(), "b".to_owned()], true));
         for wrong in [
             &["vmm"][..],

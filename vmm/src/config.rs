@@ -8,7 +8,7 @@ use std::io::{Read, Seek};
 use std::path::Path;
 
 use crate::boot::image::{Image, ImageKind};
-use crate::cli::{Args, IrqChip, MemorySize, SerialTarget, Unpack};
+use crate::cli::{Args, DeviceOption, IrqChip, MemorySize, SerialTarget, Unpack};
 use crate::error::{Error, Result};
 use crate::layout;
 use crate::vfio::{HostDevice, Sysfs};
@@ -37,6 +37,8 @@ pub struct Config {
     pub device_vectors: Option<u32>,
     /// Whether there is an entropy device.
     pub rng: bool,
+    /// Devices with an interrupt message store.
+    pub devices: Vec<DeviceOption>,
     /// Where the serial port is.
     pub serial: SerialTarget,
     /// Where the interrupt controllers are.
@@ -81,6 +83,7 @@ impl Config {
             host_vectors: args.host_vectors,
             device_vectors: args.device_vectors,
             rng: args.rng,
+            devices: args.device.clone(),
             serial: args.serial.clone(),
             irqchip: args.irqchip,
             unpack: args.unpack,

@@ -9,6 +9,7 @@ pub mod devices;
 pub mod error;
 pub mod events;
 pub mod host;
+pub mod ims;
 pub mod interrupts;
 pub mod layout;
 pub mod limits;

@@ -30,7 +30,7 @@ use crate::serial::terminal::RawMode;
 use crate::serial::{Flusher, Port};
 use crate::vcpu::cpuid::Cpuid;
 use crate::vcpu::{Shared, Threads, Vcpu};
-use crate::{vfio, virtio};
+use crate::{ims, vfio, virtio};
 
 /// A machine that is ready to start.
 pub struct Vm {
@@ -91,6 +91,12 @@ impl Vm {
                 router: interrupts.router(),
             };
             virtio::attach(Arc::new(virtio::Rng::new()?), machine)?;
+        }
+        let machine = ims::Machine { root: &root, router: interrupts.router() };
+        let devices = config.devices.iter().map(|option| ims::attach(option, machine));
+        let devices = devices.collect::<Result<Vec<_>>>()?;
+        if !devices.is_empty() {
+            events.add(Arc::new(Mutex::new(ims::DeviceEvents::new(devices)?)));
         }
         let serial = Port::new(&config.serial, interrupts.line(layout::COM1_GSI)?, Arc::clone(&ending))?;
         let buses = buses(&root, pci_mmio64.as_ref(), &serial, &ending, &interrupts)?;

@@ -84,9 +84,17 @@ fn sizes_and_counts_out_of_range_are_named() {
     refuses(&["--kernel", kernel.path(), "--memory", "65537K"], 2, &["--memory 65537K", "4K"]);
     let line = "x".repeat(2048);
     refuses(&["--kernel", kernel.path(), "--cmdline", &line], 2, &["--cmdline", "2047"]);
-    for (argument, value) in
-        [("--cpus", "0"), ("--cpus", "65"), ("--memory", "512"), ("--serial", "tty"), ("--irqchip", "x")]
-    {
+    for (argument, value) in [
+        ("--cpus", "0"),
+        ("--cpus", "65"),
+        ("--memory", "512"),
+        ("--serial", "tty"),
+        ("--irqchip", "x"),
+        ("--device", "nvme"),
+        ("--device", "ims-queues"),
+        ("--device", "ims-queues,slots=65537"),
+        ("--device", "ims-timer,slots=0"),
+    ] {
         let output = vmm(&["--kernel", kernel.path(), argument, value]);
         let said = String::from_utf8(output.stderr).unwrap();
         assert_eq!(output.status.code(), Some(2), "{said}");
@@ -109,6 +117,9 @@ fn a_kernel_is_needed_and_help_is_not_an_error() {
         "--cpus",
         "--memory",
         "--vfio",
+        "--device",
+        "ims-queues",
+        "ims-timer",
         "--serial",
         "--log-level",
         "--report",

@@ -18,9 +18,9 @@ pub(crate) fn software<C: Registers, R: Router>(function: &Function<C, SoftwareD
             vectors.map(|vector| (vector, store.delivery(vector))).collect()
         });
         let bits = (0..64u32).map(move |bit| pending.wrapping_shr(bit) & 1 == 1);
-        deliveries.into_iter().zip(bits).filter_map(|((vector, delivery), is_pending)| {
-            (is_pending || delivery != Delivery::Off).then(|| row(vector, delivery, is_pending))
-        })
+        let vectors = deliveries.into_iter().zip(bits);
+        let in_use = vectors.filter(|((_, delivery), is_pending)| *is_pending || *delivery != Delivery::Off);
+        in_use.map(|((vector, delivery), is_pending)| row(vector, delivery, is_pending))
     });
     json!({ "vectors": vectors, "counters": function.counters(), "in_use": in_use.collect::<Vec<_>>() })
 }

@@ -1,6 +1,8 @@
 //! Runs of the VMM on real KVM, with guests of a few instructions: each end of a guest has its exit status,
 //! and the console carries its bytes. They need /dev/kvm; where it does not open they fail and say so.
 
+mod ims;
+
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};

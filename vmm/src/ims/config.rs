@@ -1,0 +1,48 @@
+//! A device's configuration space and its BARs. Plain tables.
+
+use vm_msi::Router;
+
+use super::interrupts::Interrupts;
+use crate::pci::{Bar, Bars, CapabilityList, ConfigSpace, ExpressCapability, Header, MsixCapability};
+
+/// The BAR with the registers.
+pub const REGISTERS_BAR: usize = 0;
+/// The BAR with the slots.
+pub const SLOTS_BAR: usize = 2;
+/// The BAR with the MSI-X table.
+pub const MSIX_BAR: usize = super::interrupts::MSIX_BAR as usize;
+
+/// Memory, 64 bits of address, not prefetchable.
+const MEMORY64: u32 = 0b0100;
+/// The smallest BAR: a page, so that a guest maps nothing else with it.
+const PAGE: u64 = 0x1000;
+/// Base system peripheral, other.
+const CLASS: u32 = 0x08_8000;
+
+/// What a guest finds by configuration accesses after power-on.
+#[derive(Debug)]
+pub struct Config {
+    /// The registers, BARs without an address.
+    pub space: ConfigSpace,
+    /// The BARs.
+    pub bars: Bars,
+    /// PCI Express.
+    pub express: ExpressCapability,
+    /// MSI-X, where there is one.
+    pub msix: Option<MsixCapability>,
+}
+
+impl Config {
+    /// Of the device with this ID and these interrupts.
+    #[must_use]
+    pub fn new<R: Router>(device: u16, interrupts: &Interrupts<R>) -> Self {
+        let bar = |bytes: u64| Bar::new(MEMORY64, bytes.max(PAGE));
+        let msix = interrupts.msix.as_ref().and_then(|_| bar(PAGE));
+        let bars = Bars::new([bar(PAGE), None, bar(interrupts.slots.layout().bytes()), None, msix, None]);
+        let header = Header { device, class: CLASS, revision: 1 };
+        let mut list = CapabilityList::new(header.space(&bars));
+        let express = ExpressCapability::add(&mut list);
+        let msix = msix.map(|_| MsixCapability::add(&mut list));
+        Self { space: list.finish(), bars, express, msix }
+    }
+}

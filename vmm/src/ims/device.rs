@@ -1,0 +1,249 @@
+//! A device: its model, its interrupts, and the registers that every one has.
+//!
+//! Owns the device's lock. A trigger, a write to the slots and a reset happen under it: once a slot has been freed or the
+//! device reset, nothing of before follows.
+
+use std::os::fd::RawFd;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use serde_json::{Map, Value};
+use vm_msi::access::lanes;
+use vm_msi::{Router, Vector};
+
+use super::interrupts::{Interrupts, Triggered, trigger};
+use super::registers::{
+    CONTROL, CONTROL_RESET, DROPPED, IDENTIFICATION, MEMORY_SLOTS, QUEUES, REFUSED, SLOTS, TRIGGERS, VERSION,
+};
+
+/// The MSI-X vector of refused writes.
+const REFUSALS: Vector = Vector(0);
+
+/// What a device does with its registers. Its methods are called under the device's lock.
+pub trait Model: Send + 'static {
+    /// What a driver reads to know it: four letters.
+    const IDENTIFICATION: [u8; 4];
+    /// Its name in reports and messages.
+    const NAME: &'static str;
+
+    /// A register of its own, at an offset in bytes. What it has not reads 0.
+    fn read<R: Router>(&self, register: u64, interrupts: &Interrupts<R>) -> u32;
+
+    /// The driver writes a register of its own.
+    fn write<R: Router>(&mut self, register: u64, value: u32, signals: &mut Signals<'_, R>);
+
+    /// The registers are as after power-on.
+    fn reset(&mut self);
+
+    /// A descriptor that lives as long as the model, and is readable while [`Model::wake`] has something to do.
+    fn clock(&self) -> Option<RawFd> {
+        None
+    }
+
+    /// Does what the clock has rung for. It may be called at any time.
+    fn wake<R: Router>(&mut self, _now: Instant, _signals: &mut Signals<'_, R>) {}
+
+    /// Its part of the report.
+    fn report(&self) -> Map<String, Value>;
+}
+
+/// What a model signals with, and what is counted of it.
+pub struct Signals<'a, R: Router> {
+    interrupts: &'a Interrupts<R>,
+    counters: &'a mut Counters,
+    /// Whether the bus lets the device access memory.
+    pub bus_master: BusMaster,
+}
+
+impl<R: Router> Signals<'_, R> {
+    /// The interrupts themselves.
+    #[must_use]
+    pub fn interrupts(&self) -> &Interrupts<R> {
+        self.interrupts
+    }
+
+    /// Triggers a slot in BAR 2.
+    pub fn slot(&mut self, slot: Vector) {
+        let triggered = trigger(&self.interrupts.slots, slot);
+        self.counters.count(triggered);
+    }
+
+    /// Triggers an MSI-X vector, where there is MSI-X.
+    pub fn msix(&mut self, vector: Vector) {
+        if let Some(msix) = &self.interrupts.msix {
+            msix.trigger(vector);
+        }
+    }
+
+    /// The driver's write is refused, and it hears of that.
+    pub fn refuse(&mut self) {
+        self.counters.refused = self.counters.refused.wrapping_add(1);
+        self.msix(REFUSALS);
+    }
+}
+
+/// Whether the bus lets a device issue requests (PCIe r6 §7.5.1.1.3).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BusMaster {
+    /// It may not: interrupts wait.
+    Disabled,
+    /// It may.
+    Enabled,
+}
+
+/// Counters that a driver reads. They wrap.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Counters {
+    triggers: u32,
+    dropped: u32,
+    refused: u32,
+}
+
+impl Counters {
+    fn count(&mut self, triggered: Triggered) {
+        self.triggers = self.triggers.wrapping_add(1);
+        if triggered == Triggered::Dropped {
+            self.dropped = self.dropped.wrapping_add(1);
+        }
+    }
+}
+
+struct State<M> {
+    model: M,
+    counters: Counters,
+    bus_master: BusMaster,
+}
+
+/// A device.
+pub struct Device<M, R: Router> {
+    interrupts: Interrupts<R>,
+    state: Mutex<State<M>>,
+}
+
+impl<M: Model, R: Router> Device<M, R> {
+    /// A device after power-on.
+    #[must_use]
+    pub fn new(model: M, interrupts: Interrupts<R>) -> Self {
+        let state = State { model, counters: Counters::default(), bus_master: BusMaster::Disabled };
+        Self { interrupts, state: Mutex::new(state) }
+    }
+
+    /// What it signals with.
+    #[must_use]
+    pub fn interrupts(&self) -> &Interrupts<R> {
+        &self.interrupts
+    }
+
+    /// Has the model do what its clock has rung for.
+    pub fn wake(&self, now: Instant) {
+        let State { model, counters, bus_master } = &mut *self.state();
+        let bus_master = *bus_master;
+        model.wake(now, &mut Signals { interrupts: &self.interrupts, counters, bus_master });
+    }
+
+    /// The model's clock, if it has one.
+    #[must_use]
+    pub fn clock(&self) -> Option<RawFd> {
+        self.state().model.clock()
+    }
+
+    /// Reads the page of registers.
+    pub fn read_registers(&self, offset: u64, data: &mut [u8]) {
+        data.fill(0);
+        let state = &*self.state();
+        for lane in lanes(offset, data.len()) {
+            lane.read(self.register(state, lane.dword.saturating_mul(4)), data);
+        }
+    }
+
+    /// Writes the page of registers, lowest first.
+    pub fn write_registers(&self, offset: u64, data: &[u8]) {
+        let state = &mut *self.state();
+        for lane in lanes(offset, data.len()) {
+            let register = lane.dword.saturating_mul(4);
+            let value = lane.merge(self.register(state, register), data);
+            match register {
+                CONTROL if value & CONTROL_RESET != 0 => self.reset(state),
+                _ => {
+                    let State { model, counters, bus_master } = state;
+                    let bus_master = *bus_master;
+                    model.write(
+                        register,
+                        value,
+                        &mut Signals { interrupts: &self.interrupts, counters, bus_master },
+                    );
+                }
+            }
+        }
+    }
+
+    /// Reads the slots in BAR 2.
+    pub fn read_slots(&self, offset: u64, data: &mut [u8]) {
+        self.interrupts.slots.read_slots(offset, data);
+    }
+
+    /// Writes the slots in BAR 2.
+    pub fn write_slots(&self, offset: u64, data: &[u8]) {
+        let _state = self.state();
+        self.interrupts.slots.write_slots(offset, data);
+    }
+
+    /// A reset by the driver: all but MSI-X, which is the function's.
+    fn reset(&self, state: &mut State<M>) {
+        self.interrupts.reset_slots();
+        state.model.reset();
+        state.counters = Counters::default();
+    }
+
+    /// A reset of the function, after which the bus does not let it signal.
+    pub fn reset_function(&self) {
+        self.set_bus_master(BusMaster::Disabled);
+        self.reset(&mut self.state());
+        self.interrupts.reset_msix();
+    }
+
+    /// The bus lets the device signal and read memory, or keeps it from it.
+    pub fn set_bus_master(&self, bus_master: BusMaster) {
+        let mut state = self.state();
+        if state.bus_master != bus_master {
+            state.bus_master = bus_master;
+            match bus_master {
+                BusMaster::Disabled => self.interrupts.hold(),
+                BusMaster::Enabled => self.interrupts.go_on(),
+            }
+        }
+    }
+
+    /// The device's part of the report.
+    #[must_use]
+    pub fn report(&self) -> Value {
+        let state = self.state();
+        let Counters { triggers, dropped, refused } = state.counters;
+        let mut report = state.model.report();
+        report.insert("ims".into(), M::NAME.into());
+        report.insert("triggers".into(), triggers.into());
+        report.insert("dropped_triggers".into(), dropped.into());
+        report.insert("refused_writes".into(), refused.into());
+        report.extend(self.interrupts.report());
+        Value::Object(report)
+    }
+
+    fn register(&self, state: &State<M>, register: u64) -> u32 {
+        let slots = self.interrupts.slot_count();
+        match register {
+            IDENTIFICATION => u32::from_le_bytes(M::IDENTIFICATION),
+            VERSION => 1,
+            SLOTS => slots,
+            MEMORY_SLOTS => 0,
+            QUEUES => slots,
+            TRIGGERS => state.counters.triggers,
+            DROPPED => state.counters.dropped,
+            REFUSED => state.counters.refused,
+            register => state.model.read(register, &self.interrupts),
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State<M>> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,104 @@
+//! A device as a function on the bus: configuration space, and its BARs.
+//!
+//! Owns configuration space and its lock, which is held while the device hears that the bus lets it signal or that it is
+//! reset. Interrupt Pin reads 0.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use serde_json::Value;
+use vm_msi::Router;
+use vm_msi::msix::Bar;
+
+use super::config::{Config, MSIX_BAR, REGISTERS_BAR, SLOTS_BAR};
+use super::device::{BusMaster, Device, Model};
+use super::interrupts;
+use crate::pci::bar::COMMAND;
+use crate::pci::{
+    Bars, COMMAND_BUS_MASTER, ConfigSpace, Decoding, ExpressCapability, Function, MsixCapability, NoRoom,
+    Placement, Root,
+};
+
+/// The function.
+pub struct PciFunction<M, R: Router> {
+    device: Arc<Device<M, R>>,
+    space: Mutex<ConfigSpace>,
+    bars: Bars,
+    express: ExpressCapability,
+    msix: Option<MsixCapability>,
+}
+
+impl<M: Model, R: Router> PciFunction<M, R> {
+    /// A function with this ID for this device, whose BARs are given addresses.
+    ///
+    /// # Errors
+    /// The bus has no address left.
+    pub fn new(id: u16, device: Arc<Device<M, R>>, root: &Root) -> Result<Self, NoRoom> {
+        let Config { mut space, bars, express, msix } = Config::new(id, device.interrupts());
+        root.assign(&bars, &mut space)?;
+        Ok(Self { device, space: Mutex::new(space), bars, express, msix })
+    }
+
+    fn space(&self) -> MutexGuard<'_, ConfigSpace> {
+        self.space.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<M: Model, R: Router> Function for PciFunction<M, R> {
+    fn config_read(&self, offset: u16, data: &mut [u8]) {
+        self.space().merge(offset, data);
+        if let (Some(capability), Some(msix)) = (self.msix, &self.device.interrupts().msix) {
+            capability.read(msix, offset, data);
+        }
+    }
+
+    fn config_write(&self, offset: u16, data: &[u8]) {
+        let mut space = self.space();
+        if self.express.resets(offset, data) {
+            space.reset();
+            self.device.reset_function();
+            return;
+        }
+        space.write(offset, data);
+        self.device.set_bus_master(match space.value(COMMAND, 2) & COMMAND_BUS_MASTER {
+            0 => BusMaster::Disabled,
+            _ => BusMaster::Enabled,
+        });
+        if let (Some(capability), Some(msix)) = (self.msix, &self.device.interrupts().msix) {
+            capability.write(msix, offset, data);
+        }
+    }
+
+    fn bar_read(&self, bar: usize, offset: u64, data: &mut [u8]) {
+        match (bar, &self.device.interrupts().msix, Bar::new(interrupts::MSIX_BAR)) {
+            (REGISTERS_BAR, _, _) => self.device.read_registers(offset, data),
+            (SLOTS_BAR, _, _) => self.device.read_slots(offset, data),
+            (MSIX_BAR, Some(msix), Some(bar)) => {
+                msix.read_bar(bar, offset, data, |_, rest: &mut [u8]| rest.fill(0));
+            }
+            _ => data.fill(0xff),
+        }
+    }
+
+    fn bar_write(&self, bar: usize, offset: u64, data: &[u8]) {
+        match (bar, &self.device.interrupts().msix, Bar::new(interrupts::MSIX_BAR)) {
+            (REGISTERS_BAR, _, _) => self.device.write_registers(offset, data),
+            (SLOTS_BAR, _, _) => self.device.write_slots(offset, data),
+            (MSIX_BAR, Some(msix), Some(bar)) => msix.write_bar(bar, offset, data, |_, _: &[u8]| {}),
+            _ => {}
+        }
+    }
+
+    fn decoding(&self) -> Decoding {
+        self.bars.decode(&self.space())
+    }
+
+    fn place(&self, _placement: &Placement) {}
+
+    fn release(&self) {
+        self.device.set_bus_master(BusMaster::Disabled);
+    }
+
+    fn report(&self) -> Option<Value> {
+        Some(self.device.report())
+    }
+}

@@ -1,0 +1,152 @@
+//! What a device signals with: slots in BAR 2, slots in guest memory, MSI-X. Each is a function of the library's with a
+//! software domain, and knows nothing of the others.
+
+use std::sync::Arc;
+
+use serde_json::{Map, Value};
+use vm_msi::backend::Unsupported;
+use vm_msi::domain::SoftwareDomain;
+use vm_msi::ims::{Bit, ControlFormat, FormatError, MaskBit, MaskedWhen, SlotArrayLayout, SlotCount};
+use vm_msi::msix::{Bar, Layout, LayoutError, TableSize};
+use vm_msi::state::Resume;
+use vm_msi::{Delivery, Function, Registers, Router, SoftwareIms, SoftwareMsix, Vector};
+
+use crate::report;
+
+/// The BAR with the MSI-X table and its pending bits.
+pub const MSIX_BAR: u8 = 4;
+const MSIX_TABLE: u32 = 0;
+const MSIX_PBA: u32 = 0x800;
+/// Vectors of MSI-X: refused writes, completed commands.
+const MSIX_VECTORS: u16 = 2;
+
+/// Why a device cannot have its interrupts.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum InterruptsError {
+    /// A parent cannot do what they need.
+    #[error(transparent)]
+    Unsupported(#[from] Unsupported),
+    /// A slot cannot be described.
+    #[error(transparent)]
+    Format(#[from] FormatError),
+    /// MSI-X has no place.
+    #[error(transparent)]
+    Layout(#[from] LayoutError),
+}
+
+/// Whether a device has special vectors beside its IMS.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Special {
+    /// It has MSI-X for them.
+    Msix,
+    /// It has an IMS and nothing else.
+    None,
+}
+
+/// A device's interrupts.
+pub struct Interrupts<R: Router> {
+    /// For special vectors, where it has them.
+    pub msix: Option<SoftwareMsix<R>>,
+    /// The slots in BAR 2.
+    pub slots: SoftwareIms<R>,
+}
+
+impl<R: Router> Interrupts<R> {
+    /// Those of a device after power-on: all wait until the bus lets it signal.
+    ///
+    /// # Errors
+    /// The router cannot carry them.
+    pub fn new(slots: SlotCount, special: Special, router: &Arc<R>) -> Result<Self, InterruptsError> {
+        let layout = SlotArrayLayout { slots, control: control()? };
+        let slots = SoftwareIms::try_software(layout, Arc::clone(router))?;
+        let msix = match special {
+            Special::Msix => Some(SoftwareMsix::try_software(msix()?, Arc::clone(router))?),
+            Special::None => None,
+        };
+        let interrupts = Self { msix, slots };
+        interrupts.hold();
+        Ok(interrupts)
+    }
+
+    /// How many slots are in BAR 2.
+    #[must_use]
+    pub fn slot_count(&self) -> u32 {
+        self.slots.layout().slots.get()
+    }
+
+    /// Lets all interrupts wait.
+    pub fn hold(&self) {
+        // A software domain asks no host for this, so none refuses.
+        let _ = self.slots.suspend();
+        let _ = self.msix.as_ref().map(SoftwareMsix::suspend);
+    }
+
+    /// Delivers what waits and may be delivered, and from now on what comes.
+    pub fn go_on(&self) {
+        self.slots.resume();
+        if let Some(msix) = &self.msix {
+            msix.resume();
+        }
+    }
+
+    /// Back to what the slots were after power-on.
+    pub fn reset_slots(&self) {
+        self.slots.reset(|| ());
+    }
+
+    /// The same for MSI-X.
+    pub fn reset_msix(&self) {
+        if let Some(msix) = &self.msix {
+            msix.reset(|| ());
+        }
+    }
+
+    /// Tries again what the host refused to deliver.
+    pub fn retry(&self) {
+        self.slots.retry();
+        if let Some(msix) = &self.msix {
+            msix.retry();
+        }
+    }
+
+    /// Their part of the report.
+    #[must_use]
+    pub fn report(&self) -> Map<String, Value> {
+        let mut fields = Map::new();
+        fields.insert("slots".into(), report::software(&self.slots));
+        if let Some(msix) = &self.msix {
+            fields.insert("software_msix".into(), report::software(msix));
+        }
+        fields
+    }
+}
+
+/// What became of a trigger.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Triggered {
+    /// It is delivered, or waits.
+    Taken,
+    /// The slot is off: nobody waits for it.
+    Dropped,
+}
+
+/// Triggers a slot, if it is in use. What a driver has freed keeps no interrupt for its next owner.
+pub fn trigger<C: Registers, R: Router>(slots: &Function<C, SoftwareDomain<R>>, slot: Vector) -> Triggered {
+    if slots.look(|slots| slots.delivery(slot)) == Delivery::Off {
+        return Triggered::Dropped;
+    }
+    slots.trigger(slot);
+    Triggered::Taken
+}
+
+/// A slot's control: bit 0 masks, bit 1 is pending.
+fn control() -> Result<ControlFormat, FormatError> {
+    let mask = Bit::new(0).map(|bit| MaskBit { bit, masked_when: MaskedWhen::Set });
+    ControlFormat::new(mask, Bit::new(1), None)
+}
+
+fn msix() -> Result<Layout, LayoutError> {
+    let bar = Bar::new(MSIX_BAR).ok_or(LayoutError::ReservedBar(MSIX_BAR))?;
+    let size = TableSize::new(MSIX_VECTORS).unwrap_or(TableSize::MAX);
+    Layout::new(size, (bar, MSIX_TABLE), (bar, MSIX_PBA))
+}

@@ -1,0 +1,72 @@
+//! How a driver finds a device, and its reset as a function.
+
+use super::{MASK, Machine, message};
+
+const MSI: u8 = 0x05;
+const EXPRESS: u8 = 0x10;
+const MSIX: u8 = 0x11;
+
+#[test]
+fn each_device_has_its_id_and_no_intx() {
+    assert_eq!(Machine::timer(1).config_read::<4>(0), 0x10f0_1af4);
+    let machine = Machine::queues(1);
+    assert_eq!(machine.config_read::<4>(0), 0x10f1_1af4);
+    assert_eq!(machine.config_read::<4>(8), 0x0880_0001, "class and revision");
+    assert_eq!(machine.config_read::<1>(0x3d), 0, "interrupt pin");
+}
+
+#[test]
+fn queues_have_msi_x_and_a_timer_has_nothing_of_the_kind() {
+    let machine = Machine::queues(1);
+    assert_eq!(machine.config_read::<2>(machine.capability(MSIX).unwrap() + 2) & 0x7ff, 1, "2 vectors");
+    assert_eq!(machine.capability(MSI), None);
+    let timer = Machine::timer(1);
+    assert_eq!((timer.capability(MSI), timer.capability(MSIX), timer.bars[2]), (None, None, 0));
+}
+
+#[test]
+fn bars_are_64_bit_and_as_large_as_what_is_in_them() {
+    for (slots, bytes) in [(1, 0x1000u32), (256, 0x1000), (257, 0x2000), (65_536, 0x10_0000)] {
+        let machine = Machine::queues(slots);
+        for (bar, expected) in [(0, 0x1000), (2, bytes), (4, 0x1000)] {
+            machine.config_write(0x10 + 4 * bar, &[0xff; 8]);
+            let low = machine.config_read::<4>(0x10 + 4 * bar);
+            assert_eq!((low & 0xf, low & !0xf), (0b0100, !(expected - 1)), "BAR {bar}, {slots} slots");
+            assert_eq!(machine.config_read::<4>(0x14 + 4 * bar), u32::MAX);
+        }
+    }
+}
+
+#[test]
+fn the_function_is_an_integrated_endpoint_that_can_be_reset() {
+    let machine = Machine::queues(1);
+    let at = machine.capability(EXPRESS).unwrap();
+    assert_eq!(machine.config_read::<2>(at + 2), 0x0092);
+    assert_eq!(machine.config_read::<4>(at + 4), 0x1000_8000);
+    machine.config_write(at + 8, &[0xff, 0x7f]);
+    assert_eq!(machine.config_read::<2>(at + 8), 0x000f, "error reporting can be enabled");
+}
+
+#[test]
+fn a_function_level_reset_leaves_nothing() {
+    let machine = Machine::queues(8);
+    machine.set_up(3, 0);
+    machine.config_write(machine.capability(MSIX).unwrap() + 2, &0x8000u16.to_le_bytes());
+    machine.write(0x020, 3);
+    machine.write(0x020, 100);
+    assert_eq!(machine.interrupts(), [message(3)]);
+    let bar = machine.config_read::<4>(0x18);
+    machine.config_write(machine.capability(EXPRESS).unwrap() + 8, &[0, 0x80]);
+    assert_eq!((machine.config_read::<2>(4), machine.config_read::<4>(0x18) & !0xf), (0, 0));
+    assert_eq!(machine.read(0x000), u32::MAX, "it decodes nothing");
+    // What a guest puts back.
+    machine.config_write(0x18, &bar.to_le_bytes());
+    machine.config_write(0x10, &(machine.bars[0] as u32).to_le_bytes());
+    machine.config_write(0x14, &((machine.bars[0] >> 32) as u32).to_le_bytes());
+    machine.config_write(0x1c, &((machine.bars[1] >> 32) as u32).to_le_bytes());
+    machine.config_write(4, &[6, 0]);
+    assert_eq!((machine.counters(), machine.control(3)), ([0; 3], MASK));
+    assert_eq!(machine.config_read::<2>(machine.capability(MSIX).unwrap() + 2), 1, "MSI-X is off");
+    machine.write(0x020, 3);
+    assert_eq!((machine.interrupts(), machine.counters()), (vec![], [1, 1, 0]));
+}

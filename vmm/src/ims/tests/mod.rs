@@ -1,0 +1,159 @@
+//! Devices on a bus as their drivers see them, register by register, with a router that is a list.
+
+mod configuration;
+mod queues;
+mod registers;
+mod timer;
+
+use std::sync::Arc;
+
+use vm_device::bus::MmioAddress;
+use vm_msi::MsiMessage;
+use vm_msi::ims::SlotCount;
+use vm_msi::testing::{Failures, FakeRouter};
+
+use super::device::{Device, Model};
+use super::function::PciFunction;
+use super::interrupts::{Interrupts, Special};
+use super::queues::Queues;
+use super::timer::Timer;
+use crate::pci::Root;
+use crate::pci::windows::tests::windows;
+
+/// A device on a bus, and its driver.
+struct Machine<M> {
+    root: Arc<Root>,
+    device: Arc<Device<M, FakeRouter>>,
+    router: Arc<FakeRouter>,
+    failures: Failures,
+    /// Where the driver finds BARs 0, 2 and 4.
+    bars: [u64; 3],
+}
+
+impl Machine<Queues> {
+    /// Queues with so many slots in a BAR, which decode and may signal; nothing else is done.
+    fn queues(slots: u32) -> Self {
+        Self::new(0x10f1, Queues, slots, Special::Msix)
+    }
+}
+
+impl Machine<Timer> {
+    fn timer(slots: u32) -> Self {
+        Self::new(0x10f0, Timer::new().unwrap(), slots, Special::None)
+    }
+}
+
+impl<M: Model> Machine<M> {
+    fn new(id: u16, model: M, slots: u32, special: Special) -> Self {
+        let failures = Failures::default();
+        let router = Arc::new(FakeRouter::new(failures.clone()));
+        let interrupts = Interrupts::new(SlotCount::new(slots).unwrap(), special, &router).unwrap();
+        let root = Root::new(windows());
+        let device = Arc::new(Device::new(model, interrupts));
+        let function = PciFunction::new(id, Arc::clone(&device), &root).unwrap();
+        root.add(Arc::new(function)).unwrap();
+        let mut machine = Self { root, device, router, failures, bars: [0; 3] };
+        machine.bars = [0, 2, 4].map(|bar| machine.bar(bar));
+        machine.config_write(4, &[6, 0]);
+        machine
+    }
+
+    fn bar(&self, bar: u64) -> u64 {
+        let at = 0x10 + 4 * bar;
+        let [low, high] = [at, at + 4].map(|at| u64::from(self.config_read::<4>(at)));
+        high << 32 | low & !0xf
+    }
+
+    /// Reads a register.
+    fn read(&self, register: u64) -> u32 {
+        self.read_at::<4>(self.bars[0] + register)
+    }
+
+    /// Writes a register.
+    fn write(&self, register: u64, value: u32) {
+        self.write_at(self.bars[0] + register, &value.to_le_bytes());
+    }
+
+    fn read_at<const N: usize>(&self, address: u64) -> u32 {
+        let mut data = [0; N];
+        self.root.mmio().mmio_read(MmioAddress(0), address, &mut data);
+        little_endian(&data)
+    }
+
+    fn write_at(&self, address: u64, data: &[u8]) {
+        self.root.mmio().mmio_write(MmioAddress(0), address, data);
+    }
+
+    /// Sets up a slot in the BAR as a driver does: its message, then its control.
+    fn set_up(&self, slot: u32, control: u32) {
+        let at = self.bars[1] + 16 * u64::from(slot);
+        let MsiMessage { address, data } = message(slot);
+        self.write_at(at, &address.to_le_bytes());
+        self.write_at(at + 8, &data.to_le_bytes());
+        self.write_at(at + 12, &control.to_le_bytes());
+    }
+
+    /// Frees it.
+    fn free(&self, slot: u32) {
+        let at = self.bars[1] + 16 * u64::from(slot);
+        self.write_at(at + 12, &MASK.to_le_bytes());
+        self.write_at(at, &[0; 12]);
+    }
+
+    fn control(&self, slot: u32) -> u32 {
+        self.read_at::<4>(self.bars[1] + 16 * u64::from(slot) + 12)
+    }
+
+    fn set_control(&self, slot: u32, control: u32) {
+        self.write_at(self.bars[1] + 16 * u64::from(slot) + 12, &control.to_le_bytes());
+    }
+
+    /// The interrupts since the last call.
+    fn interrupts(&self) -> Vec<MsiMessage> {
+        self.router.take_delivered()
+    }
+
+    /// Triggers so far, those that were dropped, writes that were refused.
+    fn counters(&self) -> [u32; 3] {
+        [0x030, 0x034, 0x038].map(|register| self.read(register))
+    }
+
+    fn config_read<const N: usize>(&self, offset: u64) -> u32 {
+        let mut data = [0; N];
+        self.root.ecam().mmio_read(MmioAddress(0), (8 << 12) + offset, &mut data);
+        little_endian(&data)
+    }
+
+    fn config_write(&self, offset: u64, data: &[u8]) {
+        self.root.ecam().mmio_write(MmioAddress(0), (8 << 12) + offset, data);
+    }
+
+    /// The capabilities: offset, ID.
+    fn capabilities(&self) -> Vec<(u64, u8)> {
+        let mut list = Vec::new();
+        let mut next = u64::from(self.config_read::<1>(0x34));
+        while next != 0 {
+            list.push((next, self.config_read::<1>(next) as u8));
+            next = self.config_read::<1>(next + 1).into();
+            assert!(list.len() < 16, "the list loops: {list:x?}");
+        }
+        list
+    }
+
+    fn capability(&self, id: u8) -> Option<u64> {
+        self.capabilities().into_iter().find(|(_, found)| *found == id).map(|(at, _)| at)
+    }
+}
+
+/// A slot's mask bit, and its pending bit.
+const MASK: u32 = 1;
+const PENDING: u32 = 2;
+
+/// The message that a slot is set up with: another one for each of 49,152 neighbours.
+fn message(slot: u32) -> MsiMessage {
+    MsiMessage { address: 0xfee0_0000 + (u64::from(slot / 192 % 256) << 12), data: 0x20 + slot % 192 }
+}
+
+fn little_endian(data: &[u8]) -> u32 {
+    data.iter().rev().fold(0, |value, byte| value << 8 | u32::from(*byte))
+}

@@ -1,0 +1,119 @@
+//! The timer: a deadline a slot, and one clock of the host's for all of them.
+//!
+//! The clock is set to the earliest deadline; the event loop then has [`Timer::wake`] trigger what is due.
+
+use std::io;
+use std::os::fd::{AsRawFd, RawFd};
+use std::time::{Duration, Instant};
+
+use serde_json::{Map, Value};
+use vm_msi::{Router, Vector};
+use vmm_sys_util::timerfd::TimerFd;
+
+use super::deadlines::Deadlines;
+use super::device::{Model, Signals};
+use super::interrupts::Interrupts;
+use super::registers::{ARM, ARMED, DISARM, Halves, NANOSECONDS_HIGH, NANOSECONDS_LOW};
+
+/// Deadlines that are served before the event loop does something else.
+const AT_ONCE: usize = 256;
+
+/// The model.
+pub struct Timer {
+    deadlines: Deadlines,
+    nanoseconds: Halves,
+    clock: TimerFd,
+    /// What the clock is set to.
+    set: Option<Instant>,
+}
+
+impl Timer {
+    /// A timer with nothing armed.
+    ///
+    /// # Errors
+    /// The host has no clock left.
+    pub fn new() -> io::Result<Self> {
+        let clock = TimerFd::new()?;
+        Ok(Self { deadlines: Deadlines::default(), nanoseconds: Halves::default(), clock, set: None })
+    }
+
+    fn arm(&mut self, slot: Vector) {
+        let now = Instant::now();
+        // A deadline beyond what the host can express is never over.
+        if let Some(at) = now.checked_add(Duration::from_nanos(self.nanoseconds.whole())) {
+            self.deadlines.arm(slot, at);
+        }
+        self.set_clock(now);
+    }
+
+    /// Sets the clock to the earliest deadline. A call to the host only where that is another one.
+    fn set_clock(&mut self, now: Instant) {
+        let next = self.deadlines.next();
+        if next == self.set && next.is_some() {
+            return;
+        }
+        let set = match next {
+            // A clock that is set to nothing is stopped.
+            Some(at) => {
+                self.clock.reset(at.saturating_duration_since(now).max(Duration::from_nanos(1)), None)
+            }
+            None => self.clock.clear(),
+        };
+        // Where the host refuses, the event loop looks all the same, now and then.
+        self.set = next.filter(|_| set.is_ok());
+    }
+}
+
+impl Model for Timer {
+    const IDENTIFICATION: [u8; 4] = *b"IMST";
+    const NAME: &'static str = "timer";
+
+    fn read<R: Router>(&self, register: u64, _interrupts: &Interrupts<R>) -> u32 {
+        match register {
+            NANOSECONDS_LOW => self.nanoseconds.low,
+            NANOSECONDS_HIGH => self.nanoseconds.high,
+            ARMED => self.deadlines.armed(),
+            _ => 0,
+        }
+    }
+
+    fn write<R: Router>(&mut self, register: u64, value: u32, signals: &mut Signals<'_, R>) {
+        let is_there = value < signals.interrupts().slot_count();
+        match register {
+            NANOSECONDS_LOW => self.nanoseconds.low = value,
+            NANOSECONDS_HIGH => self.nanoseconds.high = value,
+            ARM if is_there => self.arm(Vector(value)),
+            DISARM if is_there => {
+                self.deadlines.disarm(Vector(value));
+                self.set_clock(Instant::now());
+            }
+            ARM | DISARM => signals.refuse(),
+            _ => {}
+        }
+    }
+
+    fn reset(&mut self) {
+        self.deadlines = Deadlines::default();
+        self.nanoseconds = Halves::default();
+        self.set_clock(Instant::now());
+    }
+
+    fn clock(&self) -> Option<RawFd> {
+        Some(self.clock.as_raw_fd())
+    }
+
+    /// Triggers the slots whose time is over, some at a time, and sets the clock to the next.
+    fn wake<R: Router>(&mut self, now: Instant, signals: &mut Signals<'_, R>) {
+        for _ in 0..AT_ONCE {
+            let Some(slot) = self.deadlines.take_due(now) else { break };
+            signals.slot(slot);
+        }
+        // Also where nothing has changed: the clock may have rung, and rings until it is set.
+        self.set = None;
+        self.set_clock(now);
+    }
+
+    fn report(&self) -> Map<String, Value> {
+        [("armed".to_owned(), self.deadlines.armed().into())].into_iter().collect()
+    }
+}
