@@ -40,7 +40,7 @@ until_true() {
     done
 }
 
-# order DEVICE WORDS..: a command to the doorbell driver.
+# order DEVICE WORDS..: a command to one of our drivers.
 order() {
     at=$1
     shift
@@ -177,6 +177,71 @@ job_reload() {
     say "reloaded times=$times"
 }
 
+need_ims() {
+    stores=$(devices "$1")
+    [ -n "$stores" ] || { fail "no $1 device"; return 1; }
+}
+# The kernel's own word on interrupts that nobody was there for.
+say_ims() {
+    say "$1 at=$2 $(tr '\n' ' ' <"$pci/devices/$2/results")" \
+        "unhandled=$(dmesg | grep -c 'No irq handler')"
+}
+
+# ims:BATCH, every queue of the IMS device through all that can happen to its slot, so many at a time: as many as fit,
+# unless said otherwise. Its MSI-X vectors before and after.
+job_ims() {
+    need_ims ims-queues || return
+    for store in $stores; do
+        order "$store" special 100
+        order "$store" exercise "${number:-$((128 * $(nproc)))}"
+        order "$store" special 100
+        say_ims ims "$store"
+    done
+}
+
+# imsfill: as many slots at once as the CPUs have vectors for
+job_imsfill() {
+    need_ims ims-queues || return
+    for store in $stores; do
+        order "$store" fill
+        say_ims imsfill "$store"
+    done
+}
+
+# imsreset:SLOTS live while the device is reset, and restored
+job_imsreset() {
+    need_ims ims-queues || return
+    for store in $stores; do
+        order "$store" reset "${number:-100}"
+        say_ims imsreset "$store"
+    done
+}
+
+# imspound:RINGS of queue 0 without pause, while the others come and go
+job_imspound() {
+    need_ims ims-queues || return
+    for store in $stores; do
+        times=0
+        order "$store" pound
+        until [ "$(result "$store" first_rung)" -ge "${number:-1000}" ] && [ $times -gt 0 ]; do
+            order "$store" exercise $((64 * $(nproc)))
+            times=$((times + 1))
+        done
+        order "$store" rest
+        say_ims imspound "$store"
+        say "imspounded at=$store times=$times"
+    done
+}
+
+# imstimer:TIMES that every timer is armed
+job_imstimer() {
+    need_ims ims-timer || return
+    for store in $stores; do
+        order "$store" run "${number:-10}"
+        say_ims imstimer "$store"
+    done
+}
+
 # nvme:MIB, read on every CPU at once and past the page cache, so that every queue works; one digest of all of it.
 job_nvme() {
     disk=/dev/nvme0n1
@@ -278,7 +343,7 @@ job_lspci() {
 job_rebind() {
     times=0
     while [ $times -lt "${number:-10}" ]; do
-        for driver in nvme doorbell virtio-pci; do
+        for driver in nvme doorbell virtio-pci ims-queues ims-timer; do
             for device in $(devices $driver); do
                 echo "$device" >"$pci/drivers/$driver/unbind" || fail "$driver does not let go of $device"
                 echo "$device" >"$pci/drivers/$driver/bind" || fail "$driver does not take $device back"

@@ -1,4 +1,4 @@
-//! What a guest boots: a stock Debian kernel, and an initramfs with our init, busybox, nvme and the doorbell driver.
+//! What a guest boots: a stock Debian kernel, and an initramfs with our init, busybox, nvme and our drivers.
 //!
 //! Initramfs files are kept in the cache under the digest of their content.
 
@@ -8,7 +8,8 @@ use std::path::PathBuf;
 use lab::{Cache, Initramfs, Kernel, Series};
 
 use crate::error::{At, Result};
-use crate::{doorbell, drivers, lspci, sha256};
+use crate::kbuild::{self, MODULES};
+use crate::{drivers, lspci, sha256};
 
 const INIT: &str = include_str!("../init.sh");
 
@@ -34,7 +35,7 @@ impl Image {
     /// The image of this kernel, built if it is not there.
     ///
     /// # Errors
-    /// The kernel was not provisioned, the driver does not build, or the cache cannot be written.
+    /// The kernel was not provisioned, a driver does not build, or the cache cannot be written.
     pub fn build(cache: &Cache, series: Series, tools: Tools) -> Result<Self> {
         Self::with_drivers(cache, series, tools, &[])
     }
@@ -49,8 +50,11 @@ impl Image {
         for modalias in modaliases {
             modules.extend(drivers::of(&kernel, modalias)?);
         }
-        let initramfs = Initramfs::new(cache, INIT)?.modules(&kernel, modules.iter().map(String::as_str))?;
-        let mut initramfs = initramfs.module_file(&doorbell::build(cache, &kernel)?)?;
+        let mut initramfs =
+            Initramfs::new(cache, INIT)?.modules(&kernel, modules.iter().map(String::as_str))?;
+        for module in &MODULES {
+            initramfs = initramfs.module_file(&kbuild::build(cache, &kernel, module)?)?;
+        }
         if tools == Tools::Lspci {
             for file in lspci::files()? {
                 initramfs = initramfs.file_from(&file.to_string_lossy(), 0o755, &file)?;

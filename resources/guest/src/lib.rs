@@ -1,7 +1,7 @@
 //! Linux guests that say what became of their interrupts, and hosts to run them on.
 //!
-//! An [`Image`] is a stock Debian kernel and an initramfs with our init and our driver for QEMU's ivshmem doorbell;
-//! a [`Machine`] boots it under a [`Monitor`] (ours, or QEMU as the reference) on a [`Host`] (a lab host, or this
+//! An [`Image`] is a stock Debian kernel and an initramfs with our init and our drivers, for QEMU's ivshmem doorbell and
+//! for the VMM's IMS devices; a [`Machine`] boots it under a [`Monitor`] (ours, or QEMU as the reference) on a [`Host`] (a lab host, or this
 //! machine); a [`Session`] is one such boot, and a [`Transcript`] all it said. What the guest says in them are
 //! [`Line`]s; what our VMM tells of its devices is a [`Report`].
 //!
@@ -19,13 +19,13 @@
 //! # Ok::<(), guest::Error>(())
 //! ```
 
-mod doorbell;
 mod drivers;
 mod error;
 mod here;
 mod host;
 mod image;
 mod interrupts;
+mod kbuild;
 mod lspci;
 mod machine;
 pub mod report;

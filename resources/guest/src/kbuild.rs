@@ -1,4 +1,4 @@
-//! Builds `doorbell.ko`, the guest's driver for QEMU's ivshmem doorbell, against the headers of a kernel.
+//! Builds the guest's own kernel modules against the headers of a kernel.
 //!
 //! The result is kept in the cache under a name made of all that went into it, so an edited source is built anew
 //! and an old result is never taken for a new one.
@@ -12,22 +12,44 @@ use lab::{Cache, Kernel};
 use crate::error::{At, Error, Result};
 use crate::sha256;
 
-const SOURCE: &str = include_str!("../doorbell/doorbell.c");
-const MAKEFILE: &str = include_str!("../doorbell/Makefile");
+/// A module's sources.
+pub(crate) struct Module {
+    name: &'static str,
+    files: &'static [(&'static str, &'static str)],
+}
+
+macro_rules! module {
+    ($name:literal: $($file:literal)*) => {
+        Module {
+            name: $name,
+            files: &[
+                ("Makefile", include_str!(concat!("../", $name, "/Makefile"))),
+                $(($file, include_str!(concat!("../", $name, "/", $file)))),*
+            ],
+        }
+    };
+}
+
+/// All of them.
+pub(crate) const MODULES: [Module; 2] = [
+    module!("doorbell": "doorbell.c"),
+    module!("ims": "device.h" "domain.h" "queues.h" "main.c" "domain.c" "stores.c" "queues.c" "line.c" "exercise.c" "timer.c"),
+];
 
 /// The module's file for this kernel.
-pub(crate) fn build(cache: &Cache, kernel: &Kernel) -> Result<PathBuf> {
-    let inputs = sha256([SOURCE, MAKEFILE, &kernel.release].join("\0").as_bytes());
-    let parent = cache.root().join("doorbell");
-    let dir = parent.join(format!("{}-{}", kernel.release, &inputs[..12]));
-    let module = dir.join("doorbell.ko");
-    if module.is_file() {
-        return Ok(module);
+pub(crate) fn build(cache: &Cache, kernel: &Kernel, module: &Module) -> Result<PathBuf> {
+    let texts = module.files.iter().flat_map(|&(name, text)| [name, text]);
+    let inputs: Vec<&str> = texts.chain([kernel.release.as_str()]).collect();
+    let parent = cache.root().join(module.name);
+    let dir = parent.join(format!("{}-{}", kernel.release, &sha256(inputs.join("\0").as_bytes())[..12]));
+    let file = dir.join(format!("{}.ko", module.name));
+    if file.is_file() {
+        return Ok(file);
     }
     // Built beside its place, by nobody else, and renamed: a module that is there is whole.
     let partial = parent.join(format!(".{}-{}", kernel.release, std::process::id()));
     fs::create_dir_all(&partial).at("create", &partial)?;
-    for (name, text) in [("doorbell.c", SOURCE), ("Makefile", MAKEFILE)] {
+    for (name, text) in module.files {
         let path = partial.join(name);
         fs::write(&path, text).at("write", &path)?;
     }
@@ -44,9 +66,9 @@ pub(crate) fn build(cache: &Cache, kernel: &Kernel) -> Result<PathBuf> {
     if let Err(error) = fs::rename(&partial, &dir) {
         // Another process was quicker; its module is as good.
         fs::remove_dir_all(&partial).at("remove", &partial)?;
-        if !module.is_file() {
+        if !file.is_file() {
             return Err(error).at("create", dir);
         }
     }
-    Ok(module)
+    Ok(file)
 }
