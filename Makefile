@@ -8,7 +8,7 @@ FUZZ    := $(TOOLS)/bin/cargo-fuzz
 T       ?= 60
 
 .DEFAULT_GOAL := help
-.PHONY: help build run test test-fast test-kvm test-lab test-linux compare bench check fuzz lab provision clean
+.PHONY: help build run test test-fast test-kvm test-lab test-linux compare bench instructions check fuzz lab provision clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -63,6 +63,9 @@ compare: build  ## boot time and lost interrupts, ours beside Debian's QEMU, in 
 
 bench:  ## what interrupts cost on this machine's KVM, beside the raw system calls
 	$(CARGO) bench --bench interrupts
+
+instructions:  ## instructions that the crate takes for what guests do, counted by valgrind and held against checked-in bounds
+	$(CARGO) bench --bench interrupts -- instructions
 
 fuzz: $(FUZZ)  ## fuzz each target for T seconds (60): config space, table, pending bits, states to restore, whole sequences against the model
 	@for target in msix msi ims function state; do \

@@ -3,6 +3,7 @@
 //! `target/bench/summary.json` (an array of name, n, ours_us, floor_us, ratio, spread, commits, cpu).
 
 mod floor;
+mod instructions;
 mod measure;
 mod ours;
 mod registers;
@@ -18,6 +19,17 @@ const RUNS: usize = 25;
 const SIZES: [usize; 3] = [64, 512, 2048];
 
 fn main() -> Result<(), Box<dyn Error>> {
+    let arguments: Vec<String> = std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
+    match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        [] => measure(),
+        ["registers"] => registers::measure(&mut |figure| println!("{figure}")),
+        ["instructions"] => instructions::check(),
+        ["path", name, times] => instructions::run(name, times.parse()?),
+        _ => Err("usage: interrupts [instructions]".into()),
+    }
+}
+
+fn measure() -> Result<(), Box<dyn Error>> {
     let mut figures = Vec::new();
     for cpu in 0..2 {
         measure::pin(cpu)?;

@@ -69,7 +69,7 @@ pub(crate) enum Ahead {
 /// A function of 2048 vectors in a VM of 11 vCPUs.
 pub(crate) struct Ours {
     pub(crate) function: MsixFunction<KvmRouter, NoDevice>,
-    router: Arc<KvmRouter>,
+    pub(crate) router: Arc<KvmRouter>,
 }
 
 /// A message that no other of 2048 vectors has: address and data.
@@ -154,7 +154,7 @@ impl Ours {
         Sample { commits: self.router.counters().commits - before, ..sample }
     }
 
-    fn write_message(&self, index: usize, (address, data): (u32, u32)) {
+    pub(crate) fn write_message(&self, index: usize, (address, data): (u32, u32)) {
         let entry = index as u64 * 16;
         self.function.write_table(entry, &address.to_le_bytes());
         self.function.write_table(entry + 4, &[0; 4]);
