@@ -19,20 +19,30 @@ pub struct Lane {
 
 impl Lane {
     /// Copies the enabled bytes of `register` to where the access wants them.
+    #[inline]
     pub fn read(&self, register: u32, data: &mut [u8]) {
         let register = register.to_le_bytes();
-        let enabled = register.get(usize::from(self.first)..).unwrap_or_default();
         let wanted = data.get_mut(self.bytes.clone()).unwrap_or_default();
+        // A whole DWORD, as guests make them: no loop over bytes.
+        if let Ok(whole) = <&mut [u8; 4]>::try_from(&mut *wanted) {
+            *whole = register;
+            return;
+        }
+        let enabled = register.get(usize::from(self.first)..).unwrap_or_default();
         for (to, from) in wanted.iter_mut().zip(enabled) {
             *to = *from;
         }
     }
 
     /// `register` with the enabled bytes replaced by those of the access.
+    #[inline]
     pub fn merge(&self, register: u32, data: &[u8]) -> u32 {
+        let written = data.get(self.bytes.clone()).unwrap_or_default();
+        if let Ok(whole) = <[u8; 4]>::try_from(written) {
+            return u32::from_le_bytes(whole);
+        }
         let mut register = register.to_le_bytes();
         let enabled = register.get_mut(usize::from(self.first)..).unwrap_or_default();
-        let written = data.get(self.bytes.clone()).unwrap_or_default();
         for (to, from) in enabled.iter_mut().zip(written) {
             *to = *from;
         }
@@ -42,17 +52,35 @@ impl Lane {
 
 /// The lanes of an access of `len` bytes at `offset`, lowest first. An access that would wrap around the end
 /// of the address space stops there.
-pub fn lanes(offset: u64, len: usize) -> impl Iterator<Item = Lane> {
-    let mut done = 0usize;
-    std::iter::from_fn(move || {
-        let left = len.checked_sub(done).filter(|left| *left > 0)?;
-        let at = offset.checked_add(u64::try_from(done).ok()?)?;
+#[inline]
+pub fn lanes(offset: u64, len: usize) -> Lanes {
+    let beyond_first = usize::try_from(u64::MAX.wrapping_sub(offset)).unwrap_or(usize::MAX);
+    Lanes { at: offset, done: 0, len: len.min(beyond_first.saturating_add(1)) }
+}
+
+/// See [`lanes`].
+#[derive(Clone, Debug)]
+pub struct Lanes {
+    at: u64,
+    done: usize,
+    len: usize,
+}
+
+impl Iterator for Lanes {
+    type Item = Lane;
+
+    #[inline]
+    fn next(&mut self) -> Option<Lane> {
+        let Self { at, done: start, len } = *self;
+        if start >= len {
+            return None;
+        }
         let first = (at % 4) as u8;
-        let width = left.min(usize::from(4u8.saturating_sub(first)));
-        let start = done;
-        done = done.saturating_add(width);
-        Some(Lane { dword: at / 4, bytes: start..done, first })
-    })
+        let width = len.wrapping_sub(start).min(usize::from(4u8.wrapping_sub(first)));
+        // Neither wraps but at the end of the address space, where `len` ends the access too.
+        (self.at, self.done) = (at.wrapping_add(width as u64), start.wrapping_add(width));
+        Some(Lane { dword: at / 4, bytes: start..self.done, first })
+    }
 }
 
 #[cfg(test)]

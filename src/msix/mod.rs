@@ -17,7 +17,6 @@ use crate::access::lanes;
 use crate::backend::{Capabilities, Growth};
 use crate::capability::Capability;
 use crate::delivery::{Delivery, Store, Touched, Vector};
-use crate::message::MsiMessage;
 use crate::registers::Registers;
 use crate::state::RestoreError;
 use layout::CAPABILITY_ID;
@@ -58,6 +57,7 @@ impl Msix {
     }
 
     /// Reads the table; `offset` counts from its first entry.
+    #[inline]
     pub fn read_table(&self, offset: u64, data: &mut [u8]) {
         self.table.read(offset, data);
     }
@@ -161,8 +161,8 @@ impl Store for Msix {
 
 /// What an entry should be. A masked entry without a message is one that its driver has not requested yet, or
 /// has freed: it needs nothing of the host.
-fn delivery(control: MessageControl, entry: Entry) -> Delivery {
-    if !control.enable() || entry.is_masked() && entry.message() == MsiMessage::BLANK {
+fn delivery(control: MessageControl, entry: &Entry) -> Delivery {
+    if !control.enable() || entry.is_masked() && entry.is_blank() {
         Delivery::Off
     } else if control.function_mask() || entry.is_masked() {
         Delivery::Held

@@ -11,46 +11,47 @@ use crate::message::MsiMessage;
 
 /// One entry: Message Address, Message Upper Address, Message Data, Vector Control.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Entry {
-    message: MsiMessage,
-    control: VectorControl,
-}
+pub(super) struct Entry([u32; 4]);
+
+/// The index of Vector Control among an entry's registers.
+const CONTROL: usize = 3;
 
 impl Entry {
     /// After reset: masked. The specification leaves the message undefined; it is blank here.
-    const RESET: Self = Self { message: MsiMessage::BLANK, control: VectorControl::RESET };
+    const RESET: Self = Self([0, 0, 0, VectorControl::RESET.into_bits()]);
 
     pub(super) fn new(message: MsiMessage, control: VectorControl) -> Self {
-        Self { message, control }
+        Self([message.address_low(), message.address_high(), message.data, control.into_bits()])
     }
 
-    pub(super) fn message(self) -> MsiMessage {
-        self.message
+    pub(super) fn message(&self) -> MsiMessage {
+        let Self([low, high, data, _]) = *self;
+        MsiMessage::from_registers(low, high, data)
     }
 
-    pub(super) fn is_masked(self) -> bool {
-        self.control.mask()
+    pub(super) fn is_masked(&self) -> bool {
+        let Self([.., control]) = *self;
+        VectorControl::from_bits(control).mask()
     }
 
-    fn register(self, index: u64) -> u32 {
-        match index {
-            0 => self.message.address_low(),
-            1 => self.message.address_high(),
-            2 => self.message.data,
-            _ => self.control.into_bits(),
+    /// What a lane makes of a register; `None` where that is what it has already.
+    fn written(&self, index: usize, lane: &Lane, data: &[u8]) -> Option<u32> {
+        let before = *self.0.get(index)?;
+        let merged = lane.merge(before, data);
+        let after = if index == CONTROL { VectorControl::written(merged).into_bits() } else { merged };
+        (after != before).then_some(after)
+    }
+
+    fn set(&mut self, index: usize, value: u32) {
+        if let Some(register) = self.0.get_mut(index) {
+            *register = value;
         }
     }
 
-    fn with_register(self, index: u64, value: u32) -> Self {
-        let MsiMessage { data, .. } = self.message;
-        let (low, high) = (self.message.address_low(), self.message.address_high());
-        let message = match index {
-            0 => MsiMessage::from_registers(value, high, data),
-            1 => MsiMessage::from_registers(low, value, data),
-            2 => MsiMessage::from_registers(low, high, value),
-            _ => return Self { control: VectorControl::written(value), ..self },
-        };
-        Self { message, ..self }
+    /// No message: [`MsiMessage::BLANK`].
+    pub(super) fn is_blank(&self) -> bool {
+        let Self([low, high, data, _]) = *self;
+        low | high | data == 0
     }
 }
 
@@ -59,8 +60,8 @@ impl Entry {
 pub(super) struct Table(Box<[Entry]>);
 
 /// Which entry and which of its four registers a lane is for.
-fn place(lane: &Lane) -> (usize, u64) {
-    (usize::try_from(lane.dword / 4).unwrap_or(usize::MAX), lane.dword % 4)
+fn place(lane: &Lane) -> (usize, usize) {
+    (usize::try_from(lane.dword / 4).unwrap_or(usize::MAX), (lane.dword % 4) as usize)
 }
 
 impl Table {
@@ -80,34 +81,37 @@ impl Table {
         self.0.fill(Entry::RESET);
     }
 
-    pub(super) fn entry(&self, vector: Vector) -> Option<Entry> {
-        self.0.get(vector.index()).copied()
+    pub(super) fn entry(&self, vector: Vector) -> Option<&Entry> {
+        self.0.get(vector.index())
     }
 
+    #[inline]
     pub(super) fn read(&self, offset: u64, data: &mut [u8]) {
         for lane in lanes(offset, data.len()) {
             let (entry, register) = place(&lane);
-            let value = self.0.get(entry).map_or(0, |entry| entry.register(register));
-            lane.read(value, data);
+            let value = self.0.get(entry).and_then(|Entry(registers)| registers.get(register));
+            lane.read(value.copied().unwrap_or_default(), data);
         }
     }
 
     /// Writes, and tells for which vectors `answer` is now another than before.
+    #[inline]
     pub(super) fn write<T: PartialEq>(
         &mut self,
         offset: u64,
         data: &[u8],
-        answer: impl Fn(Entry) -> T,
+        answer: impl Fn(&Entry) -> T,
     ) -> Touched {
         let mut touched = Touched::NOTHING;
         for lane in lanes(offset, data.len()) {
             let (index, register) = place(&lane);
             let Some(entry) = self.0.get_mut(index) else { continue };
-            let written = entry.with_register(register, lane.merge(entry.register(register), data));
-            if answer(written) != answer(*entry) {
+            let Some(value) = entry.written(register, &lane, data) else { continue };
+            let before = answer(entry);
+            entry.set(register, value);
+            if answer(entry) != before {
                 touched = touched.and(Touched::one(Vector(index as u32)));
             }
-            *entry = written;
         }
         touched
     }
