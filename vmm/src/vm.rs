@@ -92,7 +92,7 @@ impl Vm {
             };
             virtio::attach(Arc::new(virtio::Rng::new()?), machine)?;
         }
-        let machine = ims::Machine { root: &root, router: interrupts.router() };
+        let machine = ims::Machine { root: &root, memory: memory.memory(), router: interrupts.router() };
         let devices = config.devices.iter().map(|option| ims::attach(option, machine));
         let devices = devices.collect::<Result<Vec<_>>>()?;
         if !devices.is_empty() {

@@ -1,9 +1,12 @@
 //! A device's configuration space and its BARs. Plain tables.
 
 use vm_msi::Router;
+use vm_msi::ims::SiovDvsec;
 
 use super::interrupts::Interrupts;
-use crate::pci::{Bar, Bars, CapabilityList, ConfigSpace, ExpressCapability, Header, MsixCapability};
+use crate::pci::{
+    Bar, Bars, CapabilityList, ConfigSpace, ExpressCapability, Header, MsixCapability, Register,
+};
 
 /// The BAR with the registers.
 pub const REGISTERS_BAR: usize = 0;
@@ -16,6 +19,8 @@ pub const MSIX_BAR: usize = super::interrupts::MSIX_BAR as usize;
 const MEMORY64: u32 = 0b0100;
 /// The smallest BAR: a page, so that a guest maps nothing else with it.
 const PAGE: u64 = 0x1000;
+/// Where extended capabilities begin (PCIe r6 §7.6.2).
+const EXTENDED: u16 = 0x100;
 /// Base system peripheral, other.
 const CLASS: u32 = 0x08_8000;
 
@@ -43,6 +48,19 @@ impl Config {
         let mut list = CapabilityList::new(header.space(&bars));
         let express = ExpressCapability::add(&mut list);
         let msix = msix.map(|_| MsixCapability::add(&mut list));
-        Self { space: list.finish(), bars, express, msix }
+        let mut space = list.finish();
+        define_siov(&mut space, &interrupts.siov);
+        Self { space, bars, express, msix }
+    }
+}
+
+/// Puts the capability of Scalable IOV where extended capabilities begin; no other follows.
+fn define_siov(space: &mut ConfigSpace, siov: &SiovDvsec) {
+    let registers = (EXTENDED..).step_by(4).zip(siov.registers()).zip(SiovDvsec::WRITABLE);
+    for ((offset, reset), writable) in registers {
+        space.define(
+            offset,
+            &[Register { width: 4, reset, emulated: u32::MAX, writable, ..Register::default() }],
+        );
     }
 }

@@ -51,8 +51,7 @@ pub trait Model: Send + 'static {
 pub struct Signals<'a, R: Router> {
     interrupts: &'a Interrupts<R>,
     counters: &'a mut Counters,
-    /// Whether the bus lets the device access memory.
-    pub bus_master: BusMaster,
+    bus_master: BusMaster,
 }
 
 impl<R: Router> Signals<'_, R> {
@@ -62,10 +61,24 @@ impl<R: Router> Signals<'_, R> {
         self.interrupts
     }
 
+    /// Whether the bus lets the device access memory.
+    #[must_use]
+    pub fn bus_master(&self) -> BusMaster {
+        self.bus_master
+    }
+
     /// Triggers a slot in BAR 2.
     pub fn slot(&mut self, slot: Vector) {
         let triggered = trigger(&self.interrupts.slots, slot);
         self.counters.count(triggered);
+    }
+
+    /// Triggers a slot in guest memory, where there are any.
+    pub fn memory_slot(&mut self, slot: Vector) {
+        if let Some(slots) = &self.interrupts.memory_slots {
+            let triggered = trigger(slots, slot);
+            self.counters.count(triggered);
+        }
     }
 
     /// Triggers an MSI-X vector, where there is MSI-X.
@@ -229,13 +242,13 @@ impl<M: Model, R: Router> Device<M, R> {
     }
 
     fn register(&self, state: &State<M>, register: u64) -> u32 {
-        let slots = self.interrupts.slot_count();
+        let (slots, memory_slots) = (self.interrupts.slot_count(), self.interrupts.memory_slot_count());
         match register {
             IDENTIFICATION => u32::from_le_bytes(M::IDENTIFICATION),
             VERSION => 1,
             SLOTS => slots,
-            MEMORY_SLOTS => 0,
-            QUEUES => slots,
+            MEMORY_SLOTS => memory_slots,
+            QUEUES => slots.saturating_add(memory_slots),
             TRIGGERS => state.counters.triggers,
             DROPPED => state.counters.dropped,
             REFUSED => state.counters.refused,

@@ -6,10 +6,13 @@ use std::sync::Arc;
 use serde_json::{Map, Value};
 use vm_msi::backend::Unsupported;
 use vm_msi::domain::SoftwareDomain;
-use vm_msi::ims::{Bit, ControlFormat, FormatError, MaskBit, MaskedWhen, SlotArrayLayout, SlotCount};
+use vm_msi::ims::{
+    Bit, ControlFormat, FormatError, MaskBit, MaskedWhen, PageSizes, QueueLayout, SiovDvsec, SlotArrayLayout,
+    SlotCount,
+};
 use vm_msi::msix::{Bar, Layout, LayoutError, TableSize};
 use vm_msi::state::Resume;
-use vm_msi::{Delivery, Function, Registers, Router, SoftwareIms, SoftwareMsix, Vector};
+use vm_msi::{Delivery, Function, Registers, Router, SoftwareIms, SoftwareMsix, SoftwareQueue, Vector};
 
 use crate::report;
 
@@ -43,12 +46,27 @@ pub enum Special {
     None,
 }
 
+/// Which interrupts a device has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Shape {
+    /// Slots in BAR 2.
+    pub slots: SlotCount,
+    /// Slots in guest memory, if any.
+    pub memory_slots: Option<SlotCount>,
+    /// What there is beside.
+    pub special: Special,
+}
+
 /// A device's interrupts.
 pub struct Interrupts<R: Router> {
+    /// What tells the guest of the slots: it is there only where they could be had.
+    pub siov: SiovDvsec,
     /// For special vectors, where it has them.
     pub msix: Option<SoftwareMsix<R>>,
     /// The slots in BAR 2.
     pub slots: SoftwareIms<R>,
+    /// The slots in guest memory, if any.
+    pub memory_slots: Option<SoftwareQueue<R>>,
 }
 
 impl<R: Router> Interrupts<R> {
@@ -56,14 +74,20 @@ impl<R: Router> Interrupts<R> {
     ///
     /// # Errors
     /// The router cannot carry them.
-    pub fn new(slots: SlotCount, special: Special, router: &Arc<R>) -> Result<Self, InterruptsError> {
-        let layout = SlotArrayLayout { slots, control: control()? };
-        let slots = SoftwareIms::try_software(layout, Arc::clone(router))?;
+    pub fn new(shape: Shape, router: &Arc<R>) -> Result<Self, InterruptsError> {
+        let Shape { slots, memory_slots, special } = shape;
+        let control = control()?;
         let msix = match special {
             Special::Msix => Some(SoftwareMsix::try_software(msix()?, Arc::clone(router))?),
             Special::None => None,
         };
-        let interrupts = Self { msix, slots };
+        let queue = |slots| SoftwareQueue::try_software(QueueLayout { slots, control }, Arc::clone(router));
+        let interrupts = Self {
+            siov: SiovDvsec::try_new(router.capabilities(), PageSizes::SIZE_4K)?,
+            msix,
+            slots: SoftwareIms::try_software(SlotArrayLayout { slots, control }, Arc::clone(router))?,
+            memory_slots: memory_slots.map(queue).transpose()?,
+        };
         interrupts.hold();
         Ok(interrupts)
     }
@@ -74,39 +98,43 @@ impl<R: Router> Interrupts<R> {
         self.slots.layout().slots.get()
     }
 
+    /// How many slots are in guest memory.
+    #[must_use]
+    pub fn memory_slot_count(&self) -> u32 {
+        self.memory_slots.as_ref().map_or(0, |slots| slots.layout().slots.get())
+    }
+
     /// Lets all interrupts wait.
     pub fn hold(&self) {
         // A software domain asks no host for this, so none refuses.
         let _ = self.slots.suspend();
+        let _ = self.memory_slots.as_ref().map(SoftwareQueue::suspend);
         let _ = self.msix.as_ref().map(SoftwareMsix::suspend);
     }
 
     /// Delivers what waits and may be delivered, and from now on what comes.
     pub fn go_on(&self) {
         self.slots.resume();
-        if let Some(msix) = &self.msix {
-            msix.resume();
-        }
+        self.memory_slots.iter().for_each(Resume::resume);
+        self.msix.iter().for_each(Resume::resume);
     }
 
     /// Back to what the slots were after power-on.
     pub fn reset_slots(&self) {
         self.slots.reset(|| ());
+        self.memory_slots.iter().for_each(|slots| slots.reset(|| ()));
     }
 
     /// The same for MSI-X.
     pub fn reset_msix(&self) {
-        if let Some(msix) = &self.msix {
-            msix.reset(|| ());
-        }
+        self.msix.iter().for_each(|msix| msix.reset(|| ()));
     }
 
     /// Tries again what the host refused to deliver.
     pub fn retry(&self) {
         self.slots.retry();
-        if let Some(msix) = &self.msix {
-            msix.retry();
-        }
+        self.memory_slots.iter().for_each(Function::retry);
+        self.msix.iter().for_each(Function::retry);
     }
 
     /// Their part of the report.
@@ -114,6 +142,9 @@ impl<R: Router> Interrupts<R> {
     pub fn report(&self) -> Map<String, Value> {
         let mut fields = Map::new();
         fields.insert("slots".into(), report::software(&self.slots));
+        if let Some(slots) = &self.memory_slots {
+            fields.insert("memory_slots".into(), report::software(slots));
+        }
         if let Some(msix) = &self.msix {
             fields.insert("software_msix".into(), report::software(msix));
         }

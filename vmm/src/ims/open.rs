@@ -2,13 +2,13 @@
 
 use std::sync::Arc;
 
-use vm_msi::ims::SlotCount;
+use vm_memory::GuestMemoryMmap;
 use vm_msi::kvm::KvmRouter;
 
 use super::device::{Device, Model};
 use super::events::Attended;
 use super::function::PciFunction;
-use super::interrupts::{Interrupts, Special};
+use super::interrupts::{Interrupts, Shape, Special};
 use super::queues::Queues;
 use super::timer::Timer;
 use crate::cli::DeviceOption;
@@ -24,6 +24,8 @@ const QUEUES: u16 = 0x10f1;
 pub struct Machine<'a> {
     /// The bus that it comes to.
     pub root: &'a Root,
+    /// Guest memory, where its slots may be.
+    pub memory: &'a GuestMemoryMmap,
     /// The router of its interrupts.
     pub router: &'a Arc<KvmRouter>,
 }
@@ -33,27 +35,21 @@ pub struct Machine<'a> {
 /// # Errors
 /// The host's, or the bus's that has no room.
 pub fn attach(option: &DeviceOption, machine: Machine<'_>) -> Result<Arc<dyn Attended>> {
-    match option {
+    match *option {
         DeviceOption::ImsTimer { slots } => {
             let timer = Timer::new().doing("ims-timer: creating its clock")?;
-            add(TIMER, timer, *slots, Special::None, machine)
+            add(TIMER, timer, Shape { slots, memory_slots: None, special: Special::None }, machine)
         }
-        DeviceOption::ImsQueues { slots, memory_slots: _ } => {
-            add(QUEUES, Queues, *slots, Special::Msix, machine)
+        DeviceOption::ImsQueues { slots, memory_slots } => {
+            let queues = Queues::new(machine.memory.clone());
+            add(QUEUES, queues, Shape { slots, memory_slots, special: Special::Msix }, machine)
         }
     }
 }
 
-fn add<M: Model>(
-    id: u16,
-    model: M,
-    slots: SlotCount,
-    special: Special,
-    machine: Machine<'_>,
-) -> Result<Arc<dyn Attended>> {
+fn add<M: Model>(id: u16, model: M, shape: Shape, machine: Machine<'_>) -> Result<Arc<dyn Attended>> {
     let doing = |what: &str| format!("ims-{}: {what}", M::NAME);
-    let interrupts =
-        Interrupts::new(slots, special, machine.router).doing(doing("giving it its interrupts"))?;
+    let interrupts = Interrupts::new(shape, machine.router).doing(doing("giving it its interrupts"))?;
     let device = Arc::new(Device::new(model, interrupts));
     let function = PciFunction::new(id, Arc::clone(&device), machine.root);
     let function = function.doing(doing("giving its BARs addresses"))?;

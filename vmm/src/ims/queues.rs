@@ -1,22 +1,49 @@
-//! The device of queues: a ring of a queue triggers its slot.
+//! The device of queues: a ring of a queue triggers its slot, in BAR 2 or in guest memory.
+//!
+//! Owns the registers by which a driver says where its slots in memory are. The slots themselves are the library's, which
+//! reads one when its doorbell is rung, and writes none.
 
 use serde_json::{Map, Value};
-use vm_msi::{Router, Vector};
+use vm_memory::{GuestAddress, GuestMemoryMmap};
+use vm_msi::ims::SlotRefusal;
+use vm_msi::{Router, SoftwareQueue, Vector};
 
-use super::device::{Model, Signals};
+use super::device::{BusMaster, Model, Signals};
 use super::interrupts::Interrupts;
-use super::registers::{RING, RING_MSIX};
+use super::registers::{
+    ADDRESS_HIGH, ADDRESS_LOW, DOORBELL, Halves, PLACE, RESULT, RING, RING_MSIX, SELECT, SELECTED,
+    SELECTED_PLACED,
+};
+
+/// The MSI-X vector of commands that have been carried out.
+const COMPLETIONS: Vector = Vector(1);
+/// Where the control of a slot is in its 16 bytes.
+const CONTROL: u64 = 12;
 
 /// The model.
-#[derive(Debug, Default)]
-pub struct Queues;
+#[derive(Debug)]
+pub struct Queues {
+    memory: GuestMemoryMmap,
+    address: Halves,
+    select: u32,
+    result: u32,
+}
 
 impl Queues {
+    /// Queues whose slots may be in this memory.
+    #[must_use]
+    pub fn new(memory: GuestMemoryMmap) -> Self {
+        Self { memory, address: Halves::default(), select: 0, result: 0 }
+    }
+
     fn ring<R: Router>(queue: u32, signals: &mut Signals<'_, R>) {
-        if queue < signals.interrupts().slot_count() {
-            signals.slot(Vector(queue));
-        } else {
-            signals.refuse();
+        let slots = signals.interrupts().slot_count();
+        match queue.checked_sub(slots) {
+            None => signals.slot(Vector(queue)),
+            Some(slot) if slot < signals.interrupts().memory_slot_count() => {
+                signals.memory_slot(Vector(slot))
+            }
+            Some(_) => signals.refuse(),
         }
     }
 
@@ -28,25 +55,101 @@ impl Queues {
             signals.refuse();
         }
     }
+
+    /// Carries out a command that is about a slot in memory, and tells what became of it.
+    fn command<R: Router>(
+        &mut self,
+        signals: &mut Signals<'_, R>,
+        command: impl FnOnce(&Self, &SoftwareQueue<R>) -> Result<(), SlotRefusal>,
+    ) {
+        let slots = &signals.interrupts().memory_slots;
+        self.result = slots.as_ref().map_or(NO_SUCH_SLOT, |slots| result(command(self, slots)));
+        if self.result == GOOD {
+            signals.msix(COMPLETIONS);
+        } else {
+            signals.refuse();
+        }
+    }
+
+    fn place<R: Router>(&self, slot: Vector, slots: &SoftwareQueue<R>) -> Result<(), SlotRefusal> {
+        match self.address.whole() {
+            0 => slots.unplace(slot),
+            address => slots.place(slot, GuestAddress(address)),
+        }
+    }
+
+    /// Has the slot read. While the bus keeps the device from memory, there is none for it.
+    fn doorbell<R: Router>(
+        &self,
+        slot: Vector,
+        slots: &SoftwareQueue<R>,
+        bus_master: BusMaster,
+    ) -> Result<(), SlotRefusal> {
+        match bus_master {
+            BusMaster::Enabled => slots.fetch(slot, &&self.memory),
+            BusMaster::Disabled => slots.fetch(slot, &&GuestMemoryMmap::<()>::new()),
+        }
+    }
+
+    fn selected<R: Router>(&self, interrupts: &Interrupts<R>) -> u32 {
+        let Some(slots) = &interrupts.memory_slots else { return 0 };
+        let slot = Vector(self.select);
+        let mut control = [0; 4];
+        let at = vm_msi::ims::SLOT_BYTES.saturating_mul(slot.0.into()).saturating_add(CONTROL);
+        slots.read_copies(at, &mut control);
+        let placed = if slots.look(|slots| slots.address(slot)).is_some() { SELECTED_PLACED } else { 0 };
+        u32::from_le_bytes(control) | placed
+    }
+}
+
+/// What a driver reads of a command that was carried out, and of one for a slot that there is not.
+const GOOD: u32 = 0;
+const NO_SUCH_SLOT: u32 = 1;
+
+/// What a driver reads of a command.
+fn result(done: Result<(), SlotRefusal>) -> u32 {
+    match done {
+        Ok(()) => GOOD,
+        Err(SlotRefusal::NoSuchSlot { .. }) => NO_SUCH_SLOT,
+        Err(SlotRefusal::NotMemory { .. } | SlotRefusal::Straddles { .. }) => 2,
+        Err(SlotRefusal::Misaligned { .. }) => 3,
+        Err(SlotRefusal::Unplaced { .. }) => 4,
+        Err(_) => 5,
+    }
 }
 
 impl Model for Queues {
     const IDENTIFICATION: [u8; 4] = *b"IMSQ";
     const NAME: &'static str = "queues";
 
-    fn read<R: Router>(&self, _register: u64, _interrupts: &Interrupts<R>) -> u32 {
-        0
+    fn read<R: Router>(&self, register: u64, interrupts: &Interrupts<R>) -> u32 {
+        match register {
+            SELECT => self.select,
+            SELECTED => self.selected(interrupts),
+            ADDRESS_LOW => self.address.low,
+            ADDRESS_HIGH => self.address.high,
+            RESULT => self.result,
+            _ => 0,
+        }
     }
 
     fn write<R: Router>(&mut self, register: u64, value: u32, signals: &mut Signals<'_, R>) {
+        let (slot, bus_master) = (Vector(value), signals.bus_master());
         match register {
             RING => Self::ring(value, signals),
             RING_MSIX => Self::ring_msix(value, signals),
+            SELECT => self.select = value,
+            ADDRESS_LOW => self.address.low = value,
+            ADDRESS_HIGH => self.address.high = value,
+            PLACE => self.command(signals, |queues, slots| queues.place(slot, slots)),
+            DOORBELL => self.command(signals, |queues, slots| queues.doorbell(slot, slots, bus_master)),
             _ => {}
         }
     }
 
-    fn reset(&mut self) {}
+    fn reset(&mut self) {
+        (self.address, self.select, self.result) = (Halves::default(), 0, GOOD);
+    }
 
     fn report(&self) -> Map<String, Value> {
         Map::new()

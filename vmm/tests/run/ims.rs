@@ -11,6 +11,8 @@ const LOCAL_APIC: u32 = 0xfee0_0000;
 /// Where the guest puts the BARs of its two devices: queues and timer.
 const QUEUES: [u32; 3] = [0xc000_0000, 0xc010_0000, 0xc020_0000];
 const TIMER: [u32; 3] = [0xc030_0000, 0xc040_0000, 0];
+/// Where it has a slot in RAM.
+const MEMORY: u32 = 0x20_0000;
 
 /// A guest's instructions, as they are written.
 #[derive(Default)]
@@ -105,19 +107,32 @@ fn report(name: &str, mut code: Code, devices: &[&str]) -> serde_json::Value {
 }
 
 #[test]
-fn slots_and_msi_x_of_one_device_and_a_timer_without_msi_x_all_signal() {
+fn slots_in_a_bar_and_in_memory_msi_x_beside_and_a_timer_without_it_all_signal() {
     let mut code = Code::started();
     let [registers, slots, msix] = QUEUES;
-    // MSI-X on, its vector 0 unmasked.
+    // MSI-X on, its vectors unmasked.
     code.config(1, 0x7c, 0x8000_0000);
     code.set_up(msix, 0x40);
+    code.set_up(msix + 16, 0x46);
     for (slot, vector) in [(0, 0x41), (40_000, 0x42), (65_535, 0x43)] {
         code.set_up(slots + 16 * slot, vector);
         code.store(registers + 0x20, slot);
         code.wait_for(vector);
     }
-    // One that does not exist is told by MSI-X.
-    code.store(registers + 0x20, 65_536);
+    // A slot in memory, and then another message in it. Completed commands are told by MSI-X.
+    code.set_up(MEMORY, 0x45);
+    code.store(registers + 0x48, MEMORY);
+    code.store(registers + 0x50, 1);
+    code.wait_for(0x46);
+    code.store(registers + 0x54, 1);
+    code.store(registers + 0x20, 65_537);
+    code.wait_for(0x45);
+    code.set_up(MEMORY, 0x47);
+    code.store(registers + 0x54, 1);
+    code.store(registers + 0x20, 65_537);
+    code.wait_for(0x47);
+    // A queue that does not exist.
+    code.store(registers + 0x20, 65_538);
     code.wait_for(0x40);
     let [registers, slots, _] = TIMER;
     code.set_up(slots + 16 * 5, 0x44);
@@ -126,18 +141,19 @@ fn slots_and_msi_x_of_one_device_and_a_timer_without_msi_x_all_signal() {
     code.wait_for(0x44);
     code.wait(registers + 0x90, u32::MAX, 0);
 
-    let report = report("ims", code, &["ims-queues,slots=65536,memory-slots=0", "ims-timer"]);
+    let report = report("ims", code, &["ims-queues,slots=65536,memory-slots=2", "ims-timer"]);
     let [queues, timer] = [&report["devices"][0], &report["devices"][1]];
     assert_eq!((&queues["ims"], &timer["ims"]), (&"queues".into(), &"timer".into()));
     let counters = |device: &serde_json::Value| {
         ["triggers", "dropped_triggers", "refused_writes"].map(|name| device[name].as_u64().unwrap())
     };
-    assert_eq!((counters(queues), counters(timer)), ([3, 0, 1], [1, 0, 0]));
+    assert_eq!((counters(queues), counters(timer)), ([5, 0, 1], [1, 0, 0]));
     let in_use = queues["slots"]["in_use"].as_array().unwrap();
     let in_use: Vec<_> = in_use.iter().map(|slot| slot["vector"].as_u64().unwrap()).collect();
     assert_eq!(in_use, [0, 40_000, 65_535]);
     let delivered = |store: &serde_json::Value| store["counters"]["delivered"].as_u64().unwrap();
-    assert_eq!([&queues["slots"], &queues["software_msix"], &timer["slots"]].map(delivered), [3, 1, 1]);
+    let stores = [&queues["slots"], &queues["memory_slots"], &queues["software_msix"], &timer["slots"]];
+    assert_eq!(stores.map(delivered), [3, 2, 4, 1]);
 }
 
 #[test]

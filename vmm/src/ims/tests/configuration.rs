@@ -1,6 +1,15 @@
 //! How a driver finds a device, and its reset as a function.
 
+use std::sync::Arc;
+
+use vm_msi::RequesterId;
+use vm_msi::backend::{Capabilities, Unsupported};
+use vm_msi::ims::SlotCount;
+use vm_msi::remap::{Identity, Remapped};
+use vm_msi::testing::{Failures, FakeRouter};
+
 use super::{MASK, Machine, message};
+use crate::ims::interrupts::{Interrupts, InterruptsError, Shape, Special};
 
 const MSI: u8 = 0x05;
 const EXPRESS: u8 = 0x10;
@@ -45,6 +54,29 @@ fn the_function_is_an_integrated_endpoint_that_can_be_reset() {
     assert_eq!(machine.config_read::<4>(at + 4), 0x1000_8000);
     machine.config_write(at + 8, &[0xff, 0x7f]);
     assert_eq!(machine.config_read::<2>(at + 8), 0x000f, "error reporting can be enabled");
+}
+
+#[test]
+fn scalable_iov_says_that_there_is_an_ims() {
+    let machine = Machine::queues(1);
+    let capability = |beyond| (0..beyond).map(|dword| machine.config_read::<4>(0x100 + 4 * dword)).collect();
+    let before: Vec<u32> = capability(7);
+    assert_eq!(before, [0x0001_0023, 0x0181_8086, 5, 1, 1, 1, 0]);
+    machine.config_write(0x100, &[0xff; 24]);
+    let after: Vec<u32> = capability(6);
+    assert_eq!(after, [0x0001_0023, 0x0181_8086, 5, 1, u32::MAX, 1], "the page size can be set");
+    assert_eq!(Machine::timer(1).config_read::<4>(0x114), 1);
+}
+
+#[test]
+fn a_parent_that_refuses_an_ims_is_told_before_there_is_a_device() {
+    let slots = SlotCount::new(1).unwrap();
+    let shape = Shape { slots, memory_slots: None, special: Special::Msix };
+    let fewer = Capabilities { ims: false, ..Capabilities::UNLIMITED };
+    let router = Arc::new(FakeRouter::new(Failures::default()));
+    let parent = Remapped::new(router, Arc::new(Identity::allowing(fewer)), RequesterId(8));
+    let refused = Interrupts::new(shape, &Arc::new(parent)).map(|_| ()).unwrap_err();
+    assert!(matches!(refused, InterruptsError::Unsupported(Unsupported::Ims)), "{refused}");
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! Devices on a bus as their drivers see them, register by register, with a router that is a list.
 
 mod configuration;
+mod memory_slots;
 mod queues;
 mod registers;
 mod timer;
@@ -8,13 +9,14 @@ mod timer;
 use std::sync::Arc;
 
 use vm_device::bus::MmioAddress;
+use vm_memory::GuestMemoryMmap;
 use vm_msi::MsiMessage;
 use vm_msi::ims::SlotCount;
 use vm_msi::testing::{Failures, FakeRouter};
 
 use super::device::{Device, Model};
 use super::function::PciFunction;
-use super::interrupts::{Interrupts, Special};
+use super::interrupts::{Interrupts, Shape, Special};
 use super::queues::Queues;
 use super::timer::Timer;
 use crate::pci::Root;
@@ -33,21 +35,41 @@ struct Machine<M> {
 impl Machine<Queues> {
     /// Queues with so many slots in a BAR, which decode and may signal; nothing else is done.
     fn queues(slots: u32) -> Self {
-        Self::new(0x10f1, Queues, slots, Special::Msix)
+        Self::with_memory_slots(slots, 0, &GuestMemoryMmap::new())
+    }
+
+    /// The same with slots in memory.
+    fn with_memory_slots(slots: u32, memory_slots: u32, memory: &GuestMemoryMmap) -> Self {
+        let (slots, memory_slots) = (SlotCount::new(slots).unwrap(), SlotCount::new(memory_slots));
+        let shape = Shape { slots, memory_slots, special: Special::Msix };
+        Self::new(0x10f1, Queues::new(memory.clone()), shape)
+    }
+
+    /// Turns MSI-X on, with messages that no slot has.
+    fn enable_msix(&self) {
+        self.config_write(self.capability(0x11).unwrap() + 2, &0x8000u16.to_le_bytes());
+        for vector in 0..2u32 {
+            let entry = self.bars[2] + 16 * u64::from(vector);
+            self.write_at(entry, &msix_message(vector).address.to_le_bytes());
+            self.write_at(entry + 8, &msix_message(vector).data.to_le_bytes());
+            self.write_at(entry + 12, &[0; 4]);
+        }
     }
 }
 
 impl Machine<Timer> {
     fn timer(slots: u32) -> Self {
-        Self::new(0x10f0, Timer::new().unwrap(), slots, Special::None)
+        let slots = SlotCount::new(slots).unwrap();
+        let shape = Shape { slots, memory_slots: None, special: Special::None };
+        Self::new(0x10f0, Timer::new().unwrap(), shape)
     }
 }
 
 impl<M: Model> Machine<M> {
-    fn new(id: u16, model: M, slots: u32, special: Special) -> Self {
+    fn new(id: u16, model: M, shape: Shape) -> Self {
         let failures = Failures::default();
         let router = Arc::new(FakeRouter::new(failures.clone()));
-        let interrupts = Interrupts::new(SlotCount::new(slots).unwrap(), special, &router).unwrap();
+        let interrupts = Interrupts::new(shape, &router).unwrap();
         let root = Root::new(windows());
         let device = Arc::new(Device::new(model, interrupts));
         let function = PciFunction::new(id, Arc::clone(&device), &root).unwrap();
@@ -145,6 +167,10 @@ impl<M: Model> Machine<M> {
     }
 }
 
+/// Registers of the queues.
+const RING: u64 = 0x020;
+const RING_MSIX: u64 = 0x024;
+
 /// A slot's mask bit, and its pending bit.
 const MASK: u32 = 1;
 const PENDING: u32 = 2;
@@ -152,6 +178,11 @@ const PENDING: u32 = 2;
 /// The message that a slot is set up with: another one for each of 49,152 neighbours.
 fn message(slot: u32) -> MsiMessage {
     MsiMessage { address: 0xfee0_0000 + (u64::from(slot / 192 % 256) << 12), data: 0x20 + slot % 192 }
+}
+
+/// The message of an MSI-X vector, which no slot has.
+fn msix_message(vector: u32) -> MsiMessage {
+    MsiMessage { address: 0xfeef_f000, data: 0xe0 + vector }
 }
 
 fn little_endian(data: &[u8]) -> u32 {

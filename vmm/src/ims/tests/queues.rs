@@ -1,29 +1,6 @@
 //! Queues: a ring is an interrupt, on the slot's message and on no other.
 
-use vm_msi::MsiMessage;
-
-use super::{MASK, Machine, PENDING, message};
-use crate::ims::queues::Queues;
-
-const RING: u64 = 0x020;
-const RING_MSIX: u64 = 0x024;
-
-impl Machine<Queues> {
-    /// Turns MSI-X on, with messages that no slot has.
-    fn enable_msix(&self) {
-        self.config_write(self.capability(0x11).unwrap() + 2, &0x8000u16.to_le_bytes());
-        for vector in 0..2u32 {
-            let entry = self.bars[2] + 16 * u64::from(vector);
-            self.write_at(entry, &msix_message(vector).address.to_le_bytes());
-            self.write_at(entry + 8, &msix_message(vector).data.to_le_bytes());
-            self.write_at(entry + 12, &[0; 4]);
-        }
-    }
-}
-
-fn msix_message(vector: u32) -> MsiMessage {
-    MsiMessage { address: 0xfeef_f000, data: 0xe0 + vector }
-}
+use super::{MASK, Machine, PENDING, RING, RING_MSIX, message, msix_message};
 
 #[test]
 fn a_ring_is_one_interrupt_of_the_queues_slot() {

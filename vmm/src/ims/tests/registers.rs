@@ -1,6 +1,7 @@
 //! The page of registers: what every device has, and accesses of other shapes than a driver's.
 
 use proptest::prelude::*;
+use vm_memory::{GuestAddress, GuestMemoryMmap};
 
 use super::Machine;
 
@@ -47,7 +48,8 @@ proptest! {
             (0..3usize, 0..0x1100u64, proptest::collection::vec(any::<u8>(), 1..16), any::<bool>()), 1..200
         ),
     ) {
-        let (machine, timer) = (Machine::queues(100), Machine::timer(100));
+        let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 0x1000)]).unwrap();
+        let (machine, timer) = (Machine::with_memory_slots(100, 100, &memory), Machine::timer(100));
         for (bar, offset, data, is_write) in accesses {
             for bars in [&machine.bars, &timer.bars] {
                 let address = bars[bar] + offset;
