@@ -100,6 +100,19 @@ pub enum RouterError {
     },
 }
 
+/// An eventfd that a router was to close and could not: it is attached as before.
+#[derive(Debug)]
+pub struct Unclosed {
+    /// Its place among those that were to be closed.
+    pub index: usize,
+    /// The eventfd.
+    pub eventfd: EventFd,
+    /// What it is attached to.
+    pub route: Route,
+    /// Why.
+    pub source: RouterError,
+}
+
 /// Delivers messages to a guest.
 ///
 /// Interrupts that arrive meanwhile: an eventfd that is attached to nothing keeps its signals, and attaching
@@ -144,12 +157,19 @@ pub trait Router: Send + Sync {
     /// Detaches eventfds that nobody signals any more and that nobody else has open, closes them and gives their
     /// routes back: one by one, or cheaper where that can be. When this has returned, all that was signalled has been
     /// delivered.
-    fn close(&self, attached: Vec<(EventFd, Route)>) {
-        for (eventfd, route) in attached {
-            if self.detach(&eventfd, &route).is_ok() {
+    ///
+    /// What could not be closed comes back, to be detached later. Until then what was signalled for the others too may
+    /// still be on its way, on the messages that it was meant for.
+    #[must_use = "what is still attached has to be detached"]
+    fn close(&self, attached: Vec<(EventFd, Route)>) -> Vec<Unclosed> {
+        let close = |(index, (eventfd, route))| match self.detach(&eventfd, &route) {
+            Ok(()) => {
                 self.withdraw(route);
+                None
             }
-        }
+            Err(source) => Some(Unclosed { index, eventfd, route, source }),
+        };
+        attached.into_iter().enumerate().filter_map(close).collect()
     }
 
     /// Delivers one message now, with no eventfd and no route.

@@ -21,7 +21,7 @@ pub struct Counters {
     pub unbinds: u64,
     /// Vectors that went live.
     pub attaches: u64,
-    /// Vectors that went from live to held.
+    /// Vectors that went from live to held, or to nothing.
     pub detaches: u64,
     /// Times the whole capability was turned on in the host.
     pub opens: u64,
@@ -62,6 +62,9 @@ pub enum State {
     Live,
     /// Its interrupts go to the guest by way of userspace, because the kernel has no room for its message.
     Relayed,
+    /// It has no host vector any more, and the kernel has refused to detach the eventfd that it had. What was signalled
+    /// before may still be on its way; what comes from now on waits in the device.
+    Ending,
 }
 
 /// One vector.
@@ -119,6 +122,7 @@ impl VectorReport {
             Slot::Idle { latched } => (State::Idle, None, *latched),
             Slot::Held { .. } => (State::Held, None, signalled(slot.waiting()).any(|signalled| signalled)),
             Slot::Live { route, .. } => (State::Live, Some(route.gsi()), false),
+            Slot::Ending { route, .. } => (State::Ending, Some(route.gsi()), false),
             Slot::Relayed { .. } => (State::Relayed, None, false),
         };
         let delivered = (state == State::Relayed).then(|| slot.relayed());

@@ -1,6 +1,6 @@
 //! What one vector is in the host now, and the steps between its states.
 //!
-//! The four states are the only ones there are, and each owns exactly what it needs. Each step is written
+//! The five states are the only ones there are, and each owns exactly what it needs. Each step is written
 //! here and nowhere else, consumes the state it starts from, and gives it back unchanged where the host
 //! refuses. The rules that keep interrupts from being lost are in the order of the calls within a step.
 
@@ -30,6 +30,8 @@ pub(super) enum Slot {
     Live { host: HostVector, route: Route },
     /// Userspace watches the eventfd and turns its signals into `message` itself; so often it has.
     Relayed { host: HostVector, message: ApicMessage, delivered: u32 },
+    /// The device has let go of the vector, and the kernel has refused to: the eventfd is still `route`'s.
+    Ending { host: HostVector, route: Route },
 }
 
 /// What a vector has of the host, for as long as it has it.
@@ -69,7 +71,7 @@ impl Slot {
     /// The message that the vector's signals become now.
     pub(super) fn message(&self) -> Option<ApicMessage> {
         match self {
-            Self::Live { route, .. } => Some(route.message()),
+            Self::Live { route, .. } | Self::Ending { route, .. } => Some(route.message()),
             Self::Relayed { message, .. } => Some(*message),
             Self::Idle { .. } | Self::Held { .. } => None,
         }
@@ -79,7 +81,7 @@ impl Slot {
     pub(super) fn waiting(&self) -> Option<&EventFd> {
         match self {
             Self::Held { host } => Some(&host.eventfd),
-            Self::Idle { .. } | Self::Live { .. } | Self::Relayed { .. } => None,
+            Self::Idle { .. } | Self::Live { .. } | Self::Relayed { .. } | Self::Ending { .. } => None,
         }
     }
 
@@ -89,7 +91,7 @@ impl Slot {
         slots.iter().map(move |slot| match slot {
             Self::Idle { latched } => *latched,
             Self::Held { .. } => held.next().unwrap_or(true),
-            Self::Live { .. } | Self::Relayed { .. } => false,
+            Self::Live { .. } | Self::Relayed { .. } | Self::Ending { .. } => false,
         })
     }
 
@@ -97,7 +99,7 @@ impl Slot {
     pub(super) fn relayed(&self) -> u32 {
         match self {
             Self::Relayed { delivered, .. } => *delivered,
-            Self::Idle { .. } | Self::Held { .. } | Self::Live { .. } => 0,
+            Self::Idle { .. } | Self::Held { .. } | Self::Live { .. } | Self::Ending { .. } => 0,
         }
     }
 
@@ -107,7 +109,7 @@ impl Slot {
             Self::Idle { latched } => *latched = false,
             // It fails where the eventfd holds nothing, which is as well.
             Self::Held { host } => drop(host.eventfd.read()),
-            Self::Live { .. } | Self::Relayed { .. } => {}
+            Self::Live { .. } | Self::Relayed { .. } | Self::Ending { .. } => {}
         }
     }
 
@@ -116,9 +118,10 @@ impl Slot {
         match self {
             Self::Idle { latched } => *latched = true,
             // It fails where the eventfd is full, and then some wait already.
-            Self::Held { host } | Self::Live { host, .. } | Self::Relayed { host, .. } => {
-                drop(host.eventfd.write(1));
-            }
+            Self::Held { host }
+            | Self::Live { host, .. }
+            | Self::Relayed { host, .. }
+            | Self::Ending { host, .. } => drop(host.eventfd.write(1)),
         }
     }
 
@@ -157,7 +160,7 @@ impl Slot {
     }
 
     /// Live or relayed to held: the eventfd is detached first, so what comes from now on waits in it; the route
-    /// goes when nothing can meet its absence.
+    /// goes when nothing can meet its absence. Ending to idle, by the same steps.
     pub(super) fn hold(self, router: &impl Router, relay: Option<&OwnedFd>) -> Step {
         match self {
             Self::Live { host, route } => match router.detach(&host.eventfd, &route) {
@@ -172,6 +175,13 @@ impl Slot {
                 let _ = relay.map(|relay| epoll::delete(relay.as_fd(), borrow(&host.eventfd)));
                 Ok(Self::Held { host })
             }
+            Self::Ending { host, route } => match router.detach(&host.eventfd, &route) {
+                Ok(()) => {
+                    router.withdraw(route);
+                    Ok(Self::closed(&host))
+                }
+                Err(error) => Err((Self::Ending { host, route }, error.into())),
+            },
             Self::Idle { .. } | Self::Held { .. } => Ok(self),
         }
     }
@@ -180,9 +190,14 @@ impl Slot {
     pub(super) fn unbind(self, vector: Vector, backend: &mut impl Backend) -> Step {
         let Self::Held { host } = &self else { return Ok(self) };
         match backend.unbind(vector) {
-            Ok(()) => Ok(Self::Idle { latched: signalled([&host.eventfd]).any(|signalled| signalled) }),
+            Ok(()) => Ok(Self::closed(host)),
             Err(error) => Err((self, error.into())),
         }
+    }
+
+    /// Idle, after what nobody signals or listens to any more was looked at for the last time.
+    fn closed(host: &HostVector) -> Self {
+        Self::Idle { latched: signalled([&host.eventfd]).any(|signalled| signalled) }
     }
 
     /// Live to idle, where the device fires nothing any more: what there is to close, and the share that goes then.
@@ -196,19 +211,17 @@ impl Slot {
         }
     }
 
-    /// Any state to idle, where the device fires nothing any more. An irqfd that could not be detached goes
-    /// with its eventfd: no signal can come that would miss the route.
-    pub(super) fn shut(self, router: &impl Router) -> Self {
+    /// The way back from [`Slot::part`], of what could not be closed.
+    pub(super) fn unparted((eventfd, route): (EventFd, Route), share: Share) -> Self {
+        Self::Ending { host: HostVector { eventfd, _share: share }, route }
+    }
+
+    /// Any state to idle, where the device fires nothing any more; or to ending, where the kernel refuses to detach.
+    pub(super) fn shut(self, router: &impl Router) -> Step {
         match self {
-            Self::Idle { .. } => self,
-            Self::Held { host } | Self::Relayed { host, .. } => {
-                Self::Idle { latched: signalled([&host.eventfd]).any(|signalled| signalled) }
-            }
-            Self::Live { host, route } => {
-                drop(host);
-                router.withdraw(route);
-                Self::UNUSED
-            }
+            Self::Idle { .. } | Self::Ending { .. } => Ok(self),
+            Self::Held { host } | Self::Relayed { host, .. } => Ok(Self::closed(&host)),
+            Self::Live { host, route } => Self::Ending { host, route }.hold(router, None),
         }
     }
 }

@@ -3,8 +3,9 @@
 //!
 //! Owns the VM's routing table: nobody else may call KVM_SET_GSI_ROUTING, which replaces it whole. Invariant:
 //! every message in use is in the table that the kernel has. One lock, held across a commit and never across
-//! KVM_IRQFD; taken after a domain's.
+//! KVM_IRQFD; taken after a domain's. (And a small one, in `ending.rs`.)
 
+mod ending;
 mod irqchip;
 mod routes;
 
@@ -16,7 +17,8 @@ use kvm_ioctls::VmFd;
 use vmm_sys_util::eventfd::EventFd;
 
 use crate::apic::ApicMessage;
-use crate::router::{Route, Router, RouterError};
+use crate::router::{Route, Router, RouterError, Unclosed};
+use ending::Ending;
 pub use irqchip::Irqchip;
 pub use routes::RouteCounters;
 use routes::Routes;
@@ -26,13 +28,14 @@ use routes::Routes;
 pub struct KvmRouter {
     vm: Arc<VmFd>,
     routes: Mutex<Routes>,
+    ending: Ending,
 }
 
 impl KvmRouter {
     /// A router for a VM whose irqchip exists, with up to `vcpus` vCPUs: the fewer they are, the more of each
     /// one's messages are published ahead.
     pub fn new(vm: Arc<VmFd>, irqchip: Irqchip, vcpus: u32) -> Self {
-        Self { vm, routes: Mutex::new(Routes::new(irqchip, vcpus)) }
+        Self { vm, routes: Mutex::new(Routes::new(irqchip, vcpus)), ending: Ending::default() }
     }
 
     /// Publishes every message by which a device can interrupt these APICs (physical destination, fixed, edge),
@@ -72,9 +75,11 @@ impl Router for KvmRouter {
 
     fn detach(&self, eventfd: &EventFd, route: &Route) -> Result<(), RouterError> {
         let gsi = route.gsi();
-        self.vm
-            .unregister_irqfd(eventfd, gsi.0)
-            .map_err(|errno| RouterError::Detach { gsi, source: errno.into() })
+        let detach = || self.vm.unregister_irqfd(eventfd, gsi.0);
+        let ended =
+            self.ending.detach(detach).map_err(|errno| RouterError::Detach { gsi, source: errno.into() })?;
+        ended.into_iter().for_each(|route| self.withdraw(route));
+        Ok(())
     }
 
     fn withdraw(&self, route: Route) {
@@ -82,15 +87,20 @@ impl Router for KvmRouter {
     }
 
     /// The kernel detaches an irqfd by itself when its eventfd is closed for the last time, but later; and each detach
-    /// waits until all that are under way have ended. So the last one is detached for all.
-    fn close(&self, mut attached: Vec<(EventFd, Route)>) {
-        let Some((last, route)) = attached.pop() else { return };
-        let mut routes: Vec<Route> = attached.into_iter().map(|(_closed, route)| route).collect();
-        let waited = self.detach(&last, &route);
-        routes.push(route);
-        // Where the kernel did not wait, something may still be on its way: their messages stay where they are.
-        if waited.is_ok() {
-            routes.into_iter().for_each(|route| self.withdraw(route));
+    /// waits until all that are under way have ended. So the last one is detached for all. Where the kernel refuses
+    /// that, something may still be on its way: the messages of all of them stay where they are until a detach, of
+    /// whichever eventfd of the VM, has waited.
+    fn close(&self, mut attached: Vec<(EventFd, Route)>) -> Vec<Unclosed> {
+        let Some((eventfd, route)) = attached.pop() else { return Vec::new() };
+        let index = attached.len();
+        let closed: Vec<Route> = attached.into_iter().map(|(_closed, route)| route).collect();
+        self.ending.add(closed);
+        match self.detach(&eventfd, &route) {
+            Ok(()) => {
+                self.withdraw(route);
+                Vec::new()
+            }
+            Err(source) => vec![Unclosed { index, eventfd, route, source }],
         }
     }
 

@@ -13,7 +13,7 @@ use crate::backend::Capabilities;
 use crate::message::MsiMessage;
 use crate::refusal::Refusal;
 use crate::requester::RequesterId;
-use crate::router::{Route, Router, RouterError};
+use crate::router::{Route, Router, RouterError, Unclosed};
 
 /// The router of one function behind a remapping stage. It is a router itself, so stages may stand in a row.
 ///
@@ -59,8 +59,8 @@ impl<R: Router, S: Stage> Router for Remapped<R, S> {
         self.router.withdraw(route);
     }
 
-    fn close(&self, attached: Vec<(EventFd, Route)>) {
-        self.router.close(attached);
+    fn close(&self, attached: Vec<(EventFd, Route)>) -> Vec<Unclosed> {
+        self.router.close(attached)
     }
 
     fn signal(&self, message: ApicMessage) -> Result<(), RouterError> {

@@ -1,5 +1,7 @@
 //! Many vectors at their end, all at once: closed together where nobody else has their eventfds.
 
+use std::fs::File;
+use std::os::fd::{FromRawFd, IntoRawFd};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -8,6 +10,7 @@ use std::time::Duration;
 use vm_msi::Router;
 use vm_msi::apic::ApicMessage;
 use vm_msi::kvm::Irqchip;
+use vm_msi::router::{RouterError, Unclosed};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use crate::bare_metal::{ENABLE, IRQCHIPS, Machine, eventually, fixed};
@@ -88,10 +91,51 @@ fn an_eventfd_that_somebody_else_has_open_goes_on_delivering_after_it_was_closed
         (eventfd, route)
     });
     let attached: Vec<_> = attached.collect();
-    router.close(attached);
+    assert!(router.close(attached).is_empty());
     assert_eq!(router.counters().in_use, 0);
     others.iter().for_each(|eventfd| eventfd.write(1).unwrap());
     guest.wait_for(0, 0x41, 1);
     guest.settle(0);
     assert_eq!(guest.all_interrupts(0), 1, "the last of them was detached");
+}
+
+/// A refused barrier is told, and until some detach has waited no route changes under what may still be on its way.
+#[test]
+fn eventfds_whose_end_the_kernel_refuses_to_wait_for_keep_their_routes_until_it_has_waited() {
+    let machine = Machine::new(Irqchip::Kernel, 1);
+    let router = machine.router();
+    let guest = machine.start();
+    let messages = [0x41, 0x42, 0x43, 0x44].map(|vector| ApicMessage::try_from(fixed(0, vector)).unwrap());
+    let mut routes = Vec::new();
+    router.publish(&messages, &mut routes);
+    let mut attached = routes.into_iter().zip([true, true, false, true]).map(|(route, is_eventfd)| {
+        let route = route.unwrap();
+        // The kernel refuses KVM_IRQFD for what is no eventfd.
+        let eventfd = if is_eventfd { EventFd::new(EFD_NONBLOCK).unwrap() } else { no_eventfd() };
+        assert_eq!(router.attach(&eventfd, &route).is_ok(), is_eventfd);
+        (eventfd, route)
+    });
+    let closing: Vec<_> = attached.by_ref().take(3).collect();
+    let (other, of_other) = attached.next().unwrap();
+    closing.iter().take(2).for_each(|(eventfd, _)| eventfd.write(1).unwrap());
+    let unclosed = router.close(closing);
+    let [Unclosed { index: 2, source: RouterError::Detach { .. }, .. }] = unclosed.as_slice() else {
+        panic!("{unclosed:?}");
+    };
+    assert_eq!(router.counters().in_use, 4, "nobody has waited");
+    guest.wait_for(0, 0x41, 1);
+    guest.wait_for(0, 0x42, 1);
+
+    router.detach(&other, &of_other).unwrap();
+    assert_eq!(
+        router.counters().in_use,
+        2,
+        "all but what is detached and not withdrawn, and what was refused"
+    );
+}
+
+fn no_eventfd() -> EventFd {
+    let file = File::open("/dev/null").unwrap();
+    // SAFETY: the descriptor is open, and nobody else's.
+    unsafe { EventFd::from_raw_fd(file.into_raw_fd()) }
 }

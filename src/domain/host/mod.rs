@@ -147,8 +147,12 @@ impl<B: Backend> Host<B> {
                 self.hold(vector, router);
                 self.let_linger(vector);
             }
-            Delivery::Held => self.hold(vector, router),
-            Delivery::Live(_) if self.suspended => self.hold(vector, router),
+            Delivery::Held => {
+                self.hold(vector, router);
+            }
+            Delivery::Live(_) if self.suspended => {
+                self.hold(vector, router);
+            }
             Delivery::Live(message) => match router.translate(message) {
                 Ok(message) => {
                     if self.carry(vector, store.cookie(vector), router) {
@@ -194,9 +198,11 @@ impl<B: Backend> Host<B> {
             Some(Slot::Relayed { message: relayed, .. }) if *relayed == message => {
                 self.rising.push((vector, message));
             }
+            // Where the host refuses to let go of the old message, a new one has to wait.
             _ => {
-                self.hold(vector, router);
-                self.rising.push((vector, message));
+                if self.hold(vector, router) {
+                    self.rising.push((vector, message));
+                }
             }
         }
     }
@@ -236,16 +242,20 @@ impl<B: Backend> Host<B> {
         }
     }
 
-    /// Lets a vector's interrupts wait.
-    fn hold(&mut self, vector: Vector, router: &impl Router) {
+    /// Lets a vector's interrupts wait; true where they do.
+    fn hold(&mut self, vector: Vector, router: &impl Router) -> bool {
         let Self { slots, relay, .. } = self;
-        let Some(slot @ (Slot::Live { .. } | Slot::Relayed { .. })) = slots.get_mut(vector.index()) else {
-            return;
+        let Some(slot @ (Slot::Live { .. } | Slot::Relayed { .. } | Slot::Ending { .. })) =
+            slots.get_mut(vector.index())
+        else {
+            return true;
         };
         let step = mem::replace(slot, Slot::UNUSED).hold(router, relay.as_deref());
-        if self.take(vector, step) {
+        let taken = self.take(vector, step);
+        if taken {
             self.counters.detaches = self.counters.detaches.saturating_add(1);
         }
+        taken
     }
 
     /// Puts a vector where its step has left it; true where the step was taken.

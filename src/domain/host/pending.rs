@@ -27,7 +27,7 @@ impl<B: Backend> Host<B> {
         for index in 0..self.capacity.saturating_sub(first).min(64) {
             let bit = 1u64.wrapping_shl(index as u32);
             let in_device = match slots.get(index).unwrap_or(&Slot::UNUSED) {
-                Slot::Idle { .. } => device & bit != 0,
+                Slot::Idle { .. } | Slot::Ending { .. } => device & bit != 0,
                 Slot::Held { .. } | Slot::Live { .. } | Slot::Relayed { .. } => false,
             };
             bits |= if here.next().unwrap_or(false) || in_device { bit } else { 0 };

@@ -7,7 +7,7 @@ use crate::backend::{Backend, BackendError, Holders};
 use crate::delivery::Vector;
 use crate::domain::error::DomainError;
 use crate::domain::slot::Slot;
-use crate::router::Router;
+use crate::router::{Router, Unclosed};
 
 impl<B: Backend> Host<B> {
     /// Turns the capability on; true where it is on for so many vectors now. All or none: where the host refuses to turn
@@ -35,32 +35,41 @@ impl<B: Backend> Host<B> {
     /// what waits in the eventfds, and close them.
     ///
     /// Where nobody but the domain has the eventfds open once the host has everything back, live ones stay attached
-    /// until then: what they are signalled is delivered, and then they are closed together.
+    /// until then: what they are signalled is delivered, and then they are closed together. A vector that the kernel
+    /// refuses to detach ends later: while it has not, it is unsettled, and has no other eventfd.
     pub(in crate::domain) fn close(&mut self, router: &impl Router) {
         self.window_error = None;
-        if self.window == 0 {
-            return;
-        }
         self.unsettled.clear();
+        if self.window == 0 {
+            return self.hold_all(router, |slot| matches!(slot, Slot::Ending { .. }));
+        }
         self.lingering.clear();
         let together = self.backend.holders_after_close() == Holders::Domain;
-        self.hold_all(router, |slot| !together || matches!(slot, Slot::Relayed { .. }));
+        self.hold_all(router, |slot| !together || matches!(slot, Slot::Relayed { .. } | Slot::Ending { .. }));
         match self.backend.close() {
             Ok(()) => {
                 self.window = 0;
-                self.close_live(router);
-                self.unsettled.clear();
                 self.bound = 0;
                 self.counters.closes = self.counters.closes.saturating_add(1);
-                for slot in &mut self.slots {
-                    *slot = mem::replace(slot, Slot::UNUSED).shut(router);
+                if together {
+                    self.close_live(router);
                 }
+                (0..self.slots.len()).for_each(|index| self.shut(Vector(index as u32), router));
+                let Self { slots, unsettled, .. } = self;
+                let is_ending =
+                    |vector: &Vector| matches!(slots.get(vector.index()), Some(Slot::Ending { .. }));
+                unsettled.retain(|vector, _| is_ending(vector));
             }
             Err(error) => {
                 self.hold_all(router, |_| true);
                 // A device that is shared gives its vectors back one by one, and may have got somewhere.
                 if let BackendError::Close { unbound, .. } = &error {
-                    unbound.iter().for_each(|vector| self.shut(*vector, router));
+                    for vector in unbound {
+                        self.unsettled.remove(vector);
+                        self.shut(*vector, router);
+                        self.bound = self.bound.saturating_sub(1);
+                        self.counters.unbinds = self.counters.unbinds.saturating_add(1);
+                    }
                 }
                 self.refuse(error.into());
             }
@@ -77,19 +86,32 @@ impl<B: Backend> Host<B> {
 
     /// The device fires nothing any more: the eventfds that are attached end together.
     fn close_live(&mut self, router: &impl Router) {
-        let (attached, shares): (Vec<_>, Vec<_>) = self.slots.iter_mut().filter_map(Slot::part).unzip();
-        self.counters.detaches = self.counters.detaches.saturating_add(attached.len() as u64);
-        router.close(attached);
-        drop(shares);
+        let (mut attached, mut parted) = (Vec::new(), Vec::new());
+        for (index, slot) in self.slots.iter_mut().enumerate() {
+            if let Some((pair, share)) = slot.part() {
+                attached.push(pair);
+                parted.push((Vector(index as u32), Some(share)));
+            }
+        }
+        let parts = attached.len();
+        let unclosed = router.close(attached);
+        let closed = parts.saturating_sub(unclosed.len()) as u64;
+        self.counters.detaches = self.counters.detaches.saturating_add(closed);
+        for Unclosed { index, eventfd, route, source } in unclosed {
+            if let Some((vector, share)) = parted.get_mut(index)
+                && let Some(share) = share.take()
+            {
+                let ending = Slot::unparted((eventfd, route), share);
+                self.take(*vector, Err((ending, source.into())));
+            }
+        }
     }
 
     /// A vector that the device has let go of.
     fn shut(&mut self, vector: Vector, router: &impl Router) {
-        self.unsettled.remove(&vector);
         if let Some(slot) = self.slots.get_mut(vector.index()) {
-            *slot = mem::replace(slot, Slot::UNUSED).shut(router);
-            self.bound = self.bound.saturating_sub(1);
-            self.counters.unbinds = self.counters.unbinds.saturating_add(1);
+            let step = mem::replace(slot, Slot::UNUSED).shut(router);
+            self.take(vector, step);
         }
     }
 
