@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::model::clings_to;
 use super::{Failures, FakeBackend, FakeRouter};
 use crate::apic::ApicMessage;
 use crate::backend::Cookie;
@@ -81,6 +82,8 @@ struct Slots {
     shape: SlotShape,
     bytes: Vec<u8>,
     owed: Vec<bool>,
+    /// What the host refuses to detach a slot from.
+    clings: Vec<Option<MsiMessage>>,
     used: bool,
     suspended: bool,
 }
@@ -89,8 +92,8 @@ impl Slots {
     fn new(shape: SlotShape, slots: usize) -> Self {
         let mut control = [0; 16];
         control[12] = u8::from(shape == SlotShape::Dsa);
-        let (bytes, owed) = (control.repeat(slots), vec![false; slots]);
-        Self { shape, bytes, owed, used: false, suspended: false }
+        let (bytes, owed, clings) = (control.repeat(slots), vec![false; slots], vec![None; slots]);
+        Self { shape, bytes, owed, clings, used: false, suspended: false }
     }
 
     fn write(&mut self, offset: usize, data: &[u8]) {
@@ -201,8 +204,11 @@ impl ImsRun {
                 self.function.reset(|| self.backend.reset());
             }
             ImsOp::Suspend => {
-                self.function.suspend().expect("the fake detaches");
-                self.model.suspended = true;
+                let refusing = self.failures.is_scheduled();
+                match self.function.suspend() {
+                    Ok(_) => self.model.suspended = true,
+                    Err(_) => assert!(refusing && !self.model.suspended, "refused, and nothing is scheduled"),
+                }
             }
             ImsOp::Resume => self.resume(),
             ImsOp::Restore => self.restore(),
@@ -226,7 +232,8 @@ impl ImsRun {
     }
 
     fn restore(&mut self) {
-        let state = self.function.suspend().expect("the fake detaches");
+        // A function that cannot be suspended runs on.
+        let Ok(state) = self.function.suspend() else { return };
         self.model.suspended = true;
         let failures = Failures::default();
         let moved = Self::over(failures.clone(), self.backend.moved(failures), self.model.clone());
@@ -258,8 +265,11 @@ impl ImsRun {
         let state = |slot: usize| report.vectors.iter().find(|vector| vector.vector.index() == slot);
         for message in self.router.take_delivered() {
             // Of slots that share a message: the kernel's have delivered what they had, then userspace's.
+            let is_on = |slot: usize| {
+                self.model.live(slot) == Some(message) || self.model.clings[slot] == Some(message)
+            };
             let owing = (0..self.model.owed.len())
-                .filter(|slot| self.model.owed[*slot] && self.model.live(*slot) == Some(message))
+                .filter(|slot| self.model.owed[*slot] && is_on(*slot))
                 .min_by_key(|slot| match state(*slot).map(|vector| vector.state) {
                     Some(State::Live) => 0,
                     Some(State::Relayed) => 1,
@@ -278,7 +288,15 @@ impl ImsRun {
             let pending = bytes[slot * 16 + 12] & 2 != 0;
             bytes[slot * 16 + 12] &= !2;
             let (owed, wanted) = (self.model.owed[slot], self.model.live(slot));
+            let clings = state(slot).and_then(clings_to);
+            self.model.clings[slot] = clings;
             match state(slot).map(|vector| (vector.state, vector.message)) {
+                Some((State::Live, _)) if clings.is_some() => {
+                    assert!(
+                        !owed && !pending && !settled,
+                        "slot {slot} is delivered, and not as the guest wants"
+                    );
+                }
                 Some((State::Live, message)) => {
                     assert_eq!(message, wanted, "slot {slot} is live on what the guest wants");
                     assert!(!owed && !pending, "slot {slot} is live and its interrupt did not come");
@@ -296,8 +314,10 @@ impl ImsRun {
             }
         }
         assert_eq!(bytes, self.model.bytes, "the slots read as they were written");
-        let (attached, users) = self.router.in_use();
-        assert_eq!((attached, users), (report.live as usize, report.live as usize));
+        let ending = report.vectors.iter().filter(|vector| vector.state == State::Ending).count();
+        assert!(ending == 0 || !settled, "what the host has refused to detach is tried again");
+        let attached = report.live as usize + ending;
+        assert_eq!(self.router.in_use(), (attached, attached));
         assert_eq!(self.backend.in_use(), (report.host_vectors as usize, report.open));
     }
 }

@@ -8,6 +8,7 @@ use std::ops::Range;
 use super::Op;
 use super::reference::{Reference, Write};
 use crate::apic::ApicMessage;
+use crate::domain::{State, VectorReport};
 use crate::message::MsiMessage;
 
 /// What one function should look like to its guest.
@@ -18,6 +19,8 @@ pub struct Model<R> {
     pub suspended: bool,
     /// Raised, and not yet delivered.
     owed: Vec<bool>,
+    /// What the host refuses to detach a vector from.
+    clings: Vec<Option<MsiMessage>>,
     /// What each entry of the remapping table stands for: as written, and as of the last invalidation.
     entries: [Vec<MsiMessage>; 2],
 }
@@ -26,9 +29,9 @@ impl<R: Reference> Model<R> {
     /// After power-on.
     pub fn new(layout: &R::Layout) -> Self {
         let registers = R::at_power_on(layout);
-        let owed = vec![false; registers.vectors()];
+        let (owed, clings) = (vec![false; registers.vectors()], vec![None; registers.vectors()]);
         let entries = [vec![MsiMessage::BLANK; 256], vec![MsiMessage::BLANK; 256]];
-        Self { registers, suspended: false, owed, entries }
+        Self { registers, suspended: false, owed, clings, entries }
     }
 
     /// The registers as they should be.
@@ -98,6 +101,14 @@ impl<R: Reference> Model<R> {
         self.owed[vector] = true;
     }
 
+    /// A vector as it is now: where the host refuses to detach it, it is delivered as it was, whatever the guest wants.
+    /// What it is delivered as then.
+    pub fn cling(&mut self, vector: usize, report: Option<&VectorReport>) -> Option<MsiMessage> {
+        let clings = report.and_then(clings_to);
+        self.clings[vector] = clings;
+        clings
+    }
+
     /// Whether an interrupt of the vector is still to come.
     pub fn owed(&self, vector: usize) -> bool {
         self.owed[vector]
@@ -106,7 +117,15 @@ impl<R: Reference> Model<R> {
     /// The guest took an interrupt; false where no vector owes one with this message. Where several do, it was
     /// that one's which comes first by `order`.
     pub fn deliver<K: Ord>(&mut self, message: MsiMessage, order: impl Fn(usize) -> K) -> bool {
-        let owing = (0..self.vectors()).filter(|v| self.owed[*v] && self.live(*v) == Some(message));
+        let is_on = |v: usize| self.live(v) == Some(message) || self.clings[v] == Some(message);
+        let owing = (0..self.vectors()).filter(|v| self.owed[*v] && is_on(*v));
         owing.min_by_key(|vector| order(*vector)).map(|vector| self.owed[vector] = false).is_some()
     }
+}
+
+/// What a vector is live on because the host has refused to detach it.
+pub(super) fn clings_to(vector: &VectorReport) -> Option<MsiMessage> {
+    let is_refused = |error: &String| error.contains("could not detach");
+    let refused = vector.state == State::Live && vector.error.as_ref().is_some_and(is_refused);
+    vector.message.filter(|_| refused)
 }

@@ -1,6 +1,7 @@
 //! A router without KVM: routes in a map, irqfds that take signals when they are pumped.
 
 use std::collections::BTreeMap;
+use std::fs;
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::{Mutex, MutexGuard};
 
@@ -13,13 +14,20 @@ use crate::router::{Gsi, Route, Router, RouterError};
 
 #[derive(Debug, Default)]
 struct Vm {
-    /// Published messages by GSI, with their uses.
-    routes: BTreeMap<Gsi, (ApicMessage, usize)>,
+    routes: BTreeMap<Gsi, Published>,
     /// Attached eventfds by their owner's descriptor.
     irqfds: BTreeMap<RawFd, (EventFd, Gsi)>,
     capacity: usize,
     commits: usize,
     delivered: Vec<MsiMessage>,
+}
+
+#[derive(Debug)]
+struct Published {
+    message: ApicMessage,
+    users: usize,
+    /// Somebody has gone and not given it back.
+    pinned: bool,
 }
 
 /// The fake of a VM's interrupt controllers.
@@ -45,8 +53,8 @@ impl FakeRouter {
         let vm = &mut *self.vm();
         for (eventfd, gsi) in vm.irqfds.values() {
             if eventfd.read().is_ok() {
-                let (message, _) = vm.routes.get(gsi).expect("a signal met an irqfd without a route");
-                vm.delivered.push(message.message());
+                let route = vm.routes.get(gsi).expect("a signal met an irqfd without a route");
+                vm.delivered.push(route.message.message());
             }
         }
     }
@@ -61,10 +69,24 @@ impl FakeRouter {
         self.vm().commits
     }
 
-    /// How many eventfds are attached, and how many uses of messages there are.
+    /// The kernel detaches what its owner has closed without being allowed to detach it: that pins its message for the
+    /// life of the VM.
+    pub fn end_closed(&self) {
+        let Vm { irqfds, routes, .. } = &mut *self.vm();
+        irqfds.retain(|fd, (clone, gsi)| {
+            let is_open = identity(*fd) == identity(clone.as_raw_fd());
+            if !is_open {
+                let route = routes.get_mut(gsi).expect("a route that was published");
+                (route.users, route.pinned) = (route.users - 1, true);
+            }
+            is_open
+        });
+    }
+
+    /// How many eventfds are attached, and how many uses of messages there are that may be given back yet.
     pub fn in_use(&self) -> (usize, usize) {
         let vm = self.vm();
-        (vm.irqfds.len(), vm.routes.values().map(|(_, users)| users).sum())
+        (vm.irqfds.len(), vm.routes.values().map(|route| route.users).sum())
     }
 
     fn vm(&self) -> MutexGuard<'_, Vm> {
@@ -75,14 +97,15 @@ impl FakeRouter {
 impl Vm {
     /// The GSI of a message, which takes an unused one's room where there is none; and whether it is new.
     fn place(&mut self, message: ApicMessage) -> Option<(Gsi, bool)> {
-        if let Some((gsi, _)) = self.routes.iter().find(|(_, (published, _))| *published == message) {
+        if let Some((gsi, _)) = self.routes.iter().find(|(_, route)| route.message == message) {
             return Some((*gsi, false));
         }
-        let unused = self.routes.iter().find(|(_, (_, users))| *users == 0).map(|(gsi, _)| *gsi);
+        let is_unused = |route: &Published| route.users == 0 && !route.pinned;
+        let unused = self.routes.iter().find(|(_, route)| is_unused(route)).map(|(gsi, _)| *gsi);
         let free = (0..).map(Gsi).find(|gsi| !self.routes.contains_key(gsi))?;
         let gsi = if self.routes.len() < self.capacity { free } else { unused? };
         assert!(self.irqfds.values().all(|(_, used)| *used != gsi), "a route changed under an irqfd");
-        self.routes.insert(gsi, (message, 0));
+        self.routes.insert(gsi, Published { message, users: 0, pinned: false });
         Some((gsi, true))
     }
 }
@@ -101,7 +124,7 @@ impl Router for FakeRouter {
             });
             routes.push(route.map(|(gsi, is_new)| {
                 new |= is_new;
-                vm.routes.get_mut(&gsi).expect("it was placed").1 += 1;
+                vm.routes.get_mut(&gsi).expect("it was placed").users += 1;
                 Route::new(gsi, *message)
             }));
         }
@@ -119,14 +142,16 @@ impl Router for FakeRouter {
     }
 
     fn detach(&self, eventfd: &EventFd, route: &Route) -> Result<(), RouterError> {
+        let gsi = route.gsi();
+        self.failures.next().map_err(|source| RouterError::Detach { gsi, source })?;
         let attached = self.vm().irqfds.remove(&eventfd.as_raw_fd());
-        assert_eq!(attached.map(|(_, gsi)| gsi), Some(route.gsi()), "detached from where it was not");
+        assert_eq!(attached.map(|(_, gsi)| gsi), Some(gsi), "detached from where it was not");
         Ok(())
     }
 
     fn withdraw(&self, route: Route) {
         let vm = &mut *self.vm();
-        let (_, users) = vm.routes.get_mut(&route.gsi()).expect("a route that was published");
+        let Published { users, .. } = vm.routes.get_mut(&route.gsi()).expect("a route that was published");
         *users = users.checked_sub(1).expect("a route that was not withdrawn yet");
         let attached = vm.irqfds.values().filter(|(_, gsi)| *gsi == route.gsi()).count();
         assert!(attached <= *users, "a route was withdrawn under its irqfd");
@@ -137,4 +162,11 @@ impl Router for FakeRouter {
         self.vm().delivered.push(message.message());
         Ok(())
     }
+}
+
+/// What the kernel calls an eventfd, also where its descriptor's number has been used again; nothing of one that is
+/// closed.
+fn identity(fd: RawFd) -> Option<String> {
+    let about = fs::read_to_string(format!("/proc/self/fdinfo/{fd}")).ok()?;
+    about.lines().find(|line| line.starts_with("eventfd-id")).map(str::to_owned)
 }

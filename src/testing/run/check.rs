@@ -1,7 +1,7 @@
 //! What must be so after every step.
 
 use super::{PROMISED, Run};
-use crate::domain::State;
+use crate::domain::{State, VectorReport};
 use crate::testing::Reference;
 
 impl<R: Reference> Run<R> {
@@ -28,10 +28,14 @@ impl<R: Reference> Run<R> {
             let in_state = |wanted| state(vector).filter(|v| v.state == wanted).and_then(|v| v.message);
             let live = in_state(State::Live);
             let wanted = self.model.live(vector);
-            if let Some(message) = live {
+            let clings = self.model.cling(vector, state(vector));
+            if let (Some(message), None) = (live, clings) {
                 assert_eq!(wanted, Some(message), "vector {vector} is live on what the guest wants");
-                assert!(!self.model.owed(vector), "vector {vector} is live and its interrupt did not come");
             }
+            assert!(
+                live.is_none() || !self.model.owed(vector),
+                "vector {vector} is live and its interrupt did not come"
+            );
             if settled {
                 assert_eq!(live, wanted, "vector {vector} is as the guest wants it");
             }
@@ -47,7 +51,10 @@ impl<R: Reference> Run<R> {
             }
         }
         let (device, vm) = (self.budget.report(), self.vm_budget.report());
-        assert_eq!(device.used, report.host_vectors, "the budget knows what the device has");
+        let is_ending = |vector: &&VectorReport| vector.state == State::Ending;
+        let ending = report.vectors.iter().filter(is_ending).count();
+        assert!(ending == 0 || !settled, "what the host has refused to detach is tried again");
+        assert_eq!(device.used, report.host_vectors + ending as u32, "the budget knows what the device has");
         assert_eq!(vm.used, device.used.max(PROMISED), "and what the VM has");
         if device.used > self.bound {
             assert!(
@@ -62,8 +69,8 @@ impl<R: Reference> Run<R> {
         }
         self.bound = device.used;
         let (attached, users) = self.router.in_use();
-        assert_eq!(attached, report.live as usize);
-        assert_eq!(users, attached, "every use of a message belongs to a live vector");
+        assert_eq!(attached, report.live as usize + ending);
+        assert_eq!(users, attached, "every use of a message belongs to an eventfd that is attached");
         assert_eq!(self.backend.in_use(), (report.host_vectors as usize, report.open));
     }
 }

@@ -17,6 +17,9 @@ impl<R: Reference> Run<R> {
         let layout = self.function.layout().clone();
         let next = Self::plug(&layout, &self.router, &self.stage, &self.backend, &self.budget);
         drop(std::mem::replace(&mut self.function, next));
+        if refusing {
+            self.router.end_closed();
+        }
         self.check_gone();
         let left = self.backend.unplug();
         assert!(refusing || left == (0, false), "left in a host that refuses nothing: {left:?}");
