@@ -7,6 +7,7 @@
 
 mod ending;
 mod irqchip;
+mod published;
 mod routes;
 
 use std::io;

@@ -3,9 +3,9 @@
 //! A vector costs an irqfd and no commit where its message is in the table already. So a message that is
 //! missing is published together with its neighbours (same destination and modes, the vectors that a guest
 //! will use next), and one that nobody uses stays until its room is needed. Invariant: `table` is what the
-//! kernel has, and `messages`, `slots` and `table` agree; a refused commit leaves all three as before.
+//! kernel has, and `published`, `slots` and `table` agree; a refused commit leaves all three as before.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::io;
 
 use kvm_bindings::{
@@ -14,6 +14,7 @@ use kvm_bindings::{
 };
 
 use super::irqchip::Irqchip;
+use super::published::Published;
 use crate::apic::ApicMessage;
 use crate::message::MsiMessage;
 use crate::router::{Gsi, Route, RouterError};
@@ -55,7 +56,7 @@ pub(super) struct Routes {
     /// Where the messages begin in `table`.
     pin_routes: usize,
     slots: Vec<Slot>,
-    messages: HashMap<ApicMessage, usize>,
+    published: Published,
     /// How many messages are published together.
     block: usize,
     /// Where the search for an unused message goes on.
@@ -73,7 +74,7 @@ impl Routes {
             table,
             pin_routes: pins.len(),
             slots: Vec::new(),
-            messages: HashMap::new(),
+            published: Published::default(),
             block: capacity.checked_div(vcpus as usize).unwrap_or(capacity).clamp(1, DEVICE_VECTORS.len()),
             hand: 0,
             counters: RouteCounters { capacity, ..Default::default() },
@@ -138,10 +139,10 @@ impl Routes {
 
     /// One use of a message, which gets a place where it has none yet.
     fn acquire(&mut self, message: ApicMessage, placed: &mut Placed) -> Result<Route, RouterError> {
-        let index = match self.messages.get(&message) {
+        let index = match self.published.get(message) {
             Some(index) => {
                 self.counters.hits = self.counters.hits.saturating_add(1);
-                *index
+                index
             }
             None => self
                 .place(message, placed)
@@ -161,10 +162,10 @@ impl Routes {
         }
         let index = self.next_unused()?;
         let slot = self.slots.get_mut(index)?;
-        self.messages.remove(&slot.message);
+        self.published.remove(slot.message);
         placed.push((index, Some(slot.message)));
         slot.message = message;
-        self.messages.insert(message, index);
+        self.published.insert(message, index);
         self.counters.evictions = self.counters.evictions.saturating_add(1);
         Some(index)
     }
@@ -172,7 +173,7 @@ impl Routes {
     fn append(&mut self, message: ApicMessage, placed: &mut Placed) -> usize {
         let index = self.slots.len();
         self.slots.push(Slot { message, users: 0 });
-        self.messages.insert(message, index);
+        self.published.insert(message, index);
         placed.push((index, None));
         index
     }
@@ -191,7 +192,7 @@ impl Routes {
     /// Publishes a message that nobody has asked for, where there is room to spare, or for one of so many others
     /// that nobody uses.
     fn publish_ahead(&mut self, message: ApicMessage, evictable: &mut usize, placed: &mut Placed) {
-        if self.messages.contains_key(&message) {
+        if self.published.get(message).is_some() {
             return;
         }
         if self.slots.len() < self.counters.capacity {
@@ -251,12 +252,12 @@ impl Routes {
         for (index, before) in placed.into_iter().rev() {
             let Some(slot) = self.slots.get_mut(index) else { continue };
             self.counters.in_use = self.counters.in_use.saturating_sub((slot.users > 0).into());
-            self.messages.remove(&slot.message);
+            self.published.remove(slot.message);
             slot.users = 0;
             match before {
                 Some(message) => {
                     slot.message = message;
-                    self.messages.insert(message, index);
+                    self.published.insert(message, index);
                     // The entry exists: nothing to allocate.
                     let _ = self.write_entry(index);
                 }

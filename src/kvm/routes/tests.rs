@@ -260,9 +260,9 @@ fn destinations_that_are_published_already_cost_no_commit() {
 
 /// What the module promises of its state: slots, the messages' places, the table and the kernel say the same.
 fn assert_agreement(routes: &Routes, kernel: &Kernel) {
-    assert_eq!(routes.messages.len(), routes.slots.len());
+    assert_eq!(routes.published.len(), routes.slots.len());
     for (index, slot) in routes.slots.iter().enumerate() {
-        assert_eq!(routes.messages.get(&slot.message), Some(&index), "{:?}", slot.message);
+        assert_eq!(routes.published.get(slot.message), Some(index), "{:?}", slot.message);
         assert_eq!(kernel.message(gsi(index)), Some(slot.message));
     }
     assert_eq!(kernel.messages(), routes.slots.len());
