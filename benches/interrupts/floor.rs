@@ -1,23 +1,23 @@
 //! The floor: the system calls that no VMM can do without, and nothing else.
 
-use std::error::Error;
-use std::time::Instant;
+use std::hint;
+use std::time::{Duration, Instant};
 
 use kvm_bindings::{
     KVM_IRQ_ROUTING_IRQCHIP, KVM_IRQ_ROUTING_MSI, KvmIrqRouting, kvm_irq_routing_entry,
-    kvm_irq_routing_entry__bindgen_ty_1, kvm_irq_routing_irqchip, kvm_irq_routing_msi,
+    kvm_irq_routing_entry__bindgen_ty_1, kvm_irq_routing_irqchip, kvm_irq_routing_msi, kvm_msi,
 };
-use kvm_ioctls::{Kvm, VmFd};
+use kvm_ioctls::{Kvm, VcpuFd, VmFd};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
-use crate::measure::{Sample, time};
+use crate::measure::{Result, Sample, time};
 use crate::ours::message;
 
 /// Eventfds, each with the GSI that it is attached to.
 pub(crate) type Irqfds = Vec<(EventFd, u32)>;
 
 /// A VM with the full irqchip.
-pub(crate) fn vm() -> Result<VmFd, Box<dyn Error>> {
+pub(crate) fn vm() -> Result<VmFd> {
     let vm = Kvm::new()
         .and_then(|kvm| kvm.create_vm())
         .map_err(|error| format!("no KVM here ({error}): these figures need /dev/kvm"))?;
@@ -25,25 +25,60 @@ pub(crate) fn vm() -> Result<VmFd, Box<dyn Error>> {
     Ok(vm)
 }
 
-/// `n` eventfds, one commit of `n` messages beside the IOAPIC's pins, `n` irqfds.
-pub(crate) fn enable(vm: &VmFd, n: usize) -> Result<(Sample, Irqfds), Box<dyn Error>> {
-    let start = Instant::now();
-    let mut irqfds = Vec::with_capacity(n);
-    let mut routes: Vec<_> = (0..24).map(pin).collect();
-    for index in 0..n {
-        let gsi = 24 + index as u32;
-        irqfds.push((EventFd::new(EFD_NONBLOCK)?, gsi));
-        routes.push(msi(gsi, index));
+/// A VM with a local APIC that takes what it is sent.
+pub(crate) fn vm_with_apic() -> Result<(VmFd, VcpuFd)> {
+    /// Spurious Interrupt Vector register: software enable, and a vector.
+    const SVR: usize = 0xf0;
+    let vm = vm()?;
+    let vcpu = vm.create_vcpu(0)?;
+    let mut apic = vcpu.get_lapic()?;
+    for (register, value) in apic.regs[SVR..].iter_mut().zip(0x1ff_u32.to_le_bytes()) {
+        *register = value as i8;
     }
-    vm.set_gsi_routing(&KvmIrqRouting::from_entries(&routes)?)?;
+    vcpu.set_lapic(&apic)?;
+    Ok((vm, vcpu))
+}
+
+/// `n` eventfds, one commit of `n` messages beside the IOAPIC's pins, `n` irqfds.
+pub(crate) fn enable(vm: &VmFd, n: usize) -> Result<(Sample, Irqfds)> {
+    let start = Instant::now();
+    let irqfds: Irqfds =
+        (0..n).map(|index| Ok((EventFd::new(EFD_NONBLOCK)?, gsi(index)))).collect::<Result<_>>()?;
+    vm.set_gsi_routing(&table(n)?)?;
     for (eventfd, gsi) in &irqfds {
         vm.register_irqfd(eventfd, *gsi)?;
     }
     Ok((Sample { time: start.elapsed(), commits: 1 }, irqfds))
 }
 
+/// The same with a pause after each vector's eventfd and irqfd, which does not count.
+pub(crate) fn enable_paced(vm: &VmFd, n: usize, pause: Duration) -> Result<Sample> {
+    let table = table(n)?;
+    let start = Instant::now();
+    vm.set_gsi_routing(&table)?;
+    let mut spent = start.elapsed();
+    let mut irqfds = Vec::with_capacity(n);
+    for index in 0..n {
+        let start = Instant::now();
+        let eventfd = EventFd::new(EFD_NONBLOCK)?;
+        vm.register_irqfd(&eventfd, gsi(index))?;
+        irqfds.push(eventfd);
+        spent += start.elapsed();
+        wait(pause);
+    }
+    Ok(Sample { time: spent, commits: 1 })
+}
+
+/// Without giving the CPU up.
+pub(crate) fn wait(pause: Duration) {
+    let start = Instant::now();
+    while start.elapsed() < pause {
+        hint::spin_loop();
+    }
+}
+
 /// `n` eventfds closed, and one irqfd detached: the kernel then waits for all.
-pub(crate) fn turn_off(vm: &VmFd, n: usize) -> Result<Sample, Box<dyn Error>> {
+pub(crate) fn turn_off(vm: &VmFd, n: usize) -> Result<Sample> {
     let (_, mut irqfds) = enable(vm, n)?;
     let start = Instant::now();
     let last = irqfds.pop();
@@ -55,7 +90,7 @@ pub(crate) fn turn_off(vm: &VmFd, n: usize) -> Result<Sample, Box<dyn Error>> {
 }
 
 /// One irqfd detached and attached again.
-pub(crate) fn reattach(vm: &VmFd, irqfds: &[(EventFd, u32)]) -> Result<Sample, Box<dyn Error>> {
+pub(crate) fn reattach(vm: &VmFd, irqfds: &[(EventFd, u32)]) -> Result<Sample> {
     let (eventfd, gsi) = &irqfds[irqfds.len() / 2];
     let mut result = Ok(());
     let sample = time(|| {
@@ -63,6 +98,67 @@ pub(crate) fn reattach(vm: &VmFd, irqfds: &[(EventFd, u32)]) -> Result<Sample, B
     });
     result?;
     Ok(sample)
+}
+
+/// One irqfd attached again, after it was detached, which does not count.
+pub(crate) fn attach(vm: &VmFd, irqfds: &[(EventFd, u32)]) -> Result<Sample> {
+    let (eventfd, gsi) = &irqfds[irqfds.len() / 2];
+    vm.unregister_irqfd(eventfd, *gsi)?;
+    let mut result = Ok(());
+    let sample = time(|| result = vm.register_irqfd(eventfd, *gsi));
+    result?;
+    Ok(sample)
+}
+
+/// `moved` irqfds detached and attached again, and one commit with so many messages more.
+pub(crate) fn retarget(vm: &VmFd, irqfds: &[(EventFd, u32)], moved: usize) -> Result<Sample> {
+    let start = Instant::now();
+    for (eventfd, gsi) in irqfds.iter().take(moved) {
+        vm.unregister_irqfd(eventfd, *gsi)?;
+    }
+    vm.set_gsi_routing(&table(irqfds.len() + moved)?)?;
+    for (index, (eventfd, _)) in irqfds.iter().take(moved).enumerate() {
+        vm.register_irqfd(eventfd, gsi(irqfds.len() + index))?;
+    }
+    Ok(Sample { time: start.elapsed(), commits: 1 })
+}
+
+/// One more message committed, and an irqfd attached to it, after it was detached, which does not count.
+pub(crate) fn commit_and_attach(vm: &VmFd, irqfds: &[(EventFd, u32)]) -> Result<Sample> {
+    let (eventfd, before) = &irqfds[irqfds.len() / 2];
+    vm.unregister_irqfd(eventfd, *before)?;
+    let start = Instant::now();
+    vm.set_gsi_routing(&table(irqfds.len() + 1)?)?;
+    vm.register_irqfd(eventfd, gsi(irqfds.len()))?;
+    Ok(Sample { time: start.elapsed(), commits: 1 })
+}
+
+/// One commit of `n` messages.
+pub(crate) fn commit(vm: &VmFd, n: usize) -> Result<Sample> {
+    let table = table(n)?;
+    let mut result = Ok(());
+    let sample = time(|| result = vm.set_gsi_routing(&table));
+    result?;
+    Ok(Sample { commits: 1, ..sample })
+}
+
+/// A message signalled so often.
+pub(crate) fn signal(vm: &VmFd, times: u32) -> Result<Sample> {
+    let (address_lo, data) = message(0);
+    let msi = kvm_msi { address_lo, data, ..Default::default() };
+    let mut result = Ok(());
+    let sample = time(|| result = (0..times).try_for_each(|_| vm.signal_msi(msi).map(|_| ())));
+    result?;
+    Ok(sample)
+}
+
+fn gsi(index: usize) -> u32 {
+    24 + index as u32
+}
+
+fn table(n: usize) -> Result<KvmIrqRouting> {
+    let routes: Vec<_> = (0..24).map(pin).chain((0..n).map(|index| msi(gsi(index), index))).collect();
+    Ok(KvmIrqRouting::from_entries(&routes)?)
 }
 
 fn pin(gsi: u32) -> kvm_irq_routing_entry {

@@ -4,21 +4,20 @@
 //! A path is run under callgrind in a process of its own, once for some repetitions and once for more; the difference
 //! is the path's, without its preparation. `bounds.json` has what each may take; `make instructions` compares.
 
-use std::error::Error;
 use std::hint::black_box;
 use std::process::Command;
 use std::{env, fs};
 
 use serde_json::{Map, Value};
-use vm_msi::msix::{Bar, Layout, TableSize};
 use vm_msi::{SoftwareMsix, Vector};
 
-use crate::ours::{Ahead, Ours};
+use crate::measure::Result;
+use crate::ours::{Ahead, Ours, layout, message};
 
 const BOUNDS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/benches/interrupts/bounds.json");
 
 /// A name, and what to do so often.
-type Path = (&'static str, fn(usize) -> Result<(), Box<dyn Error>>);
+type Path = (&'static str, fn(usize) -> Result<()>);
 
 const PATHS: [Path; 11] = [
     ("table_read", |times| idle(times, |ours, _| ours.function.read_table(black_box(1608), &mut [0; 4]))),
@@ -47,7 +46,7 @@ const PATHS: [Path; 11] = [
     ("retarget", |times| {
         live(times, |ours, time| {
             ours.write_control(32, 1);
-            ours.write_message(32, crate::ours::message(32 + time % 2));
+            ours.write_message(32, message(32 + time % 2));
             ours.write_control(32, 0);
         })
     }),
@@ -57,10 +56,10 @@ const PATHS: [Path; 11] = [
     ("enable_one_by_one_blocks", |times| {
         Ours::new(Ahead::InBlocks).map(|mut ours| _ = ours.enable_one_by_one(times))
     }),
-    ("turn_off", |times| Ours::new(Ahead::AtStart).map(|mut ours| _ = ours.turn_off(times))),
+    ("enable_at_once", |times| Ours::new(Ahead::AtStart).map(|mut ours| _ = ours.enable_at_once(times))),
     ("software_trigger", |times| {
         let ours = Ours::new(Ahead::InBlocks)?;
-        let software = SoftwareMsix::software(one_entry()?, ours.router.clone());
+        let software = SoftwareMsix::software(layout(1)?, ours.router.clone());
         software.write_table(0, &0xfee0_0000u64.to_le_bytes());
         software.write_table(8, &0x41u64.to_le_bytes());
         software.write_config(2, &0x8000u16.to_le_bytes());
@@ -69,15 +68,15 @@ const PATHS: [Path; 11] = [
     }),
 ];
 
-fn idle(times: usize, access: impl Fn(&Ours, usize)) -> Result<(), Box<dyn Error>> {
+fn idle(times: usize, access: impl Fn(&Ours, usize)) -> Result<()> {
     let mut ours = Ours::new(Ahead::AtStart)?;
     ours.enable_at_once(1);
-    ours.write_message(100, crate::ours::message(100));
+    ours.write_message(100, message(100));
     (0..times).for_each(|time| access(&ours, time));
     Ok(())
 }
 
-fn live(times: usize, access: impl Fn(&Ours, usize)) -> Result<(), Box<dyn Error>> {
+fn live(times: usize, access: impl Fn(&Ours, usize)) -> Result<()> {
     let mut ours = Ours::new(Ahead::AtStart)?;
     ours.enable_at_once(64);
     (0..times).for_each(|time| access(&ours, time));
@@ -85,23 +84,17 @@ fn live(times: usize, access: impl Fn(&Ours, usize)) -> Result<(), Box<dyn Error
 }
 
 fn ours_data(index: usize) -> [u8; 4] {
-    crate::ours::message(index).1.to_le_bytes()
-}
-
-fn one_entry() -> Result<Layout, Box<dyn Error>> {
-    let bar = Bar::new(0).ok_or("there is a BAR 0")?;
-    let size = TableSize::new(1).ok_or("a table may have one entry")?;
-    Ok(Layout::new(size, (bar, 0), (bar, 0x8000))?)
+    message(index).1.to_le_bytes()
 }
 
 /// Runs one path, so often: what a process under callgrind does.
-pub(crate) fn run(name: &str, times: usize) -> Result<(), Box<dyn Error>> {
+pub(crate) fn run(name: &str, times: usize) -> Result<()> {
     let (_, path) = PATHS.iter().find(|(path, _)| *path == name).ok_or("no such path")?;
     path(times)
 }
 
 /// Counts every path, and fails where one takes more than its bound.
-pub(crate) fn check() -> Result<(), Box<dyn Error>> {
+pub(crate) fn check() -> Result<()> {
     if let Err(error) = Command::new("valgrind").arg("--version").output() {
         println!("instructions: skipped, valgrind does not run here ({error})");
         return Ok(());
@@ -124,7 +117,7 @@ pub(crate) fn check() -> Result<(), Box<dyn Error>> {
     if beyond.is_empty() { Ok(()) } else { Err(format!("beyond their bounds: {}", beyond.join(", ")).into()) }
 }
 
-fn count(name: &str, times: usize) -> Result<u64, Box<dyn Error>> {
+fn count(name: &str, times: usize) -> Result<u64> {
     let out = env::temp_dir().join(format!("vm-msi-{}.callgrind", std::process::id()));
     let mut callgrind = Command::new("valgrind");
     callgrind.args(["-q", "--tool=callgrind"]).arg(format!("--callgrind-out-file={}", out.display()));

@@ -6,6 +6,9 @@ use std::time::{Duration, Instant};
 
 use rustix::thread::{CpuSet, sched_setaffinity};
 
+/// Every figure may fail where KVM does.
+pub(crate) type Result<T> = std::result::Result<T, Box<dyn Error>>;
+
 /// One run: how long, and how many routing tables were committed.
 #[derive(Clone, Copy)]
 pub(crate) struct Sample {
@@ -25,6 +28,8 @@ pub(crate) struct Figure {
     pub(crate) name: &'static str,
     pub(crate) n: usize,
     pub(crate) ours_us: f64,
+    /// The longest of ours.
+    pub(crate) worst_us: f64,
     pub(crate) floor_us: f64,
     /// The median of the pairs' ratios.
     pub(crate) ratio: f64,
@@ -34,25 +39,35 @@ pub(crate) struct Figure {
 }
 
 impl Figure {
-    pub(crate) const HEADER: &str =
-        "name                          n     ours us    floor us   ratio (half of the pairs)  commits";
+    pub(crate) const HEADER: &str = "name                           n     ours us    worst us    floor us   ratio (half of the pairs)  commits";
+
+    /// One that stands for so many accesses, of which each is asked for.
+    pub(crate) fn each_of(self, accesses: f64) -> Self {
+        let [ours_us, worst_us, floor_us] =
+            [self.ours_us, self.worst_us, self.floor_us].map(|us| us / accesses);
+        Self { ours_us, worst_us, floor_us, ..self }
+    }
 }
 
 impl fmt::Display for Figure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { name, n, ours_us, floor_us, ratio, spread: (low, high), commits } = self;
-        write!(
-            f,
-            "{name:26} {n:>4} {ours_us:>11.3} {floor_us:>11.3}   {ratio:>5.2} ({low:.2} to {high:.2})"
-        )?;
-        write!(f, "{commits:>14}")
+        let Self { name, n, ours_us, worst_us, floor_us, ratio, spread: (low, high), commits } = self;
+        write!(f, "{name:27} {n:>4} {ours_us:>11.3} {worst_us:>11.3} {floor_us:>11.3}   ")?;
+        write!(f, "{ratio:>5.2} ({low:.2} to {high:.2}){commits:>14}")
     }
 }
 
 /// Keeps this thread on one CPU: the cost of a commit depends on which it is.
-pub(crate) fn pin(cpu: usize) -> Result<(), Box<dyn Error>> {
+pub(crate) fn pin(cpu: usize) -> Result<()> {
     let mut set = CpuSet::new();
     set.set(cpu);
+    Ok(sched_setaffinity(None, &set)?)
+}
+
+/// Lets this thread, and those that it starts, run on any of the first CPUs.
+pub(crate) fn unpin() -> Result<()> {
+    let mut set = CpuSet::new();
+    (0..CpuSet::MAX_CPU).for_each(|cpu| set.set(cpu));
     Ok(sched_setaffinity(None, &set)?)
 }
 
@@ -61,9 +76,9 @@ pub(crate) fn interleave(
     name: &'static str,
     n: usize,
     runs: usize,
-    mut ours: impl FnMut() -> Result<Sample, Box<dyn Error>>,
-    mut floor: impl FnMut() -> Result<Sample, Box<dyn Error>>,
-) -> Result<Figure, Box<dyn Error>> {
+    mut ours: impl FnMut() -> Result<Sample>,
+    mut floor: impl FnMut() -> Result<Sample>,
+) -> Result<Figure> {
     ours()?;
     floor()?;
     let mut pairs = Vec::with_capacity(runs);
@@ -72,10 +87,12 @@ pub(crate) fn interleave(
     }
     let us = |sample: &Sample| sample.time.as_secs_f64() * 1e6;
     let ratios = sorted(pairs.iter().map(|(ours, floor)| us(ours) / us(floor)));
+    let times = sorted(pairs.iter().map(|(ours, _)| us(ours)));
     Ok(Figure {
         name,
         n,
-        ours_us: at(&sorted(pairs.iter().map(|(ours, _)| us(ours))), 0.5),
+        ours_us: at(&times, 0.5),
+        worst_us: at(&times, 1.0),
         floor_us: at(&sorted(pairs.iter().map(|(_, floor)| us(floor))), 0.5),
         ratio: at(&ratios, 0.5),
         spread: (at(&ratios, 0.25), at(&ratios, 0.75)),

@@ -1,8 +1,10 @@
 //! This crate, driven as a Linux guest drives it.
 
-use std::error::Error;
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
+use kvm_ioctls::{VcpuFd, VmFd};
 use vm_msi::MsixFunction;
 use vm_msi::Vector;
 use vm_msi::backend::{Backend, BackendError, Capabilities, Growth, Holders};
@@ -11,17 +13,20 @@ use vm_msi::msix::{Bar, Layout, TableSize};
 use vmm_sys_util::eventfd::EventFd;
 
 use crate::floor;
-use crate::measure::{Sample, time};
+use crate::measure::{Result, Sample, time};
 
 /// APICs that the vectors are spread over, 200 vectors on each.
 const APICS: u8 = 11;
 const VECTORS_OF_AN_APIC: usize = 200;
 
-/// A device whose vectors cost nothing: what is measured is not the device's.
+/// A device whose vectors cost nothing: what is measured is not the device's. One that is to ring keeps a duplicate
+/// of each eventfd.
 #[derive(Debug)]
-pub(crate) struct NoDevice;
+pub(crate) struct Device(Option<Bells>);
 
-impl Backend for NoDevice {
+type Bells = Arc<Mutex<BTreeMap<Vector, EventFd>>>;
+
+impl Backend for Device {
     fn capabilities(&self) -> Capabilities {
         Capabilities {
             vectors: 2048,
@@ -32,24 +37,27 @@ impl Backend for NoDevice {
         }
     }
 
-    fn open(&mut self, _: u32) -> Result<(), BackendError> {
+    fn open(&mut self, _: u32) -> std::result::Result<(), BackendError> {
         Ok(())
     }
 
-    fn bind(&mut self, _: Vector, _: &EventFd) -> Result<(), BackendError> {
+    fn bind(&mut self, vector: Vector, eventfd: &EventFd) -> std::result::Result<(), BackendError> {
+        let Self(Some(bells)) = self else { return Ok(()) };
+        let bell = eventfd.try_clone().map_err(|source| BackendError::Bind { vector, source })?;
+        bells.lock().unwrap_or_else(PoisonError::into_inner).insert(vector, bell);
         Ok(())
     }
 
-    fn unbind(&mut self, _: Vector) -> Result<(), BackendError> {
+    fn unbind(&mut self, _: Vector) -> std::result::Result<(), BackendError> {
         Ok(())
     }
 
-    fn close(&mut self) -> Result<(), BackendError> {
+    fn close(&mut self) -> std::result::Result<(), BackendError> {
         Ok(())
     }
 
     fn holders_after_close(&self) -> Holders {
-        Holders::Domain
+        if self.0.is_some() { Holders::Others } else { Holders::Domain }
     }
 
     fn pending(&mut self, _: u32) -> u64 {
@@ -66,46 +74,109 @@ pub(crate) enum Ahead {
     InBlocks,
 }
 
+pub(crate) type OurFunction = MsixFunction<KvmRouter, Device>;
+
 /// A function of 2048 vectors in a VM of 11 vCPUs.
 pub(crate) struct Ours {
-    pub(crate) function: MsixFunction<KvmRouter, NoDevice>,
+    pub(crate) function: OurFunction,
     pub(crate) router: Arc<KvmRouter>,
+    bells: Bells,
+    /// Takes what userspace signals.
+    _apic: Option<VcpuFd>,
 }
 
-/// A message that no other of 2048 vectors has: address and data.
+/// A message that no other has: address and data.
 pub(crate) fn message(index: usize) -> (u32, u32) {
     let (apic, vector) = (index / VECTORS_OF_AN_APIC, index % VECTORS_OF_AN_APIC);
     (0xfee0_0000 | (apic as u32) << 12, 0x24 + vector as u32)
 }
 
+/// A table of so many entries, and its pending bits behind it.
+pub(crate) fn layout(vectors: usize) -> Result<Layout> {
+    let bar = Bar::new(0).ok_or("there is a BAR 0")?;
+    let size = TableSize::new(vectors.try_into()?).ok_or("1 to 2048 vectors")?;
+    Ok(Layout::new(size, (bar, 0), (bar, 0x8000))?)
+}
+
 impl Ours {
-    pub(crate) fn new(ahead: Ahead) -> Result<Self, Box<dyn Error>> {
-        let router = Arc::new(KvmRouter::new(Arc::new(floor::vm()?), Irqchip::Kernel, APICS.into()));
+    pub(crate) fn new(ahead: Ahead) -> Result<Self> {
+        Self::with_device(ahead, (floor::vm()?, None), |_| Device(None))
+    }
+
+    /// One whose vectors can be rung, in a VM with one local APIC.
+    pub(crate) fn ringing(ahead: Ahead) -> Result<Self> {
+        let (vm, apic) = floor::vm_with_apic()?;
+        Self::with_device(ahead, (vm, Some(apic)), |bells| Device(Some(bells.clone())))
+    }
+
+    fn with_device(
+        ahead: Ahead,
+        (vm, apic): (VmFd, Option<VcpuFd>),
+        device: impl FnOnce(&Bells) -> Device,
+    ) -> Result<Self> {
+        let router = Arc::new(KvmRouter::new(Arc::new(vm), Irqchip::Kernel, APICS.into()));
         if let Ahead::AtStart = ahead {
             router.publish_destinations(0..APICS)?;
         }
-        let bar = Bar::new(0).ok_or("there is a BAR 0")?;
-        let layout = Layout::new(TableSize::MAX, (bar, 0), (bar, 0x8000))?;
-        Ok(Self { function: MsixFunction::new(layout, router.clone(), NoDevice), router })
+        let bells = Bells::default();
+        let function = MsixFunction::new(layout(2048)?, router.clone(), device(&bells));
+        Ok(Self { function, router, bells, _apic: apic })
+    }
+
+    /// A function of another device of the VM.
+    pub(crate) fn another(&self, vectors: usize) -> Result<OurFunction> {
+        Ok(MsixFunction::new(layout(vectors)?, self.router.clone(), Device(None)))
+    }
+
+    /// The device raises a vector.
+    pub(crate) fn ring(&self, vector: usize) {
+        let bells = self.bells.lock().unwrap_or_else(PoisonError::into_inner);
+        let _ = bells.get(&Vector(vector as u32)).map(|bell| bell.write(1));
     }
 
     /// What `pci_alloc_irq_vectors` and then `request_irq` do, entry by entry.
     pub(crate) fn enable_one_by_one(&mut self, n: usize) -> Sample {
         self.counting_commits(|ours| {
-            ours.function.write_config(2, &0xc000u16.to_le_bytes());
-            for index in 0..n {
-                ours.write_message(index, (0xfee0_0000, 0xef));
-            }
-            for index in 0..n {
-                ours.write_control(index, 1);
-            }
-            ours.function.write_config(2, &0x8000u16.to_le_bytes());
-            for index in 0..n {
-                ours.write_message(index, message(index));
-                ours.write_message(index, message(index));
-                ours.write_control(index, 0);
+            ours.allocate(n);
+            (0..n).for_each(|index| ours.request(index));
+        })
+    }
+
+    /// The same, until nothing is left to be done for any vector.
+    pub(crate) fn enable_one_by_one_settled(&mut self, n: usize) -> Sample {
+        self.counting_commits(|ours| {
+            ours.allocate(n);
+            (0..n).for_each(|index| ours.request(index));
+            while ours.function.unsettled() > 0 {
+                ours.function.retry();
             }
         })
+    }
+
+    /// The same with a pause after each vector, which does not count.
+    pub(crate) fn enable_paced(&mut self, n: usize, pause: Duration) -> Sample {
+        let mut sample = self.counting_commits(|ours| ours.allocate(n));
+        for index in 0..n {
+            let Sample { time, commits } = self.counting_commits(|ours| ours.request(index));
+            sample = Sample { time: sample.time + time, commits: sample.commits + commits };
+            floor::wait(pause);
+        }
+        sample
+    }
+
+    /// `pci_alloc_irq_vectors`: no entry is unmasked yet.
+    fn allocate(&self, n: usize) {
+        self.function.write_config(2, &0xc000u16.to_le_bytes());
+        (0..n).for_each(|index| self.write_message(index, (0xfee0_0000, 0xef)));
+        (0..n).for_each(|index| self.write_control(index, 1));
+        self.function.write_config(2, &0x8000u16.to_le_bytes());
+    }
+
+    /// `request_irq`.
+    fn request(&self, index: usize) {
+        self.write_message(index, message(index));
+        self.write_message(index, message(index));
+        self.write_control(index, 0);
     }
 
     /// The same, with every entry unmasked under the function mask.
@@ -117,14 +188,6 @@ impl Ours {
                 ours.write_control(index, 0);
             }
             ours.function.write_config(2, &0x8000u16.to_le_bytes());
-        })
-    }
-
-    /// All of `n` live vectors turned off, by one write.
-    pub(crate) fn turn_off(&mut self, n: usize) -> Sample {
-        self.enable_at_once(n);
-        self.counting_commits(|ours| {
-            ours.function.write_config(2, &0u16.to_le_bytes());
         })
     }
 
@@ -141,14 +204,17 @@ impl Ours {
         let mut data = [0; 4];
         self.function.read_table(n as u64 / 2 * 16 + 8, &mut data);
         let index = if u32::from_le_bytes(data) == message(n / 2).1 { n / 2 + 1 } else { n / 2 };
-        self.counting_commits(|ours| {
-            ours.write_control(n / 2, 1);
-            ours.write_message(n / 2, message(index));
-            ours.write_control(n / 2, 0);
-        })
+        self.counting_commits(|ours| ours.move_to(n / 2, message(index)))
     }
 
-    fn counting_commits(&mut self, work: impl FnOnce(&Self)) -> Sample {
+    /// What an affinity change does to an entry.
+    pub(crate) fn move_to(&self, index: usize, message: (u32, u32)) {
+        self.write_control(index, 1);
+        self.write_message(index, message);
+        self.write_control(index, 0);
+    }
+
+    pub(crate) fn counting_commits(&self, work: impl FnOnce(&Self)) -> Sample {
         let before = self.router.counters().commits;
         let sample = time(|| work(self));
         Sample { commits: self.router.counters().commits - before, ..sample }

@@ -1,25 +1,30 @@
-//! The figures for programs.
+//! The figures for programs, and the plot for people.
 
-use std::error::Error;
 use std::fs;
 
 use serde_json::json;
 
-use crate::measure::Figure;
+use crate::measure::{Figure, Result};
+use crate::plot;
 
-/// Writes `target/bench/summary.json`.
-pub(crate) fn write(figures: &[(usize, Figure)]) -> Result<(), Box<dyn Error>> {
+const DIRECTORY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/target/bench");
+const SUMMARY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/target/bench/summary.json");
+/// Checked in: the README shows it.
+const PLOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/benches/cost.svg");
+
+/// Writes `target/bench/summary.json` and `benches/cost.svg`.
+pub(crate) fn write(figures: &[(usize, Figure)]) -> Result<()> {
     let entries: Vec<_> = figures
         .iter()
         .map(|(cpu, figure)| {
-            json!({ "name": figure.name, "n": figure.n, "ours_us": figure.ours_us,
+            json!({ "name": figure.name, "n": figure.n, "ours_us": figure.ours_us, "worst_us": figure.worst_us,
                     "floor_us": figure.floor_us, "ratio": figure.ratio,
                     "spread": [figure.spread.0, figure.spread.1], "commits": figure.commits, "cpu": cpu })
         })
         .collect();
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/target/bench/summary.json");
-    fs::create_dir_all(concat!(env!("CARGO_MANIFEST_DIR"), "/target/bench"))?;
-    fs::write(path, serde_json::to_string_pretty(&entries)?)?;
-    println!("written to {path}");
+    fs::create_dir_all(DIRECTORY)?;
+    fs::write(SUMMARY, serde_json::to_string_pretty(&entries)?)?;
+    fs::write(PLOT, plot::svg(figures)?)?;
+    println!("written to {SUMMARY} and {PLOT}");
     Ok(())
 }

@@ -1,0 +1,53 @@
+//! Four threads grow four devices of one VM: the longest that one access takes, in terms of one commit.
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::floor;
+use crate::measure::{self, Result, Sample, interleave};
+use crate::ours::{Ahead, OurFunction, Ours, message};
+use crate::{Notes, RUNS};
+
+const DEVICES: usize = 4;
+const VECTORS: usize = 512;
+
+/// The floor is one commit of as many messages. The threads run wherever there is a CPU; what one waits for is a lock,
+/// or its turn.
+pub(crate) fn measure(notes: &mut Notes) -> Result<()> {
+    let cpu = notes.cpu;
+    notes.take("contention", |name| {
+        let vm = floor::vm()?;
+        let n = DEVICES * VECTORS;
+        let figure = interleave(name, n, RUNS, longest, || floor::commit(&vm, n));
+        measure::pin(cpu)?;
+        figure
+    })
+}
+
+fn longest() -> Result<Sample> {
+    let ours = Ours::new(Ahead::InBlocks)?;
+    let functions: Vec<_> = (0..DEVICES).map(|_| ours.another(VECTORS)).collect::<Result<_>>()?;
+    measure::unpin()?;
+    let time = thread::scope(|scope| {
+        let threads: Vec<_> = functions
+            .iter()
+            .enumerate()
+            .map(|(device, function)| scope.spawn(move || grow(function, device * VECTORS)))
+            .collect();
+        threads.into_iter().filter_map(|thread| thread.join().ok()).max().unwrap_or_default()
+    });
+    Ok(Sample { time, commits: ours.router.counters().commits })
+}
+
+/// The longest of the accesses that unmask.
+fn grow(function: &OurFunction, beginning: usize) -> Duration {
+    function.write_config(2, &0x8000u16.to_le_bytes());
+    let unmask = |index: usize| {
+        let (address, data) = message(beginning + index);
+        function.write_table(index as u64 * 16, &u64::from(address).to_le_bytes());
+        let start = Instant::now();
+        function.write_table(index as u64 * 16 + 8, &u64::from(data).to_le_bytes());
+        start.elapsed()
+    };
+    (0..VECTORS).map(unmask).max().unwrap_or_default()
+}

@@ -1,0 +1,45 @@
+//! A driver enables its vectors; the floor is as many eventfds and irqfds, and one commit.
+
+use std::time::Duration;
+
+use crate::floor;
+use crate::measure::{Result, Sample, interleave};
+use crate::ours::{Ahead, Ours};
+use crate::{Notes, RUNS};
+
+pub(crate) fn measure(notes: &mut Notes, n: usize) -> Result<()> {
+    type Work = fn(&mut Ours, usize) -> Sample;
+    let figures: [(_, _, Work); 4] = [
+        ("enable_one_by_one", Ahead::AtStart, Ours::enable_one_by_one),
+        ("enable_one_by_one_blocks", Ahead::InBlocks, Ours::enable_one_by_one),
+        ("enable_at_once", Ahead::AtStart, Ours::enable_at_once),
+        ("enable_at_once_blocks", Ahead::InBlocks, Ours::enable_at_once),
+    ];
+    for (name, ahead, work) in figures {
+        notes.take(name, |name| {
+            let ours = || Ok(work(&mut Ours::new(ahead)?, n));
+            interleave(name, n, RUNS, ours, || Ok(floor::enable(&floor::vm()?, n)?.0))
+        })?;
+    }
+    // Settled: not before every vector is an irqfd, which is looked at after the clock has stopped.
+    for (name, ahead) in [("enable_settled", Ahead::AtStart), ("enable_settled_blocks", Ahead::InBlocks)] {
+        notes.take(name, |name| {
+            let ours = || {
+                let mut ours = Ours::new(ahead)?;
+                let sample = ours.enable_one_by_one_settled(n);
+                let live = ours.function.report().live;
+                if live as usize == n { Ok(sample) } else { Err(format!("{live} of {n} are irqfds").into()) }
+            };
+            interleave(name, n, RUNS, ours, || Ok(floor::enable(&floor::vm()?, n)?.0))
+        })?;
+    }
+    // The pauses themselves do not count: a vector's caches are colder after them, and that is what is measured.
+    for (name, pause, runs) in [("enable_paced_20us", 20, RUNS), ("enable_paced_200us", 200, 5)] {
+        notes.take(name, |name| {
+            let pause = Duration::from_micros(pause);
+            let ours = || Ok(Ours::new(Ahead::AtStart)?.enable_paced(n, pause));
+            interleave(name, n, runs, ours, || floor::enable_paced(&floor::vm()?, n, pause))
+        })?;
+    }
+    Ok(())
+}
