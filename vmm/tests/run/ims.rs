@@ -157,6 +157,38 @@ fn slots_in_a_bar_and_in_memory_msi_x_beside_and_a_timer_without_it_all_signal()
 }
 
 #[test]
+fn a_guests_mistakes_have_their_results_and_are_counted() {
+    let mut code = Code::started();
+    let [registers, slots, _] = QUEUES;
+    let [ring, address, place, doorbell, result] = [0x20, 0x48, 0x50, 0x54, 0x58].map(|at| registers + at);
+    // Beyond the end; nowhere; misaligned; at a BAR of its own; behind all RAM.
+    code.store(ring, 4);
+    code.store(place, 2);
+    code.wait(result, u32::MAX, 1);
+    code.store(doorbell, 0);
+    code.wait(result, u32::MAX, 4);
+    code.store(address, MEMORY + 8);
+    code.store(place, 0);
+    code.wait(result, u32::MAX, 3);
+    for at in [slots, 0xbfff_fff0] {
+        code.store(address, at);
+        code.store(place, 0);
+        code.wait(result, u32::MAX, 0);
+        code.store(doorbell, 0);
+        code.wait(result, u32::MAX, 2);
+    }
+    code.wait(registers + 0x38, u32::MAX, 6);
+    // And then it is done right.
+    code.set_up(MEMORY, 0x61);
+    code.store(address, MEMORY);
+    code.store(place, 0);
+    code.store(doorbell, 0);
+    code.store(ring, 2);
+    code.wait_for(0x61);
+    report("ims-mistakes", code, &["ims-queues,slots=2", "ims-timer"]);
+}
+
+#[test]
 fn a_masked_slot_signals_when_it_is_unmasked() {
     let mut code = Code::started();
     let [registers, slots, _] = QUEUES;
