@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde_json::Value;
 use vm_memory::GuestMemoryMmap;
+use vm_msi::state::Resume;
 use vm_msi::{Router, SoftwareMsix, Vector};
 use vmm_sys_util::eventfd::EventFd;
 
@@ -42,6 +43,8 @@ impl<R: Router> Transport<R> {
         msix: SoftwareMsix<R>,
     ) -> Self {
         let registers = Mutex::new(Registers::new(device.features(), device.queues()));
+        // Until the bus lets it signal. A software domain asks no host for this, so none refuses.
+        let _ = msix.suspend();
         Self { device, memory, doorbells, registers, msix }
     }
 
@@ -75,12 +78,16 @@ impl<R: Router> Transport<R> {
         self.follow(&mut registers, asked);
     }
 
-    /// Lets the device access memory, or keeps it from it, as the bus says.
+    /// Lets the device access memory, or keeps it from it, as the bus says; interrupts wait meanwhile.
     pub fn set_bus_master(&self, bus_master: bool) {
         self.change(|registers, _| {
-            let look_at_queues = bus_master && !registers.bus_master;
-            registers.bus_master = bus_master;
-            Asked { look_at_queues, tell_driver: false }
+            let before = std::mem::replace(&mut registers.bus_master, bus_master);
+            match (before, bus_master) {
+                (false, true) => self.msix.resume(),
+                (true, false) => drop(self.msix.suspend()),
+                _ => {}
+            }
+            Asked { look_at_queues: bus_master && !before, tell_driver: false }
         });
     }
 
@@ -146,7 +153,7 @@ impl<R: Router> Transport<R> {
         if !has_msix || event == ISR_CONFIG {
             registers.isr |= event;
         }
-        if has_msix && vector != NO_VECTOR && registers.bus_master {
+        if has_msix && vector != NO_VECTOR {
             self.msix.trigger(Vector(vector.into()));
         }
     }

@@ -40,6 +40,19 @@ fn a_masked_vector_waits_and_is_delivered_once_when_it_is_unmasked() {
 }
 
 #[test]
+fn what_waits_for_a_masked_vector_waits_for_bus_master_enable_too() {
+    let mut machine = Machine::driven();
+    let control = at::MSIX_TABLE + 16 + 12;
+    machine.write(control, &[1, 0, 0, 0]);
+    machine.request(BUFFERS, 64);
+    machine.config_write(4, &[2, 0]);
+    machine.write(control, &[0, 0, 0, 0]);
+    assert_eq!(machine.router.take_delivered(), [], "a message is a write to memory");
+    machine.config_write(4, &[6, 0]);
+    assert_eq!(machine.router.take_delivered(), [message(1)]);
+}
+
+#[test]
 fn a_delivery_that_the_host_refuses_is_tried_again() {
     let mut machine = Machine::driven();
     machine.failures.schedule(1);
