@@ -27,7 +27,10 @@ mod stage;
 
 pub use backend::FakeBackend;
 pub use failures::Failures;
-pub use ims_run::{ImsOp, ImsRun, SlotShape};
+pub use ims_run::{
+    ArrayAccess, ArrayDriver, ImsOp, ImsRun, ImsUnderTest, QueueAccess, QueueDriver, SlotDriver, SlotShape,
+    Slots,
+};
 pub use model::Model;
 pub use op::Op;
 pub use reference::{MsiReference, MsixReference, Reference, Write};

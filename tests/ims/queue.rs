@@ -1,13 +1,17 @@
 //! Slots in guest memory: in force as they were when their driver rang, and refused where there is nothing to read.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::{Relaxed, Release};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use vm_memory::{Bytes, GuestAddress, GuestAddressSpace, GuestMemoryAtomic, GuestMemoryMmap};
 use vm_msi::backend::Cookie;
 use vm_msi::ims::{ControlFormat, QueueLayout, QueueState, QueueStore, SlotCount, SlotRefusal};
 use vm_msi::state::{FunctionState, RestoreError, Resume, resume_all};
 use vm_msi::testing::{Failures, FakeBackend, FakeRouter};
-use vm_msi::{Function, MsiMessage, QueueFunction, Registers, SoftwareQueue, Vector};
+use vm_msi::{Delivery, Function, MsiMessage, QueueFunction, Registers, SoftwareQueue, Store, Vector};
 
 use crate::fixture::{MASK, PENDING, inverted, message, without_mask};
 
@@ -260,6 +264,55 @@ fn memory_that_is_unplugged_takes_a_slot_out_of_force_at_its_next_doorbell_only(
     fixture.write(HERE, message(2), 0);
     fixture.fetch().unwrap();
     assert_eq!(fixture.delivered(), [message(2)]);
+}
+
+#[test]
+fn a_slot_that_a_careful_driver_rewrites_while_it_is_read_is_never_half_of_two_messages() {
+    if !std::arch::is_x86_feature_detected!("avx") {
+        println!("not tested: this CPU cannot read 16 bytes at once");
+        return;
+    }
+    const READS: u32 = 200_000;
+    let memory = ram();
+    let mut queue = QueueStore::at_power_on(&layout(ControlFormat::DSA));
+    queue.place(SLOT, HERE).unwrap();
+    let messages = [message(1), MsiMessage { address: 0xfee7_7000, data: 0xffff }];
+    let ended = AtomicBool::new(false);
+    let mut seen = [0; 2];
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            let at = |offset| GuestAddress(HERE.0 + offset);
+            while !ended.load(Relaxed) {
+                for MsiMessage { address, data } in messages {
+                    memory.store(MASK, at(12), Release).unwrap();
+                    memory.store(address as u32, at(0), Release).unwrap();
+                    memory.store((address >> 32) as u32, at(4), Release).unwrap();
+                    memory.store(data, at(8), Release).unwrap();
+                    memory.store(0u32, at(12), Release).unwrap();
+                }
+            }
+        });
+        let start = Instant::now();
+        let mut reads = 0;
+        // On a busy machine the other thread may come late.
+        while reads < READS || seen.contains(&0) && start.elapsed() < Duration::from_secs(60) {
+            reads += 1;
+            let _ = queue.fetch(SLOT, &&memory);
+            if let Delivery::Live(message) = queue.delivery(SLOT) {
+                match messages.iter().position(|written| *written == message) {
+                    Some(which) => seen[which] += 1,
+                    // Memory is blank at first, and its mask clear.
+                    None if message == MsiMessage::BLANK => {}
+                    None => {
+                        ended.store(true, Relaxed);
+                        panic!("{message} was never written");
+                    }
+                }
+            }
+        }
+        ended.store(true, Relaxed);
+    });
+    assert!(seen.iter().all(|count| *count > 0), "it was rewritten meanwhile: {seen:?}");
 }
 
 #[test]

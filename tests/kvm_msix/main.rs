@@ -10,6 +10,7 @@ mod crowd;
 mod delivery;
 mod hostile;
 mod ims;
+mod ims_memory;
 mod remapping;
 mod routing;
 mod several;

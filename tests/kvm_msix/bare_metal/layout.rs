@@ -21,6 +21,8 @@ const PAGE_DIRECTORIES: u64 = 0x5000;
 pub(super) const PROGRAM: u64 = 0x1_0000;
 /// One QWORD for each interrupt vector: what its device has noted before it raised an interrupt.
 pub(super) const NOTES: u64 = 0x2_0000;
+/// IMS slots in memory, as many as there is room for before the CPUs' areas: 16 bytes each.
+pub(super) const SLOTS: u64 = 0x4_0000;
 /// Code segment.
 pub(super) const CODE_SELECTOR: u16 = 8;
 /// Data segment.

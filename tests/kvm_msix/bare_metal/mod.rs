@@ -8,6 +8,7 @@ mod code;
 mod device;
 mod guest;
 mod layout;
+mod queue;
 mod slots;
 mod vcpu;
 
@@ -29,6 +30,7 @@ pub(crate) const IRQCHIPS: [Irqchip; 2] = [Irqchip::Kernel, Irqchip::Split];
 pub(crate) use card::{Card, ENABLE, FUNCTION_MASK, table_layout};
 pub(crate) use device::{Device, DeviceBackend};
 pub(crate) use guest::{Guest, Operation, eventually, fixed};
+pub(crate) use queue::Queue;
 pub(crate) use slots::{MASKED, PENDING, Slots, slot_layout};
 
 /// How long a test waits for what must come. Emulated hosts are slow, so it is far more than it takes.
@@ -159,6 +161,17 @@ impl Machine {
         let plugged = slots.clone();
         self.cards.push(Box::new(move |bus| plugged.attach(bus)));
         slots
+    }
+
+    /// Plugs an IMS of so many slots in memory in.
+    pub(crate) fn plug_queue(&mut self, slots: u32) -> Arc<Queue> {
+        let device = Device::new(slots);
+        let backend = Box::new(DeviceBackend(device.clone()));
+        let (place, router, memory) = (self.cards.len(), self.router.clone(), self.memory.clone());
+        let queue = Arc::new(Queue::new(place, slots, router, memory, device, backend));
+        let plugged = queue.clone();
+        self.cards.push(Box::new(move |bus| plugged.attach(bus)));
+        queue
     }
 
     fn insert<R: Router + 'static>(

@@ -1,59 +1,29 @@
-//! Runs operations on a real array of IMS slots over fakes, and holds it against a model of its own after each.
+//! Runs operations on a real store of IMS slots over fakes, and holds it against a model of its own after each.
+
+mod driver;
+mod queue;
+mod slots;
 
 use std::sync::Arc;
 
+pub use driver::{ArrayAccess, ArrayDriver, ImsUnderTest, SlotDriver};
+pub use queue::{QueueAccess, QueueDriver};
+pub use slots::{SlotShape, Slots};
+
 use super::model::clings_to;
 use super::{Failures, FakeBackend, FakeRouter};
-use crate::apic::ApicMessage;
-use crate::backend::Cookie;
 use crate::delivery::Vector;
 use crate::domain::State;
-use crate::function::ImsFunction;
-use crate::ims::{Bit, ControlFormat, MaskBit, MaskedWhen, SlotArrayLayout, SlotCount};
-use crate::message::MsiMessage;
+use crate::function::Function;
+use crate::ims::SlotCount;
 use crate::state::{Resume, resume_all};
 
-/// What the control DWORD of a run's slots looks like.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[cfg_attr(feature = "arbitrary", derive(arbitrary::Arbitrary))]
-pub enum SlotShape {
-    /// [`ControlFormat::DSA`].
-    Dsa,
-    /// Bit 31 clear masks; bit 1 is the pending bit.
-    Inverted,
-    /// No mask bit; bit 1 is the pending bit.
-    NoMask,
-}
-
-/// One step. Slots are taken modulo the array's size.
+/// One step; slots are taken modulo their number. `A` is how a guest gets at its slots.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "arbitrary", derive(arbitrary::Arbitrary))]
-pub enum ImsOp {
-    /// The guest writes a slot's message: its own APIC, and this version of it; 0 for none.
-    Message {
-        /// The slot.
-        slot: u16,
-        /// Which of several messages of the slot's own.
-        version: u8,
-    },
-    /// The guest writes a slot's control DWORD.
-    Control {
-        /// The slot.
-        slot: u16,
-        /// Masked, where there is a mask bit.
-        masked: bool,
-        /// Its PASID, where there is a place for one; 0 for none.
-        pasid: u8,
-    },
-    /// Any write to the slots.
-    Write {
-        /// From the first slot.
-        offset: u16,
-        /// What is written, 0 to 16 bytes of it.
-        data: [u8; 16],
-        /// How many bytes.
-        len: u8,
-    },
+pub enum ImsOp<A> {
+    /// The guest's driver does something.
+    Access(A),
     /// The device raises a slot's interrupt.
     Raise(u16),
     /// The guest resets the function.
@@ -76,123 +46,40 @@ pub enum ImsOp {
     Deliver,
 }
 
-/// The slots as bytes, and what is owed: as simple as it can be.
-#[derive(Clone, Debug)]
-struct Slots {
-    shape: SlotShape,
-    bytes: Vec<u8>,
-    owed: Vec<bool>,
-    /// What the host refuses to detach a slot from.
-    clings: Vec<Option<MsiMessage>>,
-    used: bool,
-    suspended: bool,
-}
-
-impl Slots {
-    fn new(shape: SlotShape, slots: usize) -> Self {
-        let mut control = [0; 16];
-        control[12] = u8::from(shape == SlotShape::Dsa);
-        let (bytes, owed, clings) = (control.repeat(slots), vec![false; slots], vec![None; slots]);
-        Self { shape, bytes, owed, clings, used: false, suspended: false }
-    }
-
-    fn write(&mut self, offset: usize, data: &[u8]) {
-        let writable: [u8; 4] = match self.shape {
-            SlotShape::Dsa => [0x09, 0xf0, 0xff, 0xff],
-            SlotShape::Inverted => [0, 0, 0, 0x80],
-            SlotShape::NoMask => [0; 4],
-        };
-        for (at, byte) in (offset..self.bytes.len()).zip(data) {
-            self.used = true;
-            self.bytes[at] = if at % 16 < 12 { *byte } else { byte & writable[at % 4] };
-        }
-    }
-
-    fn register(&self, slot: usize, register: usize) -> u32 {
-        let at = slot * 16 + register * 4;
-        u32::from_le_bytes(self.bytes[at..at + 4].try_into().expect("4 bytes"))
-    }
-
-    /// The message that a slot should be live on.
-    fn live(&self, slot: usize) -> Option<MsiMessage> {
-        let [low, high, data, control] = [0, 1, 2, 3].map(|register| self.register(slot, register));
-        let masked = match self.shape {
-            SlotShape::Dsa => control & 1 != 0,
-            SlotShape::Inverted => control >> 31 == 0,
-            SlotShape::NoMask => false,
-        };
-        let message = MsiMessage::from_registers(low, high, data);
-        (!masked && !self.suspended && ApicMessage::try_from(message).is_ok()).then_some(message)
-    }
-
-    fn cookie(&self, slot: usize) -> Option<Cookie> {
-        let control = self.register(slot, 3);
-        (self.shape == SlotShape::Dsa && control & 8 != 0).then_some(Cookie(control >> 12))
-    }
-}
-
-/// An array of slots over fakes, and the model beside it.
+/// A store of slots over fakes, and the model beside it.
 #[derive(Debug)]
-pub struct ImsRun {
-    function: ImsFunction<FakeRouter, FakeBackend>,
+pub struct ImsRun<D: SlotDriver> {
+    function: ImsUnderTest<D::Store>,
     router: Arc<FakeRouter>,
     backend: FakeBackend,
     failures: Failures,
+    driver: D,
     model: Slots,
 }
 
-impl ImsRun {
-    /// An array after power-on, of 1 to 2048 slots.
+impl<D: SlotDriver> ImsRun<D> {
+    /// A store after power-on, of 1 to 2048 slots.
     pub fn new(shape: SlotShape, slots: u16) -> Self {
         let failures = Failures::default();
         let backend = FakeBackend::new(failures.clone());
-        Self::over(failures, backend, Slots::new(shape, slots.into()))
+        Self::over(failures, backend, D::new(), Slots::new(shape, slots.into()))
     }
 
-    fn over(failures: Failures, backend: FakeBackend, model: Slots) -> Self {
-        let bit = |position| Bit::new(position).expect("a bit of 32");
-        let mask = MaskBit { bit: bit(31), masked_when: MaskedWhen::Clear };
-        let control = match model.shape {
-            SlotShape::Dsa => Ok(ControlFormat::DSA),
-            SlotShape::Inverted => ControlFormat::new(Some(mask), Some(bit(1)), None),
-            SlotShape::NoMask => ControlFormat::new(None, Some(bit(1)), None),
-        };
-        let slots = SlotCount::new(model.owed.len() as u32).expect("1 to 2048 slots");
-        let layout = SlotArrayLayout { slots, control: control.expect("fields apart") };
+    fn over(failures: Failures, backend: FakeBackend, driver: D, model: Slots) -> Self {
+        let slots = SlotCount::new(model.len() as u32).expect("1 to 2048 slots");
         let router = Arc::new(FakeRouter::new(failures.clone()));
-        let function = ImsFunction::new(layout, router.clone(), backend.clone());
-        Self { function, router, backend, failures, model }
+        let layout = D::layout(slots, model.shape.format());
+        let function = Function::new(layout, router.clone(), backend.clone());
+        Self { function, router, backend, failures, driver, model }
     }
 
     /// Takes a step and checks everything that can be seen from outside.
-    pub fn step(&mut self, op: &ImsOp) {
-        let slots = self.model.owed.len();
+    pub fn step(&mut self, op: &ImsOp<D::Access>) {
+        let slots = self.model.len();
         match *op {
-            ImsOp::Message { slot, version } => {
-                let slot = usize::from(slot) % slots;
-                let message = match version {
-                    0 => MsiMessage::BLANK,
-                    _ => {
-                        MsiMessage { address: 0xfee0_0000 | (slot as u64 % 256) << 12, data: version.into() }
-                    }
-                };
-                let data = [message.address.to_le_bytes().as_slice(), &message.data.to_le_bytes()].concat();
-                self.write(slot * 16, &data);
-            }
-            ImsOp::Control { slot, masked, pasid } => {
-                let pasid = if pasid == 0 { 0 } else { u32::from(pasid) << 12 | 8 };
-                let control = match self.model.shape {
-                    SlotShape::Dsa => u32::from(masked) | pasid,
-                    SlotShape::Inverted => u32::from(!masked) << 31,
-                    SlotShape::NoMask => u32::MAX,
-                };
-                self.write(usize::from(slot) % slots * 16 + 12, &control.to_le_bytes());
-            }
-            ImsOp::Write { offset, data, len } => {
-                self.write(usize::from(offset) % (slots * 16 + 16), &data[..usize::from(len % 17)]);
-            }
+            ImsOp::Access(ref access) => self.driver.perform(access, &mut self.model, &self.function),
             ImsOp::Raise(slot) => {
-                let slot = usize::from(slot) % slots;
+                let slot = self.model.index(slot);
                 if self.backend.raise(Vector(slot as u32)) {
                     self.model.owed[slot] = true;
                 }
@@ -201,6 +88,7 @@ impl ImsRun {
             ImsOp::Reset => {
                 let suspended = self.model.suspended;
                 self.model = Slots { suspended, ..Slots::new(self.model.shape, slots) };
+                self.driver.reset();
                 self.function.reset(|| self.backend.reset());
             }
             ImsOp::Suspend => {
@@ -221,11 +109,6 @@ impl ImsRun {
         self.check();
     }
 
-    fn write(&mut self, offset: usize, data: &[u8]) {
-        self.model.write(offset, data);
-        self.function.write_slots(offset as u64, data);
-    }
-
     fn resume(&mut self) {
         resume_all(&*self.router, [&self.function as &dyn Resume]);
         self.model.suspended = false;
@@ -236,7 +119,9 @@ impl ImsRun {
         let Ok(state) = self.function.suspend() else { return };
         self.model.suspended = true;
         let failures = Failures::default();
-        let moved = Self::over(failures.clone(), self.backend.moved(failures), self.model.clone());
+        let (mut driver, backend) = (self.driver.clone(), self.backend.moved(failures.clone()));
+        driver.moved();
+        let moved = Self::over(failures, backend, driver, self.model.clone());
         moved.function.restore(&state).expect("a function's own state");
         assert_eq!(moved.function.suspend().expect("nothing to detach"), state, "restored as it was");
         std::mem::replace(self, moved).end();
@@ -268,7 +153,7 @@ impl ImsRun {
             let is_on = |slot: usize| {
                 self.model.live(slot) == Some(message) || self.model.clings[slot] == Some(message)
             };
-            let owing = (0..self.model.owed.len())
+            let owing = (0..self.model.len())
                 .filter(|slot| self.model.owed[*slot] && is_on(*slot))
                 .min_by_key(|slot| match state(*slot).map(|vector| vector.state) {
                     Some(State::Live) => 0,
@@ -278,13 +163,13 @@ impl ImsRun {
             let slot = owing.unwrap_or_else(|| panic!("{message} was delivered and no slot owed it"));
             self.model.owed[slot] = false;
         }
-        let expected_vectors = if self.model.used { self.model.owed.len() as u32 } else { 0 };
+        let expected_vectors = if self.model.used { self.model.len() as u32 } else { 0 };
         assert_eq!(self.function.vectors(), expected_vectors);
 
         let mut bytes = vec![0; self.model.bytes.len()];
-        self.function.read_slots(0, &mut bytes);
+        D::read(&self.function, &mut bytes);
         let settled = self.function.unsettled() == 0;
-        for slot in 0..self.model.owed.len() {
+        for slot in 0..self.model.len() {
             let pending = bytes[slot * 16 + 12] & 2 != 0;
             bytes[slot * 16 + 12] &= !2;
             let (owed, wanted) = (self.model.owed[slot], self.model.live(slot));
@@ -314,6 +199,7 @@ impl ImsRun {
             }
         }
         assert_eq!(bytes, self.model.bytes, "the slots read as they were written");
+        self.driver.check(&self.function);
         let ending = report.vectors.iter().filter(|vector| vector.state == State::Ending).count();
         assert!(ending == 0 || !settled, "what the host has refused to detach is tried again");
         let attached = report.live as usize + ending;
