@@ -12,6 +12,7 @@ mod error;
 mod host;
 mod report;
 mod slot;
+mod slots;
 mod software;
 
 use std::io;

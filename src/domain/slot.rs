@@ -68,6 +68,11 @@ impl Slot {
     /// A vector that nobody has used.
     pub(super) const UNUSED: Self = Self::Idle { latched: false };
 
+    /// True of a vector that is as one that nobody has used.
+    pub(super) fn is_unused(&self) -> bool {
+        matches!(self, Self::Idle { latched: false })
+    }
+
     /// The message that the vector's signals become now.
     pub(super) fn message(&self) -> Option<ApicMessage> {
         match self {
@@ -85,13 +90,18 @@ impl Slot {
         }
     }
 
-    /// For which of `slots` interrupts wait here, and not in the device: one system call for any number.
-    pub(super) fn wait_here(slots: &[Self]) -> impl Iterator<Item = bool> {
-        let mut held = signalled(slots.iter().filter_map(Self::waiting));
-        slots.iter().map(move |slot| match slot {
-            Self::Idle { latched } => *latched,
-            Self::Held { .. } => held.next().unwrap_or(true),
-            Self::Live { .. } | Self::Relayed { .. } | Self::Ending { .. } => false,
+    /// Those of `slots` for which interrupts wait here, and not in the device: one system call for any number.
+    pub(super) fn wait_here<'a>(
+        slots: impl Iterator<Item = (Vector, &'a Self)> + Clone,
+    ) -> impl Iterator<Item = Vector> {
+        let mut held = signalled(slots.clone().filter_map(|(_, slot)| slot.waiting()));
+        slots.filter_map(move |(vector, slot)| {
+            let waits = match slot {
+                Self::Idle { latched } => *latched,
+                Self::Held { .. } => held.next().unwrap_or(true),
+                Self::Live { .. } | Self::Relayed { .. } | Self::Ending { .. } => false,
+            };
+            waits.then_some(vector)
         })
     }
 

@@ -9,13 +9,12 @@ use crate::delivery::Vector;
 pub struct PendingBits(pub Vec<u64>);
 
 impl PendingBits {
-    /// The bits of `vectors` vectors, in order: those that `pending` yields, and 0 beyond.
-    pub(crate) fn collect(vectors: u32, pending: impl Iterator<Item = bool>) -> Self {
+    /// Bits for `vectors` vectors, set for those that `pending` yields.
+    pub(crate) fn collect(vectors: u32, pending: impl Iterator<Item = Vector>) -> Self {
         let mut words = vec![0; words(vectors)];
-        let mut pending = pending.take(vectors as usize);
-        for word in &mut words {
-            for (bit, pending) in pending.by_ref().take(64).enumerate() {
-                *word |= u64::from(pending).wrapping_shl(bit as u32);
+        for vector in pending.filter(|vector| vector.0 < vectors) {
+            if let Some(word) = words.get_mut(vector.index() / 64) {
+                *word |= 1u64.wrapping_shl(vector.0);
             }
         }
         Self(words)
@@ -55,7 +54,7 @@ mod tests {
     #[test]
     fn bits_are_found_where_they_were_put() {
         let set = [0, 1, 31, 32, 63, 64, 69];
-        let bits = PendingBits::collect(70, (0..1000).map(|vector| set.contains(&vector)));
+        let bits = PendingBits::collect(70, set.into_iter().chain([70, 1000]).map(Vector));
         assert_eq!(bits.0, [1 << 63 | 1 << 32 | 1 << 31 | 0b11, 1 << 5 | 1]);
         assert!(bits.vectors().eq(set.map(Vector)));
         assert!(bits.check(70).is_ok());

@@ -18,6 +18,7 @@ use std::time::{Duration, Instant};
 use super::error::{Cause, DomainError};
 use super::report::Counters;
 use super::slot::{Slot, Step};
+use super::slots::Slots;
 use crate::apic::ApicMessage;
 use crate::backend::{Backend, Cookie};
 use crate::budget::Budget;
@@ -32,9 +33,7 @@ pub(super) struct Host<B> {
     window: u32,
     /// No vector is brought up.
     suspended: bool,
-    /// Vectors beyond its end are unused. It grows to the highest vector that was ever bound.
-    slots: Vec<Slot>,
-    capacity: usize,
+    slots: Slots,
     /// What the host refused and should be tried again.
     unsettled: BTreeMap<Vector, DomainError>,
     /// The host refused to turn the capability on or off.
@@ -63,8 +62,7 @@ impl<B: Backend> Host<B> {
             backend,
             window: 0,
             suspended: false,
-            slots: Vec::new(),
-            capacity: vectors as usize,
+            slots: Slots::new(vectors as usize),
             unsettled: BTreeMap::new(),
             window_error: None,
             lingering: BTreeMap::new(),
@@ -137,7 +135,7 @@ impl<B: Backend> Host<B> {
 
     /// Takes a vector down as far as it should be, and notes the message that it should rise to.
     fn aim(&mut self, vector: Vector, store: &impl Store, router: &impl Router) {
-        if vector.index() >= self.capacity {
+        if vector.index() >= self.slots.capacity() {
             return;
         }
         self.unsettled.remove(&vector);
@@ -208,14 +206,7 @@ impl<B: Backend> Host<B> {
     }
 
     fn slot(&self, vector: Vector) -> Option<&Slot> {
-        self.slots.get(vector.index())
-    }
-
-    /// Makes room for a vector's slot.
-    fn grow_to(&mut self, vector: Vector) {
-        if self.slots.len() <= vector.index() {
-            self.slots.resize_with(vector.index().saturating_add(1), || Slot::UNUSED);
-        }
+        self.slots.get(vector)
     }
 
     /// A freed vector keeps its host vector for a while: a driver that asks for it again pays nothing.
@@ -234,7 +225,7 @@ impl<B: Backend> Host<B> {
     fn free(&mut self, vector: Vector) {
         self.lingering.remove(&vector);
         let Self { backend, slots, .. } = self;
-        let Some(slot @ Slot::Held { .. }) = slots.get_mut(vector.index()) else { return };
+        let Some(slot @ Slot::Held { .. }) = slots.get_mut(vector) else { return };
         let step = mem::replace(slot, Slot::UNUSED).unbind(vector, backend);
         if self.take(vector, step) {
             self.bound = self.bound.saturating_sub(1);
@@ -246,7 +237,7 @@ impl<B: Backend> Host<B> {
     fn hold(&mut self, vector: Vector, router: &impl Router) -> bool {
         let Self { slots, relay, .. } = self;
         let Some(slot @ (Slot::Live { .. } | Slot::Relayed { .. } | Slot::Ending { .. })) =
-            slots.get_mut(vector.index())
+            slots.get_mut(vector)
         else {
             return true;
         };
@@ -264,9 +255,7 @@ impl<B: Backend> Host<B> {
             Ok(slot) => (slot, None),
             Err((slot, error)) => (slot, Some(error)),
         };
-        if let Some(place) = self.slots.get_mut(vector.index()) {
-            *place = slot;
-        }
+        self.slots.put(vector, slot);
         let taken = error.is_none();
         if let Some(error) = error {
             self.leave_unsettled(vector, error);

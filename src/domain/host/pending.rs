@@ -1,5 +1,7 @@
 //! What waits, and the domain at one moment.
 
+use std::collections::BTreeSet;
+
 use super::Host;
 use crate::backend::Backend;
 use crate::delivery::Vector;
@@ -9,40 +11,36 @@ use crate::domain::slot::Slot;
 impl<B: Backend> Host<B> {
     /// Forgets every interrupt that waits here.
     pub(in crate::domain) fn clear_pending(&mut self) {
-        self.slots.iter_mut().for_each(Slot::clear_pending);
+        self.slots.update(|_, slot| slot.clear_pending());
     }
 
     /// The pending bits of 64 vectors.
     pub(in crate::domain) fn pending(&mut self, group: u32) -> u64 {
         let first = (group as usize).saturating_mul(64);
-        if first >= self.capacity {
+        let count = self.slots.capacity().saturating_sub(first).min(64);
+        if count == 0 {
             // A guest may ask for any; what the device has beyond its pending bits is something else.
             return 0;
         }
-        let device = self.backend.pending(group);
-        let beyond = self.slots.len().min(first.saturating_add(64));
-        let slots = self.slots.get(first..beyond).unwrap_or_default();
-        let mut here = Slot::wait_here(slots);
-        let mut bits = 0;
-        for index in 0..self.capacity.saturating_sub(first).min(64) {
-            let bit = 1u64.wrapping_shl(index as u32);
-            let in_device = match slots.get(index).unwrap_or(&Slot::UNUSED) {
-                Slot::Idle { .. } | Slot::Ending { .. } => device & bit != 0,
-                Slot::Held { .. } | Slot::Live { .. } | Slot::Relayed { .. } => false,
-            };
-            bits |= if here.next().unwrap_or(false) || in_device { bit } else { 0 };
-        }
-        bits
+        let bit = |vector: Vector| 1u64.wrapping_shl(vector.0);
+        let slots = self.slots.range(first..first.saturating_add(count));
+        let bound =
+            slots.clone().filter(|(_, slot)| !matches!(slot, Slot::Idle { .. } | Slot::Ending { .. }));
+        let bound = bound.fold(0, |bits, (vector, _)| bits | bit(vector));
+        let here = Slot::wait_here(slots).fold(0, |bits, vector| bits | bit(vector));
+        let existing = u64::MAX.wrapping_shr(64u32.saturating_sub(count as u32));
+        here | self.backend.pending(group) & existing & !bound
     }
 
     pub(in crate::domain) fn report(&self) -> DomainReport {
-        // A vector that was refused its route has no slot yet where it is beyond all that were bound.
-        let refused = self.unsettled.keys().next_back().map_or(0, |last| last.index().saturating_add(1));
-        let vectors = (0..self.slots.len().max(refused)).map(|index| {
-            let (vector, slot) = (Vector(index as u32), self.slots.get(index).unwrap_or(&Slot::UNUSED));
+        // A vector that was refused its route may have no slot yet.
+        let used = self.slots.iter().map(|(vector, _)| vector);
+        let vectors: BTreeSet<Vector> = used.chain(self.unsettled.keys().copied()).collect();
+        let vectors = vectors.into_iter().map(|vector| {
+            let slot = self.slot(vector).unwrap_or(&Slot::UNUSED);
             VectorReport::new(vector, slot, self.unsettled.get(&vector))
         });
-        let count = |is: fn(&Slot) -> bool| self.slots.iter().filter(|slot| is(slot)).count() as u32;
+        let count = |is: fn(&Slot) -> bool| self.slots.iter().filter(|(_, slot)| is(slot)).count() as u32;
         DomainReport {
             open: self.window > 0,
             host_vectors: self.bound,

@@ -45,7 +45,7 @@ impl<B: Backend> Host<B> {
         self.bind(vector);
         // A vector leaves the set that userspace watches before its irqfd attaches.
         self.hold(vector, router);
-        let Some(slot @ Slot::Held { .. }) = self.slots.get_mut(vector.index()) else {
+        let Some(slot @ Slot::Held { .. }) = self.slots.get_mut(vector) else {
             return router.withdraw(route);
         };
         let message = route.message();
@@ -59,7 +59,6 @@ impl<B: Backend> Host<B> {
 
     /// Gets a host vector for a vector without one.
     fn bind(&mut self, vector: Vector) {
-        self.grow_to(vector);
         let mut bound = self.try_bind(vector);
         if bound.is_err() && !self.lingering.is_empty() {
             // What lingers is there to be given back when the host is short.
@@ -75,11 +74,13 @@ impl<B: Backend> Host<B> {
 
     fn try_bind(&mut self, vector: Vector) -> Result<(), DomainError> {
         let Self { backend, slots, budget, .. } = self;
-        let Some(slot @ Slot::Idle { .. }) = slots.get_mut(vector.index()) else { return Ok(()) };
-        match mem::replace(slot, Slot::UNUSED).bind(vector, backend, budget) {
-            Ok(held) => *slot = held,
+        if !matches!(slots.get(vector), None | Some(Slot::Idle { .. })) {
+            return Ok(());
+        }
+        match slots.take(vector).bind(vector, backend, budget) {
+            Ok(held) => slots.put(vector, held),
             Err((idle, error)) => {
-                *slot = idle;
+                slots.put(vector, idle);
                 return Err(error);
             }
         }
@@ -94,7 +95,7 @@ impl<B: Backend> Host<B> {
     fn relay(&mut self, vector: Vector, message: ApicMessage) {
         let Some(relay) = self.relay.clone() else { return };
         self.bind(vector);
-        let Some(slot @ Slot::Held { .. }) = self.slots.get_mut(vector.index()) else { return };
+        let Some(slot @ Slot::Held { .. }) = self.slots.get_mut(vector) else { return };
         let step = mem::replace(slot, Slot::UNUSED).relay(vector, message, &relay);
         self.take(vector, step);
     }
@@ -111,7 +112,7 @@ impl<B: Backend> Host<B> {
         }
         for event in ready {
             let vector = Vector(event.data.u64() as u32);
-            let Some(Slot::Relayed { host, message, delivered }) = self.slots.get_mut(vector.index()) else {
+            let Some(Slot::Relayed { host, message, delivered }) = self.slots.get_mut(vector) else {
                 continue;
             };
             if host.eventfd.read().is_err() {

@@ -15,16 +15,16 @@ impl<B: Backend> Host<B> {
         store: &impl Store,
     ) -> Result<PendingBits, SuspendError> {
         self.suspended = true;
-        for index in 0..self.slots.len() {
-            self.hold(Vector(index as u32), router);
-        }
-        let delivered = self.slots.iter().position(|slot| slot.message().is_some());
-        let refused = delivered.map(|index| Vector(index as u32)).and_then(|vector| {
+        self.hold_all(router, |_| true);
+        let delivered = self.slots.iter().find(|(_, slot)| slot.message().is_some());
+        let refused = delivered.map(|(vector, _)| vector).and_then(|vector| {
             let source = self.unsettled.remove(&vector)?;
             Some(SuspendError { vector, source })
         });
         match refused {
-            None => Ok(PendingBits::collect(self.capacity as u32, Slot::wait_here(&self.slots))),
+            None => {
+                Ok(PendingBits::collect(self.slots.capacity() as u32, Slot::wait_here(self.slots.iter())))
+            }
             Some(error) => {
                 self.resume(router, store);
                 Err(error)
@@ -35,19 +35,17 @@ impl<B: Backend> Host<B> {
     /// Lets vectors go where the store says again.
     pub(in crate::domain) fn resume(&mut self, router: &impl Router, store: &impl Store) {
         if std::mem::take(&mut self.suspended) {
-            self.settle(router, store, (0..self.capacity as u32).map(Vector));
+            self.settle(router, store, (0..self.slots.capacity() as u32).map(Vector));
         }
     }
 
     /// From now on interrupts wait for exactly these vectors.
     pub(in crate::domain) fn set_pending(&mut self, pending: &PendingBits) {
         self.clear_pending();
-        let capacity = self.capacity;
-        for vector in pending.vectors().filter(|vector| vector.index() < capacity) {
-            self.grow_to(vector);
-            if let Some(slot) = self.slots.get_mut(vector.index()) {
-                slot.latch();
-            }
+        for vector in pending.vectors() {
+            let mut slot = self.slots.take(vector);
+            slot.latch();
+            self.slots.put(vector, slot);
         }
     }
 }

@@ -1,7 +1,5 @@
 //! The window: a device's capability, turned on and off in the host as a whole.
 
-use std::mem;
-
 use super::Host;
 use crate::backend::{Backend, BackendError, Holders};
 use crate::delivery::Vector;
@@ -54,10 +52,9 @@ impl<B: Backend> Host<B> {
                 if together {
                     self.close_live(router);
                 }
-                (0..self.slots.len()).for_each(|index| self.shut(Vector(index as u32), router));
+                self.used(|_| true).into_iter().for_each(|vector| self.shut(vector, router));
                 let Self { slots, unsettled, .. } = self;
-                let is_ending =
-                    |vector: &Vector| matches!(slots.get(vector.index()), Some(Slot::Ending { .. }));
+                let is_ending = |vector: &Vector| matches!(slots.get(*vector), Some(Slot::Ending { .. }));
                 unsettled.retain(|vector, _| is_ending(vector));
             }
             Err(error) => {
@@ -76,23 +73,25 @@ impl<B: Backend> Host<B> {
         }
     }
 
-    fn hold_all(&mut self, router: &impl Router, which: impl Fn(&Slot) -> bool) {
-        for index in 0..self.slots.len() {
-            if self.slots.get(index).is_some_and(&which) {
-                self.hold(Vector(index as u32), router);
-            }
+    pub(super) fn hold_all(&mut self, router: &impl Router, which: impl Fn(&Slot) -> bool) {
+        for vector in self.used(which) {
+            self.hold(vector, router);
         }
+    }
+
+    fn used(&self, which: impl Fn(&Slot) -> bool) -> Vec<Vector> {
+        self.slots.iter().filter(|(_, slot)| which(slot)).map(|(vector, _)| vector).collect()
     }
 
     /// The device fires nothing any more: the eventfds that are attached end together.
     fn close_live(&mut self, router: &impl Router) {
         let (mut attached, mut parted) = (Vec::new(), Vec::new());
-        for (index, slot) in self.slots.iter_mut().enumerate() {
+        self.slots.update(|vector, slot| {
             if let Some((pair, share)) = slot.part() {
                 attached.push(pair);
-                parted.push((Vector(index as u32), Some(share)));
+                parted.push((vector, Some(share)));
             }
-        }
+        });
         let parts = attached.len();
         let unclosed = router.close(attached);
         let closed = parts.saturating_sub(unclosed.len()) as u64;
@@ -109,10 +108,8 @@ impl<B: Backend> Host<B> {
 
     /// A vector that the device has let go of.
     fn shut(&mut self, vector: Vector, router: &impl Router) {
-        if let Some(slot) = self.slots.get_mut(vector.index()) {
-            let step = mem::replace(slot, Slot::UNUSED).shut(router);
-            self.take(vector, step);
-        }
+        let step = self.slots.take(vector).shut(router);
+        self.take(vector, step);
     }
 
     fn refuse(&mut self, error: DomainError) {

@@ -113,7 +113,7 @@ impl QueueDriver {
 
     fn place(&mut self, slot: usize, address: u64, function: &ImsUnderTest<QueueStore>) {
         let placed = function.place(Vector(slot as u32), GuestAddress(address));
-        assert_eq!(placed.is_ok(), address % 16 == 0);
+        assert_eq!(placed.is_ok(), address.is_multiple_of(16));
         if placed.is_ok() {
             self.places.insert(slot, address);
         } else {
