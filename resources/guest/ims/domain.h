@@ -41,7 +41,7 @@ struct ims_store_ops {
 	void (*close)(struct ims_slot *slot);
 	/*
 	 * The rest is called with interrupts off, in hard interrupt context
-	 * too: what they write has taken effect when they return.
+	 * too. A slot that they mask is masked when they return.
 	 */
 	void (*write_message)(struct ims_slot *slot);
 	void (*write_control)(struct ims_slot *slot);

@@ -33,7 +33,9 @@ static void array_flush(const struct ims_slot *slot)
 static void array_write_control(struct ims_slot *slot)
 {
 	array_write(slot, offsetof(struct ims_entry, control), slot->control);
-	array_flush(slot);
+	/* Nobody may come any more; one that comes a little later does no harm. */
+	if (slot->control & IMS_CONTROL_MASK)
+		array_flush(slot);
 }
 
 /* Masked meanwhile: a message that is half the old one goes to a wrong place. */
@@ -49,27 +51,16 @@ static void array_write_message(struct ims_slot *slot)
 	array_write(slot, offsetof(struct ims_entry, address_hi),
 		    slot->message.address_hi);
 	array_write(slot, offsetof(struct ims_entry, data), slot->message.data);
-	if (!masked)
+	if (!masked) {
 		array_write(slot, offsetof(struct ims_entry, control),
 			    slot->control);
-	array_flush(slot);
+		array_flush(slot);
+	}
 }
 
-static void array_restore(struct ims_slot *slot)
-{
-	/* A device that was reset has it masked. */
-	array_write(slot, offsetof(struct ims_entry, address_lo),
-		    slot->message.address_lo);
-	array_write(slot, offsetof(struct ims_entry, address_hi),
-		    slot->message.address_hi);
-	array_write(slot, offsetof(struct ims_entry, data), slot->message.data);
-	array_write_control(slot);
-}
-
+/* It is masked and blank: so it was after reset, and so the last one left it. */
 static int array_open(struct ims_slot *slot)
 {
-	/* As it was left, or as it is after reset. */
-	array_write_control(slot);
 	return 0;
 }
 
@@ -82,7 +73,8 @@ const struct ims_store_ops ims_array_ops = {
 	.close = array_close,
 	.write_message = array_write_message,
 	.write_control = array_write_control,
-	.restore = array_restore,
+	/* After a reset the device has it masked. */
+	.restore = array_write_message,
 };
 
 /* A command that has been carried out. The result is the last command's. */

@@ -53,6 +53,7 @@ struct ims_timer {
 	unsigned int disarmed;
 	unsigned int early;
 	unsigned int lost;
+	u64 early_max_ns;
 	u64 overdue_max_ns;
 };
 
@@ -143,11 +144,14 @@ static void judge(struct ims_timer *ims, struct timer *timer)
 		return;
 	}
 	timer->accounted++;
-	if (arrived < timer->deadline_ns)
+	if (arrived < timer->deadline_ns) {
 		ims->early++;
-	else
+		ims->early_max_ns = max(ims->early_max_ns,
+					timer->deadline_ns - arrived);
+	} else {
 		ims->overdue_max_ns = max(ims->overdue_max_ns,
 					  arrived - timer->deadline_ns);
+	}
 }
 
 /* Waits for all whose number is a multiple of that. */
@@ -232,11 +236,13 @@ static ssize_t results_show(struct device *dev, struct device_attribute *attr,
 	}
 	return sysfs_emit(text,
 			  "timers=%u\narmed=%u\nreceived=%u\nearly=%u\nlost=%u\n"
-			  "disarmed=%u\nstray=%u\noverdue_max_us=%llu\n"
+			  "disarmed=%u\nstray=%u\nearly_max_us=%llu\n"
+			  "overdue_max_us=%llu\n"
 			  "device_triggers=%u\ndevice_dropped=%u\n"
 			  "device_armed=%u\n",
 			  ims->count, ims->armed, received, ims->early,
 			  ims->lost, ims->disarmed, stray,
+			  DIV_ROUND_UP_ULL(ims->early_max_ns, NSEC_PER_USEC),
 			  div_u64(ims->overdue_max_ns, NSEC_PER_USEC),
 			  ioread32(ims->registers + REG_TRIGGERS),
 			  ioread32(ims->registers + REG_DROPPED),
