@@ -11,6 +11,7 @@ mod control;
 mod ends;
 mod entropy;
 mod growth;
+mod ims;
 mod leaks;
 mod own;
 mod pounding;
@@ -24,12 +25,14 @@ macro_rules! on_hosts {
     (
         everywhere { $($(#[$attribute:meta])* $module:ident::$test:ident;)* }
         in_the_lab { $($lab_module:ident::$lab_test:ident;)* }
+        on_one_host { $($(#[$one_attribute:meta])* $one_module:ident::$one_test:ident;)* }
     ) => {
         /// VFIO adds single vectors while MSI-X is on.
         mod host_6_12 {
             use crate::stage::{Where, on};
             $($(#[$attribute])* #[test] fn $test() { on(Where::Lab(lab::Series::V6_12), crate::$module::$test); })*
             $(#[test] fn $lab_test() { on(Where::Lab(lab::Series::V6_12), crate::$lab_module::$lab_test); })*
+            $($(#[$one_attribute])* #[test] fn $one_test() { on(Where::Lab(lab::Series::V6_12), crate::$one_module::$one_test); })*
         }
         /// VFIO says NORESIZE.
         mod host_6_1 {
@@ -68,5 +71,12 @@ on_hosts! {
     // Its device is one that loses an event for certain: QEMU's model, not the silicon.
     in_the_lab {
         control::turning_msix_off_loses_an_event_and_growing_does_not;
+    }
+    // Of the host they need KVM alone.
+    on_one_host {
+        ims::slots_come_move_and_go_and_no_ring_is_lost;
+        ims::slots_come_and_go_while_one_is_rung;
+        #[ignore = "long: 2048 slots, with 2 and 6 vCPUs"]
+        ims::thousands_of_slots_come_move_and_go;
     }
 }
