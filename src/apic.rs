@@ -90,6 +90,25 @@ impl ApicMessage {
         if data.delivery_mode() == NMI { None } else { Self::try_from(moved).ok() }
     }
 
+    /// The same message for the local APIC that a guest with so many of them numbers next, after the last the first.
+    /// `None` where that cannot be told: no such APIC, or several at once.
+    pub fn next_destination(self, apics: u32) -> Option<Self> {
+        let address = AddressLow::from_bits(self.0.address_low());
+        let at = u32::from(address.destination());
+        let (next, first, end) = match address.logical() {
+            // One bit for each, of eight at the most.
+            true if at.is_power_of_two() => (at.wrapping_shl(1), 1, 1u32.wrapping_shl(apics.min(8))),
+            true => return None,
+            false => (at.saturating_add(1), 0, apics.min(255)),
+        };
+        if at >= end || address.extended_destination() != 0 {
+            return None;
+        }
+        let destination = u8::try_from(if next < end { next } else { first }).ok()?;
+        let address = u64::from(address.with_destination(destination).into_bits());
+        Self::try_from(MsiMessage { address, ..self.0 }).ok()
+    }
+
     /// The messages that carry a fixed edge interrupt to one APIC, physically addressed, for the vectors given.
     pub fn fixed(destination: u8, vectors: impl Iterator<Item = u8>) -> impl Iterator<Item = Self> {
         let address = AddressLow::new().with_prefix(PREFIX).with_destination(destination).into_bits();
@@ -160,6 +179,23 @@ mod tests {
     fn delivery_modes_that_no_device_may_use_are_refused() {
         for mode in [2, 3, 5, 6, 7] {
             assert!(matches!(check(0xfee0_0000, mode << 8 | 0x40), Err(InvalidMessage::DeliveryMode(_))));
+        }
+    }
+
+    #[test]
+    fn after_the_last_apic_comes_the_first() {
+        let walk = |address, apics| {
+            let first = check(address, 0x41).unwrap();
+            let walk = std::iter::successors(Some(first), move |message| message.next_destination(apics));
+            walk.map(|message| message.message().address - 0xfee0_0000).take(4).collect::<Vec<_>>()
+        };
+        assert_eq!(walk(0xfee0_1000, 3), [0x1000, 0x2000, 0, 0x1000], "physical: a number");
+        assert_eq!(walk(0xfee0_2004, 3), [0x2004, 0x4004, 0x1004, 0x2004], "logical: a bit");
+        assert_eq!(walk(0xfee8_0004, 64), [0x8_0004, 0x1004, 0x2004, 0x4004]);
+        for (address, apics) in
+            [(0xfee0_3000, 3), (0xfee0_3004, 3), (0xfee0_8004, 3), (0xfee0_1020, 3), (0xfee0_0000, 0)]
+        {
+            assert_eq!(walk(address, apics).len(), 1, "{address:#x} of {apics}");
         }
     }
 

@@ -2,7 +2,7 @@
 //!
 //! A vector costs an irqfd and no commit where its message is in the table already. So a message that is
 //! missing is published together with its neighbours (same destination and modes, the vectors that a guest
-//! will use next), and one that nobody uses stays until its room is needed. Invariant: `table` is what the
+//! will use next, and then the next destinations), as many as there are already, and one that nobody uses stays until its room is needed. Invariant: `table` is what the
 //! kernel has, and `published`, `slots` and `table` agree; a refused commit leaves all three as before.
 
 use std::collections::HashSet;
@@ -57,8 +57,9 @@ pub(super) struct Routes {
     pin_routes: usize,
     slots: Vec<Slot>,
     published: Published,
-    /// How many messages are published together.
+    /// How many messages of a destination are published ahead: an even share.
     block: usize,
+    vcpus: u32,
     /// Where the search for an unused message goes on.
     hand: usize,
     counters: RouteCounters,
@@ -76,6 +77,7 @@ impl Routes {
             slots: Vec::new(),
             published: Published::default(),
             block: capacity.checked_div(vcpus as usize).unwrap_or(capacity).clamp(1, DEVICE_VECTORS.len()),
+            vcpus,
             hand: 0,
             counters: RouteCounters { capacity, ..Default::default() },
         }
@@ -204,21 +206,49 @@ impl Routes {
     }
 
     /// The messages that a guest will most likely want after those that were placed: guests hand out the
-    /// vectors of a destination in ascending order. In a full table they take the room of messages that were
-    /// used once: else each further message would cost a commit of the full table. Of a batch only the first message
-    /// of each destination counts, or a large one would look each neighbour up for each of its messages.
+    /// vectors of a destination in ascending order, and after one destination the next. Its destination's first, and
+    /// then as many as there were before: so what a guest wants one by one costs few commits, and each message is
+    /// handed to the kernel about twice.
+    ///
+    /// In a full table they take the room of messages that were used once, of their own destination only: else each
+    /// further message would cost a commit of the full table. Of a batch only the first message of each destination
+    /// counts, or a large one would look each neighbour up for each of its messages.
     fn publish_neighbours(&mut self, placed: &mut Placed) {
         let wanted: Vec<ApicMessage> =
             placed.iter().filter_map(|(index, _)| Some(self.slots.get(*index)?.message)).collect();
+        let ahead = self.slots.len().saturating_sub(placed.len()).max(self.block);
+        let enough = self.slots.len().saturating_add(ahead).saturating_sub(1);
         // The hand goes round once at the most, so that it does not come to what this batch has placed.
         let mut evictable = self.slots.len().saturating_sub(self.counters.in_use);
         let mut destinations = HashSet::new();
+        let last = wanted.last().copied();
         let first_of_destination = |message: &ApicMessage| destinations.insert(message.with_vector(u8::MAX));
         for message in wanted.into_iter().filter(first_of_destination) {
-            let vector = message.message().data as u8;
-            let rest = (vector..=*DEVICE_VECTORS.end()).chain(*DEVICE_VECTORS.start()..vector);
-            for neighbour in rest.take(self.block).filter_map(|vector| message.with_vector(vector)) {
-                self.publish_ahead(neighbour, &mut evictable, placed);
+            self.publish_block(message, enough, &mut evictable, placed);
+        }
+        let (mut message, mut left) = (last, self.vcpus);
+        while let Some(next) = message.and_then(|message| message.next_destination(self.vcpus))
+            && left > 0
+            && self.slots.len() < enough.min(self.counters.capacity)
+        {
+            self.publish_block(next, enough, &mut 0, placed);
+            (message, left) = (Some(next), left.saturating_sub(1));
+        }
+    }
+
+    /// Publishes a message's neighbours of the same destination, until there are so many messages.
+    fn publish_block(
+        &mut self,
+        message: ApicMessage,
+        enough: usize,
+        evictable: &mut usize,
+        placed: &mut Placed,
+    ) {
+        let vector = message.message().data as u8;
+        let rest = (vector..=*DEVICE_VECTORS.end()).chain(*DEVICE_VECTORS.start()..vector);
+        for neighbour in rest.take(self.block).filter_map(|vector| message.with_vector(vector)) {
+            if self.slots.len() < enough {
+                self.publish_ahead(neighbour, evictable, placed);
             }
         }
     }
