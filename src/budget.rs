@@ -32,7 +32,7 @@ struct Account {
     used: u32,
     high_water: u32,
     refusals: u64,
-    /// Somebody was refused, and nobody has been served since.
+    /// Somebody was refused, and since then none was taken, nor given back for whoever waits.
     wanted: bool,
 }
 
@@ -67,7 +67,8 @@ pub struct BudgetReport {
     pub used: u32,
     /// The most at one time.
     pub high_water: u32,
-    /// Times a device wanted one more and there was none.
+    /// Times a vector wanted one more and there was none, with each further try. What the VM's budget refuses, counts
+    /// there.
     pub refusals: u64,
 }
 
@@ -123,11 +124,13 @@ impl Budget {
         if let Some(limit) = limit.filter(|limit| *limit < promised) {
             return Err(AdmissionError::BeyondLimit { promised, limit });
         }
-        vm.account().take(promised).map_err(|(used, limit)| AdmissionError::NoRoom {
-            promised,
-            used,
-            limit,
-        })?;
+        let mut of_vm = vm.account();
+        // A device that is not admitted does not wait.
+        if let Some((used, limit)) = of_vm.beyond(promised) {
+            return Err(AdmissionError::NoRoom { promised, used, limit });
+        }
+        of_vm.add(promised);
+        drop(of_vm);
         let account = Mutex::new(Account { limit, ..Account::default() });
         Ok(Arc::new(Self { scope: Scope::Device, vm: Some(vm.clone()), promised, account }))
     }
@@ -148,11 +151,13 @@ impl Budget {
     pub(crate) fn take(self: &Arc<Self>) -> Result<Share, Exhausted> {
         let exhausted = |scope| move |(used, limit)| Exhausted { scope, used, limit };
         let mut account = self.account();
-        account.check(1).map_err(exhausted(self.scope))?;
+        account.check().map_err(exhausted(self.scope))?;
         if account.used >= self.promised
             && let Some(vm) = &self.vm
         {
-            vm.account().take(1).map_err(exhausted(vm.scope))?;
+            let mut vm_account = vm.account();
+            vm_account.check().map_err(exhausted(vm.scope))?;
+            vm_account.add(1);
         }
         account.add(1);
         Ok(Share(self.clone()))
@@ -178,15 +183,21 @@ impl Drop for Budget {
 }
 
 impl Account {
-    /// Whether there are so many more, and if not, what is used of which limit.
-    fn check(&mut self, count: u32) -> Result<(), (u32, u32)> {
-        match self.limit {
-            Some(limit) if count > 0 && self.used.saturating_add(count) > limit => {
+    /// What is used of which limit, where so many more would be too many.
+    fn beyond(&self, count: u32) -> Option<(u32, u32)> {
+        let limit = self.limit.filter(|limit| count > 0 && self.used.saturating_add(count) > *limit)?;
+        Some((self.used, limit))
+    }
+
+    /// Whether there is one more for somebody who waits where there is none.
+    fn check(&mut self) -> Result<(), (u32, u32)> {
+        match self.beyond(1) {
+            None => Ok(()),
+            Some(exhausted) => {
                 self.refusals = self.refusals.saturating_add(1);
                 self.wanted = true;
-                Err((self.used, limit))
+                Err(exhausted)
             }
-            _ => Ok(()),
         }
     }
 
@@ -195,12 +206,10 @@ impl Account {
         self.high_water = self.high_water.max(self.used);
     }
 
-    fn take(&mut self, count: u32) -> Result<(), (u32, u32)> {
-        self.check(count).map(|()| self.add(count))
-    }
-
+    /// Who waits finds some at its next try. It may also have gone: nobody else makes room for it then.
     fn give(&mut self, count: u32) {
         self.used = self.used.saturating_sub(count);
+        self.wanted &= count == 0;
     }
 
     fn is_short(&self) -> bool {

@@ -55,6 +55,28 @@ fn a_device_that_cannot_be_promised_what_it_needs_is_not_admitted() {
 }
 
 #[test]
+fn a_device_that_was_not_admitted_does_not_make_others_give_back() {
+    let vm = Budget::of_vm(Some(1));
+    let device = Budget::of_device(&vm, 1, None).unwrap();
+    assert!(Budget::of_device(&vm, 1, None).is_err());
+    assert!(!device.is_short());
+    assert_eq!(vm.report().refusals, 0, "no vector wanted one");
+}
+
+#[test]
+fn whoever_waited_and_went_makes_others_give_back_once_and_no_more() {
+    let vm = Budget::of_vm(Some(2));
+    let [one, other] = [0, 1].map(|_| Budget::of_device(&vm, 0, None).unwrap());
+    let (first, _second) = (one.take().unwrap(), one.take().unwrap());
+    assert!(other.take().is_err() && one.is_short());
+    // The other's guest has freed the vector that it wanted one for.
+    drop(first);
+    assert!(!one.is_short(), "there is one");
+    let _third = one.take().unwrap();
+    assert!(!one.is_short());
+}
+
+#[test]
 fn a_limit_below_what_is_used_takes_nothing_and_lets_nothing_grow() {
     let vm = Budget::of_vm(Some(2));
     let device = Budget::of_device(&vm, 0, None).unwrap();
