@@ -8,7 +8,7 @@
 //!
 //! An invalidation is two steps, in this order: the stage forgets what it had cached, so that it answers by the
 //! guest's table as it is now; then [`Function::invalidate`](crate::Function::invalidate) is called for every
-//! function behind it, which compares all over again. When that has returned, no vector of the function delivers
+//! function behind it, which compares all over again. A [`Unit`] knows them all, and does both. When that has returned, no vector of the function delivers
 //! on an old translation, also if the guest masked, unmasked or rewrote it meanwhile: whoever comes second finds
 //! the new one. A vector whose message the table does not let through is held, and comes alive at the
 //! invalidation after which it does.
@@ -21,38 +21,52 @@
 //! use std::sync::{Arc, RwLock};
 //!
 //! use vm_msi::refusal::Fault;
-//! use vm_msi::remap::{Remapped, Stage, handle};
-//! use vm_msi::{MsiMessage, RequesterId, Router};
-//! # use vm_msi::testing::{Failures, FakeRouter};
+//! use vm_msi::msix::{Bar, Layout, TableSize};
+//! use vm_msi::remap::{Stage, Unit, handle};
+//! use vm_msi::{MsiMessage, MsixFunction, RequesterId};
+//! # use vm_msi::testing::{Failures, FakeBackend, FakeRouter};
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //!
 //! /// The least of a remapping unit: a table of messages.
 //! #[derive(Default)]
-//! struct Unit(RwLock<HashMap<u32, MsiMessage>>);
+//! struct Table(RwLock<HashMap<u32, MsiMessage>>);
 //!
-//! impl Stage for Unit {
+//! impl Stage for Table {
 //!     fn translate(&self, _: RequesterId, message: MsiMessage) -> Result<MsiMessage, Fault> {
 //!         let index = handle::index(message)?.ok_or(Fault::Compatibility)?;
 //!         self.0.read().unwrap().get(&index).copied().ok_or(Fault::NotPresent { index })
 //!     }
 //! }
 //!
-//! let unit = Arc::new(Unit::default());
-//! # let vm_router = Arc::new(FakeRouter::new(Failures::default()));
-//! // One for each function; `MsixFunction::new` takes it in the place of the VM's router.
-//! let router = Remapped::new(vm_router, unit.clone(), RequesterId(0x0a00));
+//! let unit = Unit::new(Arc::new(Table::default()));
+//! # let router = Arc::new(FakeRouter::new(Failures::default()));
+//! # let backend = FakeBackend::new(Failures::default());
+//! # let bar = Bar::new(0).unwrap();
+//! # let layout = Layout::new(TableSize::new(4).unwrap(), (bar, 0), (bar, 0x1000))?;
+//! // Each function is made behind the unit, with a router of its own.
+//! let function = unit.admit(&router, RequesterId(0x0a00), |router| MsixFunction::try_new(layout, router, backend))?;
 //!
-//! let message = handle::message(7);
-//! assert!(router.translate(message).is_err(), "entry 7 is not present");
+//! // The guest names entry 7, which is not present: held.
+//! function.write_config(2, &[0, 0x80]);
+//! function.write_table(0, &handle::message(7).address.to_le_bytes());
+//! function.write_table(12, &[0; 4]);
+//! assert_eq!(function.report().live, 0);
+//! // It fills the entry in, and says so.
 //! let target = MsiMessage { address: 0xfee0_1000, data: 0x41 };
-//! unit.0.write().unwrap().insert(7, target); // and then `invalidate` of each function
-//! assert_eq!(router.translate(message).unwrap().message(), target);
+//! unit.stage().0.write().unwrap().insert(7, target);
+//! unit.invalidate(|_table| { /* forget what was cached */ });
+//! assert_eq!(function.report().vectors[0].message, Some(target));
+//! # Ok(())
+//! # }
 //! ```
 
 pub mod handle;
 mod identity;
 mod remapped;
 mod stage;
+mod unit;
 
 pub use identity::Identity;
 pub use remapped::Remapped;
 pub use stage::Stage;
+pub use unit::{Invalidate, Unit};

@@ -8,7 +8,7 @@ use std::time::Duration;
 use vm_msi::domain::{DomainReport, State};
 use vm_msi::msix::{Bar, Layout, TableSize};
 use vm_msi::refusal::Fault;
-use vm_msi::remap::{Identity, Remapped, Stage, handle};
+use vm_msi::remap::{Identity, Remapped, Stage, Unit, handle};
 use vm_msi::testing::{Failures, FakeBackend, FakeRouter, FakeStage};
 use vm_msi::{MsiMessage, MsixFunction, RequesterId, SoftwareMsix, Vector};
 
@@ -296,4 +296,61 @@ fn an_unmask_that_is_under_way_with_an_old_translation_is_put_right_before_inval
         unmask.join().unwrap();
         assert_eq!(fixture.raise(), [target(0x42)], "the unmask came last, and with what it had found first");
     });
+}
+
+#[test]
+fn an_invalidation_of_a_unit_reaches_every_function_behind_it_and_no_other() {
+    let router = Arc::new(FakeRouter::new(Failures::default()));
+    let unit = Unit::new(Arc::new(FakeStage::default()));
+    let entry = |requester, data| unit.stage().write(ENTRY, Some((requester, target(data))));
+    let device = || FakeBackend::new(Failures::default());
+    let make = |router| MsixFunction::try_new(layout(), router, device());
+    let functions = [1, 2, 3].map(|requester| unit.admit(&router, RequesterId(requester), make).unwrap());
+    let software =
+        unit.admit(&router, REQUESTER, |router| SoftwareMsix::try_software(layout(), router)).unwrap();
+    let outside = unit.admit(&router, RequesterId(4), make).unwrap();
+    drop(outside);
+    for function in &functions {
+        function.write_config(2, &ENABLE.to_le_bytes());
+        function.write_table(0, &entry_bytes(handle::message(ENTRY.into())));
+    }
+    software.write_config(2, &ENABLE.to_le_bytes());
+    software.write_table(0, &entry_bytes(handle::message(ENTRY.into())));
+    software.trigger(Vector(0));
+    let live = || functions.each_ref().map(|function| function.report().live);
+
+    // One entry, which each of them has in turn.
+    for (index, requester) in [1, 2, 3].map(RequesterId).into_iter().enumerate() {
+        entry(requester, 0x41);
+        assert_eq!(live().into_iter().filter(|live| *live > 0).count(), usize::from(index > 0), "not yet");
+        unit.invalidate(|stage| stage.invalidate(0..256));
+        let mut expected = [0; 3];
+        expected[index] = 1;
+        assert_eq!(live(), expected, "the last one is not on what is no longer its own");
+    }
+    entry(REQUESTER, 0x42);
+    assert_eq!(router.take_delivered(), []);
+    unit.invalidate(|stage| stage.invalidate(0..256));
+    assert_eq!((router.take_delivered(), live()), (vec![target(0x42)], [0; 3]));
+    assert!(unit.admit(&router, REQUESTER, |_| Err::<SoftwareMsix<Router<FakeStage>>, _>(())).is_err());
+}
+
+/// The list of functions is nobody's to hold: a function may be made, and go, while others are told.
+#[test]
+fn functions_may_come_and_go_while_a_unit_is_invalidated() {
+    let unit = Unit::new(Arc::new(FakeStage::default()));
+    let router = Arc::new(FakeRouter::new(Failures::default()));
+    thread::scope(|scope| {
+        let telling =
+            scope.spawn(|| (0..2000).for_each(|_| unit.invalidate(|stage| stage.invalidate(0..256))));
+        while !telling.is_finished() {
+            let make =
+                |router| MsixFunction::try_new(layout(), router, FakeBackend::new(Failures::default()));
+            let function = unit.admit(&router, REQUESTER, make).unwrap();
+            function.write_config(2, &ENABLE.to_le_bytes());
+            function.write_table(0, &entry_bytes(target(0x41)));
+            assert_eq!(function.report().live, 1);
+        }
+    });
+    assert_eq!(router.in_use(), (0, 0));
 }
