@@ -131,7 +131,8 @@ pub trait Backend: Send {
     /// first. It stays until the next call, also while the window is closed.
     ///
     /// # Errors
-    /// [`BackendError::NoCookies`] where there is no place for one, as in MSI and MSI-X.
+    /// [`BackendError::NoCookies`] where [`Capabilities::cookies`] says that there is no place for one, as in MSI and MSI-X:
+    /// it is not tried again.
     fn set_cookie(&mut self, vector: Vector, cookie: Option<Cookie>) -> Result<(), BackendError> {
         match cookie {
             None => Ok(()),

@@ -34,6 +34,7 @@ impl Backend for Device {
             independent: true,
             multi_message: false,
             ims: true,
+            cookies: false,
         }
     }
 

@@ -31,6 +31,8 @@ pub struct Capabilities {
     pub multi_message: bool,
     /// Messages may come from a store of the device's own (IMS), and not from MSI's or MSI-X's alone.
     pub ims: bool,
+    /// There is a place for [cookies](super::Cookie) beside messages.
+    pub cookies: bool,
 }
 
 /// Why a function cannot have a capability: some parent of it cannot do what that needs.
@@ -57,6 +59,9 @@ pub enum Unsupported {
     /// Its messages come from a store of the device's own.
     #[error("messages of an interrupt message store are not carried")]
     Ims,
+    /// Its vectors carry cookies.
+    #[error("vectors cannot carry cookies")]
+    Cookies,
 }
 
 impl Capabilities {
@@ -67,6 +72,7 @@ impl Capabilities {
         independent: true,
         multi_message: true,
         ims: true,
+        cookies: true,
     };
 
     /// Whether this is enough for who needs `needed`.
@@ -89,6 +95,9 @@ impl Capabilities {
         if needed.ims && !self.ims {
             return Err(Unsupported::Ims);
         }
+        if needed.cookies && !self.cookies {
+            return Err(Unsupported::Cookies);
+        }
         Ok(())
     }
 
@@ -101,6 +110,7 @@ impl Capabilities {
             independent: self.independent && other.independent,
             multi_message: self.multi_message && other.multi_message,
             ims: self.ims && other.ims,
+            cookies: self.cookies && other.cookies,
         }
     }
 }
@@ -118,6 +128,7 @@ mod tests {
             independent: false,
             multi_message: true,
             ims: false,
+            cookies: false,
         };
         let both = Capabilities { multi_message: false, ..msi };
         assert_eq!(msix.intersection(msi), both);

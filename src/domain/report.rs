@@ -33,6 +33,9 @@ pub struct Counters {
     pub invalid_messages: u64,
     /// Times that an unmasked vector was looked at and a remapping unit did not let its message through.
     pub remapping_faults: u64,
+    /// Times that an unmasked vector was looked at that wants a cookie, of which the device has none
+    /// ([`Capabilities::cookies`](crate::backend::Capabilities::cookies)): it is held until the guest wants it without.
+    pub refused_cookies: u64,
     /// Steps that the host refused; each is tried again.
     pub host_failures: u64,
     /// The most host vectors at one time.

@@ -126,6 +126,7 @@ impl Registers for SlotArray {
             independent: true,
             multi_message: false,
             ims: true,
+            cookies: layout.control.has_cookies(),
         }
     }
 

@@ -147,6 +147,11 @@ impl ControlFormat {
         control & self.mask_bit() == self.reset() & self.mask_bit() && self.can_mask()
     }
 
+    /// Whether it has a place for a cookie.
+    pub(super) fn has_cookies(self) -> bool {
+        self.cookie.is_some()
+    }
+
     pub(super) fn cookie(self, control: u32) -> Option<Cookie> {
         let field = self.cookie.filter(|field| control & field.enable.mask() != 0)?;
         Some(Cookie((control & field.value()).wrapping_shr(field.lowest.0.into())))

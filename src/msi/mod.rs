@@ -110,6 +110,7 @@ impl Registers for Msi {
             independent: false,
             multi_message: vectors > 1,
             ims: false,
+            cookies: false,
         }
     }
 

@@ -102,6 +102,7 @@ impl Registers for Msix {
             independent: true,
             multi_message: false,
             ims: false,
+            cookies: false,
         }
     }
 

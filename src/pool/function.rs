@@ -155,8 +155,14 @@ impl Backend for LogicalFunction {
         let on_demand = |slot: &&Slot| matches!(slot, Slot::OnDemand(..));
         let multi_message = !self.slots.iter().any(|slot| on_demand(&slot));
         let vectors = self.slots.len() as u32;
-        let own =
-            Capabilities { vectors, growth: Growth::Dynamic, independent: true, multi_message, ims: true };
+        let own = Capabilities {
+            vectors,
+            growth: Growth::Dynamic,
+            independent: true,
+            multi_message,
+            ims: true,
+            cookies: true,
+        };
         self.pools().iter().fold(own, |all, pool| {
             // From however many devices.
             Capabilities { vectors, ..all.intersection(pool.capabilities()) }
@@ -246,6 +252,10 @@ impl Backend for LogicalFunction {
         let Some(slot) = self.slots.get_mut(vector.index()) else {
             return Err(BackendError::BeyondReservation { vector, reserved });
         };
+        // Also where it has no host vector yet: it would be refused one then.
+        if cookie.is_some() && !slot.pool().capabilities().cookies {
+            return Err(BackendError::NoCookies { vector });
+        }
         if let Some(handle) = slot.handle_mut() {
             handle.set_cookie(cookie).map_err(|error| cookie_refused(vector, error))?;
         }

@@ -13,8 +13,14 @@ use crate::backend::{BackendError, Cookie, Growth};
 use crate::delivery::Vector;
 use crate::testing::{Failures, FakeBackend};
 
-const DYNAMIC: Capabilities =
-    Capabilities { vectors: 16, growth: Growth::Dynamic, independent: true, multi_message: false, ims: true };
+const DYNAMIC: Capabilities = Capabilities {
+    vectors: 16,
+    growth: Growth::Dynamic,
+    independent: true,
+    multi_message: false,
+    ims: true,
+    cookies: true,
+};
 
 /// A device of 16 vectors, its pool, and the host's failures.
 fn device() -> (FakeBackend, Pool, Failures) {
@@ -25,38 +31,6 @@ fn device_with(capabilities: Capabilities) -> (FakeBackend, Pool, Failures) {
     let failures = Failures::default();
     let device = FakeBackend::with_capabilities(failures.clone(), capabilities);
     (device.clone(), Pool::new(device), failures)
-}
-
-/// A device that raises a vector once more when the host takes it back, as one does that nobody has stopped. It has no
-/// place for cookies.
-struct Restless(FakeBackend);
-
-impl Backend for Restless {
-    fn capabilities(&self) -> Capabilities {
-        self.0.capabilities()
-    }
-
-    fn open(&mut self, vectors: u32) -> Result<(), BackendError> {
-        self.0.open(vectors)
-    }
-
-    fn bind(&mut self, vector: Vector, eventfd: &EventFd) -> Result<(), BackendError> {
-        self.0.bind(vector, eventfd)
-    }
-
-    fn unbind(&mut self, vector: Vector) -> Result<(), BackendError> {
-        self.0.unbind(vector)?;
-        self.0.raise(vector);
-        Ok(())
-    }
-
-    fn close(&mut self) -> Result<(), BackendError> {
-        self.0.close()
-    }
-
-    fn pending(&mut self, group: u32) -> u64 {
-        self.0.pending(group)
-    }
 }
 
 fn eventfd() -> EventFd {

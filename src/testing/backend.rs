@@ -17,6 +17,8 @@ struct Device {
     /// Raised while they had no eventfd.
     pending: BTreeSet<Vector>,
     cookies: BTreeMap<Vector, Cookie>,
+    /// Times that 64 of its pending bits were read.
+    reads: usize,
 }
 
 /// The fake of a device and its host vectors; clones are the same device.
@@ -24,6 +26,8 @@ struct Device {
 pub struct FakeBackend {
     failures: Failures,
     capabilities: Capabilities,
+    /// It raises a vector once more when the host takes it back.
+    restless: bool,
     device: Arc<Mutex<Device>>,
 }
 
@@ -36,13 +40,19 @@ impl FakeBackend {
             independent: true,
             multi_message: false,
             ims: true,
+            cookies: true,
         };
         Self::with_capabilities(failures, capabilities)
     }
 
     /// A device that can do so much, with its interrupts turned off.
     pub fn with_capabilities(failures: Failures, capabilities: Capabilities) -> Self {
-        Self { failures, capabilities, device: Arc::default() }
+        Self { failures, capabilities, restless: false, device: Arc::default() }
+    }
+
+    /// The same device, which raises a vector once more when the host takes it back, as one does that nobody has stopped.
+    pub fn restless(self) -> Self {
+        Self { restless: true, ..self }
     }
 
     /// The device raises a vector; false where it may not, because its interrupts are off.
@@ -73,7 +83,7 @@ impl FakeBackend {
     pub fn moved(&self, failures: Failures) -> Self {
         let pending = self.device().pending.clone();
         let device = Arc::new(Mutex::new(Device { pending, ..Device::default() }));
-        Self { failures, capabilities: self.capabilities, device }
+        Self { failures, device, ..self.clone() }
     }
 
     /// A part of the device is reset: nothing is pending for a vector of it.
@@ -84,6 +94,11 @@ impl FakeBackend {
     /// What a vector's interrupts carry.
     pub fn cookie(&self, vector: Vector) -> Option<Cookie> {
         self.device().cookies.get(&vector).copied()
+    }
+
+    /// How many times 64 of its pending bits were read.
+    pub fn reads(&self) -> usize {
+        self.device().reads
     }
 
     /// How many vectors have an eventfd, and whether the device's interrupts are on.
@@ -129,6 +144,9 @@ impl Backend for FakeBackend {
     fn unbind(&mut self, vector: Vector) -> Result<(), BackendError> {
         self.failures.next().map_err(|source| BackendError::Unbind { vector, source })?;
         assert!(self.device().bound.remove(&vector).is_some(), "a vector was unbound that was not bound");
+        if self.restless {
+            self.raise(vector);
+        }
         Ok(())
     }
 
@@ -148,7 +166,8 @@ impl Backend for FakeBackend {
 
     fn pending(&mut self, group: u32) -> u64 {
         assert!(group < self.capabilities.vectors.div_ceil(64), "the device has no such pending bits");
-        let device = self.device();
+        let mut device = self.device();
+        device.reads += 1;
         let bits = device.pending.iter().filter(|vector| vector.0 / 64 == group);
         bits.fold(0, |bits, vector| bits | 1 << (vector.0 % 64))
     }
@@ -156,6 +175,7 @@ impl Backend for FakeBackend {
     fn set_cookie(&mut self, vector: Vector, cookie: Option<Cookie>) -> Result<(), BackendError> {
         let cookies = &mut self.device().cookies;
         match cookie {
+            Some(_) if !self.capabilities.cookies => return Err(BackendError::NoCookies { vector }),
             Some(cookie) => cookies.insert(vector, cookie),
             None => cookies.remove(&vector),
         };

@@ -64,6 +64,7 @@ impl Backend for VfioMsi {
             independent: false,
             multi_message: true,
             ims: false,
+            cookies: false,
         }
     }
 

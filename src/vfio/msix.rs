@@ -42,8 +42,14 @@ impl VfioMsix {
             return Err(VfioError::NoVectors);
         }
         let growth = if dynamic { Growth::Dynamic } else { Growth::Reserved };
-        let capabilities =
-            Capabilities { vectors, growth, independent: true, multi_message: false, ims: true };
+        let capabilities = Capabilities {
+            vectors,
+            growth,
+            independent: true,
+            multi_message: false,
+            ims: true,
+            cookies: false,
+        };
         Ok(Self { irqs, capabilities, pba_file_offset, reserved: 0 })
     }
 

@@ -2,15 +2,13 @@
 
 use std::sync::Arc;
 
-use vm_msi::backend::{BackendError, Capabilities, Cookie};
-use vm_msi::domain::Cause;
-use vm_msi::ims::ControlFormat;
-use vm_msi::pool::{HostVector, LogicalFunction, Pool};
+use vm_msi::backend::{Capabilities, Cookie, Unsupported};
+use vm_msi::ims::{Bit, ControlFormat, MaskBit, MaskedWhen};
+use vm_msi::pool::{HostVector, LogicalFunction, Parent, Pool};
 use vm_msi::testing::{Failures, FakeBackend, FakeRouter};
 use vm_msi::{Backend, ImsFunction, Vector};
-use vmm_sys_util::eventfd::EventFd;
 
-use crate::fixture::{Fixture, MASK, PENDING, layout, message};
+use crate::fixture::{Fixture, MASK, layout, message};
 
 const SLOT: u32 = 40_000;
 
@@ -82,54 +80,53 @@ fn a_slot_over_a_part_of_a_device_has_its_cookie_with_the_device_too() {
 }
 
 /// A device without a place for cookies.
-struct Plain(FakeBackend);
-
-impl Backend for Plain {
-    fn capabilities(&self) -> Capabilities {
-        self.0.capabilities()
-    }
-
-    fn open(&mut self, vectors: u32) -> Result<(), BackendError> {
-        self.0.open(vectors)
-    }
-
-    fn bind(&mut self, vector: Vector, eventfd: &EventFd) -> Result<(), BackendError> {
-        self.0.bind(vector, eventfd)
-    }
-
-    fn unbind(&mut self, vector: Vector) -> Result<(), BackendError> {
-        self.0.unbind(vector)
-    }
-
-    fn close(&mut self) -> Result<(), BackendError> {
-        self.0.close()
-    }
-
-    fn pending(&mut self, group: u32) -> u64 {
-        self.0.pending(group)
-    }
+fn plain() -> FakeBackend {
+    let capabilities = Capabilities { vectors: 2, cookies: false, ..Capabilities::UNLIMITED };
+    FakeBackend::with_capabilities(Failures::default(), capabilities)
 }
 
 #[test]
-fn a_device_without_a_place_for_cookies_keeps_the_slot_held_and_says_why() {
-    let failures = Failures::default();
-    let router = Arc::new(FakeRouter::new(failures.clone()));
-    let device = FakeBackend::new(failures);
-    let plain = Plain(device.clone());
-    let function = ImsFunction::new(layout(1, ControlFormat::DSA), router.clone(), plain);
+fn slots_with_cookies_are_refused_a_device_without_a_place_for_them() {
+    let router = || Arc::new(FakeRouter::new(Failures::default()));
+    let refused = ImsFunction::try_new(layout(1, ControlFormat::DSA), router(), plain());
+    assert_eq!(refused.unwrap_err(), Unsupported::Cookies);
+    let mask = MaskBit { bit: Bit::new(0).unwrap(), masked_when: MaskedWhen::Set };
+    let without = ControlFormat::new(Some(mask), None, None).unwrap();
+    assert!(ImsFunction::try_new(layout(1, without), router(), plain()).is_ok());
+}
+
+/// Where the embedder did not ask: it is no whim of the host's, so it is not tried again.
+#[test]
+fn a_device_without_a_place_for_cookies_keeps_the_slot_held_until_the_guest_wants_none() {
+    let device = plain();
+    is_held_until_it_wants_no_cookie(device.clone(), &device, 0);
+
+    // A vector that is taken on demand has no host vector when it is refused.
+    let device = plain();
+    let table = Arc::new(Pool::new(device.clone()).reserve(0..2).unwrap());
+    let mut physical = LogicalFunction::new([table.alloc_at(HostVector(0)).unwrap()]);
+    physical.open(1).unwrap();
+    let parent = Parent::enable(table, HostVector(0)).unwrap();
+    is_held_until_it_wants_no_cookie(parent.sub_device(1), &device, 1);
+}
+
+fn is_held_until_it_wants_no_cookie(backend: impl Backend, device: &FakeBackend, host_vector: u32) {
+    let router = Arc::new(FakeRouter::new(Failures::default()));
+    let function = ImsFunction::new(layout(1, ControlFormat::DSA), router.clone(), backend);
     function.write_slots(0, &message(0).address.to_le_bytes());
     function.write_slots(8, &(u64::from(carrying(7)) << 32 | 0x20).to_le_bytes());
-    device.raise(Vector(0));
+    let counters = function.report().counters;
+    assert_eq!((counters.refused_cookies, counters.host_failures, function.unsettled()), (1, 0, 0));
+    function.retry();
+    assert_eq!(function.report().counters, counters, "nothing is tried");
+    device.raise(Vector(host_vector));
     router.pump();
     assert_eq!(router.take_delivered(), []);
-    let report = function.report();
-    assert_eq!(report.vectors[0].cause, Some(Cause::Backend));
-    assert!(report.vectors[0].error.as_ref().unwrap().contains("cannot carry a cookie"));
-    let mut control = [0; 4];
-    function.read_slots(12, &mut control);
-    assert_eq!(u32::from_le_bytes(control), carrying(7) | PENDING);
 
     function.write_slots(12, &[0; 4]);
+    device.raise(Vector(host_vector));
     router.pump();
-    assert_eq!((router.take_delivered(), function.unsettled()), (vec![message(0)], 0));
+    let delivered = router.take_delivered();
+    assert!(!delivered.is_empty() && delivered.iter().all(|delivered| *delivered == message(0)));
+    assert_eq!(function.unsettled(), 0);
 }

@@ -48,6 +48,7 @@ impl Fixture {
             independent: true,
             multi_message: false,
             ims: true,
+            cookies: true,
         };
         let device = FakeBackend::with_capabilities(failures.clone(), can);
         let layout = layout(65_536, control);

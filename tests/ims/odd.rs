@@ -62,6 +62,7 @@ impl Registers for Doorbells {
             independent: true,
             multi_message: false,
             ims: true,
+            cookies: false,
         }
     }
 

@@ -78,6 +78,7 @@ impl World {
                 independent: true,
                 multi_message: false,
                 ims: true,
+                cookies: false,
             };
             let device = FakeBackend::with_capabilities(failures[0].clone(), capabilities);
             Host { device: device.clone(), pool: Pool::new(device) }

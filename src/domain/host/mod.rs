@@ -20,7 +20,7 @@ use super::report::Counters;
 use super::slot::{Slot, Step};
 use super::slots::Slots;
 use crate::apic::ApicMessage;
-use crate::backend::{Backend, Cookie};
+use crate::backend::{Backend, BackendError, Cookie};
 use crate::budget::Budget;
 use crate::delivery::{Delivery, Store, Vector};
 use crate::router::{Route, Router, RouterError};
@@ -181,6 +181,11 @@ impl<B: Backend> Host<B> {
         match (self.backend.set_cookie(vector, cookie), cookie) {
             (Ok(()), Some(cookie)) => drop(self.cookies.insert(vector, cookie)),
             (Ok(()), None) => drop(self.cookies.remove(&vector)),
+            // Nothing to try again before the guest has changed something.
+            (Err(BackendError::NoCookies { .. }), _) => {
+                self.counters.refused_cookies = self.counters.refused_cookies.saturating_add(1);
+                return false;
+            }
             (Err(error), _) => {
                 self.leave_unsettled(vector, error.into());
                 return false;

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
-use super::{Device, Entry, WindowId, is_set};
+use super::{Device, Entry, WindowId};
 use crate::backend::BackendError;
 use crate::pool::error::PoolError;
 use crate::pool::place::HostVector;
@@ -71,17 +71,18 @@ impl Device {
         window: Option<WindowId>,
         except: Option<HostVector>,
     ) -> Result<HostVector, PoolError> {
-        let pending = self.pending_groups();
+        // Those of 64 vectors, read where one of them is free.
+        let mut pending = None;
         let mut unclean = Vec::new();
         for vector in among.start..among.end.min(self.capabilities.vectors) {
             let asked = HostVector(vector);
-            let Some(entry) = self.entries.get(vector as usize) else { break };
+            let Some(&entry) = self.entries.get(vector as usize) else { break };
             if entry.window != window || Some(asked) == except {
                 continue;
             }
             match entry.holding {
                 Holding::Held | Holding::Bound => {}
-                Holding::Free if !entry.has_cookie && !is_set(&pending, vector) => {
+                Holding::Free if !entry.has_cookie && !self.is_pending_in(&mut pending, asked) => {
                     return self.claim(asked, window).map(|()| asked);
                 }
                 Holding::Free | Holding::Orphaned => unclean.push(asked),
@@ -95,6 +96,16 @@ impl Device {
             }
         }
         Err(refused)
+    }
+
+    /// The device's pending bit for a vector, out of the last group that was read where it is in that.
+    fn is_pending_in(&mut self, last: &mut Option<(u32, u64)>, HostVector(vector): HostVector) -> bool {
+        let bits = match *last {
+            Some((group, bits)) if group == vector / 64 => bits,
+            _ => self.pending(vector / 64),
+        };
+        *last = Some((vector / 64, bits));
+        bits.wrapping_shr(vector % 64) & 1 != 0
     }
 
     /// Takes a vector back from its holder. One that the host does not take back is nobody's, and tried again.

@@ -138,8 +138,18 @@ fn a_cookie_reaches_the_device_and_ends_with_its_holder() {
 
 #[test]
 fn a_device_without_a_place_for_cookies_says_so() {
-    let pool = Pool::new(Restless(FakeBackend::with_capabilities(Failures::default(), DYNAMIC)));
+    let (_, pool, _) = device_with(Capabilities { cookies: false, ..DYNAMIC });
     let mut handle = at(&pool, 3);
     assert!(matches!(handle.set_cookie(Some(Cookie(1))), Err(BackendError::NoCookies { vector: Vector(3) })));
     handle.set_cookie(None).unwrap();
+}
+
+#[test]
+fn any_vector_of_many_is_had_by_reading_the_pending_bits_of_a_few() {
+    let (device, pool, _) = device_with(Capabilities { vectors: 2048, ..DYNAMIC });
+    let _held: Vec<_> = (0..70).map(|vector| at(&pool, vector)).collect();
+    let before = device.reads();
+    let handle = pool.alloc_any(0..2048).unwrap();
+    assert_eq!(handle.host_vector(), HostVector(70));
+    assert!(device.reads() - before <= 2, "{} reads of 64 pending bits", device.reads() - before);
 }

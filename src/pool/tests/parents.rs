@@ -51,7 +51,7 @@ fn a_sub_device_takes_an_entry_when_it_is_bound_and_gives_it_back_when_it_is_unb
 #[test]
 fn a_sub_device_keeps_an_entry_that_an_interrupt_waits_for_until_it_has_come_or_is_forgotten() {
     let device = FakeBackend::with_capabilities(Failures::default(), DYNAMIC);
-    let pool = Pool::new(Restless(device.clone()));
+    let pool = Pool::new(device.clone().restless());
     let (parent, _physical) = parent(&pool);
     let mut sub_device = parent.sub_device(1);
     let places = sub_device.places();

@@ -71,6 +71,7 @@ impl Reference for MsiReference {
             independent: false,
             multi_message: true,
             ims: false,
+            cookies: false,
         }
     }
 

@@ -65,6 +65,7 @@ impl Reference for MsixReference {
             independent: true,
             multi_message: false,
             ims: false,
+            cookies: false,
         }
     }
 

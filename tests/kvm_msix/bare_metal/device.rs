@@ -59,7 +59,14 @@ pub(crate) struct DeviceBackend(pub(crate) Arc<Device>);
 impl Backend for DeviceBackend {
     fn capabilities(&self) -> Capabilities {
         let vectors = self.0.lines.len() as u32;
-        Capabilities { vectors, growth: Growth::Dynamic, independent: true, multi_message: false, ims: true }
+        Capabilities {
+            vectors,
+            growth: Growth::Dynamic,
+            independent: true,
+            multi_message: false,
+            ims: true,
+            cookies: false,
+        }
     }
 
     fn open(&mut self, vectors: u32) -> Result<(), BackendError> {

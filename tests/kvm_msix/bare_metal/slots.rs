@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use vm_device::bus::{MmioAddress, MmioRange};
 use vm_device::device_manager::{IoManager, MmioManager};
-use vm_msi::ims::{ControlFormat, SlotArrayLayout, SlotCount};
+use vm_msi::ims::{Bit, ControlFormat, MaskBit, MaskedWhen, SlotArrayLayout, SlotCount};
 use vm_msi::kvm::KvmRouter;
 use vm_msi::mmio::SlotsMmio;
 use vm_msi::{Backend, ImsFunction, MsiMessage};
@@ -22,7 +22,10 @@ pub(crate) const PENDING: u64 = 2;
 
 /// The shape of so many slots.
 pub(crate) fn slot_layout(slots: u32) -> SlotArrayLayout {
-    SlotArrayLayout { slots: SlotCount::new(slots).unwrap(), control: ControlFormat::DSA }
+    // As in DSA, but for the cookie, of which the device has none.
+    let mask = MaskBit { bit: Bit::new(0).unwrap(), masked_when: MaskedWhen::Set };
+    let control = ControlFormat::new(Some(mask), Bit::new(1), None).unwrap();
+    SlotArrayLayout { slots: SlotCount::new(slots).unwrap(), control }
 }
 
 /// The crate's IMS with a device of the test's.
