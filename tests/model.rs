@@ -30,6 +30,8 @@ fn op() -> impl Strategy<Value = Op> {
         1 => Just(Op::Reset),
         1 => prop_oneof![0u8..6, Just(255)].prop_map(Op::VmBudget),
         1 => prop_oneof![0u8..6, Just(255)].prop_map(Op::DeviceBudget),
+        // Mostly on.
+        1 => prop_oneof![1 => Just(false), 2 => Just(true)].prop_map(Op::BusMaster),
         1 => Just(Op::Suspend),
         3 => Just(Op::Resume),
         1 => Just(Op::Restore),
@@ -68,6 +70,12 @@ fn perform<R: Reference>(mut run: Run<R>, ops: &[Op]) {
     run.finish();
 }
 
+/// Runs a sequence on a device model's function.
+fn perform_software<R: Reference>(mut run: SoftwareRun<R>, ops: &[Op]) {
+    ops.iter().for_each(|op| run.step(op));
+    run.finish();
+}
+
 /// Runs a sequence on MSI-X; a regression is one line: the size and the operations that proptest printed.
 fn run(vectors: u16, ops: &[Op]) {
     perform(Run::msix(vectors), ops);
@@ -97,9 +105,15 @@ proptest! {
         vectors in prop_oneof![1u16..5, 63u16..67],
         ops in vec(op(), 1..200),
     ) {
-        let mut run = SoftwareRun::new(vectors);
-        ops.iter().for_each(|op| run.step(op));
-        run.finish();
+        perform_software(SoftwareRun::msix(vectors), &ops);
+    }
+
+    #[test]
+    fn no_sequence_of_operations_on_a_device_models_msi_function_disagrees_with_the_model(
+        layout in msi(),
+        ops in vec(op(), 1..200),
+    ) {
+        perform_software(SoftwareRun::msi(layout), &ops);
     }
 }
 

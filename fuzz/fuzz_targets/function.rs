@@ -33,7 +33,7 @@ fuzz_target!(|input: Input| {
             perform(Run::msi(layout), &input.ops);
         }
         Kind::Software { vectors } => {
-            let mut run = SoftwareRun::new(size(vectors));
+            let mut run = SoftwareRun::msix(size(vectors));
             input.ops.iter().for_each(|op| run.step(op));
             run.finish();
         }

@@ -8,6 +8,7 @@
 //! Locking: one lock a domain, taken before the router's and the store's. A guest access that changes nothing
 //! in the host does not come here at all. PBA reads do: pending bits belong to the domain (PCIe r6 §7.7.2.7).
 
+mod bus_master;
 mod error;
 mod host;
 mod report;
@@ -22,6 +23,7 @@ use std::time::{Duration, Instant};
 
 use rustix::event::epoll;
 
+pub use bus_master::BusMaster;
 pub use error::{Cause, DomainError};
 pub use report::{Counters, DomainReport, State, VectorReport};
 pub use software::{SoftwareCounters, SoftwareDomain};
@@ -58,6 +60,14 @@ pub trait Domain {
 
     /// Forgets the interrupts that wait here: the device was reset, after a sync that took its vectors down.
     fn clear_pending(&self);
+
+    /// The bus lets the function send messages, as at first, or keeps it from it. While it does, every vector's
+    /// interrupts wait, whatever the store says; when it lets it again, each vector is brought to what `store` says. Cheap
+    /// where nothing changes. A reset of the domain's function leaves it as it is: the Command register is not here.
+    ///
+    /// Interrupts meanwhile: none is delivered once this has returned, but those of a vector that the host refuses to
+    /// detach, as in [`Domain::sync`].
+    fn set_bus_master(&self, store: &impl Store, bus_master: BusMaster);
 
     /// Lets the interrupts of every vector wait, whatever the store says, until [`Domain::resume`]; and tells for
     /// which vectors some wait here. Telling takes nothing. It may be called again.
@@ -165,6 +175,10 @@ impl<R: Router, B: Backend> Domain for DeviceDomain<R, B> {
 
     fn clear_pending(&self) {
         self.host().clear_pending();
+    }
+
+    fn set_bus_master(&self, store: &impl Store, bus_master: BusMaster) {
+        self.host().set_bus_master(&*self.router, store, bus_master);
     }
 
     /// Tells what waits in eventfds or was latched when one was closed. What is pending in the device itself is the

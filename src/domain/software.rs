@@ -5,9 +5,10 @@
 //! which masking takes; so when a guest's mask has been written, no trigger delivers. It is taken before the
 //! router's and the store's.
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::Domain;
+use super::{BusMaster, Domain};
 use crate::apic::ApicMessage;
 use crate::delivery::{Delivery, Store, Touched, Vector};
 use crate::router::Router;
@@ -24,10 +25,12 @@ pub struct SoftwareDomain<R: Router> {
 struct Latches {
     /// A bit for each vector, 64 in a word.
     pending: Vec<u64>,
-    /// Live vectors whose interrupt could not be delivered: they wait for another try.
-    refused: usize,
+    /// Live vectors whose interrupt waits because the host refused to deliver it, each once however often it was tried.
+    refused: BTreeSet<Vector>,
     /// Nothing is delivered.
     suspended: bool,
+    /// Nothing is either while the bus does not let the device signal.
+    bus_master: BusMaster,
     counters: SoftwareCounters,
 }
 
@@ -38,12 +41,12 @@ struct Latches {
 pub struct SoftwareCounters {
     /// Interrupts delivered.
     pub delivered: u64,
-    /// Triggers that were not delivered at once: the vector is masked, its message is no interrupt, or the host
-    /// refused.
+    /// Triggers that were not delivered at once: the vector is masked, its message is no interrupt, the bus does not let
+    /// the device signal, or the host refused.
     pub latched: u64,
     /// Triggers of vectors while the capability is off: the device may not signal, they are dropped.
     pub dropped: u64,
-    /// Deliveries that the host refused; each is tried again.
+    /// Times that the host refused to deliver, with the further tries.
     pub host_failures: u64,
 }
 
@@ -89,14 +92,15 @@ impl<R: Router> Domain for SoftwareDomain<R> {
     }
 
     fn retry(&self, store: &impl Store) {
-        if self.unsettled() > 0 {
-            self.latches().refused = 0;
-            self.sync(store, Touched::first(store.vectors()));
+        let mut latches = self.latches();
+        for vector in std::mem::take(&mut latches.refused) {
+            latches.settle(&*self.router, store, vector);
         }
     }
 
+    /// Vectors that are live, and whose interrupt waits because the host refused to deliver it.
     fn unsettled(&self) -> usize {
-        self.latches().refused
+        self.latches().refused.len()
     }
 
     fn pending(&self, group: u32) -> u64 {
@@ -106,13 +110,21 @@ impl<R: Router> Domain for SoftwareDomain<R> {
     fn clear_pending(&self) {
         let mut latches = self.latches();
         latches.pending.fill(0);
-        latches.refused = 0;
+        latches.refused.clear();
+    }
+
+    fn set_bus_master(&self, store: &impl Store, bus_master: BusMaster) {
+        let mut latches = self.latches();
+        if std::mem::replace(&mut latches.bus_master, bus_master) != bus_master {
+            latches.settle_all(&*self.router, store);
+        }
     }
 
     /// A trigger that is under way has ended once the lock is had, so no host can refuse this.
     fn suspend(&self, _: &impl Store) -> Result<PendingBits, SuspendError> {
         let mut latches = self.latches();
         latches.suspended = true;
+        latches.refused.clear();
         Ok(PendingBits(latches.pending.clone()))
     }
 
@@ -128,9 +140,7 @@ impl<R: Router> Domain for SoftwareDomain<R> {
     fn resume(&self, store: &impl Store) {
         let mut latches = self.latches();
         if std::mem::take(&mut latches.suspended) {
-            for vector in PendingBits(latches.pending.clone()).vectors() {
-                latches.settle(&*self.router, store, vector);
-            }
+            latches.settle_all(&*self.router, store);
         }
     }
 }
@@ -146,9 +156,17 @@ impl Latches {
         self.word(vector).map(|(word, bit)| *word |= bit).is_some()
     }
 
+    /// Delivers what waits, and may be delivered.
+    fn settle_all(&mut self, router: &impl Router, store: &impl Store) {
+        for vector in PendingBits(self.pending.clone()).vectors() {
+            self.settle(router, store, vector);
+        }
+    }
+
     /// Delivers what waits for a vector, if it is live; true where something was delivered.
     fn settle(&mut self, router: &impl Router, store: &impl Store, vector: Vector) -> bool {
-        if self.suspended {
+        self.refused.remove(&vector);
+        if self.suspended || self.bus_master == BusMaster::Disabled {
             return false;
         }
         let Some((word, bit)) = self.word(vector) else { return false };
@@ -165,7 +183,7 @@ impl Latches {
                 true
             }
             Err(_) => {
-                self.refused = self.refused.saturating_add(1);
+                self.refused.insert(vector);
                 self.counters.host_failures = self.counters.host_failures.saturating_add(1);
                 false
             }

@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 use crate::backend::{Backend, Cookie, Unsupported};
 use crate::budget::Budget;
 use crate::delivery::{Touched, Vector};
-use crate::domain::{DeviceDomain, Domain, DomainReport, SoftwareCounters, SoftwareDomain};
+use crate::domain::{BusMaster, DeviceDomain, Domain, DomainReport, SoftwareCounters, SoftwareDomain};
 use crate::ims::{QueueStore, SlotArray};
 use crate::msi::Msi;
 use crate::msix::Msix;
@@ -102,6 +102,16 @@ impl<C: Registers, D: Domain> Function<C, D> {
         // All that there can be, not those that the guest may use now: a write that takes some away may not be
         // as far as the host yet.
         self.sync(Touched::first(C::capacity(&self.layout)));
+    }
+
+    /// Bus Master Enable of the function's Command register, where the embedder emulates that: while it is off, the
+    /// function sends no messages. A function begins as if it were on, and a [reset](Function::reset) leaves it as it is.
+    /// A passed-through device has the bit itself.
+    ///
+    /// Interrupts meanwhile: they wait, and show as pending where the registers show that; each vector sends one when the
+    /// bit is set, if it is not masked then.
+    pub fn set_bus_master(&self, bus_master: BusMaster) {
+        self.domain.set_bus_master(&self.registers, bus_master);
     }
 
     /// Tries again what the host refused, and gives back what has lingered. Cheap where that is nothing.

@@ -8,7 +8,7 @@ use std::ops::Range;
 use super::Op;
 use super::reference::{Reference, Write};
 use crate::apic::ApicMessage;
-use crate::domain::{State, VectorReport};
+use crate::domain::{BusMaster, State, VectorReport};
 use crate::message::MsiMessage;
 
 /// What one function should look like to its guest.
@@ -17,6 +17,8 @@ pub struct Model<R> {
     registers: R,
     /// Nothing is delivered.
     pub suspended: bool,
+    /// Nothing is either while the bus does not let the function signal.
+    pub bus_master: BusMaster,
     /// Raised, and not yet delivered.
     owed: Vec<bool>,
     /// What the host refuses to detach a vector from.
@@ -31,7 +33,8 @@ impl<R: Reference> Model<R> {
         let registers = R::at_power_on(layout);
         let (owed, clings) = (vec![false; registers.vectors()], vec![None; registers.vectors()]);
         let entries = [vec![MsiMessage::BLANK; 256], vec![MsiMessage::BLANK; 256]];
-        Self { registers, suspended: false, owed, clings, entries }
+        let bus_master = BusMaster::Enabled;
+        Self { registers, suspended: false, bus_master, owed, clings, entries }
     }
 
     /// The registers as they should be.
@@ -53,7 +56,7 @@ impl<R: Reference> Model<R> {
     /// Another function of the same shape in its place: the remapping table is the guest's, and stays.
     pub fn replace(&mut self) {
         self.reset();
-        self.suspended = false;
+        (self.suspended, self.bus_master) = (false, BusMaster::Enabled);
     }
 
     /// The guest's write, where a step is one.
@@ -92,7 +95,8 @@ impl<R: Reference> Model<R> {
 
     /// The message that a vector should be live on.
     pub fn live(&self, vector: usize) -> Option<MsiMessage> {
-        let message = self.registers.message(vector).filter(|_| !self.suspended)?;
+        let is_held = self.suspended || self.bus_master == BusMaster::Disabled;
+        let message = self.registers.message(vector).filter(|_| !is_held)?;
         Some(self.remap(message)).filter(|message| ApicMessage::try_from(*message).is_ok())
     }
 

@@ -71,6 +71,8 @@ pub enum Op {
     VmBudget(u8),
     /// The same for the device's.
     DeviceBudget(u8),
+    /// The guest writes Bus Master Enable.
+    BusMaster(bool),
     /// The embedder suspends the function, and keeps its state.
     Suspend,
     /// The embedder resumes it.

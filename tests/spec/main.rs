@@ -3,6 +3,7 @@
 //! Each test names its section. The function is the real one; the guest's interrupt controllers and the device
 //! are fakes that hold real eventfds.
 
+mod bus_master;
 mod capability;
 mod fixture;
 mod hostile;

@@ -23,6 +23,7 @@ use crate::apic::ApicMessage;
 use crate::backend::{Backend, BackendError, Cookie};
 use crate::budget::Budget;
 use crate::delivery::{Delivery, Store, Vector};
+use crate::domain::BusMaster;
 use crate::router::{Route, Router, RouterError};
 
 /// What the host has for the device.
@@ -33,6 +34,8 @@ pub(super) struct Host<B> {
     window: u32,
     /// No vector is brought up.
     suspended: bool,
+    /// None is either while the bus does not let the device signal.
+    bus_master: BusMaster,
     slots: Slots,
     /// What the host refused and should be tried again.
     unsettled: BTreeMap<Vector, DomainError>,
@@ -62,6 +65,7 @@ impl<B: Backend> Host<B> {
             backend,
             window: 0,
             suspended: false,
+            bus_master: BusMaster::Enabled,
             slots: Slots::new(vectors as usize),
             unsettled: BTreeMap::new(),
             window_error: None,
@@ -148,7 +152,7 @@ impl<B: Backend> Host<B> {
             Delivery::Held => {
                 self.hold(vector, router);
             }
-            Delivery::Live(_) if self.suspended => {
+            Delivery::Live(_) if self.suspended || self.bus_master == BusMaster::Disabled => {
                 self.hold(vector, router);
             }
             Delivery::Live(message) => match router.translate(message) {

@@ -1,8 +1,10 @@
-//! Suspension: every vector that has a host vector is held, so what waits for it can be told, and stays so.
+//! Reasons to hold every vector, whatever the store says: suspension, where what waits can be told; and a bus that does
+//! not let the device signal.
 
 use super::Host;
 use crate::backend::Backend;
 use crate::delivery::{Store, Vector};
+use crate::domain::BusMaster;
 use crate::domain::slot::Slot;
 use crate::router::Router;
 use crate::state::{PendingBits, SuspendError};
@@ -29,6 +31,18 @@ impl<B: Backend> Host<B> {
                 self.resume(router, store);
                 Err(error)
             }
+        }
+    }
+
+    /// Holds every vector, or lets each go where the store says.
+    pub(in crate::domain) fn set_bus_master(
+        &mut self,
+        router: &impl Router,
+        store: &impl Store,
+        bus_master: BusMaster,
+    ) {
+        if std::mem::replace(&mut self.bus_master, bus_master) != bus_master {
+            self.settle(router, store, (0..self.slots.capacity() as u32).map(Vector));
         }
     }
 

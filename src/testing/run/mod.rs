@@ -11,7 +11,7 @@ use super::reference::{MsiReference, MsixReference, Reference};
 use super::{Failures, FakeBackend, FakeRouter, FakeStage, Model, Op};
 use crate::budget::Budget;
 use crate::delivery::Vector;
-use crate::domain::{DeviceDomain, State};
+use crate::domain::{BusMaster, DeviceDomain, State};
 use crate::function::Function;
 use crate::message::MsiMessage;
 use crate::msi::MsiLayout;
@@ -145,6 +145,10 @@ impl<R: Reference> Run<R> {
             }
             Op::VmBudget(limit) => self.vm_budget.set_limit(at_most(limit)),
             Op::DeviceBudget(limit) => self.budget.set_limit(at_most(limit)),
+            Op::BusMaster(enabled) => {
+                self.model.bus_master = BusMaster::of_command(u16::from(enabled) << 2);
+                self.function.set_bus_master(self.model.bus_master);
+            }
             Op::Suspend => {
                 let refusing = self.failures.is_scheduled();
                 match self.function.suspend() {
@@ -194,6 +198,7 @@ impl<R: Reference> Run<R> {
         let failures = Failures::default();
         let (layout, backend) = (self.function.layout().clone(), self.backend.moved(failures.clone()));
         let moved = Self::over(&layout, failures, backend, self.stage.clone(), self.model.clone());
+        moved.function.set_bus_master(self.model.bus_master);
         moved.function.restore(&state).expect("a function's own state");
         assert_eq!(moved.function.suspend().expect("nothing to detach"), state, "restored as it was");
         let in_host = (moved.router.in_use(), moved.backend.in_use());
@@ -213,6 +218,7 @@ impl<R: Reference> Run<R> {
         self.vm_budget.set_limit(None);
         self.budget.set_limit(None);
         self.router.set_capacity(usize::MAX);
+        self.act(&Op::BusMaster(true));
         self.resume();
         self.function.retry();
         assert_eq!(self.function.unsettled(), 0, "a host that refuses nothing leaves nothing unsettled");

@@ -9,6 +9,7 @@ use std::time::Instant;
 
 use serde_json::{Map, Value};
 use vm_msi::access::lanes;
+use vm_msi::domain::BusMaster;
 use vm_msi::{Router, Vector};
 
 use super::interrupts::{Interrupts, Triggered, trigger};
@@ -93,15 +94,6 @@ impl<R: Router> Signals<'_, R> {
         self.counters.refused = self.counters.refused.wrapping_add(1);
         self.msix(REFUSALS);
     }
-}
-
-/// Whether the bus lets a device issue requests (PCIe r6 §7.5.1.1.3).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum BusMaster {
-    /// It may not: interrupts wait.
-    Disabled,
-    /// It may.
-    Enabled,
 }
 
 /// Counters that a driver reads. They wrap.
@@ -220,10 +212,7 @@ impl<M: Model, R: Router> Device<M, R> {
         let mut state = self.state();
         if state.bus_master != bus_master {
             state.bus_master = bus_master;
-            match bus_master {
-                BusMaster::Disabled => self.interrupts.hold(),
-                BusMaster::Enabled => self.interrupts.go_on(),
-            }
+            self.interrupts.set_bus_master(bus_master);
         }
     }
 

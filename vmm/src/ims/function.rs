@@ -7,15 +7,15 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde_json::Value;
 use vm_msi::Router;
+use vm_msi::domain::BusMaster;
 use vm_msi::msix::Bar;
 
 use super::config::{Config, MSIX_BAR, REGISTERS_BAR, SLOTS_BAR};
-use super::device::{BusMaster, Device, Model};
+use super::device::{Device, Model};
 use super::interrupts;
 use crate::pci::bar::COMMAND;
 use crate::pci::{
-    Bars, COMMAND_BUS_MASTER, ConfigSpace, Decoding, ExpressCapability, Function, MsixCapability, NoRoom,
-    Placement, Root,
+    Bars, ConfigSpace, Decoding, ExpressCapability, Function, MsixCapability, NoRoom, Placement, Root,
 };
 
 /// The function.
@@ -59,10 +59,7 @@ impl<M: Model, R: Router> Function for PciFunction<M, R> {
             return;
         }
         space.write(offset, data);
-        self.device.set_bus_master(match space.value(COMMAND, 2) & COMMAND_BUS_MASTER {
-            0 => BusMaster::Disabled,
-            _ => BusMaster::Enabled,
-        });
+        self.device.set_bus_master(BusMaster::of_command(space.value(COMMAND, 2) as u16));
         if let (Some(capability), Some(msix)) = (self.msix, &self.device.interrupts().msix) {
             capability.write(msix, offset, data);
         }

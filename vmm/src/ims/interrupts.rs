@@ -5,13 +5,12 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value};
 use vm_msi::backend::Unsupported;
-use vm_msi::domain::SoftwareDomain;
+use vm_msi::domain::{BusMaster, SoftwareDomain};
 use vm_msi::ims::{
     Bit, ControlFormat, FormatError, MaskBit, MaskedWhen, PageSizes, QueueLayout, SiovDvsec, SlotArrayLayout,
     SlotCount,
 };
 use vm_msi::msix::{Bar, Layout, LayoutError, TableSize};
-use vm_msi::state::Resume;
 use vm_msi::{Delivery, Function, Registers, Router, SoftwareIms, SoftwareMsix, SoftwareQueue, Vector};
 
 use crate::report;
@@ -88,7 +87,7 @@ impl<R: Router> Interrupts<R> {
             slots: SoftwareIms::try_software(SlotArrayLayout { slots, control }, Arc::clone(router))?,
             memory_slots: memory_slots.map(queue).transpose()?,
         };
-        interrupts.hold();
+        interrupts.set_bus_master(BusMaster::Disabled);
         Ok(interrupts)
     }
 
@@ -104,19 +103,11 @@ impl<R: Router> Interrupts<R> {
         self.memory_slots.as_ref().map_or(0, |slots| slots.layout().slots.get())
     }
 
-    /// Lets all interrupts wait.
-    pub fn hold(&self) {
-        // A software domain asks no host for this, so none refuses.
-        let _ = self.slots.suspend();
-        let _ = self.memory_slots.as_ref().map(SoftwareQueue::suspend);
-        let _ = self.msix.as_ref().map(SoftwareMsix::suspend);
-    }
-
-    /// Delivers what waits and may be delivered, and from now on what comes.
-    pub fn go_on(&self) {
-        self.slots.resume();
-        self.memory_slots.iter().for_each(Resume::resume);
-        self.msix.iter().for_each(Resume::resume);
+    /// The bus lets the device signal, or keeps it from it: all interrupts wait then.
+    pub fn set_bus_master(&self, bus_master: BusMaster) {
+        self.slots.set_bus_master(bus_master);
+        self.memory_slots.iter().for_each(|slots| slots.set_bus_master(bus_master));
+        self.msix.iter().for_each(|msix| msix.set_bus_master(bus_master));
     }
 
     /// Back to what the slots were after power-on.

@@ -5,10 +5,11 @@
 
 use serde_json::{Map, Value};
 use vm_memory::{GuestAddress, GuestMemoryMmap};
+use vm_msi::domain::BusMaster;
 use vm_msi::ims::SlotRefusal;
 use vm_msi::{Router, SoftwareQueue, Vector};
 
-use super::device::{BusMaster, Model, Signals};
+use super::device::{Model, Signals};
 use super::interrupts::Interrupts;
 use super::registers::{
     ADDRESS_HIGH, ADDRESS_LOW, DOORBELL, Halves, PLACE, RESULT, RING, RING_MSIX, SELECT, SELECTED,

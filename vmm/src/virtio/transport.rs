@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde_json::Value;
 use vm_memory::GuestMemoryMmap;
-use vm_msi::state::Resume;
+use vm_msi::domain::BusMaster;
 use vm_msi::{Router, SoftwareMsix, Vector};
 use vmm_sys_util::eventfd::EventFd;
 
@@ -43,8 +43,8 @@ impl<R: Router> Transport<R> {
         msix: SoftwareMsix<R>,
     ) -> Self {
         let registers = Mutex::new(Registers::new(device.features(), device.queues()));
-        // Until the bus lets it signal. A software domain asks no host for this, so none refuses.
-        let _ = msix.suspend();
+        // As the Command register is after power-on.
+        msix.set_bus_master(BusMaster::Disabled);
         Self { device, memory, doorbells, registers, msix }
     }
 
@@ -78,16 +78,14 @@ impl<R: Router> Transport<R> {
         self.follow(&mut registers, asked);
     }
 
-    /// Lets the device access memory, or keeps it from it, as the bus says; interrupts wait meanwhile.
-    pub fn set_bus_master(&self, bus_master: bool) {
+    /// Lets the device access memory and interrupt, or keeps it from both, as the bus says.
+    pub fn set_bus_master(&self, bus_master: BusMaster) {
         self.change(|registers, _| {
-            let before = std::mem::replace(&mut registers.bus_master, bus_master);
-            match (before, bus_master) {
-                (false, true) => self.msix.resume(),
-                (true, false) => drop(self.msix.suspend()),
-                _ => {}
-            }
-            Asked { look_at_queues: bus_master && !before, tell_driver: false }
+            self.msix.set_bus_master(bus_master);
+            let is_enabled = bus_master == BusMaster::Enabled;
+            let look_at_queues = is_enabled && !registers.bus_master;
+            registers.bus_master = is_enabled;
+            Asked { look_at_queues, tell_driver: false }
         });
     }
 

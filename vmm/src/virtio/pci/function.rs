@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde_json::Value;
 use vm_msi::Router;
+use vm_msi::domain::BusMaster;
 use vm_msi::msix::Bar;
 
 use super::capabilities::{Capabilities, Window};
@@ -14,10 +15,7 @@ use super::common;
 use super::doorbell::Doorbells;
 use super::layout::{BAR, DOORBELL_BYTES, Structure};
 use crate::pci::bar::COMMAND;
-use crate::pci::{
-    Bars, COMMAND_BUS_MASTER, ConfigSpace, Decoding, Function, MsixCapability, NoRoom, Placement, Root,
-    overlap,
-};
+use crate::pci::{Bars, ConfigSpace, Decoding, Function, MsixCapability, NoRoom, Placement, Root, overlap};
 use crate::virtio::queue::QueueIndex;
 use crate::virtio::transport::Transport;
 use crate::virtio::worker::Worker;
@@ -134,7 +132,7 @@ impl<R: Router> Function for PciFunction<R> {
         let (target, value) = {
             let mut space = self.space();
             space.write(offset, data);
-            self.transport.set_bus_master(space.value(COMMAND, 2) & COMMAND_BUS_MASTER != 0);
+            self.transport.set_bus_master(BusMaster::of_command(space.value(COMMAND, 2) as u16));
             (self.window.target(&space), space.value(self.window.data(), 4).to_le_bytes())
         };
         self.msix.write(self.transport.msix(), offset, data);
@@ -171,7 +169,7 @@ impl<R: Router> Function for PciFunction<R> {
 
     fn release(&self) {
         self.doorbells.place(None, self.transport.doorbells());
-        self.transport.set_bus_master(false);
+        self.transport.set_bus_master(BusMaster::Disabled);
         drop(self.worker.lock().unwrap_or_else(PoisonError::into_inner).take());
     }
 
