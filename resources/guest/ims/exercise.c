@@ -7,6 +7,7 @@
  */
 #include <linux/delay.h>
 #include <linux/io.h>
+#include <linux/irq.h>
 #include <linux/ktime.h>
 #include <linux/random.h>
 #include <linux/sched/signal.h>
@@ -142,6 +143,33 @@ static unsigned int received(const struct ims_queues *ims)
 	return sum;
 }
 
+/* All are masked and rung twice, which is one interrupt when they are unmasked. */
+static void ring_masked(struct ims_queues *ims, const unsigned int *order,
+			unsigned int count)
+{
+	unsigned int i, before = received(ims);
+
+	for (i = 0; i < count; i++) {
+		int irq = ims->queues[order[i]].irq;
+
+		/* Linux else masks no sooner than an interrupt has come. */
+		irq_set_status_flags(irq, IRQ_DISABLE_UNLAZY);
+		disable_irq(irq);
+		iowrite32(order[i], ims->registers + REG_RING);
+		iowrite32(order[i], ims->registers + REG_RING);
+	}
+	ims->masked_rung += 2 * count;
+	msleep(SETTLE_MS);
+	ims->unmasked += received(ims) - before;
+	for (i = 0; i < count; i++) {
+		struct line *queue = &ims->queues[order[i]];
+		int had = atomic_read(&queue->received);
+
+		enable_irq(queue->irq);
+		line_await(ims, queue, had);
+	}
+}
+
 static int exercise_batch(struct ims_queues *ims, unsigned int *order,
 			  unsigned int count)
 {
@@ -153,6 +181,7 @@ static int exercise_batch(struct ims_queues *ims, unsigned int *order,
 		return got;
 	for (i = 0; i < got && !err; i++)
 		err = move(ims, order[i]);
+	ring_masked(ims, order, got);
 	release_all(ims, order, got);
 	if (err)
 		return err;

@@ -45,10 +45,16 @@ void line_ring(struct ims_queues *ims, struct line *line, size_t bell,
 	       unsigned int index)
 {
 	int before = atomic_read(&line->received);
+
+	iowrite32(index, ims->registers + bell);
+	line_await(ims, line, before);
+}
+
+void line_await(struct ims_queues *ims, struct line *line, int before)
+{
 	bool late;
 
 	WRITE_ONCE(line->rung, line->rung + 1);
-	iowrite32(index, ims->registers + bell);
 	if (arrives(line, before, patience_ms))
 		return;
 	late = arrives(line, before, give_up_ms);

@@ -8,8 +8,10 @@
  *   command (write)  exercise N   all queues in random order, N at a time: each
  *                                 gets a slot and is rung; with all N there, each
  *                                 is rung, moved to another CPU and rung there;
- *                                 all are freed, and rung, which must do nothing;
- *                                 each gets a slot again, is rung, and freed
+ *                                 all are masked, rung twice and unmasked, which
+ *                                 is one interrupt; all are freed, and rung, which
+ *                                 must do nothing; each gets a slot again, is
+ *                                 rung, and freed
  *                    fill         queues in random order get a slot until the
  *                                 kernel has no more; all are rung, and freed
  *                    reset N      N queues get a slot, the device is reset, the
@@ -141,6 +143,7 @@ static ssize_t results_show(struct device *dev, struct device_attribute *attr,
 			  "bar_slots=%u\nmemory_slots=%u\nmost_live=%u\n"
 			  "allocations=%u\nrung=%u\nreceived=%u\nlate=%u\n"
 			  "lost=%u\nuneven=%u\nmoves=%u\nunmoved=%u\n"
+			  "masked_rung=%u\nunmasked=%u\n"
 			  "freed_rung=%u\nstray=%u\nfirst_rung=%u\n"
 			  "msix_rung=%u\nmsix_lost=%u\nmsix_uneven=%u\n"
 			  "done_received=%u\ncommands=%d\ncommands_refused=%d\n"
@@ -150,6 +153,7 @@ static ssize_t results_show(struct device *dev, struct device_attribute *attr,
 			  ims->stores[0].slots, ims->stores[1].slots,
 			  ims->most_live, ims->allocations, rung, arrived, late,
 			  lost, uneven, ims->moves, ims->unmoved,
+			  ims->masked_rung, ims->unmasked,
 			  ims->freed_rung, ims->stray,
 			  READ_ONCE(ims->queues[0].rung),
 			  errors->rung + done->rung,

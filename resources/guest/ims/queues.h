@@ -40,6 +40,8 @@ struct ims_queues {
 	unsigned int allocations;
 	unsigned int moves;
 	unsigned int unmoved;
+	unsigned int masked_rung;
+	unsigned int unmasked;		/* came while it was masked */
 	unsigned int freed_rung;
 	unsigned int stray;		/* came on a freed one's account */
 	u64 allocate_ns;
@@ -51,6 +53,8 @@ irqreturn_t line_arrival(int irq, void *line);
 /* Rings it by writing `index` to the register `bell`, and waits. */
 void line_ring(struct ims_queues *ims, struct line *line, size_t bell,
 	       unsigned int index);
+/* Counts a ring and waits for it; `before` is how many had been received. */
+void line_await(struct ims_queues *ims, struct line *line, int before);
 /* Something came twice, on a neighbour's interrupt, or too late. */
 bool line_is_uneven(const struct line *line);
 
