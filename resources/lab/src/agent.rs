@@ -17,6 +17,7 @@ use rustix::process::{Pid, Signal, kill_process_group};
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use rustix::termios::{Winsize, tcsetwinsize};
 
+use crate::cpus;
 use crate::error::{At, Error, Result};
 use crate::wire::{Frame, Message, Start, TerminalSize};
 
@@ -29,6 +30,7 @@ pub(crate) const PORT: &str = "lab.agent";
 /// The machine has no such line (it is not a lab host), or the line broke.
 pub fn serve() -> Result<()> {
     let path = find_port()?;
+    cpus::leave_the_first()?;
     let mut line = OpenOptions::new().read(true).write(true).open(&path).at("open", &path)?;
     let agent =
         Agent { line: Arc::new(Mutex::new(line.try_clone().at("open", &path)?)), jobs: Jobs::default() };

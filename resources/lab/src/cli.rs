@@ -92,7 +92,7 @@ struct Host {
     /// Bind every device to vfio-pci first.
     #[arg(long)]
     vfio: bool,
-    /// CPUs of the lab host.
+    /// CPUs of the lab host that run commands. Its first CPU is one more.
     #[arg(long, default_value_t = 2)]
     cpus: u8,
     /// Memory of the lab host in MiB.

@@ -20,6 +20,7 @@
 mod agent;
 mod cache;
 pub mod cpio;
+mod cpus;
 mod device;
 mod error;
 mod host;

@@ -50,6 +50,13 @@ fn it_runs_the_kernel_asked_for_with_kvm_and_vfio() {
 }
 
 #[test]
+fn commands_have_the_cpus_asked_for_and_leave_the_first_alone() {
+    for lab in both() {
+        assert_eq!(text(lab, "nproc; taskset -cp $$ | sed 's/.*: //'; nproc --all"), "2\n1,2\n3");
+    }
+}
+
+#[test]
 fn output_streams_and_status_are_the_commands_own() {
     let output = NEW.output(Command::shell("echo out; echo err >&2; exit 7")).unwrap();
     assert_eq!((output.stdout_text().as_str(), output.stderr_text().as_str()), ("out\n", "err\n"));

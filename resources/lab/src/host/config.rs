@@ -6,7 +6,7 @@ use super::qemu::MSIX_EVENT;
 use crate::device::Device;
 use crate::kernel::Series;
 
-/// A lab host to boot: two CPUs and 3 GiB, unless said otherwise.
+/// A lab host to boot: two CPUs for commands and 3 GiB, unless said otherwise.
 #[derive(Clone, Debug)]
 pub struct Config {
     pub(crate) series: Series,
@@ -40,7 +40,7 @@ impl Config {
         self
     }
 
-    /// Sets the number of CPUs.
+    /// Sets the number of CPUs that run commands. The first of the machine is one more, and runs none.
     pub fn cpus(mut self, cpus: u8) -> Self {
         self.cpus = cpus;
         self

@@ -15,6 +15,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use super::Config;
 use super::rundir::RunDir;
 use crate::agent::PORT;
+use crate::cpus;
 use crate::device::{Device, Disk, FIRST_SLOT};
 use crate::error::{At, Error, Result};
 use crate::ivshmem::{self, Doorbell};
@@ -92,7 +93,12 @@ impl Drop for Qemu {
 fn machine(command: &mut Command, config: &Config, kernel: &Kernel, dir: &RunDir) {
     let file = |name: &str| dir.path().join(name).display().to_string();
     command.args(["-machine", "q35,kernel-irqchip=split", "-accel", "tcg", "-cpu", "max"]);
-    command.args(["-smp", &config.cpus.to_string(), "-m", &format!("{}M", config.memory_mib)]);
+    command.args([
+        "-smp",
+        &cpus::emulated(config.cpus).to_string(),
+        "-m",
+        &format!("{}M", config.memory_mib),
+    ]);
     command.args(["-nodefaults", "-no-reboot", "-display", "none", "-monitor", "none"]);
     command.args(["-serial", &format!("file:{}", file("console.log"))]);
     command.args(["-device", "intel-iommu,intremap=on,caching-mode=on,device-iotlb=on"]);
