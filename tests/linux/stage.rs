@@ -102,15 +102,13 @@ pub(crate) fn on(place: Where, test: fn(&Stage) -> Result<()>) {
     if !GUEST_CRASHED.load(Ordering::Relaxed) {
         resume_unwind(failure);
     }
-    say(&format!(
-        "{place}: THE GUEST CRASHED (triple fault, cause not known: look into it); trying once more"
-    ));
+    say(&format!("{place}: THE GUEST CRASHED (triple fault: look into it); trying once more"));
     once();
 }
 
-/// Whether a guest of the running test ended by a triple fault. That was seen once, in the middle of a test that passed
-/// before and after, and its cause is not known: it may be the emulated host's or ours. A test is tried once more, so
-/// that one crash does not hide what the other tests say; each one that is printed is a finding to look into.
+/// Whether a guest of the running test ended by a triple fault. That was seen twice, before lab hosts kept their guests off
+/// the CPU whose SVM state the emulator breaks; that this was the cause is likely and not proved. A test is tried once
+/// more, so that one crash does not hide what the other tests say; each one that is printed is a finding to look into.
 static GUEST_CRASHED: AtomicBool = AtomicBool::new(false);
 
 impl Stage {
