@@ -1,7 +1,7 @@
 //! The hosts that tests share, and guests on them: a lab host for each host kernel, or this machine.
 //!
-//! A lab host is booted by the first test that needs it and lives as long as this process. Where it does not boot,
-//! every test of it fails with the same reason, without trying again. A lab host has every device; this machine has
+//! A lab host is booted by the first test that needs it and lives as long as this process, or until it is broken. Where
+//! it does not boot, every test of it fails with the same reason, without trying again. A lab host has every device; this machine has
 //! those that its owner names (`own.rs`), and a test does without the others as far as it can.
 
 use std::fmt;
@@ -11,7 +11,7 @@ use std::os::unix::fs::FileExt;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::{Mutex, PoisonError};
 
 use guest::{Event, Host, Image, Machine, Monitor, Result, Session, Tools, Transcript, sha256};
 use lab::{Cache, Config, Device, Disk, Lab, Refresh, Series};
@@ -80,35 +80,94 @@ impl fmt::Display for Where {
     }
 }
 
-/// Runs a test on a shared host.
-pub(crate) fn on(place: Where, test: fn(&Stage) -> Result<()>) {
-    static DYNAMIC: OnceLock<Result<Stage, String>> = OnceLock::new();
-    static NORESIZE: OnceLock<Result<Stage, String>> = OnceLock::new();
-    static OWN: OnceLock<Result<Stage, String>> = OnceLock::new();
-    // Two guests at once on an emulated host would time each other out; a failed test does not spoil the next.
-    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
-    let _turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
-    let (stage, made): (_, fn() -> Result<Stage>) = match place {
-        Where::Lab(Series::V6_12) => (&DYNAMIC, || Stage::boot(Series::V6_12)),
-        Where::Lab(Series::V6_1) => (&NORESIZE, || Stage::boot(Series::V6_1)),
-        Where::Own => (&OWN, own::stage),
-    };
-    let stage = stage.get_or_init(|| made().map_err(|error| error.to_string()));
-    let stage = stage.as_ref().unwrap_or_else(|error| panic!("{error}"));
-    GUEST_CRASHED.store(false, Ordering::Relaxed);
-    let once = || test(stage).unwrap_or_else(|error| panic!("{error}"));
-    // What a test shares with the next attempt is the lab host, and that is what it shares with the next test.
-    let Err(failure) = catch_unwind(AssertUnwindSafe(once)) else { return };
-    if !GUEST_CRASHED.load(Ordering::Relaxed) {
-        resume_unwind(failure);
-    }
-    say(&format!("{place}: THE GUEST CRASHED (triple fault: look into it); trying once more"));
-    once();
+/// The hosts, once they are booted, and why one is not.
+struct Stages {
+    dynamic: Option<Result<Stage, String>>,
+    noresize: Option<Result<Stage, String>>,
+    own: Option<Result<Stage, String>>,
 }
 
-/// Whether a guest of the running test ended by a triple fault. That was seen twice, before lab hosts kept their guests off
-/// the CPU whose SVM state the emulator breaks; that this was the cause is likely and not proved. A test is tried once
-/// more, so that one crash does not hide what the other tests say; each one that is printed is a finding to look into.
+impl Stages {
+    fn place(&mut self, place: Where) -> &mut Option<Result<Stage, String>> {
+        match place {
+            Where::Lab(Series::V6_12) => &mut self.dynamic,
+            Where::Lab(Series::V6_1) => &mut self.noresize,
+            Where::Own => &mut self.own,
+        }
+    }
+
+    fn stage(&mut self, place: Where) -> &Stage {
+        let made = || match place {
+            Where::Lab(series) => Stage::boot(series),
+            Where::Own => own::stage(),
+        };
+        let stage = self.place(place).get_or_insert_with(|| made().map_err(|error| error.to_string()));
+        stage.as_ref().unwrap_or_else(|error| panic!("{error}"))
+    }
+}
+
+/// Runs a test on a shared host.
+///
+/// An emulated host fails in ways of its own (`Broken`). A test is tried once more then, on a new one, and what is known
+/// of the old one is printed: each such line is a finding to look into. What a test finds wrong is never tried again.
+pub(crate) fn on(place: Where, test: fn(&Stage) -> Result<()>) {
+    // Two guests at once on an emulated host would time each other out; a failed test does not spoil the next.
+    static STAGES: Mutex<Stages> = Mutex::new(Stages { dynamic: None, noresize: None, own: None });
+    let mut stages = STAGES.lock().unwrap_or_else(PoisonError::into_inner);
+    GUEST_CRASHED.store(false, Ordering::Relaxed);
+    let broken = match attempt(stages.stage(place), test) {
+        Ok(()) => return,
+        Err(broken) => broken,
+    };
+    say(&format!("{place}: {broken}; trying once more, on a new one"));
+    *stages.place(place) = None;
+    test(stages.stage(place)).unwrap_or_else(|error| panic!("{error}"));
+}
+
+/// How an emulated host, and no VMM, may fail a test.
+enum Broken {
+    /// Something was not done in time, and what the host was at then: it loses interrupts of its CPUs now and then, and
+    /// what runs on such a CPU sleeps for ever.
+    Stalled { error: String, cpus: String },
+    /// A guest ended by a triple fault. That was seen twice, before lab hosts kept their guests off the CPU whose SVM
+    /// state the emulator breaks; that this was the cause is likely and not proved.
+    GuestCrashed,
+}
+
+impl fmt::Display for Broken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Stalled { error, cpus } => {
+                write!(f, "THE EMULATED HOST OR ITS GUEST STALLED ({error})\n{cpus}\n")
+            }
+            Self::GuestCrashed => write!(f, "THE GUEST CRASHED (triple fault)"),
+        }
+    }
+}
+
+/// Runs a test, and says whether the emulated host may be to blame where it did not pass.
+fn attempt(stage: &Stage, test: fn(&Stage) -> Result<()>) -> Result<(), Broken> {
+    let run = || match test(stage) {
+        Err(guest::Error::Lab(error)) if error.is_stall() => Some(error),
+        other => {
+            other.unwrap_or_else(|error| panic!("{error}"));
+            None
+        }
+    };
+    let lab = stage.host.lab().ok();
+    match (catch_unwind(AssertUnwindSafe(run)), lab) {
+        (Ok(None), _) => Ok(()),
+        (Ok(Some(error)), Some(lab)) => {
+            let cpus = lab.cpus().unwrap_or_else(|error| error.to_string());
+            Err(Broken::Stalled { error: error.to_string(), cpus })
+        }
+        (Ok(Some(error)), None) => panic!("{error}"),
+        (Err(_), Some(_)) if GUEST_CRASHED.load(Ordering::Relaxed) => Err(Broken::GuestCrashed),
+        (Err(failure), _) => resume_unwind(failure),
+    }
+}
+
+/// Whether a guest of the running test ended by a triple fault.
 static GUEST_CRASHED: AtomicBool = AtomicBool::new(false);
 
 impl Stage {

@@ -116,6 +116,14 @@ pub enum Error {
     },
 }
 
+impl Error {
+    /// Whether the lab host did not do something in time, or is gone: nothing that it has said.
+    #[must_use]
+    pub fn is_stall(&self) -> bool {
+        matches!(self, Self::Timeout { .. } | Self::Gone { .. })
+    }
+}
+
 /// The result of this crate's functions.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 

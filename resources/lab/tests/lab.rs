@@ -57,6 +57,17 @@ fn commands_have_the_cpus_asked_for_and_leave_the_first_alone() {
 }
 
 #[test]
+fn its_cpus_are_seen_from_outside() {
+    for lab in both() {
+        let cpus = lab.cpus().unwrap();
+        for what in ["CPU#2", "RIP=", "APIC of CPU#2", "IRR"] {
+            assert!(cpus.contains(what), "{cpus}");
+        }
+        assert_eq!(lab.cpus().unwrap().matches("APIC of").count(), 3, "a second question");
+    }
+}
+
+#[test]
 fn output_streams_and_status_are_the_commands_own() {
     let output = NEW.output(Command::shell("echo out; echo err >&2; exit 7")).unwrap();
     assert_eq!((output.stdout_text().as_str(), output.stderr_text().as_str()), ("out\n", "err\n"));

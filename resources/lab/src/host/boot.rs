@@ -8,7 +8,8 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 use super::link::Link;
-use super::qemu::Qemu;
+use super::monitor::Monitor;
+use super::qemu::{Qemu, Started};
 use super::rundir::RunDir;
 use super::{Config, Lab};
 use crate::cache::{self, Cache};
@@ -65,11 +66,12 @@ impl Lab {
             eprintln!("lab: booting the lab host on {}", kernel.release);
             let dir = RunDir::new(cache)?;
             write_initramfs(cache, &kernel, &agent, &dir)?;
-            let (qemu, line, doorbells) = Qemu::start(&config, &kernel, &dir)?;
+            let Started { qemu, agent: line, monitor, doorbells } = Qemu::start(&config, &kernel, &dir)?;
             let (link, ready) = Link::new(line, kept.clone())?;
             let lab = Self {
                 qemu,
                 link,
+                monitor: Monitor::new(monitor)?,
                 doorbells,
                 kernel: kernel.clone(),
                 agent: agent.to_string_lossy().into_owned(),

@@ -7,6 +7,7 @@ mod boot;
 mod command;
 mod config;
 mod link;
+mod monitor;
 mod qemu;
 mod rundir;
 
@@ -26,6 +27,7 @@ use crate::kernel::Kernel;
 use crate::trace::{MsixState, msix_states};
 use crate::wire::Message;
 use link::Link;
+use monitor::Monitor;
 use qemu::Qemu;
 use rundir::RunDir;
 
@@ -35,6 +37,7 @@ pub struct Lab {
     // Dropped in this order: QEMU before its files.
     qemu: Qemu,
     link: Arc<Link>,
+    monitor: Monitor,
     doorbells: Vec<Option<Doorbell>>,
     kernel: Kernel,
     agent: String,
@@ -142,6 +145,15 @@ impl Lab {
     /// It did not.
     pub fn msix_trace(&self) -> Result<Vec<MsixState>> {
         Ok(msix_states(&self.trace()?))
+    }
+
+    /// What each emulated CPU is at, seen from outside, for people who wonder why nothing moves: a CPU that is halted with
+    /// interrupts enabled and some requested will not wake up, and that is the emulation's fault.
+    ///
+    /// # Errors
+    /// QEMU does not answer.
+    pub fn cpus(&self) -> Result<String> {
+        self.monitor.cpus()
     }
 
     /// Whether it still runs.

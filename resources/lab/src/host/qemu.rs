@@ -1,12 +1,13 @@
 //! The QEMU process: its command line, and that it never outlives us.
 //!
 //! A thread of its own starts QEMU and waits for it, because the kernel delivers the parent-death signal when the
-//! starting *thread* ends. The agent's line is QEMU's standard input: no file, no inherited descriptor to leak.
+//! starting *thread* ends. The agent's line is QEMU's standard input, and the monitor's its output: no file, no
+//! inherited descriptor to leak.
 
 use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
-use std::process::{Command, ExitStatus, Stdio};
+use std::process::{Command, ExitStatus};
 use std::sync::mpsc;
 use std::thread::{self, JoinHandle};
 
@@ -27,6 +28,16 @@ use crate::trace;
 const COMMAND_LINE: &str = "console=ttyS0 intel_iommu=on iommu=pt no_timer_check mitigations=off nokaslr \
                             nmi_watchdog=0 panic=-1";
 
+/// A QEMU that was started, and our ends of its lines.
+#[derive(Debug)]
+pub(super) struct Started {
+    pub(super) qemu: Qemu,
+    pub(super) agent: UnixStream,
+    pub(super) monitor: UnixStream,
+    /// For each device its doorbell, if it has one.
+    pub(super) doorbells: Vec<Option<Doorbell>>,
+}
+
 /// A QEMU that runs.
 #[derive(Debug)]
 pub(super) struct Qemu {
@@ -35,13 +46,10 @@ pub(super) struct Qemu {
 }
 
 impl Qemu {
-    /// Starts a lab host. Also gives our end of the agent's line, and for each device its doorbell, if it has one.
-    pub(super) fn start(
-        config: &Config,
-        kernel: &Kernel,
-        dir: &RunDir,
-    ) -> Result<(Self, UnixStream, Vec<Option<Doorbell>>)> {
-        let (ours, theirs) = UnixStream::pair().at("create", "a socket")?;
+    /// Starts a lab host.
+    pub(super) fn start(config: &Config, kernel: &Kernel, dir: &RunDir) -> Result<Started> {
+        let (agent, qemus_agent) = UnixStream::pair().at("create", "a socket")?;
+        let (monitor, qemus_monitor) = UnixStream::pair().at("create", "a socket")?;
         let log = dir.path().join("qemu.log");
         let errors = File::create(&log).at("create", &log)?;
         // util-linux's setpriv asks for the signal before it becomes QEMU.
@@ -50,7 +58,7 @@ impl Qemu {
         machine(&mut command, config, kernel, dir);
         let doorbells = devices(&mut command, config, dir)?;
         command.args(&config.qemu_arguments);
-        command.stdin(OwnedFd::from(theirs)).stdout(Stdio::null()).stderr(errors);
+        command.stdin(OwnedFd::from(qemus_agent)).stdout(OwnedFd::from(qemus_monitor)).stderr(errors);
         let (sender, started) = mpsc::channel();
         let supervisor = thread::Builder::new().name("lab-host".into()).spawn(move || {
             let child = command.spawn();
@@ -71,7 +79,7 @@ impl Qemu {
             .map_err(start_error)?;
         let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
         let pid = pid.ok_or_else(|| start_error(std::io::Error::other("no process id")))?;
-        Ok((Self { pid, supervisor: Some(supervisor) }, ours, doorbells))
+        Ok(Started { qemu: Self { pid, supervisor: Some(supervisor) }, agent, monitor, doorbells })
     }
 
     /// Whether it still runs.
@@ -100,6 +108,7 @@ fn machine(command: &mut Command, config: &Config, kernel: &Kernel, dir: &RunDir
         &format!("{}M", config.memory_mib),
     ]);
     command.args(["-nodefaults", "-no-reboot", "-display", "none", "-monitor", "none"]);
+    command.args(["-chardev", "socket,id=monitor,fd=1", "-mon", "chardev=monitor,mode=control"]);
     command.args(["-serial", &format!("file:{}", file("console.log"))]);
     command.args(["-device", "intel-iommu,intremap=on,caching-mode=on,device-iotlb=on"]);
     command.arg("-kernel").arg(&kernel.vmlinuz).args([
