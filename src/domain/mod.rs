@@ -111,6 +111,13 @@ impl<R: Router, B: Backend> DeviceDomain<R, B> {
         self.host().retry(&*self.router, store, now);
     }
 
+    /// Of the vectors that userspace delivers, how often it has delivered the one that it delivers most; 0 where there is
+    /// none. Of several devices of a VM, [retry](Domain::retry) those with the most first: what room there is for messages
+    /// goes to who comes first.
+    pub fn busiest(&self) -> u32 {
+        self.host().busiest()
+    }
+
     /// How many vectors the guest has freed that are given back at a later [`Domain::retry`].
     pub fn lingering(&self) -> usize {
         self.host().lingering()

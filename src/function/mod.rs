@@ -180,6 +180,11 @@ impl<C: Registers, R: Router, B: Backend> Function<C, DeviceDomain<R, B>> {
         self.domain.retry_at(&self.registers, now);
     }
 
+    /// See [`DeviceDomain::busiest`].
+    pub fn busiest(&self) -> u32 {
+        self.domain.busiest()
+    }
+
     /// See [`DeviceDomain::lingering`].
     pub fn lingering(&self) -> usize {
         self.domain.lingering()

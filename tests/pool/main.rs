@@ -1,6 +1,7 @@
 //! One device, several functions and sub-devices: nobody ever gets another's interrupt, nothing is lost, and
 //! everything is given back, whatever comes, goes, fails and fires.
 
+mod busiest;
 mod ending;
 mod random;
 mod threads;

@@ -132,6 +132,12 @@ impl<B: Backend> Host<B> {
         self.unsettled.len().saturating_add(self.window_error.is_some().into())
     }
 
+    /// How often userspace has delivered the vector that it delivers most.
+    pub(super) fn busiest(&self) -> u32 {
+        let relayed = |vector: &Vector| self.slot(*vector).map_or(0, Slot::relayed);
+        self.unsettled.keys().map(relayed).max().unwrap_or(0)
+    }
+
     /// How many vectors linger.
     pub(super) fn lingering(&self) -> usize {
         self.lingering.len()

@@ -1,6 +1,7 @@
 //! What devices need of the event loop: a clock that tries again what the host refused for their interrupts and gives
 //! back what has lingered, and the delivery of what the kernel has no room for.
 
+use std::cmp::Reverse;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,10 +16,13 @@ use crate::error::{Doing, Result};
 /// How long a vector waits at most after the host could serve it.
 const PERIOD: Duration = Duration::from_millis(100);
 
+/// Vectors, and what is ready while there is something of theirs to deliver.
+type Relay = (Arc<OwnedFd>, Arc<dyn Vectors>);
+
 /// A subscriber of the event loop, for all devices.
 pub struct DeviceEvents {
     timer: TimerFd,
-    relays: Vec<(Arc<OwnedFd>, Arc<dyn Vectors>)>,
+    relays: Vec<Relay>,
 }
 
 impl DeviceEvents {
@@ -42,9 +46,7 @@ impl MutEventSubscriber for DeviceEvents {
             if let Err(error) = self.timer.wait() {
                 tracing::warn!("the clock of the devices' interrupts: {error}");
             }
-            for (_, vectors) in &self.relays {
-                vectors.retry();
-            }
+            retry(&mut self.relays);
         }
         for (_, vectors) in self.relays.iter().filter(|(relay, _)| relay.as_raw_fd() == events.fd()) {
             vectors.deliver();
@@ -59,8 +61,31 @@ impl MutEventSubscriber for DeviceEvents {
     }
 }
 
+/// Where there is room by now, it is for who would use it most.
+fn retry(relays: &mut [Relay]) {
+    relays.sort_by_cached_key(|(_, vectors)| Reverse(vectors.busiest()));
+    relays.iter().for_each(|(_, vectors)| vectors.retry());
+}
+
 fn watch(ops: &mut EventOps, descriptor: RawFd) {
     if let Err(error) = ops.add(Events::new(&descriptor, EventSet::IN)) {
         tracing::error!("a device's interrupts are not looked after: {error}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+
+    use super::super::interrupts::tests::interrupts;
+    use super::*;
+
+    #[test]
+    fn the_busiest_vectors_are_the_first_to_be_tried_again() {
+        let (interrupts, log) = interrupts();
+        let no_relay = Arc::new(OwnedFd::from(File::open("/dev/null").unwrap()));
+        let relays = interrupts.vectors().map(|vectors| (Arc::clone(&no_relay), Arc::clone(vectors)));
+        retry(&mut relays.collect::<Vec<_>>());
+        assert_eq!(*log.lock().unwrap(), ["msix again", "msi again"]);
     }
 }

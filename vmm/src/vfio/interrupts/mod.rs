@@ -37,6 +37,8 @@ pub trait Vectors: fmt::Debug + Send + Sync {
     fn reset(&self, reset_device: &mut dyn FnMut());
     /// Tries again what the host refused, and gives back what has lingered.
     fn retry(&self);
+    /// How often the vector has been delivered that is delivered most of those that the kernel had no room for.
+    fn busiest(&self) -> u32;
     /// Delivers what the kernel had no room for.
     fn deliver(&self);
     /// A descriptor that is ready while there is something to deliver.
@@ -68,6 +70,10 @@ where
 
     fn retry(&self) {
         self.retry();
+    }
+
+    fn busiest(&self) -> u32 {
+        self.busiest()
     }
 
     fn deliver(&self) {
@@ -236,7 +242,7 @@ pub(super) mod tests {
 
     pub(in crate::vfio) type Log = Arc<Mutex<Vec<String>>>;
 
-    /// Vectors that say what is done with them, and have their offset for contents.
+    /// Vectors that say what is done with them, have their offset for contents, and are busy as their name is long.
     #[derive(Debug)]
     struct Recorder(&'static str, Log);
 
@@ -257,7 +263,13 @@ pub(super) mod tests {
             self.1.lock().unwrap().push(format!("{} forgets", self.0));
         }
 
-        fn retry(&self) {}
+        fn retry(&self) {
+            self.1.lock().unwrap().push(format!("{} again", self.0));
+        }
+
+        fn busiest(&self) -> u32 {
+            self.0.len() as u32
+        }
 
         fn deliver(&self) {}
 
