@@ -22,7 +22,9 @@ pub(crate) fn measure(notes: &mut Notes, n: usize) -> Result<()> {
         })?;
     }
     // Settled: not before every vector is an irqfd, which is looked at after the clock has stopped.
-    for (name, ahead) in [("enable_settled", Ahead::AtStart), ("enable_settled_blocks", Ahead::InBlocks)] {
+    for (name, ahead) in
+        [("enable_one_by_one_settled", Ahead::AtStart), ("enable_one_by_one_settled_blocks", Ahead::InBlocks)]
+    {
         notes.take(name, |name| {
             let ours = || {
                 let mut ours = Ours::new(ahead)?;
@@ -34,7 +36,9 @@ pub(crate) fn measure(notes: &mut Notes, n: usize) -> Result<()> {
         })?;
     }
     // The pauses themselves do not count: a vector's caches are colder after them, and that is what is measured.
-    for (name, pause, runs) in [("enable_paced_20us", 20, RUNS), ("enable_paced_200us", 200, 5)] {
+    for (name, pause, runs) in
+        [("enable_one_by_one_paced_20us", 20, RUNS), ("enable_one_by_one_paced_200us", 200, 5)]
+    {
         notes.take(name, |name| {
             let pause = Duration::from_micros(pause);
             let ours = || Ok(Ours::new(Ahead::AtStart)?.enable_paced(n, pause));

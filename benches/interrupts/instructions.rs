@@ -58,13 +58,16 @@ const PATHS: [Path; 11] = [
     }),
     ("enable_at_once", |times| Ours::new(Ahead::AtStart).map(|mut ours| _ = ours.enable_at_once(times))),
     ("software_trigger", |times| {
-        let ours = Ours::new(Ahead::InBlocks)?;
+        let ours = Ours::ringing(Ahead::InBlocks)?;
         let software = SoftwareMsix::software(layout(1)?, ours.router.clone());
         software.write_table(0, &0xfee0_0000u64.to_le_bytes());
         software.write_table(8, &0x41u64.to_le_bytes());
         software.write_config(2, &0x8000u16.to_le_bytes());
         (0..times).for_each(|_| software.trigger(black_box(Vector(0))));
-        Ok(())
+        match software.counters().host_failures {
+            0 => Ok(()),
+            refused => Err(format!("{refused} triggers were refused").into()),
+        }
     }),
 ];
 

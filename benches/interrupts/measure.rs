@@ -39,7 +39,7 @@ pub(crate) struct Figure {
 }
 
 impl Figure {
-    pub(crate) const HEADER: &str = "name                           n     ours us    worst us    floor us   ratio (half of the pairs)  commits";
+    pub(crate) const HEADER: &str = "name                                n     ours us    worst us    floor us   ratio (half of the pairs)  commits";
 
     /// One that stands for so many accesses, of which each is asked for.
     pub(crate) fn each_of(self, accesses: f64) -> Self {
@@ -52,7 +52,7 @@ impl Figure {
 impl fmt::Display for Figure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { name, n, ours_us, worst_us, floor_us, ratio, spread: (low, high), commits } = self;
-        write!(f, "{name:27} {n:>4} {ours_us:>11.3} {worst_us:>11.3} {floor_us:>11.3}   ")?;
+        write!(f, "{name:32} {n:>4} {ours_us:>11.3} {worst_us:>11.3} {floor_us:>11.3}   ")?;
         write!(f, "{ratio:>5.2} ({low:.2} to {high:.2}){commits:>14}")
     }
 }
