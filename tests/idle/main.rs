@@ -3,15 +3,18 @@
 //!
 //! A binary of one test, because it counts what all threads allocate.
 
-mod heap;
-
+use std::alloc::System;
 use std::sync::Arc;
 
+use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 use vm_msi::ims::{ControlFormat, QueueLayout, SlotArrayLayout, SlotCount};
 use vm_msi::msix::{Bar, Layout, TableSize};
 use vm_msi::testing::{Failures, FakeBackend, FakeRouter};
 use vm_msi::{Backend, ImsFunction, MsixFunction, QueueFunction, Registers, Vector, ims, msix};
+
+#[global_allocator]
+static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
 
 /// What an idle entry may cost.
 const BYTES: usize = 32;
@@ -34,9 +37,10 @@ impl Parents {
 
 /// What `make` leaves allocated, for each of `entries`.
 fn measure<T>(what: &str, entries: usize, make: impl FnOnce() -> T) {
-    let before = heap::allocated();
+    let region = Region::new(ALLOCATOR);
     let made = make();
-    let bytes = heap::allocated() - before;
+    let heap = region.change();
+    let bytes = heap.bytes_allocated - heap.bytes_deallocated;
     println!("{what}: {bytes} bytes for {entries} entries");
     assert!(bytes <= entries * BYTES + BESIDE, "{what}: {bytes} bytes for {entries} entries");
     drop(made);
