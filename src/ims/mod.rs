@@ -11,8 +11,8 @@
 //! store could have, and [`Touched`](crate::Touched) names every vector that changed. No I/O, no lock, no log, no
 //! panic. Pending bits are the domain's.
 //!
-//! A store has no enable bit. It is in use from the guest's first write to a slot (or first doorbell) until the next reset: before, a
-//! device may not signal, the host is asked for nothing, and the slots take no memory.
+//! A store has no enable bit. It is in use from the guest's first write to a slot, or first doorbell, until the next reset:
+//! before, a device may not signal, the host is asked for nothing, and the slots take no memory.
 
 mod array;
 mod dvsec;
