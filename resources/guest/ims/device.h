@@ -29,6 +29,8 @@
 /* Queues */
 #define REG_RING		0x020
 #define REG_RING_MSIX		0x024
+#define REG_SELECT		0x040	/* a slot in memory, for the next */
+#define REG_SELECTED_CONTROL	0x044
 #define REG_ADDRESS_LO		0x048
 #define REG_ADDRESS_HI		0x04c
 #define REG_PLACE		0x050

@@ -13,6 +13,7 @@
 #include <linux/spinlock.h>
 
 #define IMS_CONTROL_MASK	BIT(0)
+#define IMS_CONTROL_PENDING	BIT(1)	/* read-only */
 
 /* What a device has for one interrupt: 16 bytes, little endian. */
 struct ims_entry {

@@ -143,11 +143,28 @@ static unsigned int received(const struct ims_queues *ims)
 	return sum;
 }
 
+/* By the device's word: what comes for a disabled interrupt, Linux keeps to itself. */
+static bool is_pending(struct ims_queues *ims, unsigned int index)
+{
+	u8 __iomem *slots = ims->stores[0].device;
+	u32 control;
+
+	if (index < ims->stores[0].slots) {
+		control = ioread32(slots + index * sizeof(struct ims_entry) +
+				   offsetof(struct ims_entry, control));
+	} else {
+		iowrite32(index - ims->stores[0].slots,
+			  ims->registers + REG_SELECT);
+		control = ioread32(ims->registers + REG_SELECTED_CONTROL);
+	}
+	return control & IMS_CONTROL_PENDING;
+}
+
 /* All are masked and rung twice, which is one interrupt when they are unmasked. */
 static void ring_masked(struct ims_queues *ims, const unsigned int *order,
 			unsigned int count)
 {
-	unsigned int i, before = received(ims);
+	unsigned int i;
 
 	for (i = 0; i < count; i++) {
 		int irq = ims->queues[order[i]].irq;
@@ -159,14 +176,13 @@ static void ring_masked(struct ims_queues *ims, const unsigned int *order,
 		iowrite32(order[i], ims->registers + REG_RING);
 	}
 	ims->masked_rung += 2 * count;
-	msleep(SETTLE_MS);
-	ims->unmasked += received(ims) - before;
 	for (i = 0; i < count; i++) {
 		struct line *queue = &ims->queues[order[i]];
-		int had = atomic_read(&queue->received);
+		int before = atomic_read(&queue->received);
 
+		ims->held += is_pending(ims, order[i]);
 		enable_irq(queue->irq);
-		line_await(ims, queue, had);
+		line_await(ims, queue, before);
 	}
 }
 

@@ -143,7 +143,7 @@ static ssize_t results_show(struct device *dev, struct device_attribute *attr,
 			  "bar_slots=%u\nmemory_slots=%u\nmost_live=%u\n"
 			  "allocations=%u\nrung=%u\nreceived=%u\nlate=%u\n"
 			  "lost=%u\nuneven=%u\nmoves=%u\nunmoved=%u\n"
-			  "masked_rung=%u\nunmasked=%u\n"
+			  "masked_rung=%u\nheld=%u\n"
 			  "freed_rung=%u\nstray=%u\nfirst_rung=%u\n"
 			  "msix_rung=%u\nmsix_lost=%u\nmsix_uneven=%u\n"
 			  "done_received=%u\ncommands=%d\ncommands_refused=%d\n"
@@ -153,7 +153,7 @@ static ssize_t results_show(struct device *dev, struct device_attribute *attr,
 			  ims->stores[0].slots, ims->stores[1].slots,
 			  ims->most_live, ims->allocations, rung, arrived, late,
 			  lost, uneven, ims->moves, ims->unmoved,
-			  ims->masked_rung, ims->unmasked,
+			  ims->masked_rung, ims->held,
 			  ims->freed_rung, ims->stray,
 			  READ_ONCE(ims->queues[0].rung),
 			  errors->rung + done->rung,

@@ -41,7 +41,7 @@ struct ims_queues {
 	unsigned int moves;
 	unsigned int unmoved;
 	unsigned int masked_rung;
-	unsigned int unmasked;		/* came while it was masked */
+	unsigned int held;		/* slots that had something waiting then */
 	unsigned int freed_rung;
 	unsigned int stray;		/* came on a freed one's account */
 	u64 allocate_ns;
