@@ -124,7 +124,7 @@ pub(crate) fn on(place: Where, test: fn(&Stage) -> Result<()>) {
     test(stages.stage(place)).unwrap_or_else(|error| panic!("{error}"));
 }
 
-/// How an emulated host, and no VMM, may fail a test.
+/// How an emulated host fails tests of its own accord. A fault of the VMM may look the same, so what is known is printed.
 enum Broken {
     /// Something was not done in time, and what the host was at then: it loses interrupts of its CPUs now and then, and
     /// what runs on such a CPU sleeps for ever.
