@@ -6,7 +6,7 @@
 use proptest::collection::vec;
 use proptest::prelude::*;
 use vm_msi::msi::{AddressWidth, MessageCount, MsiLayout, VectorMasking};
-use vm_msi::testing::{Op, Reference, Run, SoftwareRun};
+use vm_msi::testing::{Op, Reference, Run, SlotOp, SlotShape, SoftwareRun};
 
 fn op() -> impl Strategy<Value = Op> {
     let bytes = any::<[u8; 8]>();
@@ -44,6 +44,32 @@ fn op() -> impl Strategy<Value = Op> {
         1 => Just(Op::Watch),
         3 => Just(Op::Deliver),
     ]
+}
+
+/// With an IMS, and its slots in a BAR.
+fn slots_op() -> impl Strategy<Value = Op> {
+    prop_oneof![
+        12 => op(),
+        1 => any::<u16>().prop_map(Op::Clear),
+        2 => (any::<u16>(), any::<bool>(), 0u8..3)
+            .prop_map(|(vector, masked, pasid)| Op::Pasid { vector, masked, pasid }),
+    ]
+}
+
+/// With its slots in guest memory.
+fn queue_op() -> impl Strategy<Value = Op> {
+    let slot = prop_oneof![
+        6 => (any::<u16>(), any::<u8>()).prop_map(|(slot, at)| SlotOp::Place { slot, at }),
+        1 => (any::<u16>(), any::<u64>()).prop_map(|(slot, address)| SlotOp::PlaceAnywhere { slot, address }),
+        1 => any::<u16>().prop_map(SlotOp::Unplace),
+        16 => any::<u16>().prop_map(SlotOp::Ring),
+        1 => any::<bool>().prop_map(|all| SlotOp::Plug { all }),
+    ];
+    prop_oneof![5 => slots_op(), 3 => slot.prop_map(Op::Slot)]
+}
+
+fn shape() -> impl Strategy<Value = SlotShape> {
+    prop_oneof![Just(SlotShape::Dsa), Just(SlotShape::Inverted), Just(SlotShape::NoMask)]
 }
 
 fn cases() -> ProptestConfig {
@@ -114,6 +140,42 @@ proptest! {
         ops in vec(op(), 1..200),
     ) {
         perform_software(SoftwareRun::msi(layout), &ops);
+    }
+
+    #[test]
+    fn no_sequence_of_operations_on_slots_disagrees_with_the_model(
+        shape in shape(),
+        slots in prop_oneof![1u32..5, 63u32..67],
+        ops in vec(slots_op(), 1..200),
+    ) {
+        perform(Run::slots(shape, slots), &ops);
+    }
+
+    #[test]
+    fn no_sequence_of_operations_on_slots_in_guest_memory_disagrees_with_the_model(
+        shape in shape(),
+        slots in prop_oneof![3 => 1u32..5, 1 => 63u32..67],
+        ops in vec(queue_op(), 1..200),
+    ) {
+        perform(Run::queue(shape, slots), &ops);
+    }
+
+    #[test]
+    fn no_sequence_of_operations_on_a_device_models_slots_disagrees_with_the_model(
+        shape in shape(),
+        slots in prop_oneof![1u32..5, 63u32..67],
+        ops in vec(slots_op(), 1..200),
+    ) {
+        perform_software(SoftwareRun::slots(shape, slots), &ops);
+    }
+
+    #[test]
+    fn no_sequence_of_operations_on_a_device_models_slots_in_guest_memory_disagrees_with_the_model(
+        shape in shape(),
+        slots in prop_oneof![3 => 1u32..5, 1 => 63u32..67],
+        ops in vec(queue_op(), 1..200),
+    ) {
+        perform_software(SoftwareRun::queue(shape, slots), &ops);
     }
 }
 

@@ -1,29 +1,43 @@
-//! Whole sequences of guest, device and host on a store of IMS slots, in a BAR or in guest memory, against its model.
+//! Whole sequences of guest, device and host on a store of IMS slots, in a BAR or in guest memory, of a device with eventfds
+//! or of a device model, against the reference model.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use vm_msi::testing::{ArrayAccess, ArrayDriver, ImsOp, ImsRun, QueueAccess, QueueDriver, SlotDriver, SlotShape};
+use vm_msi::testing::{Op, Reference, Run, SlotShape, SoftwareRun};
 
 #[derive(arbitrary::Arbitrary, Debug)]
-enum Store {
-    Array(Vec<ImsOp<ArrayAccess>>),
-    Queue(Vec<ImsOp<QueueAccess>>),
+enum Kind {
+    Slots,
+    Queue,
+    SoftwareSlots,
+    SoftwareQueue,
 }
 
 #[derive(arbitrary::Arbitrary, Debug)]
 struct Input {
+    kind: Kind,
     shape: SlotShape,
     slots: u8,
-    store: Store,
+    ops: Vec<Op>,
 }
 
-fn perform<D: SlotDriver>(shape: SlotShape, slots: u8, ops: &[ImsOp<D::Access>]) {
-    let mut run = ImsRun::<D>::new(shape, u16::from(slots % 80) + 1);
+fn perform<R: Reference>(mut run: Run<R>, ops: &[Op]) {
     ops.iter().for_each(|op| run.step(op));
     run.finish();
 }
 
-fuzz_target!(|input: Input| match input.store {
-    Store::Array(ops) => perform::<ArrayDriver>(input.shape, input.slots, &ops),
-    Store::Queue(ops) => perform::<QueueDriver>(input.shape, input.slots, &ops),
+fn perform_software<R: Reference>(mut run: SoftwareRun<R>, ops: &[Op]) {
+    ops.iter().for_each(|op| run.step(op));
+    run.finish();
+}
+
+fuzz_target!(|input: Input| {
+    let Input { kind, shape, slots, ops } = input;
+    let slots = u32::from(slots % 80) + 1;
+    match kind {
+        Kind::Slots => perform(Run::slots(shape, slots), &ops),
+        Kind::Queue => perform(Run::queue(shape, slots), &ops),
+        Kind::SoftwareSlots => perform_software(SoftwareRun::slots(shape, slots), &ops),
+        Kind::SoftwareQueue => perform_software(SoftwareRun::queue(shape, slots), &ops),
+    }
 });

@@ -15,7 +15,6 @@
 
 mod backend;
 mod failures;
-mod ims_run;
 mod model;
 mod op;
 mod reference;
@@ -27,13 +26,11 @@ mod stage;
 
 pub use backend::FakeBackend;
 pub use failures::Failures;
-pub use ims_run::{
-    ArrayAccess, ArrayDriver, ImsOp, ImsRun, ImsUnderTest, QueueAccess, QueueDriver, SlotDriver, SlotShape,
-    Slots,
-};
 pub use model::Model;
-pub use op::Op;
-pub use reference::{MsiReference, MsixReference, Reference, Write};
+pub use op::{Op, SlotOp};
+pub use reference::{
+    MsiReference, MsixReference, QueueReference, QueueWrite, Reference, SlotShape, SlotsReference, Write,
+};
 pub use restore::{function_state, restore_anything};
 pub use router::FakeRouter;
 pub use run::Run;

@@ -1,4 +1,4 @@
-//! The reference: a capability's registers, a remapping table, what each vector should be, and which interrupts are
+//! The reference: a store's registers, a remapping table, what each vector should be, and which interrupts are
 //! still owed.
 //!
 //! As simple as it can be, and independent of the crate's registers and domains.
@@ -6,7 +6,7 @@
 use std::ops::Range;
 
 use super::Op;
-use super::reference::{Reference, Write};
+use super::reference::Reference;
 use crate::apic::ApicMessage;
 use crate::domain::{BusMaster, State, VectorReport};
 use crate::message::MsiMessage;
@@ -60,14 +60,14 @@ impl<R: Reference> Model<R> {
     }
 
     /// The guest's write, where a step is one.
-    pub fn write(&mut self, op: &Op) -> Option<Write> {
+    pub fn write(&mut self, op: &Op) -> Option<R::Write> {
         let write = self.registers.write(op)?;
         self.apply(&write);
         Some(write)
     }
 
     /// Any write of the guest's.
-    pub fn apply(&mut self, write: &Write) {
+    pub fn apply(&mut self, write: &R::Write) {
         self.registers.apply(write);
     }
 

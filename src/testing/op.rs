@@ -19,12 +19,23 @@ pub enum Op {
         /// The bit.
         masked: bool,
     },
+    /// The guest writes an IMS slot's mask bit, and its PASID, where there is a place for one.
+    Pasid {
+        /// The slot.
+        vector: u16,
+        /// The bit.
+        masked: bool,
+        /// The PASID; 0 for none.
+        pasid: u8,
+    },
     /// The guest clears a vector's message.
     Clear(u16),
+    /// The guest does something with an IMS slot in its memory. Writing one changes nothing by itself.
+    Slot(SlotOp),
     /// The guest writes Message Control: bit 1 for Enable, and of MSI-X bit 0 for Function Mask, of MSI bits 2 to 4
     /// for Multiple Message Enable.
     Control(u8),
-    /// Any write to the table, if there is one.
+    /// Any write to the table, if there is one, or to IMS slots.
     WriteTable {
         /// From its first entry.
         offset: u16,
@@ -96,4 +107,33 @@ pub enum Op {
     Watch,
     /// The embedder's event thread delivers what waits for them.
     Deliver,
+}
+
+/// What a driver does with slots in its memory. Slots are taken modulo their number.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "arbitrary", derive(arbitrary::Arbitrary))]
+pub enum SlotOp {
+    /// It says that a slot is at the `at`-th multiple of 16.
+    Place {
+        /// The slot.
+        slot: u16,
+        /// Modulo some more than there is memory.
+        at: u8,
+    },
+    /// It says that a slot is at any address at all.
+    PlaceAnywhere {
+        /// The slot.
+        slot: u16,
+        /// Where it is to be.
+        address: u64,
+    },
+    /// It says that a slot is nowhere.
+    Unplace(u16),
+    /// It rings.
+    Ring(u16),
+    /// Half of its memory is there, or all of it.
+    Plug {
+        /// All of it.
+        all: bool,
+    },
 }

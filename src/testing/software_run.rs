@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use super::{Failures, FakeRouter, Model, MsiReference, MsixReference, Op, Reference};
+use super::reference::{MsiReference, MsixReference, QueueReference, Reference, SlotShape, SlotsReference};
+use super::{Failures, FakeRouter, Model, Op};
 use crate::delivery::Vector;
 use crate::domain::{BusMaster, SoftwareDomain};
 use crate::function::Function;
@@ -11,7 +12,7 @@ use crate::msix::{Bar, Layout, TableSize};
 use crate::state::{Resume, resume_all};
 
 /// A function of a device model, over a fake.
-type Tested<R> = Function<<R as Reference>::Capability, SoftwareDomain<FakeRouter>>;
+type Tested<R> = Function<<R as Reference>::Registers, SoftwareDomain<FakeRouter>>;
 
 /// A device model's function, and the model beside it. Operations on what it has not (eventfds, routes, budgets,
 /// remapping) do nothing.
@@ -40,6 +41,20 @@ impl SoftwareRun<MsiReference> {
     }
 }
 
+impl SoftwareRun<SlotsReference> {
+    /// An array of 1 to 65,536 IMS slots after power-on.
+    pub fn slots(shape: SlotShape, slots: u32) -> Self {
+        Self::new(shape.array(slots))
+    }
+}
+
+impl SoftwareRun<QueueReference> {
+    /// 1 to 65,536 IMS slots in guest memory after power-on.
+    pub fn queue(shape: SlotShape, slots: u32) -> Self {
+        Self::new(shape.queue(slots))
+    }
+}
+
 impl<R: Reference> SoftwareRun<R> {
     fn new(layout: R::Layout) -> Self {
         let model = Model::new(&layout);
@@ -57,7 +72,7 @@ impl<R: Reference> SoftwareRun<R> {
     /// Takes a step and checks everything that can be seen from outside.
     pub fn step(&mut self, op: &Op) {
         match self.model.write(op) {
-            Some(write) => R::perform(&write, &self.function),
+            Some(write) => self.model.registers().perform(&write, &self.function),
             None => self.act(op),
         }
         self.check();
@@ -125,8 +140,10 @@ impl<R: Reference> SoftwareRun<R> {
     }
 
     fn check(&mut self) {
+        // Of vectors that share a message: those that do not wait any more.
+        let waits = |vector: usize| self.function.pending(vector as u32 / 64) >> (vector % 64) & 1;
         for message in self.router.take_delivered() {
-            assert!(self.model.deliver(message, |vector| vector), "{message} came and no vector owed it");
+            assert!(self.model.deliver(message, waits), "{message} came and no vector owed it");
         }
         self.model.registers().check(&self.function);
         let pending = self.model.registers().pending(&self.function);

@@ -9,7 +9,6 @@ mod cookies;
 mod fixture;
 mod odd;
 mod queue;
-mod random;
 mod slots;
 mod software;
 mod state;

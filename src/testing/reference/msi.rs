@@ -41,7 +41,8 @@ impl MsiReference {
 
 impl Reference for MsiReference {
     type Layout = MsiLayout;
-    type Capability = Msi;
+    type Registers = Msi;
+    type Write = Write;
 
     fn at_power_on(layout: &MsiLayout) -> Self {
         let messages = layout.messages().get();
@@ -121,7 +122,7 @@ impl Reference for MsiReference {
         }
     }
 
-    fn perform<D: Domain>(write: &Write, function: &Function<Msi, D>) {
+    fn perform<D: Domain>(&self, write: &Write, function: &Function<Msi, D>) {
         match write {
             Write::Table(..) => {}
             Write::Config(offset, data) => function.write_config(*offset as u16, data),

@@ -1,6 +1,6 @@
 //! MSI-X: a table as bytes, and two bits of Message Control.
 
-use super::{Reference, Write};
+use super::{Reference, Write, entry, own_message};
 use crate::backend::{Capabilities, Growth};
 use crate::domain::Domain;
 use crate::function::Function;
@@ -52,7 +52,8 @@ impl MsixReference {
 
 impl Reference for MsixReference {
     type Layout = Layout;
-    type Capability = Msix;
+    type Registers = Msix;
+    type Write = Write;
 
     fn at_power_on(layout: &Layout) -> Self {
         Self::new(layout.size().get())
@@ -79,18 +80,13 @@ impl Reference for MsixReference {
 
     fn write(&self, op: &Op) -> Option<Write> {
         let vectors = self.vectors() as u16;
-        let entry = |vector: u16| usize::from(vector % vectors) * 16;
+        let at = |vector: u16| usize::from(vector % vectors) * 16;
         Some(match *op {
             Op::Message { vector, version } => {
-                let vector = vector % vectors;
-                let address = 0xfee0_0000 | u32::from(vector % 256) << 12;
-                // Above 256 vectors, those of one APIC differ in the trigger bit and the vector's parity.
-                let data = 0x20 + u32::from(version % 100) * 2 + u32::from(vector / 256 % 2);
-                let data = data | u32::from(vector / 512) << 14;
-                Write::Table(entry(vector), [address.to_le_bytes(), [0; 4], data.to_le_bytes()].concat())
+                Write::Table(at(vector), entry(own_message(usize::from(vector % vectors), version)))
             }
-            Op::Mask { vector, masked } => Write::Table(entry(vector) + 12, vec![masked.into(), 0, 0, 0]),
-            Op::Clear(vector) => Write::Table(entry(vector), vec![0; 12]),
+            Op::Mask { vector, masked } => Write::Table(at(vector) + 12, vec![masked.into(), 0, 0, 0]),
+            Op::Clear(vector) => Write::Table(at(vector), vec![0; 12]),
             Op::Control(bits) => Write::Config(2, (u16::from(bits & 3) << 14).to_le_bytes().to_vec()),
             Op::WriteTable { offset, data, len } => {
                 Write::Table(offset.into(), data[..usize::from(len % 9)].to_vec())
@@ -99,8 +95,7 @@ impl Reference for MsixReference {
                 Write::Config(usize::from(offset % 32), data[..usize::from(len % 9)].to_vec())
             }
             Op::Handle { vector, entry: index } => {
-                let MsiMessage { address, data } = handle::message(index.into());
-                Write::Table(entry(vector), [address.to_le_bytes().as_slice(), &data.to_le_bytes()].concat())
+                Write::Table(at(vector), entry(handle::message(index.into())))
             }
             _ => return None,
         })
@@ -113,7 +108,7 @@ impl Reference for MsixReference {
         }
     }
 
-    fn perform<D: Domain>(write: &Write, function: &Function<Msix, D>) {
+    fn perform<D: Domain>(&self, write: &Write, function: &Function<Msix, D>) {
         match write {
             Write::Table(offset, data) => function.write_table(*offset as u64, data),
             Write::Config(offset, data) => function.write_config(*offset as u16, data),

@@ -1,6 +1,7 @@
 //! What must be so after every step.
 
 use super::{PROMISED, Run};
+use crate::delivery::Vector;
 use crate::domain::{State, VectorReport};
 use crate::testing::Reference;
 
@@ -22,7 +23,7 @@ impl<R: Reference> Run<R> {
         let pending = self.model.registers().pending(&self.function);
         let settled = self.function.unsettled() == 0;
         for vector in 0..self.model.vectors() {
-            // Of a capability that does not show it, only for what waits in an eventfd.
+            // Where the registers do not show it, only for what waits in an eventfd.
             let in_eventfd = state(vector).filter(|v| v.state == State::Held).map(|v| v.pending);
             let pending = pending.as_ref().map_or(in_eventfd, |bits| Some(bits[vector]));
             let in_state = |wanted| state(vector).filter(|v| v.state == wanted).and_then(|v| v.message);
@@ -31,6 +32,9 @@ impl<R: Reference> Run<R> {
             let clings = self.model.cling(vector, state(vector));
             if let (Some(message), None) = (live, clings) {
                 assert_eq!(wanted, Some(message), "vector {vector} is live on what the guest wants");
+                let cookies =
+                    (self.backend.cookie(Vector(vector as u32)), self.model.registers().cookie(vector));
+                assert_eq!(cookies.0, cookies.1, "and vector {vector} carries what it wants");
             }
             assert!(
                 live.is_none() || !self.model.owed(vector),

@@ -7,7 +7,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::reference::{MsiReference, MsixReference, Reference};
+use super::reference::{MsiReference, MsixReference, QueueReference, Reference, SlotShape, SlotsReference};
 use super::{Failures, FakeBackend, FakeRouter, FakeStage, Model, Op};
 use crate::budget::Budget;
 use crate::delivery::Vector;
@@ -36,7 +36,7 @@ fn at_most(limit: u8) -> Option<u32> {
 
 /// A function, over fakes.
 type Tested<R> =
-    Function<<R as Reference>::Capability, DeviceDomain<Remapped<FakeRouter, FakeStage>, FakeBackend>>;
+    Function<<R as Reference>::Registers, DeviceDomain<Remapped<FakeRouter, FakeStage>, FakeBackend>>;
 
 /// A function over fakes, and the model beside it.
 #[derive(Debug)]
@@ -68,6 +68,20 @@ impl Run<MsiReference> {
     /// An MSI function after power-on.
     pub fn msi(layout: MsiLayout) -> Self {
         Self::new(&layout)
+    }
+}
+
+impl Run<SlotsReference> {
+    /// An array of 1 to 65,536 IMS slots after power-on.
+    pub fn slots(shape: SlotShape, slots: u32) -> Self {
+        Self::new(&shape.array(slots))
+    }
+}
+
+impl Run<QueueReference> {
+    /// 1 to 65,536 IMS slots in guest memory after power-on.
+    pub fn queue(shape: SlotShape, slots: u32) -> Self {
+        Self::new(&shape.queue(slots))
     }
 }
 
@@ -110,7 +124,7 @@ impl<R: Reference> Run<R> {
     /// Takes a step and checks everything that can be seen from outside.
     pub fn step(&mut self, op: &Op) {
         match self.model.write(op) {
-            Some(write) => R::perform(&write, &self.function),
+            Some(write) => self.model.registers().perform(&write, &self.function),
             None => self.act(op),
         }
         self.check();
@@ -174,7 +188,9 @@ impl<R: Reference> Run<R> {
             Op::Deliver => self.deliver(),
             Op::Message { .. }
             | Op::Mask { .. }
+            | Op::Pasid { .. }
             | Op::Clear(_)
+            | Op::Slot(_)
             | Op::Control(_)
             | Op::WriteTable { .. }
             | Op::WriteConfig { .. }
