@@ -28,10 +28,11 @@
  * command, which is to ring or to add or remove one vector, is never cut in two
  * by that.
  *
- * Locking: the mutex `command` is held for a whole command, `step` inside it for
- * each of its steps, and by a reset for as long as that takes. A vector has one
- * ringer at a time: the pounding thread owns vector 0 while it runs, commands
- * own the rest.
+ * Locking: the mutex `command` is held for a whole command. `steps` is held for
+ * reading by each step, so that vectors come and go while another is rung, and
+ * for writing by a reset, for as long as that takes. A vector has one ringer at
+ * a time: the pounding thread owns vector 0 while it runs, commands own the
+ * rest.
  */
 #include <linux/delay.h>
 #include <linux/interrupt.h>
@@ -40,6 +41,7 @@
 #include <linux/module.h>
 #include <linux/mutex.h>
 #include <linux/pci.h>
+#include <linux/rwsem.h>
 #include <linux/sysfs.h>
 #include <linux/version.h>
 #include <linux/wait.h>
@@ -96,7 +98,7 @@ struct doorbell {
 	const struct kind *kind;
 	void __iomem *registers;
 	struct mutex command;
-	struct mutex step;
+	struct rw_semaphore steps;
 	struct task_struct *pounder;
 	struct vector *vectors;
 	unsigned int id;
@@ -166,7 +168,7 @@ static void ring(struct doorbell *bell, unsigned int index)
 	int before = atomic_read(&vector->received);
 	u64 start, took;
 
-	mutex_lock(&bell->step);
+	down_read(&bell->steps);
 	start = ktime_get_ns();
 	WRITE_ONCE(vector->rung, vector->rung + 1);
 	bell->kind->ring(bell, index);
@@ -181,7 +183,7 @@ static void ring(struct doorbell *bell, unsigned int index)
 			 vector->rung, late ? "late" : "lost");
 	}
 	took = ktime_get_ns() - start;
-	mutex_unlock(&bell->step);
+	up_read(&bell->steps);
 	if (took > vector->slowest_ns)
 		WRITE_ONCE(vector->slowest_ns, took);
 }
@@ -264,9 +266,9 @@ static int add_vector(struct doorbell *bell)
 {
 	int err;
 
-	mutex_lock(&bell->step);
+	down_read(&bell->steps);
 	err = add_vector_step(bell);
-	mutex_unlock(&bell->step);
+	up_read(&bell->steps);
 	return err;
 }
 
@@ -274,10 +276,10 @@ static void remove_vector(struct doorbell *bell)
 {
 	unsigned int index = --bell->grown;
 
-	mutex_lock(&bell->step);
+	down_read(&bell->steps);
 	free_irq(bell->vectors[index].irq, &bell->vectors[index]);
 	release(bell, index);
-	mutex_unlock(&bell->step);
+	up_read(&bell->steps);
 }
 
 static unsigned int ringable(const struct doorbell *bell)
@@ -466,7 +468,7 @@ static int doorbell_probe(struct pci_dev *pdev, const struct pci_device_id *id)
 	bell->registers = pcim_iomap_table(pdev)[BAR_REGISTERS];
 	bell->kind->prepare(bell);
 	mutex_init(&bell->command);
-	mutex_init(&bell->step);
+	init_rwsem(&bell->steps);
 	for (index = 0; index < table_size; index++) {
 		struct vector *vector = &bell->vectors[index];
 
@@ -498,7 +500,7 @@ static void doorbell_reset_prepare(struct pci_dev *pdev)
 {
 	struct doorbell *bell = pci_get_drvdata(pdev);
 
-	mutex_lock(&bell->step);
+	down_write(&bell->steps);
 }
 
 static void doorbell_reset_done(struct pci_dev *pdev)
@@ -506,7 +508,7 @@ static void doorbell_reset_done(struct pci_dev *pdev)
 	struct doorbell *bell = pci_get_drvdata(pdev);
 
 	bell->kind->prepare(bell);
-	mutex_unlock(&bell->step);
+	up_write(&bell->steps);
 }
 
 static const struct pci_error_handlers doorbell_resets = {
