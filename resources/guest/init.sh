@@ -165,12 +165,50 @@ job_regrow() {
     done
 }
 
+# Takes the doorbell driver out of the kernel and puts it back: MSI-X was off, and each doorbell has one vector.
+reload_doorbells() {
+    rmmod doorbell || fail 'the driver does not go'
+    insmod /modules/doorbell.ko || fail 'the driver does not come back'
+    need_doorbells
+}
+
+# growths:TIMES, from one vector to 64 and to all that can be rung, quiet and while vector 0 is rung without pause
+job_growths() {
+    need_doorbells || return
+    for times in $(seq "${number:-1}"); do
+        for rung in quiet pounded; do
+            for share in 64 all; do
+                reload_doorbells || return
+                for bell in $bells; do
+                    count=$(result "$bell" ringable)
+                    [ $share = all ] || count=$share
+                    [ $rung = quiet ] || order "$bell" pound
+                    order "$bell" grow "$count"
+                    [ $rung = quiet ] || order "$bell" rest
+                    say "growth at=$bell while=$rung $(tr '\n' ' ' <"$pci/devices/$bell/results")"
+                done
+            done
+        done
+    done
+}
+
+# busymove:TIMES that vector 0 goes to another CPU while it is rung without pause
+job_busymove() {
+    need_doorbells || return
+    reload_doorbells || return
+    for bell in $bells; do
+        order "$bell" pound
+        order "$bell" move "${number:-50}"
+        order "$bell" rest
+        say "busymove at=$bell $(tr '\n' ' ' <"$pci/devices/$bell/results")"
+    done
+}
+
 # reload:TIMES takes the doorbell driver out of the kernel and puts it back; as many vectors grow each time.
 job_reload() {
     times=0
     while [ $times -lt "${number:-3}" ]; do
-        rmmod doorbell || fail 'the driver does not go'
-        insmod /modules/doorbell.ko || fail 'the driver does not come back'
+        reload_doorbells
         job_grow
         times=$((times + 1))
     done
@@ -274,6 +312,26 @@ interrupts() {
             for (i = 2; i <= cpus + 1; i++) sum += $i
             if (sum) print "guest> interrupt at=" at " irq=" $1 " name=" $NF " count=" sum
         }' /proc/interrupts
+}
+
+# taken DEVICE: how many interrupts came, all together.
+taken() { interrupts "$1" | awk -F= '{ sum += $NF } END { print sum + 0 }'; }
+
+# reads:READS of 4 KiB at random places of each disk, from every CPU at once, each CPU one at a time
+job_reads() {
+    for device in $(devices nvme); do
+        name=$(ls "$pci/devices/$device/nvme")
+        disk=/dev/${name}n1
+        until_true 20 test -b "$disk" || { fail "no $disk after 20 s"; continue; }
+        queues=$(($(ls "$pci/devices/$device/msi_irqs" | wc -l) - 1))
+        # The pages of the program come, and every queue has worked.
+        random-reads "$disk" $((16 * $(nproc))) >/dev/null || fail "$disk cannot be read"
+        before=$(taken "$device")
+        read="$(random-reads "$disk" "${number:-2000}")" || fail "$disk cannot be read"
+        after=$(taken "$device")
+        polled=$(dmesg | grep -c "nvme $name: .*timeout")
+        say "reads at=$device queues=$queues $read interrupts=$((after - before)) polled=$polled"
+    done
 }
 
 # How many vectors each device has: allocated by its driver, and of these the ones with a handler. What came on them.

@@ -20,6 +20,8 @@
  *                    ring V COUNT   rings one vector; V may be "all"
  *                    pound          rings vector 0 without pause from now on
  *                    rest           no longer
+ *                    move COUNT     vector 0 goes to another CPU so often, while
+ *                                   it is pounded
  *   results (read)   key=value lines; while pounding, one ring may be on its way
  * A write returns when the command is done. A lost ring is a result, not an
  * error.
@@ -34,6 +36,7 @@
  * a time: the pounding thread owns vector 0 while it runs, commands own the
  * rest.
  */
+#include <linux/cpumask.h>
 #include <linux/delay.h>
 #include <linux/interrupt.h>
 #include <linux/kthread.h>
@@ -42,6 +45,8 @@
 #include <linux/mutex.h>
 #include <linux/pci.h>
 #include <linux/rwsem.h>
+#include <linux/slab.h>
+#include <linux/sort.h>
 #include <linux/sysfs.h>
 #include <linux/version.h>
 #include <linux/wait.h>
@@ -73,6 +78,9 @@ MODULE_PARM_DESC(give_up_ms, "a late ring that has not arrived by then is lost")
 struct vector {
 	wait_queue_head_t arrival;
 	atomic_t received;
+	/* Where it was taken last, and when that was another CPU than before. */
+	unsigned int cpu;
+	u64 cpu_since_ns;
 	/* Written by the vector's ringer alone. */
 	unsigned int rung;
 	unsigned int late;
@@ -107,6 +115,7 @@ struct doorbell {
 	unsigned int growths;		/* how often one was added */
 	u64 grow_ns;			/* time all of that took, rings excluded */
 	u64 grow_max_ns;
+	u64 move_median_ns;		/* of the last command to move */
 };
 
 static void ivshmem_prepare(struct doorbell *bell)
@@ -149,7 +158,13 @@ static const struct kind igb = {
 static irqreturn_t on_arrival(int irq, void *data)
 {
 	struct vector *vector = data;
+	unsigned int cpu = smp_processor_id();
 
+	if (vector->cpu != cpu) {
+		WRITE_ONCE(vector->cpu_since_ns, ktime_get_ns());
+		/* Who sees the CPU sees the time. */
+		smp_store_release(&vector->cpu, cpu);
+	}
 	atomic_inc(&vector->received);
 	wake_up(&vector->arrival);
 	return IRQ_HANDLED;
@@ -363,6 +378,62 @@ static void rest(struct doorbell *bell)
 	bell->pounder = NULL;
 }
 
+static bool is_at(struct vector *vector, unsigned int cpu)
+{
+	return smp_load_acquire(&vector->cpu) == cpu;
+}
+
+/*
+ * Until its first interrupt on the new CPU: without interrupt remapping the
+ * kernel rewrites the message when the next interrupt comes, on the old one.
+ */
+static int move_once(struct vector *vector, u64 *took_ns)
+{
+	unsigned int cpu = cpumask_next(vector->cpu, cpu_online_mask);
+	u64 start = ktime_get_ns();
+	int err;
+
+	if (cpu >= nr_cpu_ids)
+		cpu = cpumask_first(cpu_online_mask);
+	err = irq_set_affinity(vector->irq, cpumask_of(cpu));
+	if (err)
+		return err;
+	if (!wait_event_timeout(vector->arrival, is_at(vector, cpu),
+				msecs_to_jiffies(patience_ms + give_up_ms)))
+		return -ETIMEDOUT;
+	*took_ns = READ_ONCE(vector->cpu_since_ns) - start;
+	return 0;
+}
+
+static int compare_ns(const void *left, const void *right)
+{
+	u64 a = *(const u64 *)left, b = *(const u64 *)right;
+
+	return a < b ? -1 : a > b;
+}
+
+static int move(struct doorbell *bell, unsigned int count)
+{
+	u64 *took_ns;
+	unsigned int done;
+	int err = 0;
+
+	if (!bell->pounder || num_online_cpus() < 2)
+		return -EINVAL;
+	if (count == 0 || count > 10000)
+		return -ERANGE;
+	took_ns = kcalloc(count, sizeof(*took_ns), GFP_KERNEL);
+	if (!took_ns)
+		return -ENOMEM;
+	for (done = 0; done < count && !err; done++)
+		err = move_once(&bell->vectors[0], &took_ns[done]);
+	sort(took_ns, count, sizeof(*took_ns), compare_ns, NULL);
+	if (!err)
+		bell->move_median_ns = took_ns[count / 2];
+	kfree(took_ns);
+	return err;
+}
+
 static int obey(struct doorbell *bell, const char *text)
 {
 	unsigned int index, count;
@@ -376,6 +447,8 @@ static int obey(struct doorbell *bell, const char *text)
 	if (sscanf(text, "ring %u %u", &index, &count) == 2)
 		return index < bell->grown ?
 			ring_range(bell, index, index + 1, count) : -ERANGE;
+	if (sscanf(text, "move %u", &count) == 1)
+		return move(bell, count);
 	if (sysfs_streq(text, "pound"))
 		return pound(bell);
 	if (sysfs_streq(text, "rest")) {
@@ -423,14 +496,16 @@ static ssize_t results_show(struct device *dev, struct device_attribute *attr,
 			  "rung=%llu\nreceived=%llu\nlate=%llu\nlost=%llu\n"
 			  "uneven=%u\nslowest_us=%llu\n"
 			  "first_rung=%u\nfirst_received=%u\nfirst_lost=%u\n"
-			  "growths=%u\ngrow_us=%llu\ngrow_max_us=%llu\n",
+			  "growths=%u\ngrow_us=%llu\ngrow_max_us=%llu\n"
+			  "move_us=%llu\n",
 			  growth, bell->table_size, ringable(bell), bell->grown,
 			  rung, received, late, lost, uneven,
 			  div_u64(slowest_ns, NSEC_PER_USEC),
 			  READ_ONCE(first->rung), atomic_read(&first->received),
 			  READ_ONCE(first->lost), bell->growths,
 			  div_u64(bell->grow_ns, NSEC_PER_USEC),
-			  div_u64(bell->grow_max_ns, NSEC_PER_USEC));
+			  div_u64(bell->grow_max_ns, NSEC_PER_USEC),
+			  div_u64(bell->move_median_ns, NSEC_PER_USEC));
 }
 static DEVICE_ATTR_RO(results);
 

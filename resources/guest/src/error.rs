@@ -70,6 +70,16 @@ pub enum Error {
         /// The end of console and messages.
         last: String,
     },
+    /// The guest did not do all it was asked, or did not end as it should.
+    #[error("the guest did not end well: {what} ({status}); its last lines:\n{last}")]
+    End {
+        /// What was not as it should be.
+        what: String,
+        /// How the VMM ended.
+        status: String,
+        /// The end of console and messages.
+        last: String,
+    },
     /// Our VMM's report is not there, or not as it should be.
     #[error("the report of the VMM: {0}")]
     Report(String),

@@ -3,23 +3,40 @@
 //! Initramfs files are kept in the cache under the digest of their content.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use lab::{Cache, Initramfs, Kernel, Series};
 
-use crate::error::{At, Result};
+use crate::error::{At, Error, Result};
 use crate::kbuild::{self, MODULES};
-use crate::{drivers, lspci, sha256};
+use crate::machine::built;
+use crate::{drivers, program, sha256};
 
 const INIT: &str = include_str!("../init.sh");
+const LSPCI: &str = "/usr/bin/lspci";
 
 /// What a guest has besides busybox.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Tools {
     /// Nothing: the smallest image, and the quickest to boot.
     None,
-    /// The machine's `lspci`, for the job of that name. Its libraries make the image 10 MiB bigger.
+    /// The machine's `lspci`, for the job of that name: busybox's cannot read capabilities. Its libraries make the
+    /// image 10 MiB bigger.
     Lspci,
+    /// Our `random-reads`, for the job `reads`.
+    Reads,
+}
+
+impl Tools {
+    /// Where the guest has the program, and the program.
+    fn program(self) -> Result<Option<(&'static str, PathBuf)>> {
+        match self {
+            Self::None => Ok(None),
+            Self::Lspci if Path::new(LSPCI).is_file() => Ok(Some((LSPCI, LSPCI.into()))),
+            Self::Lspci => Err(Error::NoProgram("lspci")),
+            Self::Reads => Ok(Some(("/bin/random-reads", built("random-reads")?))),
+        }
+    }
 }
 
 /// A kernel and the initramfs for it.
@@ -55,9 +72,10 @@ impl Image {
         for module in &MODULES {
             initramfs = initramfs.module_file(&kbuild::build(cache, &kernel, module)?)?;
         }
-        if tools == Tools::Lspci {
-            for file in lspci::files()? {
-                initramfs = initramfs.file_from(&file.to_string_lossy(), 0o755, &file)?;
+        if let Some((path, program)) = tools.program()? {
+            initramfs = initramfs.file_from(path, 0o755, &program)?;
+            for library in program::libraries(&program)? {
+                initramfs = initramfs.file_from(&library.to_string_lossy(), 0o755, &library)?;
             }
         }
         let bytes = initramfs.to_bytes()?;

@@ -53,6 +53,21 @@ impl Transcript {
         Ok(self.console.get(begin + 1..end).unwrap_or_default().join("\n"))
     }
 
+    /// That every job was done, and that guest and monitor ended in good order.
+    ///
+    /// # Errors
+    /// They did not.
+    pub fn ended_well(&self) -> Result<()> {
+        self.line("bye")?;
+        let mut failures = self.all("failed").map(Line::text);
+        let what = match failures.next() {
+            Some(failure) => failure.to_owned(),
+            None if self.status.is_some_and(|status| status.success()) => return Ok(()),
+            None => "the monitor's status".to_owned(),
+        };
+        Err(Error::End { what, status: self.status_text(), last: self.last() })
+    }
+
     /// The last lines, for a message.
     pub fn last(&self) -> String {
         let from = self.console.len().saturating_sub(LAST_LINES);

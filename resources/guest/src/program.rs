@@ -1,28 +1,21 @@
-//! The machine's own `lspci` with the libraries it loads, as files for a guest: busybox's cannot read capabilities.
+//! Programs of this machine for a guest, with the libraries they load.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::error::{Error, Result};
 
-const PROGRAM: &str = "/usr/bin/lspci";
-
-/// The program and its libraries. Each belongs at its own path in the guest.
-pub(crate) fn files() -> Result<Vec<PathBuf>> {
-    let program = PathBuf::from(PROGRAM);
-    if !program.is_file() {
-        return Err(Error::NoProgram("lspci"));
-    }
+/// The libraries that a program loads. Each belongs at its own path in the guest.
+pub(crate) fn libraries(program: &Path) -> Result<Vec<PathBuf>> {
     let listed = Command::new("ldd")
-        .arg(&program)
+        .arg(program)
         .output()
         .map_err(|source| Error::Start { program: "ldd".into(), source })?;
-    let listed = String::from_utf8_lossy(&listed.stdout).into_owned();
-    Ok(std::iter::once(program).chain(libraries(&listed)).collect())
+    Ok(listed_files(&String::from_utf8_lossy(&listed.stdout)).collect())
 }
 
 /// `libz.so.1 => /lib/libz.so.1 (0x7f..)`, `/lib64/ld-linux-x86-64.so.2 (0x7f..)`; the vDSO has no file.
-fn libraries(listed: &str) -> impl Iterator<Item = PathBuf> + '_ {
+fn listed_files(listed: &str) -> impl Iterator<Item = PathBuf> + '_ {
     listed
         .lines()
         .filter_map(|line| line.split_whitespace().find(|word| word.starts_with('/')))
@@ -38,7 +31,7 @@ mod tests {
         let listed = "\tlinux-vdso.so.1 (0x00007f45b12ac000)\n\
                       \tlibpci.so.3 => /lib/x86_64-linux-gnu/libpci.so.3 (0x00007f45b126f000)\n\
                       \t/lib64/ld-linux-x86-64.so.2 (0x00007f45b12ae000)\n";
-        let found: Vec<_> = libraries(listed).collect();
+        let found: Vec<_> = listed_files(listed).collect();
         assert_eq!(
             found,
             ["/lib/x86_64-linux-gnu/libpci.so.3", "/lib64/ld-linux-x86-64.so.2"].map(PathBuf::from)
