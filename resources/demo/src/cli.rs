@@ -8,7 +8,8 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use guest::{Monitor, Result};
 use lab::Series;
 
-use crate::{compare, control, run};
+use crate::bench::Work;
+use crate::{bench, compare, control, run};
 
 /// Boot a Linux guest with passed-through devices and report what became of their interrupts.
 #[derive(Parser)]
@@ -24,8 +25,8 @@ pub(crate) struct Cli {
 enum Verb {
     /// Ring one vector without pause while others come and go: lost interrupts, ours beside QEMU's.
     CompareLosses(CompareLosses),
-    /// Time from the start of the monitor to the guest's init, ours beside QEMU's.
-    CompareBoot(CompareBoot),
+    /// What interrupts cost a Linux guest, ours beside QEMU's.
+    BenchGuest(BenchGuest),
     /// A device that loses an event for certain when MSI-X is turned off in order to grow, and what we do with it.
     Control(Control),
 }
@@ -73,18 +74,25 @@ pub(crate) struct CompareLosses {
     pub(crate) cpus: u32,
 }
 
-/// Boot time beside QEMU's.
+/// Times in Linux guests, beside QEMU's.
 #[derive(Args, Clone)]
-pub(crate) struct CompareBoot {
+pub(crate) struct BenchGuest {
+    /// What to measure: all of it, unless said otherwise.
+    #[arg(value_enum)]
+    pub(crate) work: Vec<Work>,
     /// The kernel of the emulated host.
     #[arg(long, default_value_t = Series::V6_12)]
     pub(crate) host: Series,
-    /// Boots of each.
-    #[arg(long, default_value_t = 3)]
-    pub(crate) boots: usize,
-    /// vCPUs of the guest.
-    #[arg(long, default_value_t = 1)]
-    pub(crate) cpus: u32,
+    /// How often each is done under each monitor, in turn: an odd number, as medians are taken.
+    #[arg(long, default_value_t = 3, value_parser = odd)]
+    pub(crate) turns: usize,
+}
+
+fn odd(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(turns) if turns % 2 == 1 => Ok(turns),
+        _ => Err("not an odd number".to_owned()),
+    }
 }
 
 /// The control.
@@ -132,7 +140,7 @@ impl Cli {
         Ok(match self.verb {
             None => run::run(&self.run)?,
             Some(Verb::CompareLosses(compare)) => compare::losses(&compare)?,
-            Some(Verb::CompareBoot(compare)) => compare::boot(&compare)?,
+            Some(Verb::BenchGuest(bench)) => bench::run(&bench)?,
             Some(Verb::Control(Control { inside: Some(address), .. })) => control::inside(&address)?,
             Some(Verb::Control(control)) => control::run(&control)?,
         })

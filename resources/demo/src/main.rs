@@ -1,5 +1,6 @@
 //! Boots a Linux guest with passed-through devices and reports what became of their interrupts.
 
+mod bench;
 mod cli;
 mod compare;
 mod control;

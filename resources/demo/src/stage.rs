@@ -39,6 +39,16 @@ impl Stage {
         Ok(Self { host: Host::Lab(Box::new(lab)), devices, disk: None })
     }
 
+    /// A lab host with what [`bench`](crate::bench) measures: a doorbell, a disk with one queue, and one with four.
+    pub(crate) fn bench(cache: &Cache, series: Series, vectors: u16) -> Result<Self> {
+        let disk = |queues| Device::Nvme { vectors: DISK_VECTORS, queues, disk: Disk::Blank(DISK_MIB << 20) };
+        let devices = [Device::ivshmem(vectors), disk(1), disk(4)];
+        let count = devices.len();
+        let lab = Lab::boot(cache, devices.into_iter().fold(Config::new(series), Config::device))?;
+        let devices = (0..count).map(|device| lab.bind_to_vfio(device)).collect::<lab::Result<_>>()?;
+        Ok(Self { host: Host::Lab(Box::new(lab)), devices, disk: None })
+    }
+
     /// This machine. The device is taken as it is: whether it can be spared is for its owner to say.
     pub(crate) fn here(address: &str) -> Result<Self> {
         match lab::vfio::driver(address)?.as_deref() {
