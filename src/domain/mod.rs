@@ -11,6 +11,7 @@
 mod bus_master;
 mod error;
 mod host;
+mod latched;
 mod report;
 mod slot;
 mod slots;
@@ -25,6 +26,7 @@ use rustix::event::epoll;
 
 pub use bus_master::BusMaster;
 pub use error::{Cause, DomainError};
+pub use latched::Latched;
 pub use report::{Counters, DomainReport, State, VectorReport};
 pub use software::{SoftwareCounters, SoftwareDomain};
 
@@ -147,6 +149,18 @@ impl<R: Router, B: Backend> DeviceDomain<R, B> {
     /// by now delivers nothing; an interrupt that cannot be delivered waits.
     pub fn deliver(&self) {
         self.host().deliver(&*self.router);
+    }
+
+    /// A mediator has an interrupt for `vector`: it stands between a guest's queue and a device of which the vector takes a
+    /// host vector only while the guest uses it. Where it has one, the mediator has the device signal that; where it has
+    /// none, the device cannot, and the interrupt waits here, as one pending bit however many there are. It comes when the
+    /// vector goes live.
+    ///
+    /// The answer holds until the next call that changes the vector: a mediator keeps those (accesses, retries, resets) away
+    /// until it has told its device. A vector that is [`Off`](Delivery::Off) waits for its next user: what a guest has freed
+    /// is the mediator's to leave alone.
+    pub fn latch(&self, vector: Vector) -> Latched {
+        self.host().latch(vector)
     }
 
     /// The domain as it is now.

@@ -18,7 +18,9 @@ use std::time::{Duration, Instant};
 use crate::backend::{Backend, Cookie, Unsupported};
 use crate::budget::Budget;
 use crate::delivery::{Touched, Vector};
-use crate::domain::{BusMaster, DeviceDomain, Domain, DomainReport, SoftwareCounters, SoftwareDomain};
+use crate::domain::{
+    BusMaster, DeviceDomain, Domain, DomainReport, Latched, SoftwareCounters, SoftwareDomain,
+};
 use crate::ims::{QueueStore, SlotArray};
 use crate::msi::Msi;
 use crate::msix::Msix;
@@ -206,6 +208,11 @@ impl<C: Registers, R: Router, B: Backend> Function<C, DeviceDomain<R, B>> {
     /// See [`DeviceDomain::deliver`].
     pub fn deliver(&self) {
         self.domain.deliver();
+    }
+
+    /// See [`DeviceDomain::latch`].
+    pub fn latch(&self, vector: Vector) -> Latched {
+        self.domain.latch(vector)
     }
 
     /// What the host has for the function.

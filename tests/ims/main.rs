@@ -7,6 +7,7 @@
 mod beside;
 mod cookies;
 mod fixture;
+mod mediated;
 mod odd;
 mod queue;
 mod slots;

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use super::Host;
 use crate::backend::Backend;
 use crate::delivery::Vector;
+use crate::domain::Latched;
 use crate::domain::report::{DomainReport, VectorReport};
 use crate::domain::slot::Slot;
 
@@ -12,6 +13,17 @@ impl<B: Backend> Host<B> {
     /// Forgets every interrupt that waits here.
     pub(in crate::domain) fn clear_pending(&mut self) {
         self.slots.update(|_, slot| slot.clear_pending());
+    }
+
+    /// An interrupt for a vector waits here, if the device cannot signal it.
+    pub(in crate::domain) fn latch(&mut self, vector: Vector) -> Latched {
+        if let Some(Slot::Held { .. } | Slot::Live { .. } | Slot::Relayed { .. }) = self.slot(vector) {
+            return Latched::HasHostVector;
+        }
+        let mut slot = self.slots.take(vector);
+        slot.latch();
+        self.slots.put(vector, slot);
+        Latched::Waits
     }
 
     /// The pending bits of 64 vectors.
