@@ -27,8 +27,8 @@ const API_VERSION: u32 = 0;
 /// The container, with the groups of all devices in it.
 #[derive(Debug)]
 pub struct Container {
-    /// Goes first: KVM holds on to the groups.
-    _coherency: Coherency,
+    /// Goes first: KVM holds on to the groups. None where the devices reach none of the guest's memory.
+    _coherency: Option<Coherency>,
     file: File,
     groups: BTreeMap<u32, File>,
     /// Guest-physical start and size of what is mapped.
@@ -42,6 +42,21 @@ impl Container {
     /// The host's, with the cure where one is known: VFIO is not there, a group is in use or not ours to open, the
     /// host's interrupts are not isolated.
     pub fn open(devices: &[HostDevice], vm: &VmFd) -> Result<Arc<Self>> {
+        Self::with(devices, || Coherency::new(vm).map(Some))
+    }
+
+    /// A container of one device that the guest does not have: it reaches no memory at all unless some is mapped.
+    ///
+    /// # Errors
+    /// As [`Container::open`].
+    pub fn apart(device: &HostDevice) -> Result<Arc<Self>> {
+        Self::with(std::slice::from_ref(device), || Ok(None))
+    }
+
+    fn with(
+        devices: &[HostDevice],
+        coherency: impl FnOnce() -> Result<Option<Coherency>>,
+    ) -> Result<Arc<Self>> {
         let file = open(CONTROL).map_err(|error| match error.kind() {
             io::ErrorKind::NotFound => refused(CONTROL, "VFIO is not there; load it: modprobe vfio-pci"),
             _ => not_opened(CONTROL, error),
@@ -59,7 +74,7 @@ impl Container {
                 "its IOMMU driver is not there; load it: modprobe vfio_iommu_type1",
             ));
         }
-        let coherency = Coherency::new(vm)?;
+        let coherency = coherency()?;
         let mut groups = BTreeMap::new();
         for device in devices {
             if groups.contains_key(&device.group) {
@@ -74,7 +89,7 @@ impl Container {
                 given
             };
             given.map_err(|error| not_isolated(device, error))?;
-            coherency.add(&group)?;
+            coherency.iter().try_for_each(|coherency| coherency.add(&group))?;
             groups.insert(device.group, group);
         }
         Ok(Arc::new(Self { _coherency: coherency, file, groups, mapped: Mutex::default() }))

@@ -202,7 +202,7 @@ impl Drop for Device {
 }
 
 /// VFIO_DEVICE_RESET, again while the host is busy with the device (it only tries for its lock).
-pub(super) fn reset_patiently(device: &File) -> std::io::Result<()> {
+pub fn reset_patiently(device: &File) -> std::io::Result<()> {
     const TRIES: u32 = 50;
     const PAUSE: Duration = Duration::from_millis(10);
     let mut result = ioctl::reset(device);

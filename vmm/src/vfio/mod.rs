@@ -8,6 +8,7 @@
 //! | [`guest_config`], [`capabilities`], [`registers`] | configuration space as the guest has it: plain state and tables |
 //! | [`cutout`], [`mapping`] | the pages of BARs that the guest reaches without an exit |
 //! | [`interrupts`], [`events`] | the library's emulation of MSI and MSI-X, and what it needs of the event loop |
+//! | [`opened`] | a device after opening: reset, and looked at |
 //! | [`device`], [`open`] | one function on the bus, put together |
 //!
 //! What a guest reads and writes is answered by plain state; what must reach the host is done by [`device`] alone.
@@ -28,6 +29,7 @@ pub mod interrupts;
 mod ioctl;
 pub mod mapping;
 pub mod open;
+pub mod opened;
 pub mod region;
 pub mod registers;
 
@@ -35,6 +37,7 @@ pub use device::Device;
 pub use events::DeviceEvents;
 pub use host::{HostAddress, HostDevice, Sysfs};
 pub use open::{Machine, attach};
+pub use opened::Opened;
 
 #[cfg(test)]
 mod tests;

@@ -1,27 +1,23 @@
-//! From a host device to a function on the guest's bus: open, reset, look, build.
+//! From a host device to a function on the guest's bus.
 
-use std::fs::File;
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Mutex};
 
 use kvm_ioctls::VmFd;
-use vfio_bindings::bindings::vfio::{
-    VFIO_DEVICE_FLAGS_PCI, VFIO_DEVICE_FLAGS_RESET, VFIO_PCI_CONFIG_REGION_INDEX,
-};
 use vm_memory::GuestMemoryMmap;
 use vm_msi::Budget;
 use vm_msi::kvm::KvmRouter;
 
 use super::container::Container;
-use super::device::{Device, DeviceBar, reset_patiently};
-use super::guest_config::{GuestConfig, HostReset};
+use super::device::{Device, DeviceBar};
+use super::guest_config::GuestConfig;
 use super::host::HostDevice;
-use super::interrupts::{HostFunction, Interrupts};
-use super::ioctl;
+use super::interrupts::Interrupts;
 use super::mapping::BarMapping;
+use super::opened::Opened;
 use super::region::Region;
-use crate::error::{Doing, Error, Result};
+use crate::error::{Doing, Result};
 use crate::memory::Slots;
 use crate::pci::bar::BAR0;
 use crate::pci::{BAR_COUNT, Bar, Bars, Function, Root, Space};
@@ -70,77 +66,31 @@ pub fn attach(devices: &[HostDevice], machine: Machine<'_>) -> Result<Vec<Arc<De
 fn open(host: &HostDevice, container: &Arc<Container>, machine: Machine<'_>) -> Result<Arc<Device>> {
     let address = host.address;
     let doing = |what: &str| format!("device {address}: {what}");
-    let file = Arc::new(container.device(host)?);
-    let flags = ioctl::device_flags(&file).doing(doing("asking what it is"))?;
-    if flags & VFIO_DEVICE_FLAGS_PCI == 0 {
-        return Err(Error::host(doing("asking what it is"), "it is no PCI device"));
-    }
-    tracing::debug!("device {address} is open");
-    let reset = first_reset(host, &file, flags);
-    tracing::debug!("device {address} is reset");
-
-    let region = |index| Region::new(&file, index).doing(doing("asking for its regions"));
-    let host_config = region(VFIO_PCI_CONFIG_REGION_INDEX)?
-        .ok_or_else(|| Error::host(doing("reading its configuration"), "it has none"))?;
-    let mut registers = vec![0; usize::try_from(host_config.size()).unwrap_or(0).min(4096)];
-    host_config.read(0, &mut registers);
-    if registers.starts_with(&[0xff, 0xff]) {
-        return Err(Error::host(
-            doing("reading its configuration"),
-            "it does not answer: it has no power, or is gone",
-        ));
-    }
-    let mut regions = [const { None }; BAR_COUNT];
-    for (slot, index) in regions.iter_mut().zip(0..) {
-        *slot = region(index)?;
-    }
-
+    let opened = Opened::open(host, container)?;
+    let Opened { registers, regions, .. } = &opened;
     let bars = Bars::new(std::array::from_fn(|index| {
         let register = registers.get(usize::from(BAR0).saturating_add(index.saturating_mul(4))..)?;
         Bar::new(u32::from_le_bytes(*register.first_chunk()?), regions.get(index)?.as_ref()?.size())
     }));
-    let found =
-        HostFunction { address, file: &file, config: &host_config, registers: &registers, regions: &regions };
     let budget = Budget::of_device(machine.budget, 0, machine.device_vectors);
-    let interrupts = Interrupts::find(found, machine.router, &budget.doing(doing("giving it a budget"))?);
-    let mut config = GuestConfig::new(&registers, bars, reset, interrupts.emulated());
+    let interrupts = Interrupts::find(opened.function(), machine.router, &budget.doing(doing("giving it a budget"))?);
+    let mut config = GuestConfig::new(registers, bars, opened.reset, interrupts.emulated());
     config.assign(machine.root).doing(doing("giving its BARs addresses"))?;
-    let bars = device_bars(regions, bars, &interrupts, machine.slots).doing(doing("mapping its BARs"))?;
+    let bars = device_bars(opened.regions, bars, &interrupts, machine.slots).doing(doing("mapping its BARs"))?;
     let device = Device {
         address,
-        reset,
+        reset: opened.reset,
         config: Mutex::new(config),
-        host_config,
+        host_config: opened.config,
         interrupts,
         bars,
-        file,
+        file: opened.file,
         _container: Some(Arc::clone(container)),
         resets: AtomicU64::new(0),
         released: AtomicBool::new(false),
     };
     device.start();
     Ok(Arc::new(device))
-}
-
-/// Brings the device into a known state, and finds out whether that works.
-fn first_reset(host: &HostDevice, file: &File, flags: u32) -> HostReset {
-    if flags & VFIO_DEVICE_FLAGS_RESET == 0 {
-        tracing::warn!(
-            "device {} cannot be reset by the host: it starts in the state that it is in",
-            host.address
-        );
-        return HostReset::Unsupported;
-    }
-    match reset_patiently(file) {
-        Ok(()) => HostReset::Supported,
-        Err(error) => {
-            tracing::warn!(
-                "device {} cannot be reset, it starts in the state that it is in: {error}",
-                host.address
-            );
-            HostReset::Unsupported
-        }
-    }
 }
 
 /// The regions with what of them is mapped into the guest: all but the pages of the MSI-X table and pending bits.

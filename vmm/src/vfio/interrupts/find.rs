@@ -37,9 +37,9 @@ pub struct HostFunction<'a> {
 
 /// How long a vector that the guest has freed is kept for it: longer than a driver takes that frees its vectors to
 /// request them again (a change of its queues, an interface that goes down and up).
-const LINGER: Duration = Duration::from_millis(500);
+pub const LINGER: Duration = Duration::from_millis(500);
 
-type Refused = Box<dyn std::error::Error>;
+type Refused = Box<dyn std::error::Error + Send + Sync>;
 
 impl Interrupts {
     /// Takes over what the function has, within the device's budget of host vectors.
@@ -70,6 +70,15 @@ impl Interrupts {
 }
 
 impl HostFunction<'_> {
+    /// The host vectors of its MSI-X, for who uses them without showing the guest the capability.
+    ///
+    /// # Errors
+    /// It has none, or one that cannot be used.
+    pub fn msix_vectors(&self) -> Result<VfioMsix, Refused> {
+        let at = capabilities::find(self.registers, id::MSIX).ok_or("it has no MSI-X")?;
+        self.msix_backend(at).map(|(_, backend)| backend)
+    }
+
     fn try_capability(&self, id: u8, name: &str, take_over: impl FnOnce(u16) -> Result<(), Refused>) {
         let Some(at) = capabilities::find(self.registers, id) else {
             return;
@@ -103,14 +112,18 @@ impl HostFunction<'_> {
         at: u16,
         router: &Arc<KvmRouter>,
     ) -> Result<(MsixFunction<KvmRouter, VfioMsix>, Range<u16>), Refused> {
-        let layout = Layout::parse(self.capability(at)?)?;
-        self.region(layout.table())?;
-        let pba = self.region(layout.pba())?.file_offset().saturating_add(layout.pba().bytes.start);
-        let backend = VfioMsix::new(self.file.try_clone()?, pba)?;
+        let (layout, backend) = self.msix_backend(at)?;
         let bytes = at..at.saturating_add(u16::try_from(CAPABILITY_BYTES)?);
         let function = MsixFunction::try_new(layout, Arc::clone(router), backend)?;
         function.set_linger(LINGER);
         Ok((function, bytes))
+    }
+
+    fn msix_backend(&self, at: u16) -> Result<(Layout, VfioMsix), Refused> {
+        let layout = Layout::parse(self.capability(at)?)?;
+        self.region(layout.table())?;
+        let pba = self.region(layout.pba())?.file_offset().saturating_add(layout.pba().bytes.start);
+        Ok((layout, VfioMsix::new(self.file.try_clone()?, pba)?))
     }
 
     fn capability<const N: usize>(&self, at: u16) -> Result<&[u8; N], Refused> {

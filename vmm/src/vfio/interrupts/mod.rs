@@ -18,7 +18,7 @@ use vm_msi::msix::{Bar, Window};
 use vm_msi::vfio::VfioMsix;
 use vm_msi::{DeviceDomain, MsixFunction, Store};
 
-pub use find::HostFunction;
+pub use find::{HostFunction, LINGER};
 
 use super::host::HostAddress;
 use super::host_interrupts::{self, HostInterrupts};

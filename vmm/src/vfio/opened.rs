@@ -1,0 +1,104 @@
+//! A device of the host's as it is after opening: reset, and looked at. What becomes of it is up to who opens it.
+
+use std::fs::File;
+use std::sync::Arc;
+
+use vfio_bindings::bindings::vfio::{
+    VFIO_DEVICE_FLAGS_PCI, VFIO_DEVICE_FLAGS_RESET, VFIO_PCI_CONFIG_REGION_INDEX,
+};
+
+use super::container::Container;
+use super::device::reset_patiently;
+use super::guest_config::HostReset;
+use super::host::{HostAddress, HostDevice};
+use super::interrupts::HostFunction;
+use super::ioctl;
+use super::region::Region;
+use crate::error::{Doing, Error, Result};
+use crate::pci::BAR_COUNT;
+
+/// A device that is open, in a known state where it can be reset.
+#[derive(Debug)]
+pub struct Opened {
+    /// Its address.
+    pub address: HostAddress,
+    /// Its descriptor.
+    pub file: Arc<File>,
+    /// Whether it can be reset.
+    pub reset: HostReset,
+    /// Its configuration space.
+    pub config: Region,
+    /// What was read of that, up to 4096 bytes.
+    pub registers: Vec<u8>,
+    /// The regions behind its BARs.
+    pub regions: [Option<Region>; BAR_COUNT],
+}
+
+impl Opened {
+    /// Opens a device of the container's groups and resets it.
+    ///
+    /// # Errors
+    /// The host's.
+    pub fn open(host: &HostDevice, container: &Container) -> Result<Self> {
+        let address = host.address;
+        let doing = |what: &str| format!("device {address}: {what}");
+        let file = Arc::new(container.device(host)?);
+        let flags = ioctl::device_flags(&file).doing(doing("asking what it is"))?;
+        if flags & VFIO_DEVICE_FLAGS_PCI == 0 {
+            return Err(Error::host(doing("asking what it is"), "it is no PCI device"));
+        }
+        tracing::debug!("device {address} is open");
+        let reset = first_reset(host, &file, flags);
+        tracing::debug!("device {address} is reset");
+
+        let region = |index| Region::new(&file, index).doing(doing("asking for its regions"));
+        let config = region(VFIO_PCI_CONFIG_REGION_INDEX)?
+            .ok_or_else(|| Error::host(doing("reading its configuration"), "it has none"))?;
+        let mut registers = vec![0; usize::try_from(config.size()).unwrap_or(0).min(4096)];
+        config.read(0, &mut registers);
+        if registers.starts_with(&[0xff, 0xff]) {
+            return Err(Error::host(
+                doing("reading its configuration"),
+                "it does not answer: it has no power, or is gone",
+            ));
+        }
+        let mut regions = [const { None }; BAR_COUNT];
+        for (slot, index) in regions.iter_mut().zip(0..) {
+            *slot = region(index)?;
+        }
+        Ok(Self { address, file, reset, config, registers, regions })
+    }
+
+    /// The device, to find its interrupts.
+    #[must_use]
+    pub fn function(&self) -> HostFunction<'_> {
+        HostFunction {
+            address: self.address,
+            file: &self.file,
+            config: &self.config,
+            registers: &self.registers,
+            regions: &self.regions,
+        }
+    }
+}
+
+/// Brings the device into a known state, and finds out whether that works.
+fn first_reset(host: &HostDevice, file: &File, flags: u32) -> HostReset {
+    if flags & VFIO_DEVICE_FLAGS_RESET == 0 {
+        tracing::warn!(
+            "device {} cannot be reset by the host: it starts in the state that it is in",
+            host.address
+        );
+        return HostReset::Unsupported;
+    }
+    match reset_patiently(file) {
+        Ok(()) => HostReset::Supported,
+        Err(error) => {
+            tracing::warn!(
+                "device {} cannot be reset, it starts in the state that it is in: {error}",
+                host.address
+            );
+            HostReset::Unsupported
+        }
+    }
+}
