@@ -13,6 +13,7 @@ mod entropy;
 mod growth;
 mod ims;
 mod leaks;
+mod mediated;
 mod own;
 mod pounding;
 mod refusals;
@@ -58,6 +59,8 @@ on_hosts! {
         entropy::each_of_its_interrupts_is_counted_once_by_guest_and_vmm;
         growth::grows_vector_by_vector;
         leaks::unbinding_leaks_nothing;
+        mediated::slots_of_two_functions_of_one_device_come_move_and_go;
+        mediated::slots_grow_while_one_is_rung_and_no_ring_is_lost;
         pounding::loses_nothing_while_others_come_and_go;
         shapes::another_kernel_and_number_of_vcpus;
         sparse::takes_from_the_host_what_the_guest_uses;

@@ -29,6 +29,10 @@ Examples:
   Their registers: vmm/ims-devices.md:
       vmm --kernel vmlinuz --initrd initrd.img --device ims-queues,slots=1024 --device ims-timer
 
+  The same queues, whose slots a device of this host's fires by its MSI-X vectors; the guest does not see that device. It
+  is bound as one that is passed through:
+      vmm --kernel vmlinuz --initrd initrd.img --device ims-mediated,host=0000:01:00.0,slots=32
+
 Binding a device to vfio-pci:
       modprobe vfio-pci
       echo vfio-pci     > /sys/bus/pci/devices/0000:01:00.0/driver_override
@@ -72,12 +76,12 @@ pub struct Args {
     #[arg(long, value_name = "BDF-or-sysfs-path")]
     pub vfio: Vec<String>,
 
-    /// Host interrupts that all passed-through devices may have at one time; vectors beyond wait until others are
-    /// given back. Any number where it is not said
+    /// Host interrupts that all passed-through and mediated devices may have at one time; vectors beyond wait until others
+    /// are given back. Any number where it is not said
     #[arg(long, value_name = "N")]
     pub host_vectors: Option<u32>,
 
-    /// Host interrupts that each passed-through device may have at one time
+    /// Host interrupts that each passed-through or mediated device may have at one time
     #[arg(long, value_name = "N")]
     pub device_vectors: Option<u32>,
 
@@ -85,13 +89,15 @@ pub struct Args {
     #[arg(long)]
     pub rng: bool,
 
-    /// Device with an interrupt message store (IMS): ims-queues,slots=N[,memory-slots=M] or ims-timer[,slots=N]; may be
-    /// given many times
+    /// Device with an interrupt message store (IMS): ims-queues,slots=N[,memory-slots=M], ims-timer[,slots=N] or
+    /// ims-mediated,host=BDF,slots=N; may be given many times
     ///
     /// ims-queues has MSI-X, N queues that each signal a slot in a BAR when the guest rings them, and M that signal a slot
     /// in guest memory, or N where M is not said. ims-timer has N timers, or 64, that each signal a slot in a BAR, and no
-    /// other interrupts. N is 1 to 65536, M is 0 to 65536.
-    #[arg(long, value_name = "NAME[,KEY=N]")]
+    /// other interrupts. ims-mediated is ims-queues without slots in memory, whose queues are a device's of this host: an
+    /// ivshmem-doorbell, which may be given for several of them. N is 1 to 65536, and of ims-mediated fewer than that
+    /// device's vectors; M is 0 to 65536.
+    #[arg(long, value_name = "NAME[,KEY=VALUE]")]
     pub device: Vec<DeviceOption>,
 
     /// Where the guest's first serial port is: this terminal, a file for its output, or nowhere

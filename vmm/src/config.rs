@@ -31,14 +31,14 @@ pub struct Config {
     pub memory: u64,
     /// Devices to pass through, found and free.
     pub vfio: Vec<HostDevice>,
-    /// Host vectors that all passed-through devices may have at one time; any number where it is not said.
+    /// Host vectors that all passed-through and mediated devices may have at one time; any number where it is not said.
     pub host_vectors: Option<u32>,
     /// Host vectors that each of them may have.
     pub device_vectors: Option<u32>,
     /// Whether there is an entropy device.
     pub rng: bool,
     /// Devices with an interrupt message store.
-    pub devices: Vec<DeviceOption>,
+    pub devices: Vec<DeviceOption<HostDevice>>,
     /// Where the serial port is.
     pub serial: SerialTarget,
     /// Where the interrupt controllers are.
@@ -73,17 +73,21 @@ impl Config {
             let problem = format!("kernel and initrd take {} MiB; give more", files / layout::MIB);
             return Err(Error::input(size_argument(memory), problem));
         }
+        let sysfs = Sysfs::default();
+        let vfio = sysfs.select(&args.vfio)?;
+        let devices = args.device.iter();
+        let devices = devices.map(|device| device.resolve(|address| sysfs.select_apart(address, &vfio)));
         Ok(Self {
+            devices: devices.collect::<Result<_>>()?,
+            vfio,
             kernel,
             initrd,
             cmdline: args.cmdline.clone(),
             cpus: args.cpus,
             memory,
-            vfio: Sysfs::default().select(&args.vfio)?,
             host_vectors: args.host_vectors,
             device_vectors: args.device_vectors,
             rng: args.rng,
-            devices: args.device.clone(),
             serial: args.serial.clone(),
             irqchip: args.irqchip,
             unpack: args.unpack,

@@ -38,6 +38,15 @@ impl Error {
         Self::Input { what: what.to_string(), problem: problem.to_string() }
     }
 
+    /// An input error as one of another argument, which means the same.
+    #[must_use]
+    pub fn of_argument(self, argument: impl fmt::Display) -> Self {
+        match self {
+            Self::Input { problem, .. } => Self::input(argument, problem),
+            host @ Self::Host { .. } => host,
+        }
+    }
+
     /// A host failure while `doing` something.
     pub fn host(doing: impl fmt::Display, source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
         Self::Host { doing: doing.to_string(), source: source.into() }

@@ -92,9 +92,14 @@ impl Vm {
             };
             virtio::attach(Arc::new(virtio::Rng::new()?), machine)?;
         }
-        let machine = ims::Machine { root: &root, memory: memory.memory(), router: interrupts.router() };
-        let devices = config.devices.iter().map(|option| ims::attach(option, machine));
-        let devices = devices.collect::<Result<Vec<_>>>()?;
+        let machine = ims::Machine {
+            root: &root,
+            memory: memory.memory(),
+            router: interrupts.router(),
+            budget: &budget,
+            device_vectors: config.device_vectors,
+        };
+        let devices = ims::attach(&config.devices, machine)?;
         if !devices.is_empty() {
             events.add(Arc::new(Mutex::new(ims::DeviceEvents::new(devices)?)));
         }

@@ -84,6 +84,9 @@ fn sizes_and_counts_out_of_range_are_named() {
     refuses(&["--kernel", kernel.path(), "--memory", "65537K"], 2, &["--memory 65537K", "4K"]);
     let line = "x".repeat(2048);
     refuses(&["--kernel", kernel.path(), "--cmdline", &line], 2, &["--cmdline", "2047"]);
+    let nobody = "ims-mediated,host=ffff:ff:1f.7";
+    let device = format!("{nobody},slots=3");
+    refuses(&["--kernel", kernel.path(), "--device", &device], 2, &[nobody, "no such PCI device"]);
     for (argument, value) in [
         ("--cpus", "0"),
         ("--cpus", "65"),
@@ -94,6 +97,7 @@ fn sizes_and_counts_out_of_range_are_named() {
         ("--device", "ims-queues"),
         ("--device", "ims-queues,slots=65537"),
         ("--device", "ims-timer,slots=0"),
+        ("--device", "ims-mediated,slots=3"),
     ] {
         let output = vmm(&["--kernel", kernel.path(), argument, value]);
         let said = String::from_utf8(output.stderr).unwrap();
@@ -120,6 +124,7 @@ fn a_kernel_is_needed_and_help_is_not_an_error() {
         "--device",
         "ims-queues",
         "ims-timer",
+        "ims-mediated",
         "--serial",
         "--log-level",
         "--report",

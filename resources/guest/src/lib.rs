@@ -38,7 +38,9 @@ pub use host::Host;
 pub use image::{Image, Tools};
 pub use interrupts::HostVectors;
 pub use machine::{End, Machine, Monitor, built};
-pub use report::{Counters, DeviceReport, Domain, Msix, Report, Routes, SoftwareCounters, SoftwareMsix};
+pub use report::{
+    Counters, DeviceReport, Domain, MediatedSlots, Msix, Report, Routes, SoftwareCounters, SoftwareMsix,
+};
 pub use said::Line;
 pub use session::{Event, Session};
 pub use transcript::Transcript;

@@ -46,6 +46,39 @@ pub struct DeviceReport {
     pub virtio: Option<String>,
     /// The MSI-X of a device of the VMM's own.
     pub software_msix: Option<SoftwareMsix>,
+    /// Its slots, if a device of the host's fires them.
+    pub mediated_slots: Option<MediatedSlots>,
+}
+
+/// Slots that a device of the host's fires.
+#[derive(Clone, Debug, Deserialize)]
+pub struct MediatedSlots {
+    /// The device's address on the host.
+    pub host_address: String,
+    /// What became of them.
+    pub domain: Domain,
+    /// The device's host vectors.
+    pub pool: Pool,
+}
+
+/// A physical device's host vectors.
+#[derive(Clone, Copy, Debug, Deserialize)]
+pub struct Pool {
+    /// What was done so far.
+    pub counters: PoolCounters,
+}
+
+/// What a pool has done.
+#[derive(Clone, Copy, Debug, Deserialize)]
+pub struct PoolCounters {
+    /// Host vectors given to slots, and to the mediator.
+    pub claims: u64,
+    /// Interrupts that came for one that nobody held.
+    pub strays: u64,
+    /// Times MSI-X was turned on in the host.
+    pub opens: u64,
+    /// Times it was turned off.
+    pub closes: u64,
 }
 
 /// The MSI-X of a device of the VMM's own.
@@ -92,6 +125,19 @@ pub struct Domain {
     pub lingering: u32,
     /// What was done so far.
     pub counters: Counters,
+    /// Those that are in use.
+    pub vectors: Vec<Vector>,
+}
+
+/// One vector.
+#[derive(Clone, Copy, Debug, Deserialize)]
+pub struct Vector {
+    /// Its index.
+    pub vector: u32,
+    /// Of a mediated device, the host vector that fires it now.
+    pub host_vector: Option<u32>,
+    /// How many interrupts the host's kernel has taken for it since it was requested.
+    pub host_interrupts: Option<u64>,
 }
 
 /// What a domain has done.
@@ -137,6 +183,11 @@ impl Report {
     pub fn triggers(&self, virtio: &str) -> Option<SoftwareCounters> {
         let found = self.devices.iter().find(|device| device.virtio.as_deref() == Some(virtio));
         Some(found?.software_msix?.counters)
+    }
+
+    /// What it says about each function of mediated devices, in the order in which the guest has them.
+    pub fn mediated(&self) -> impl Iterator<Item = &MediatedSlots> {
+        self.devices.iter().filter_map(|device| device.mediated_slots.as_ref())
     }
 
     /// What it says about the MSI-X of the device at this address of the host.

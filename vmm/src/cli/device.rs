@@ -6,12 +6,14 @@ use std::str::FromStr;
 
 use vm_msi::ims::SlotCount;
 
+use crate::vfio::HostAddress;
+
 /// Slots of a timer of which the command line does not say how many.
 const TIMER_SLOTS: u32 = 64;
 
-/// A device of the VMM's own.
+/// A device of the VMM's own; `H` is the host's device behind one that is mediated, here its address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum DeviceOption {
+pub enum DeviceOption<H = HostAddress> {
     /// Queues, each of which signals an IMS slot when it is rung.
     ImsQueues {
         /// Slots in a BAR.
@@ -24,13 +26,34 @@ pub enum DeviceOption {
         /// Slots in a BAR.
         slots: SlotCount,
     },
+    /// Queues of a device of the host's, each of which signals an IMS slot when it is rung.
+    ImsMediated {
+        /// The host's device.
+        host: H,
+        /// Slots in a BAR.
+        slots: SlotCount,
+    },
+}
+
+impl<H> DeviceOption<H> {
+    /// The same with what `find` finds for the host's device.
+    ///
+    /// # Errors
+    /// Those of `find`.
+    pub fn resolve<G, E>(self, find: impl FnOnce(H) -> Result<G, E>) -> Result<DeviceOption<G>, E> {
+        Ok(match self {
+            Self::ImsQueues { slots, memory_slots } => DeviceOption::ImsQueues { slots, memory_slots },
+            Self::ImsTimer { slots } => DeviceOption::ImsTimer { slots },
+            Self::ImsMediated { host, slots } => DeviceOption::ImsMediated { host: find(host)?, slots },
+        })
+    }
 }
 
 /// What is wrong with the text of a device.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum DeviceOptionError {
     /// There is no such device.
-    #[error("there is no device {name:?}; there are ims-queues and ims-timer")]
+    #[error("there is no device {name:?}; there are ims-queues, ims-timer and ims-mediated")]
     Unknown {
         /// What was asked for.
         name: String,
@@ -52,12 +75,22 @@ pub enum DeviceOptionError {
         key: &'static str,
     },
     /// A parameter is missing.
-    #[error("{device} needs {key}=N, for example {device},{key}=1024")]
+    #[error("{device} needs {key}, for example {example}")]
     Missing {
         /// The device.
         device: &'static str,
         /// The parameter.
         key: &'static str,
+        /// What would do.
+        example: &'static str,
+    },
+    /// A value is no address of a device.
+    #[error("{key}={value}: expected an address like 0000:01:00.0")]
+    Address {
+        /// The parameter.
+        key: &'static str,
+        /// What was given.
+        value: String,
     },
     /// A value is no number, or not one that is possible.
     #[error("{key}={value}: expected a number from {} to {}", .range.start(), .range.end())]
@@ -73,6 +106,7 @@ pub enum DeviceOptionError {
 
 const SLOTS: &str = "slots";
 const MEMORY_SLOTS: &str = "memory-slots";
+const HOST: &str = "host";
 
 impl FromStr for DeviceOption {
     type Err = DeviceOptionError;
@@ -82,7 +116,7 @@ impl FromStr for DeviceOption {
         match name {
             "ims-queues" => {
                 let parameters = Parameters::parse("ims-queues", rest, &[SLOTS, MEMORY_SLOTS])?;
-                let missing = DeviceOptionError::Missing { device: "ims-queues", key: SLOTS };
+                let missing = missing("ims-queues", SLOTS, "ims-queues,slots=1024");
                 let slots = parameters.count(SLOTS, 1)?.ok_or(missing)?;
                 let memory_slots = parameters.count(MEMORY_SLOTS, 0)?.unwrap_or(slots);
                 Ok(Self::ImsQueues { slots: slot_count(slots), memory_slots: SlotCount::new(memory_slots) })
@@ -92,9 +126,20 @@ impl FromStr for DeviceOption {
                 let slots = parameters.count(SLOTS, 1)?.unwrap_or(TIMER_SLOTS);
                 Ok(Self::ImsTimer { slots: slot_count(slots) })
             }
+            "ims-mediated" => {
+                let parameters = Parameters::parse("ims-mediated", rest, &[HOST, SLOTS])?;
+                let missing = |key| missing("ims-mediated", key, "ims-mediated,host=0000:01:00.0,slots=32");
+                let host = parameters.address(HOST)?.ok_or_else(|| missing(HOST))?;
+                let slots = parameters.count(SLOTS, 1)?.ok_or_else(|| missing(SLOTS))?;
+                Ok(Self::ImsMediated { host, slots: slot_count(slots) })
+            }
             other => Err(DeviceOptionError::Unknown { name: other.to_owned() }),
         }
     }
+}
+
+fn missing(device: &'static str, key: &'static str, example: &'static str) -> DeviceOptionError {
+    DeviceOptionError::Missing { device, key, example }
 }
 
 /// A number of slots that was found to be in the range.
@@ -117,7 +162,11 @@ impl<'a> Parameters<'a> {
                 keys.iter().find(|known| **known == key).map(|known| (*known, value))
             });
             let (key, value) = known.ok_or_else(|| {
-                let known = keys.iter().map(|key| format!("{key}=N")).collect::<Vec<_>>().join(" and ");
+                let known = keys.iter().map(|key| match *key {
+                    HOST => format!("{key}=BDF"),
+                    key => format!("{key}=N"),
+                });
+                let known = known.collect::<Vec<_>>().join(" and ");
                 DeviceOptionError::Parameter { device, text: part.to_owned(), known }
             })?;
             if found.insert(key, value).is_some() {
@@ -125,6 +174,12 @@ impl<'a> Parameters<'a> {
             }
         }
         Ok(Self(found))
+    }
+
+    fn address(&self, key: &'static str) -> Result<Option<HostAddress>, DeviceOptionError> {
+        let wrong = |value: &str| DeviceOptionError::Address { key, value: value.to_owned() };
+        let parse = |value: &&str| HostAddress::parse(value).ok_or_else(|| wrong(value));
+        self.0.get(key).map(parse).transpose()
     }
 
     fn count(&self, key: &'static str, least: u32) -> Result<Option<u32>, DeviceOptionError> {
@@ -156,15 +211,22 @@ mod tests {
         assert_eq!("ims-queues,memory-slots=7,slots=1".parse(), queues(1, Some(count(7))));
         assert_eq!("ims-timer".parse(), Ok(DeviceOption::ImsTimer { slots: count(64) }));
         assert_eq!("ims-timer,slots=3".parse(), Ok(DeviceOption::ImsTimer { slots: count(3) }));
+        let host = HostAddress::parse("0000:02:00.0").unwrap();
+        let mediated = Ok(DeviceOption::ImsMediated { host, slots: count(63) });
+        assert_eq!("ims-mediated,slots=63,host=02:00.0".parse(), mediated);
     }
 
     #[test]
     fn what_is_wrong_is_said() {
         for (text, says) in [
             ("", "no device \"\""),
-            ("ims", "there are ims-queues and ims-timer"),
-            ("ims-queues", "needs slots=N"),
-            ("ims-queues,memory-slots=3", "needs slots=N"),
+            ("ims", "there are ims-queues, ims-timer and ims-mediated"),
+            ("ims-queues", "needs slots, for example ims-queues,slots=1024"),
+            ("ims-queues,memory-slots=3", "needs slots,"),
+            ("ims-mediated,slots=3", "needs host, for example ims-mediated,host=0000:01:00.0,slots=32"),
+            ("ims-mediated,host=01:00.0", "needs slots,"),
+            ("ims-mediated,host=nvme0,slots=3", "host=nvme0: expected an address like 0000:01:00.0"),
+            ("ims-mediated,queues=3", "no parameter \"queues=3\"; it has host=BDF and slots=N"),
             ("ims-queues,", "no parameter \"\""),
             ("ims-queues,slots", "no parameter \"slots\"; it has slots=N and memory-slots=N"),
             ("ims-queues,slots=0", "slots=0: expected a number from 1 to 65536"),

@@ -70,7 +70,7 @@ impl<R: Router> Signals<'_, R> {
 
     /// Triggers a slot in BAR 2.
     pub fn slot(&mut self, slot: Vector) {
-        let triggered = trigger(&self.interrupts.slots, slot);
+        let triggered = self.interrupts.slots.trigger(slot);
         self.counters.count(triggered);
     }
 
@@ -184,13 +184,13 @@ impl<M: Model, R: Router> Device<M, R> {
 
     /// Reads the slots in BAR 2.
     pub fn read_slots(&self, offset: u64, data: &mut [u8]) {
-        self.interrupts.slots.read_slots(offset, data);
+        self.interrupts.slots.read(offset, data);
     }
 
     /// Writes the slots in BAR 2.
     pub fn write_slots(&self, offset: u64, data: &[u8]) {
         let _state = self.state();
-        self.interrupts.slots.write_slots(offset, data);
+        self.interrupts.slots.write(offset, data);
     }
 
     /// A reset by the driver: all but MSI-X, which is the function's.
@@ -205,6 +205,21 @@ impl<M: Model, R: Router> Device<M, R> {
         self.set_bus_master(BusMaster::Disabled);
         self.reset(&mut self.state());
         self.interrupts.reset_msix();
+        self.interrupts.slots.let_go();
+    }
+
+    /// The guest is gone: nothing is signalled any more, and nothing held of the host.
+    pub fn release(&self) {
+        self.set_bus_master(BusMaster::Disabled);
+        let _state = self.state();
+        self.interrupts.reset_slots();
+        self.interrupts.slots.let_go();
+    }
+
+    /// Tries again what the host refused.
+    pub fn retry(&self) {
+        let _state = self.state();
+        self.interrupts.retry();
     }
 
     /// The bus lets the device signal and read memory, or keeps it from it.

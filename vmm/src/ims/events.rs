@@ -1,4 +1,5 @@
-//! What devices need of the event loop: their models' clocks, and one that tries again what the host refused to deliver.
+//! What devices need of the event loop: their models' clocks, one that tries again what the host refused, and the delivery
+//! of what the kernel has no room for.
 
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::Arc;
@@ -22,6 +23,10 @@ pub trait Attended: Send + Sync {
     fn wake(&self, now: Instant);
     /// Tries again what the host refused.
     fn retry(&self);
+    /// A descriptor that lives as long as it does, and is readable while there is something to deliver.
+    fn relay(&self) -> Option<RawFd>;
+    /// Delivers what the kernel has no room for.
+    fn deliver(&self);
 }
 
 impl<M: Model, R: Router> Attended for Device<M, R> {
@@ -34,15 +39,29 @@ impl<M: Model, R: Router> Attended for Device<M, R> {
     }
 
     fn retry(&self) {
-        self.interrupts().retry();
+        Device::retry(self);
     }
+
+    fn relay(&self) -> Option<RawFd> {
+        self.interrupts().slots.relay()
+    }
+
+    fn deliver(&self) {
+        self.interrupts().slots.deliver();
+    }
+}
+
+/// A device with its descriptors, which live as long as it does.
+struct Watched {
+    clock: Option<RawFd>,
+    relay: Option<RawFd>,
+    device: Arc<dyn Attended>,
 }
 
 /// A subscriber of the event loop, for all devices.
 pub struct DeviceEvents {
     again: TimerFd,
-    /// With their clocks, which live as long as they do.
-    devices: Vec<(Option<RawFd>, Arc<dyn Attended>)>,
+    devices: Vec<Watched>,
 }
 
 impl DeviceEvents {
@@ -53,8 +72,11 @@ impl DeviceEvents {
     pub fn new(devices: Vec<Arc<dyn Attended>>) -> Result<Self> {
         let mut again = TimerFd::new().doing("creating a timer")?;
         again.reset(PERIOD, Some(PERIOD)).doing("starting a timer")?;
-        let devices = devices.into_iter().map(|device| (device.clock(), device)).collect();
-        Ok(Self { again, devices })
+        let devices = devices.into_iter().map(|device| {
+            let (clock, relay) = (device.clock(), device.relay());
+            Watched { clock, relay, device }
+        });
+        Ok(Self { again, devices: devices.collect() })
     }
 }
 
@@ -65,9 +87,12 @@ impl MutEventSubscriber for DeviceEvents {
         if is_again && let Err(error) = self.again.wait() {
             tracing::warn!("the clock of the devices' interrupts: {error}");
         }
-        for (clock, device) in &self.devices {
+        for Watched { clock, relay, device } in &self.devices {
             if is_again {
                 device.retry();
+            }
+            if *relay == Some(events.fd()) {
+                device.deliver();
             }
             // Now and then also where its clock is silent: the host may not have taken the time that it was set to.
             if is_again || *clock == Some(events.fd()) {
@@ -77,10 +102,10 @@ impl MutEventSubscriber for DeviceEvents {
     }
 
     fn init(&mut self, ops: &mut EventOps) {
-        let clocks = self.devices.iter().filter_map(|(clock, _)| *clock);
-        for clock in clocks.chain([self.again.as_raw_fd()]) {
-            if let Err(error) = ops.add(Events::new(&clock, EventSet::IN)) {
-                tracing::error!("a device's clock is not heard: {error}");
+        let theirs = self.devices.iter().flat_map(|device| [device.clock, device.relay]).flatten();
+        for descriptor in theirs.chain([self.again.as_raw_fd()]) {
+            if let Err(error) = ops.add(Events::new(&descriptor, EventSet::IN)) {
+                tracing::error!("a device's clock or interrupts are not heard: {error}");
             }
         }
     }

@@ -92,7 +92,7 @@ impl<M: Model, R: Router> Function for PciFunction<M, R> {
     fn place(&self, _placement: &Placement) {}
 
     fn release(&self) {
-        self.device.set_bus_master(BusMaster::Disabled);
+        self.device.release();
     }
 
     fn report(&self) -> Option<Value> {

@@ -1,5 +1,5 @@
-//! What a device signals with: slots in BAR 2, slots in guest memory, MSI-X. Each is a function of the library's with a
-//! software domain, and knows nothing of the others.
+//! What a device signals with: slots in BAR 2, slots in guest memory, MSI-X. Each is a function of the library's and
+//! knows nothing of the others. Their domains are software, but for slots in BAR 2 that a device of the host's fires.
 
 use std::sync::Arc;
 
@@ -13,6 +13,7 @@ use vm_msi::ims::{
 use vm_msi::msix::{Bar, Layout, LayoutError, TableSize};
 use vm_msi::{Delivery, Function, Registers, Router, SoftwareIms, SoftwareMsix, SoftwareQueue, Vector};
 
+use super::bar_slots::BarSlots;
 use crate::report;
 
 /// The BAR with the MSI-X table and its pending bits.
@@ -63,18 +64,32 @@ pub struct Interrupts<R: Router> {
     /// For special vectors, where it has them.
     pub msix: Option<SoftwareMsix<R>>,
     /// The slots in BAR 2.
-    pub slots: SoftwareIms<R>,
+    pub slots: Box<dyn BarSlots>,
     /// The slots in guest memory, if any.
     pub memory_slots: Option<SoftwareQueue<R>>,
 }
 
-impl<R: Router> Interrupts<R> {
+impl<R: Router + 'static> Interrupts<R> {
     /// Those of a device after power-on: all wait until the bus lets it signal.
     ///
     /// # Errors
     /// The router cannot carry them.
     pub fn new(shape: Shape, router: &Arc<R>) -> Result<Self, InterruptsError> {
         let Shape { slots, memory_slots, special } = shape;
+        let slots = SoftwareIms::try_software(bar_slots(slots)?, Arc::clone(router))?;
+        Self::with(Box::new(slots), memory_slots, special, router)
+    }
+
+    /// The same with slots in BAR 2 that somebody else fires.
+    ///
+    /// # Errors
+    /// The router cannot carry them.
+    pub fn with(
+        slots: Box<dyn BarSlots>,
+        memory_slots: Option<SlotCount>,
+        special: Special,
+        router: &Arc<R>,
+    ) -> Result<Self, InterruptsError> {
         let control = control()?;
         let msix = match special {
             Special::Msix => Some(SoftwareMsix::try_software(msix()?, Arc::clone(router))?),
@@ -84,13 +99,15 @@ impl<R: Router> Interrupts<R> {
         let interrupts = Self {
             siov: SiovDvsec::try_new(router.capabilities(), PageSizes::SIZE_4K)?,
             msix,
-            slots: SoftwareIms::try_software(SlotArrayLayout { slots, control }, Arc::clone(router))?,
+            slots,
             memory_slots: memory_slots.map(queue).transpose()?,
         };
         interrupts.set_bus_master(BusMaster::Disabled);
         Ok(interrupts)
     }
+}
 
+impl<R: Router> Interrupts<R> {
     /// How many slots are in BAR 2.
     #[must_use]
     pub fn slot_count(&self) -> u32 {
@@ -112,7 +129,7 @@ impl<R: Router> Interrupts<R> {
 
     /// Back to what the slots were after power-on.
     pub fn reset_slots(&self) {
-        self.slots.reset(|| ());
+        self.slots.reset();
         self.memory_slots.iter().for_each(|slots| slots.reset(|| ()));
     }
 
@@ -131,8 +148,7 @@ impl<R: Router> Interrupts<R> {
     /// Their part of the report.
     #[must_use]
     pub fn report(&self) -> Map<String, Value> {
-        let mut fields = Map::new();
-        fields.insert("slots".into(), report::software(&self.slots));
+        let mut fields = self.slots.report();
         if let Some(slots) = &self.memory_slots {
             fields.insert("memory_slots".into(), report::software(slots));
         }
@@ -159,6 +175,14 @@ pub fn trigger<C: Registers, R: Router>(slots: &Function<C, SoftwareDomain<R>>, 
     }
     slots.trigger(slot);
     Triggered::Taken
+}
+
+/// So many slots in BAR 2.
+///
+/// # Errors
+/// None: a slot's control can be described.
+pub fn bar_slots(slots: SlotCount) -> Result<SlotArrayLayout, FormatError> {
+    Ok(SlotArrayLayout { slots, control: control()? })
 }
 
 /// A slot's control: bit 0 masks, bit 1 is pending.

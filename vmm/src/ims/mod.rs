@@ -5,14 +5,15 @@
 //! |---|---|
 //! | [`registers`] | where the registers are |
 //! | [`interrupts`] | what a device signals with: slots in a BAR and in memory, MSI-X |
+//! | [`bar_slots`] | the slots in a BAR, whoever fires them: the VMM, or a device of the host's ([`crate::mediated`]) |
 //! | [`device`] | a model, its interrupts and the registers that every device has, put together |
 //! | [`queues`] | the model that signals when it is rung |
 //! | [`timer`], [`deadlines`] | the model that signals when a time is over |
 //! | [`config`], [`function`] | the function on the bus: header, capabilities, BARs |
 //! | [`events`] | what they need of the event loop: a clock for all timers, and one that tries again |
 //!
-//! A trigger is one KVM_SIGNAL_MSI, under the vCPU's write or in the event loop. There is no thread, no eventfd and no
-//! route, however many slots there are.
+//! A trigger of a slot that the VMM fires is one KVM_SIGNAL_MSI, under the vCPU's write or in the event loop. There is no
+//! thread, no eventfd and no route, however many slots there are.
 //!
 //! Locks, outermost first: configuration space, the device's, the library's. A device's lock is held for a trigger, and
 //! for each write to its slots: what is decided about a slot is so when the slot is triggered.
@@ -21,6 +22,7 @@
 #![deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 #![cfg_attr(not(test), deny(clippy::arithmetic_side_effects))]
 
+pub mod bar_slots;
 pub mod config;
 pub mod deadlines;
 pub mod device;
@@ -32,6 +34,7 @@ pub mod queues;
 pub mod registers;
 pub mod timer;
 
+pub use bar_slots::BarSlots;
 pub use device::{Device, Model};
 pub use events::DeviceEvents;
 pub use open::{Machine, attach};

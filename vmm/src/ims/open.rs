@@ -1,19 +1,22 @@
-//! From an option of the command line to a function on the guest's bus.
+//! From options of the command line to functions on the guest's bus.
 
 use std::sync::Arc;
 
 use vm_memory::GuestMemoryMmap;
+use vm_msi::Budget;
 use vm_msi::kvm::KvmRouter;
 
 use super::device::{Device, Model};
 use super::events::Attended;
 use super::function::PciFunction;
-use super::interrupts::{Interrupts, Shape, Special};
+use super::interrupts::{Interrupts, InterruptsError, Shape, Special, bar_slots};
 use super::queues::Queues;
 use super::timer::Timer;
 use crate::cli::DeviceOption;
 use crate::error::{Doing, Result};
+use crate::mediated::{MediatedSlots, Opener};
 use crate::pci::Root;
+use crate::vfio::HostDevice;
 
 /// Device IDs: of those that Red Hat leaves for experiments.
 const TIMER: u16 = 0x10f0;
@@ -28,32 +31,61 @@ pub struct Machine<'a> {
     pub memory: &'a GuestMemoryMmap,
     /// The router of its interrupts.
     pub router: &'a Arc<KvmRouter>,
+    /// Host vectors that all of the VM's devices may have.
+    pub budget: &'a Arc<Budget>,
+    /// And each device of the host's.
+    pub device_vectors: Option<u32>,
 }
 
-/// Puts a device on the bus.
+/// Puts the devices on the bus, in this order.
 ///
 /// # Errors
-/// The host's, or the bus's that has no room.
-pub fn attach(option: &DeviceOption, machine: Machine<'_>) -> Result<Arc<dyn Attended>> {
-    match *option {
+/// The host's, or the bus's that has no room; or a device of the host's has not what one of these needs.
+pub fn attach(options: &[DeviceOption<HostDevice>], machine: Machine<'_>) -> Result<Vec<Arc<dyn Attended>>> {
+    let mut opener = Opener::new(machine.budget, machine.device_vectors);
+    options.iter().map(|option| attach_one(option, machine, &mut opener)).collect()
+}
+
+fn attach_one(
+    option: &DeviceOption<HostDevice>,
+    machine: Machine<'_>,
+    opener: &mut Opener<'_>,
+) -> Result<Arc<dyn Attended>> {
+    let Machine { memory, router, .. } = machine;
+    match option {
         DeviceOption::ImsTimer { slots } => {
             let timer = Timer::new().doing("ims-timer: creating its clock")?;
-            add(TIMER, timer, Shape { slots, memory_slots: None, special: Special::None }, machine)
+            let shape = Shape { slots: *slots, memory_slots: None, special: Special::None };
+            add(TIMER, "ims-timer", timer, Interrupts::new(shape, router), machine)
         }
         DeviceOption::ImsQueues { slots, memory_slots } => {
-            let queues = Queues::new(machine.memory.clone());
-            add(QUEUES, queues, Shape { slots, memory_slots, special: Special::Msix }, machine)
+            let shape = Shape { slots: *slots, memory_slots: *memory_slots, special: Special::Msix };
+            add(QUEUES, "ims-queues", Queues::new(memory.clone()), Interrupts::new(shape, router), machine)
+        }
+        // To the guest it is the same device.
+        DeviceOption::ImsMediated { host, slots } => {
+            let name = "ims-mediated";
+            let layout = bar_slots(*slots).doing(name)?;
+            let slots = MediatedSlots::new(layout, Arc::clone(router), opener.device(host)?)?;
+            let interrupts = Interrupts::with(Box::new(slots), None, Special::Msix, router);
+            add(QUEUES, name, Queues::new(memory.clone()), interrupts, machine)
         }
     }
 }
 
-fn add<M: Model>(id: u16, model: M, shape: Shape, machine: Machine<'_>) -> Result<Arc<dyn Attended>> {
-    let doing = |what: &str| format!("ims-{}: {what}", M::NAME);
-    let interrupts = Interrupts::new(shape, machine.router).doing(doing("giving it its interrupts"))?;
+fn add<M: Model>(
+    id: u16,
+    name: &str,
+    model: M,
+    interrupts: std::result::Result<Interrupts<KvmRouter>, InterruptsError>,
+    machine: Machine<'_>,
+) -> Result<Arc<dyn Attended>> {
+    let doing = |what: &str| format!("{name}: {what}");
+    let interrupts = interrupts.doing(doing("giving it its interrupts"))?;
     let device = Arc::new(Device::new(model, interrupts));
     let function = PciFunction::new(id, Arc::clone(&device), machine.root);
     let function = function.doing(doing("giving its BARs addresses"))?;
     let place = machine.root.add(Arc::new(function)).doing(doing("adding it to the bus"))?;
-    tracing::info!("ims-{} is at {place} in the guest", M::NAME);
+    tracing::info!("{name} is at {place} in the guest");
     Ok(device)
 }

@@ -202,6 +202,9 @@ impl Drop for Device {
 }
 
 /// VFIO_DEVICE_RESET, again while the host is busy with the device (it only tries for its lock).
+///
+/// # Errors
+/// The host's.
 pub fn reset_patiently(device: &File) -> std::io::Result<()> {
     const TRIES: u32 = 50;
     const PAUSE: Duration = Duration::from_millis(10);

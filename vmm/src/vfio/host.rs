@@ -89,6 +89,25 @@ impl Sysfs {
         Ok(devices)
     }
 
+    /// Finds a device that is to be mediated beside those that are passed through: no guest has it, so it shares its IOMMU
+    /// group with none of them.
+    ///
+    /// # Errors
+    /// The first thing that is wrong, with its cure.
+    pub fn select_apart(&self, address: HostAddress, passed_through: &[HostDevice]) -> Result<HostDevice> {
+        let name = address.to_string();
+        let device = self.check(&name).map_err(|error| error.of_argument(mediated(&name)))?;
+        match passed_through.iter().find(|other| other.group == device.group) {
+            None => Ok(device),
+            Some(other) => {
+                let group = device.group;
+                let problem =
+                    format!("is in IOMMU group {group} with {}, which the guest has", other.address);
+                Err(Error::input(mediated(&name), problem))
+            }
+        }
+    }
+
     fn check(&self, name: &str) -> Result<HostDevice> {
         let address = self.find(name)?;
         let path = self.device(address);
@@ -157,6 +176,10 @@ impl Sysfs {
     fn device(&self, address: HostAddress) -> PathBuf {
         self.0.join("bus/pci/devices").join(address.to_string())
     }
+}
+
+fn mediated(name: &str) -> String {
+    format!("--device ims-mediated,host={name}")
 }
 
 fn input(name: &str, problem: impl fmt::Display) -> Error {
@@ -261,6 +284,29 @@ mod tests {
         let chosen = host.0.select(&["01:00.0", path.to_str().unwrap()]).unwrap();
         let chosen: Vec<_> = chosen.iter().map(|device| (device.address.to_string(), device.group)).collect();
         assert_eq!(chosen, [("0000:01:00.0".to_owned(), 7), ("0000:01:00.1".to_owned(), 7)]);
+    }
+
+    #[test]
+    fn a_mediated_device_is_apart_from_those_that_the_guest_has() {
+        let host = Host::new("apart")
+            .device("0000:01:00.0", Some("vfio-pci"), Some(1))
+            .device("0000:02:00.0", Some("vfio-pci"), Some(2))
+            .device("0000:02:00.1", Some("vfio-pci"), Some(2))
+            .device("0000:03:00.0", Some("nvme"), Some(3));
+        let passed_through = host.0.select(&["02:00.0"]).unwrap();
+        let select = |name| host.0.select_apart(HostAddress::parse(name).unwrap(), &passed_through);
+        assert_eq!(select("01:00.0").unwrap().group, 1);
+        for (name, expected) in [
+            ("02:00.0", "IOMMU group 2 with 0000:02:00.0, which the guest has"),
+            ("02:00.1", "IOMMU group 2 with 0000:02:00.0, which the guest has"),
+            ("03:00.0", "host driver nvme; bind it to vfio-pci"),
+        ] {
+            let text = select(name).unwrap_err().to_string();
+            assert!(
+                text.starts_with("--device ims-mediated,host=0000:") && text.contains(expected),
+                "{text}"
+            );
+        }
     }
 
     #[test]

@@ -73,10 +73,12 @@ fn open(host: &HostDevice, container: &Arc<Container>, machine: Machine<'_>) -> 
         Bar::new(u32::from_le_bytes(*register.first_chunk()?), regions.get(index)?.as_ref()?.size())
     }));
     let budget = Budget::of_device(machine.budget, 0, machine.device_vectors);
-    let interrupts = Interrupts::find(opened.function(), machine.router, &budget.doing(doing("giving it a budget"))?);
+    let interrupts =
+        Interrupts::find(opened.function(), machine.router, &budget.doing(doing("giving it a budget"))?);
     let mut config = GuestConfig::new(registers, bars, opened.reset, interrupts.emulated());
     config.assign(machine.root).doing(doing("giving its BARs addresses"))?;
-    let bars = device_bars(opened.regions, bars, &interrupts, machine.slots).doing(doing("mapping its BARs"))?;
+    let bars =
+        device_bars(opened.regions, bars, &interrupts, machine.slots).doing(doing("mapping its BARs"))?;
     let device = Device {
         address,
         reset: opened.reset,

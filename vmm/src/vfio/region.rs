@@ -50,7 +50,7 @@ impl Region {
     }
 
     #[cfg(test)]
-    pub(super) fn of_file(device: &Arc<File>, file_offset: u64, size: u64) -> Self {
+    pub(crate) fn of_file(device: &Arc<File>, file_offset: u64, size: u64) -> Self {
         let device = Arc::clone(device);
         Self { device, file_offset, size, areas: Vec::new(), failures: AtomicU64::new(0) }
     }

@@ -1,6 +1,7 @@
 //! Devices on a bus as their drivers see them, register by register, with a router that is a list.
 
 mod configuration;
+mod mediated;
 mod memory_slots;
 mod queues;
 mod registers;
@@ -70,6 +71,17 @@ impl<M: Model> Machine<M> {
         let failures = Failures::default();
         let router = Arc::new(FakeRouter::new(failures.clone()));
         let interrupts = Interrupts::new(shape, &router).unwrap();
+        Self::with(id, model, interrupts, router, failures)
+    }
+
+    /// A device with these interrupts, which decodes and may signal.
+    fn with(
+        id: u16,
+        model: M,
+        interrupts: Interrupts<FakeRouter>,
+        router: Arc<FakeRouter>,
+        failures: Failures,
+    ) -> Self {
         let root = Root::new(windows());
         let device = Arc::new(Device::new(model, interrupts));
         let function = PciFunction::new(id, Arc::clone(&device), &root).unwrap();
@@ -132,6 +144,7 @@ impl<M: Model> Machine<M> {
 
     /// The interrupts since the last call.
     fn interrupts(&self) -> Vec<MsiMessage> {
+        self.router.pump();
         self.router.take_delivered()
     }
 

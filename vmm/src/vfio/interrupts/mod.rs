@@ -96,7 +96,7 @@ where
 }
 
 /// An object with fields set.
-fn extended(mut object: Value, more: impl IntoIterator<Item = (String, Value)>) -> Value {
+pub fn extended(mut object: Value, more: impl IntoIterator<Item = (String, Value)>) -> Value {
     if let Some(fields) = object.as_object_mut() {
         fields.extend(more);
     }

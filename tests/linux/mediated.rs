@@ -1,0 +1,164 @@
+//! Functions with an IMS of their own whose slots a device of the host's fires, under the Linux driver that knows nothing of
+//! that: on a host that gives interrupts one by one, and on one that does not.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use guest::{MediatedSlots, Report, Result, Session, Tools};
+use lab::Series;
+
+use crate::ims::{assert_every_ring_came, assert_went_through_all};
+use crate::stage::{self, Passed, Stage, Where, hold};
+
+/// All of the doorbell's but the mediator's own.
+const SLOTS: u64 = 63;
+/// Longer than a host vector is kept for a slot that was freed.
+const GIVEN_BACK: Duration = Duration::from_secs(20);
+
+/// Two functions of one device, each through all that can happen to its slots, then reset with slots in use; the driver lets
+/// go of them and takes them again. At the end the host has every vector back, with MSI-X on all the time.
+pub(crate) fn slots_of_two_functions_of_one_device_come_move_and_go(stage: &Stage) -> Result<()> {
+    if !stage.has_one_of(&[Passed::Doorbell]) || !stage::is_ours() {
+        return Ok(());
+    }
+    let [first, second] = [24, 16];
+    let enable = stage.watch_msix_enable()?;
+    let jobs = ["ims", "imsreset:10", "rebind:1", "imsreset:10", "hold"];
+    let mut session = start(stage, &[first, second], &jobs)?;
+    hold(&mut session)?;
+    let seen: Vec<_> = session.transcript().all("ims").cloned().collect();
+    assert_eq!(seen.len(), 2);
+    for (ims, slots) in seen.iter().zip([first, second]) {
+        assert_went_through_all(ims, slots, 0)?;
+    }
+    let resets: Vec<_> = session.transcript().all("imsreset").cloned().collect();
+    assert_eq!(resets.len(), 4);
+    resets.iter().try_for_each(assert_every_ring_came)?;
+    assert_given_back(stage)?;
+    enable.assert_never_off()?;
+    let report = session.report_now()?;
+    for function in mediated(&report) {
+        assert_eq!((function.pool.counters.opens, function.pool.counters.closes), (1, 0));
+        assert_eq!(function.domain.counters.host_failures, 0);
+    }
+    session.go_on()?;
+    stage::finish(session)?;
+    assert_eq!(requested(stage)?, 0);
+    Ok(())
+}
+
+/// One slot is rung without pause while all the others come, move and go: none of its rings is lost, nor one of theirs. The
+/// host's vectors come and go with them, by the host's own list.
+pub(crate) fn slots_grow_while_one_is_rung_and_no_ring_is_lost(stage: &Stage) -> Result<()> {
+    if !stage.has_one_of(&[Passed::Doorbell]) || !stage::is_ours() {
+        return Ok(());
+    }
+    let rings = 1000;
+    let enable = stage.watch_msix_enable()?;
+    let mut session = start(stage, &[SLOTS], &[&format!("imspound:{rings}"), "hold"])?;
+    let (counts, held) = while_counting(stage, || hold(&mut session));
+    held?;
+    let pounded = session.transcript().line("imspound")?.clone();
+    let (rung, lost) = (pounded.number("rung")?, pounded.number("lost")?);
+    let first = pounded.number("first_rung")?;
+    let times = session.transcript().line("imspounded")?.number("times")?;
+    let mut requested: Vec<u32> = counts.iter().map(|count| count.requested).collect();
+    requested.dedup();
+    stage::say(&format!(
+        "{}: {lost} of {rung} rings lost, {first} of them of one slot while {} others came and went {times} times; \
+         {} us to allocate one; host vectors requested: {requested:?}",
+        stage.place,
+        SLOTS - 1,
+        pounded.number("allocate_us")? / pounded.number("allocations")?,
+    ));
+    assert!(first >= rings, "{first} rings");
+    assert_every_ring_came(&pounded)?;
+    enable.assert_never_off()?;
+
+    // They came one after the other, and never more than there are slots.
+    let seen: BTreeSet<u32> = requested.iter().copied().collect();
+    let most = u64::from(*seen.last().expect("some counts"));
+    assert!(most <= SLOTS && most > SLOTS / 2, "{requested:?}");
+    assert!(seen.iter().any(|count| (2..SLOTS).contains(&u64::from(*count))), "at once: {requested:?}");
+    assert_set_aside(stage, &counts);
+    let report = session.report_now()?;
+    let [function] = mediated(&report)[..] else { panic!("one function") };
+    assert_eq!(u64::from(function.domain.counters.high_water), SLOTS);
+    assert!(function.domain.counters.binds >= SLOTS, "{:?}", function.domain.counters);
+    assert_eq!((function.pool.counters.opens, function.pool.counters.closes), (1, 0));
+    stage::say(&format!("{}: {:?}", stage.place, function.pool.counters));
+    assert_given_back(stage)?;
+    session.go_on()?;
+    stage::finish(session).map(drop)
+}
+
+/// A guest with functions of so many slots of the doorbell.
+fn start<'stage>(stage: &'stage Stage, slots: &[u64], jobs: &[&str]) -> Result<Session<'stage>> {
+    let host = stage.address(Passed::Doorbell);
+    let machine = stage.guest(Series::V6_12, Tools::None, &[])?;
+    let machine = slots.iter().fold(machine, |machine, slots| {
+        machine.arguments(["--device", &format!("ims-mediated,host={host},slots={slots}")])
+    });
+    stage.start(&jobs.iter().fold(machine, |machine, job| machine.job(job)))
+}
+
+fn mediated(report: &Report) -> Vec<&MediatedSlots> {
+    report.mediated().collect()
+}
+
+/// What the host has for the device at one moment.
+#[derive(Clone, Copy, Debug)]
+struct Count {
+    /// Interrupts that are requested.
+    requested: u32,
+    /// Interrupts that there are, requested or not.
+    set_aside: u32,
+}
+
+fn requested(stage: &Stage) -> Result<u32> {
+    Ok(stage.host.vectors(stage.address(Passed::Doorbell))?.requested)
+}
+
+/// Counts on the host, as often as it can, while something else is done; for half a minute at most.
+fn while_counting<T>(stage: &Stage, work: impl FnOnce() -> T) -> (Vec<Count>, T) {
+    let done = stage.host.scratch().join("counted");
+    let _ = fs::remove_file(&done);
+    let (address, flag) = (stage.address(Passed::Doorbell), done.display());
+    let script = format!(
+        "end=$(($(date +%s) + 30)); until [ -e {flag} ] || [ $(date +%s) -gt $end ]; do \
+         grep -c 'vfio-msix.*({address})' /proc/interrupts; ls /sys/bus/pci/devices/{address}/msi_irqs | wc -l; \
+         sleep 0.1; done"
+    );
+    thread::scope(|scope| {
+        let counting = scope.spawn(|| stage.host.shell(&script));
+        let result = work();
+        fs::write(&done, []).expect("a file in the shared directory");
+        let counted = counting.join().expect("counting").expect("counts");
+        let numbers: Vec<u32> = counted.lines().filter_map(|line| line.trim().parse().ok()).collect();
+        let counts = numbers.chunks_exact(2).map(|pair| Count { requested: pair[0], set_aside: pair[1] });
+        (counts.collect(), result)
+    })
+}
+
+/// A host that gives interrupts one by one begins with one; the other has all of them from the start.
+fn assert_set_aside(stage: &Stage, counts: &[Count]) {
+    let set_aside: BTreeSet<u32> = counts.iter().map(|count| count.set_aside).collect();
+    stage::say(&format!("{}: interrupts set aside by the host: {set_aside:?}", stage.place));
+    match stage.place {
+        Where::Lab(Series::V6_12) => assert!(set_aside.contains(&1) && set_aside.len() > 1, "{set_aside:?}"),
+        Where::Lab(Series::V6_1) => assert_eq!(set_aside, BTreeSet::from([64])),
+        Where::Own => {}
+    }
+}
+
+/// The guest has freed every slot: soon nothing is requested.
+fn assert_given_back(stage: &Stage) -> Result<()> {
+    let start = Instant::now();
+    while requested(stage)? > 0 {
+        assert!(start.elapsed() < GIVEN_BACK, "{} host vectors are still requested", requested(stage)?);
+        thread::sleep(Duration::from_millis(200));
+    }
+    Ok(())
+}

@@ -1,0 +1,55 @@
+//! What is one physical device's own. A device more is a file more, and a line in [`find`].
+
+use vm_msi::pool::HostVector;
+
+use super::ivshmem::Ivshmem;
+use crate::vfio::Opened;
+
+/// How a device's queues are made to work.
+pub trait Doorbell: Send + Sync {
+    /// What device it is, in reports.
+    fn name(&self) -> &'static str;
+
+    /// Has a queue of the device that uses this host vector do its work: the device signals the vector once, some time
+    /// after.
+    fn ring(&self, vector: HostVector);
+}
+
+/// Why a device's queues cannot be rung.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum DoorbellError {
+    /// Nothing is known of the device.
+    #[error(
+        "how device {vendor:04x}:{device:04x} is rung is not known; known is 1af4:1110 (ivshmem-doorbell)"
+    )]
+    Unknown {
+        /// Its vendor ID.
+        vendor: u16,
+        /// Its device ID.
+        device: u16,
+    },
+    /// The registers are not where they should be.
+    #[error("it has no BAR {bar}")]
+    NoBar {
+        /// The BAR that has them.
+        bar: usize,
+    },
+    /// It has not been told yet who it is.
+    #[error("it is not connected to its server")]
+    NotConnected,
+}
+
+/// Finds out how a device is rung. It decodes memory.
+///
+/// # Errors
+/// Nobody knows, or it is not ready.
+pub fn find(opened: &mut Opened) -> Result<Box<dyn Doorbell>, DoorbellError> {
+    let id = |at: usize| {
+        let bytes = opened.registers.get(at..).and_then(|bytes| bytes.first_chunk());
+        bytes.map_or(u16::MAX, |bytes| u16::from_le_bytes(*bytes))
+    };
+    match (id(0), id(2)) {
+        Ivshmem::ID => Ok(Box::new(Ivshmem::new(opened.regions.first_mut().and_then(Option::take))?)),
+        (vendor, device) => Err(DoorbellError::Unknown { vendor, device }),
+    }
+}

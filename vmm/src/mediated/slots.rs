@@ -1,0 +1,144 @@
+//! The slots of one function in BAR 2, fired by a physical device: the mediator between a guest's rings and the device.
+//!
+//! A ring of a slot with a host vector is a ring of the physical queue with that vector: the device signals it, and the
+//! interrupt goes through VFIO's eventfd to the guest within the kernel, or waits in that eventfd while the slot is masked.
+//! A slot without one keeps the ring as its pending bit until it has one. So no ring of a slot in use is lost.
+//!
+//! What was rung and has not come yet is on its way through the device. A guest that frees a slot, or resets the device,
+//! before that may find it waiting for the slot when it is in use again.
+
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use serde_json::{Map, Value, json};
+use vm_msi::domain::{BusMaster, Latched, VectorReport};
+use vm_msi::ims::SlotArrayLayout;
+use vm_msi::pool::{LogicalFunction, Places};
+use vm_msi::{Delivery, ImsFunction, Router, Store, Vector};
+
+use super::physical::{Physical, Running};
+use crate::error::{Doing, Result};
+use crate::ims::BarSlots;
+use crate::ims::interrupts::Triggered;
+use crate::vfio::host_interrupts::{self, HostInterrupts};
+use crate::vfio::interrupts::{LINGER, extended};
+
+/// The slots.
+pub struct MediatedSlots<R: Router> {
+    function: ImsFunction<R, LogicalFunction>,
+    places: Places,
+    relay: Arc<OwnedFd>,
+    /// While the function is between its first Bus Master Enable and its reset.
+    running: Mutex<Option<Running>>,
+    physical: Arc<Physical>,
+}
+
+impl<R: Router> MediatedSlots<R> {
+    /// Slots of a device, none of which has a host vector yet.
+    ///
+    /// # Errors
+    /// There are not so many host vectors, or the router, the host or the device cannot carry an IMS.
+    pub fn new(layout: SlotArrayLayout, router: Arc<R>, physical: Arc<Physical>) -> Result<Self> {
+        let doing = || format!("giving the guest a function of device {}", physical.address());
+        let part = physical.part(layout.slots.get()).doing(doing())?;
+        let places = part.places();
+        let function = ImsFunction::try_new(layout, router, part).doing(doing())?;
+        let function = function.within(Arc::clone(physical.budget()));
+        function.set_linger(LINGER);
+        let relay = function.relay().doing(doing())?;
+        Ok(Self { function, places, relay, running: Mutex::default(), physical })
+    }
+
+    fn run(&self, running: Option<Running>) {
+        *self.running.lock().unwrap_or_else(PoisonError::into_inner) = running;
+    }
+
+    fn runs(&self) -> bool {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner).is_some()
+    }
+
+    /// Each of the domain's vectors, with its host vector and what the host has counted of that.
+    fn vectors(&self, reported: &[VectorReport]) -> Vec<Value> {
+        let listed = std::fs::read_to_string(host_interrupts::PATH).unwrap_or_default();
+        let counted = HostInterrupts::of(&listed, "msix", self.physical.address());
+        let row = |vector: &VectorReport| {
+            let place = self.places.get(vector.vector).map(|place| place.vector.0);
+            let count = place.and_then(|place| counted.count(place));
+            let more = [("host_vector", json!(place)), ("host_interrupts", json!(count))];
+            extended(json!(vector), more.map(|(name, value)| (name.to_owned(), value)))
+        };
+        reported.iter().map(row).collect()
+    }
+}
+
+impl<R: Router> BarSlots for MediatedSlots<R> {
+    fn layout(&self) -> SlotArrayLayout {
+        *self.function.layout()
+    }
+
+    fn read(&self, offset: u64, data: &mut [u8]) {
+        self.function.read_slots(offset, data);
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) {
+        self.function.write_slots(offset, data);
+    }
+
+    fn trigger(&self, slot: Vector) -> Triggered {
+        if self.function.look(|slots| slots.delivery(slot)) == Delivery::Off {
+            return Triggered::Dropped;
+        }
+        match self.function.latch(slot) {
+            Latched::Waits => {}
+            // What has a host vector has a place, until another call under the lock of the IMS device.
+            Latched::HasHostVector => {
+                if let Some(place) = self.places.get(slot) {
+                    self.physical.doorbell().ring(place.vector);
+                }
+            }
+        }
+        Triggered::Taken
+    }
+
+    /// The physical device may signal from the first time on: what it is rung for while it may not would be lost.
+    fn set_bus_master(&self, bus_master: BusMaster) {
+        if bus_master == BusMaster::Enabled && !self.runs() {
+            self.run(Some(self.physical.run()));
+        }
+        self.function.set_bus_master(bus_master);
+    }
+
+    fn reset(&self) {
+        self.function.reset(|| ());
+    }
+
+    fn let_go(&self) {
+        self.run(None);
+    }
+
+    fn retry(&self) {
+        self.function.retry();
+        self.physical.retry();
+    }
+
+    fn relay(&self) -> Option<RawFd> {
+        Some(self.relay.as_raw_fd())
+    }
+
+    fn deliver(&self) {
+        self.function.deliver();
+    }
+
+    fn report(&self) -> Map<String, Value> {
+        let domain = self.function.report();
+        let vectors = Value::from(self.vectors(&domain.vectors));
+        let mediated = json!({
+            "host_address": self.physical.address().to_string(),
+            "host_device": self.physical.doorbell().name(),
+            "vectors": self.layout().slots.get(),
+            "domain": extended(json!(domain), [("vectors".to_owned(), vectors)]),
+            "pool": self.physical.report(),
+        });
+        [("mediated_slots".to_owned(), mediated)].into_iter().collect()
+    }
+}
