@@ -101,16 +101,18 @@ pub(crate) fn assert_every_ring_came(ims: &Line) -> Result<()> {
     Ok(())
 }
 
-/// Each timer came once, and not before its time; none that was disarmed came.
+/// Each timer came once, and not before its time by the device's clock; none that was disarmed came.
 fn assert_timers(timer: &Line) -> Result<()> {
     assert_eq!(timer.number("timers")?, TIMERS);
     assert_eq!(timer.number("received")?, timer.number("armed")?, "{timer}");
     assert_eq!(timer.number("disarmed")?, TIMERS / 2);
-    for count in ["lost", "stray", "unhandled", "device_dropped", "device_armed"] {
+    for count in ["early", "lost", "stray", "unhandled", "device_dropped", "device_armed"] {
         assert_eq!(timer.number(count)?, 0, "{count}: {timer}");
     }
-    // By the guest's clock, which is not quite the host's. A timer that does not wait is early by up to 50 ms.
-    assert!(timer.number("early_max_us")? < 1000, "{timer}");
+    let (early, most) = (timer.number("our_early")?, timer.number("our_early_max_us")?);
+    if early > 0 {
+        stage::say(&format!("{early} timers were early by the guest's own clock, by up to {most} us"));
+    }
     Ok(())
 }
 

@@ -43,6 +43,8 @@
 #define REG_ARM			0x088
 #define REG_DISARM		0x08c
 #define REG_ARMED		0x090
+#define REG_CLOCK_LO		0x094
+#define REG_CLOCK_HI		0x098
 
 /* Slots in BAR 2. `device` is where it is mapped. */
 extern const struct ims_store_ops ims_array_ops;

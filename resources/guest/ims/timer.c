@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
  * The timer device: no interrupts but those of its slots, one for each timer. A
- * timer that is armed triggers its slot once, not before its time.
+ * timer that is armed triggers its slot once, not before its time by the device's
+ * clock. That is not the guest's: the two may run at different rates, and how far
+ * apart they were when a timer came is a result.
  *
  * In the device's sysfs directory:
  *   command (write)  run N        all timers get a slot, in random order. N times:
@@ -35,8 +37,12 @@
 struct timer {
 	atomic_t received;
 	unsigned int accounted;		/* of these */
-	u64 arrived_ns;			/* the last */
+	/* By the device's clock, and by ours. */
 	u64 deadline_ns;
+	u64 arrived_ns;			/* the last */
+	u64 our_deadline_ns;
+	u64 our_arrived_ns;
+	struct ims_timer *ims;
 	int irq;			/* 0: it has none */
 	char name[24];
 };
@@ -53,15 +59,28 @@ struct ims_timer {
 	unsigned int disarmed;
 	unsigned int early;
 	unsigned int lost;
-	u64 early_max_ns;
 	u64 overdue_max_ns;
+	unsigned int our_early;
+	u64 our_early_max_ns;
 };
+
+static u64 clock_ns(const struct ims_timer *ims)
+{
+	u32 high, low;
+
+	do {
+		high = ioread32(ims->registers + REG_CLOCK_HI);
+		low = ioread32(ims->registers + REG_CLOCK_LO);
+	} while (ioread32(ims->registers + REG_CLOCK_HI) != high);
+	return (u64)high << 32 | low;
+}
 
 static irqreturn_t on_deadline(int irq, void *data)
 {
 	struct timer *timer = data;
 
-	WRITE_ONCE(timer->arrived_ns, ktime_get_ns());
+	WRITE_ONCE(timer->our_arrived_ns, ktime_get_ns());
+	WRITE_ONCE(timer->arrived_ns, clock_ns(timer->ims));
 	atomic_inc(&timer->received);
 	return IRQ_HANDLED;
 }
@@ -127,7 +146,8 @@ static void arm(struct ims_timer *ims, unsigned int index, u64 ns)
 {
 	struct timer *timer = &ims->timers[index];
 
-	timer->deadline_ns = ktime_get_ns() + ns;
+	timer->our_deadline_ns = ktime_get_ns() + ns;
+	timer->deadline_ns = clock_ns(ims) + ns;
 	iowrite32(lower_32_bits(ns), ims->registers + REG_NANOSECONDS_LO);
 	iowrite32(upper_32_bits(ns), ims->registers + REG_NANOSECONDS_HI);
 	iowrite32(index, ims->registers + REG_ARM);
@@ -137,6 +157,7 @@ static void arm(struct ims_timer *ims, unsigned int index, u64 ns)
 static void judge(struct ims_timer *ims, struct timer *timer)
 {
 	u64 arrived = READ_ONCE(timer->arrived_ns);
+	s64 our_early = timer->our_deadline_ns - READ_ONCE(timer->our_arrived_ns);
 
 	ims->armed++;
 	if (!has_come(timer)) {
@@ -144,13 +165,15 @@ static void judge(struct ims_timer *ims, struct timer *timer)
 		return;
 	}
 	timer->accounted++;
-	if (arrived < timer->deadline_ns) {
+	if (arrived < timer->deadline_ns)
 		ims->early++;
-		ims->early_max_ns = max(ims->early_max_ns,
-					timer->deadline_ns - arrived);
-	} else {
+	else
 		ims->overdue_max_ns = max(ims->overdue_max_ns,
 					  arrived - timer->deadline_ns);
+	if (our_early > 0) {
+		ims->our_early++;
+		ims->our_early_max_ns = max_t(u64, ims->our_early_max_ns,
+					      our_early);
 	}
 }
 
@@ -236,14 +259,15 @@ static ssize_t results_show(struct device *dev, struct device_attribute *attr,
 	}
 	return sysfs_emit(text,
 			  "timers=%u\narmed=%u\nreceived=%u\nearly=%u\nlost=%u\n"
-			  "disarmed=%u\nstray=%u\nearly_max_us=%llu\n"
-			  "overdue_max_us=%llu\n"
+			  "disarmed=%u\nstray=%u\noverdue_max_us=%llu\n"
+			  "our_early=%u\nour_early_max_us=%llu\n"
 			  "device_triggers=%u\ndevice_dropped=%u\n"
 			  "device_armed=%u\n",
 			  ims->count, ims->armed, received, ims->early,
 			  ims->lost, ims->disarmed, stray,
-			  DIV_ROUND_UP_ULL(ims->early_max_ns, NSEC_PER_USEC),
 			  div_u64(ims->overdue_max_ns, NSEC_PER_USEC),
+			  ims->our_early,
+			  DIV_ROUND_UP_ULL(ims->our_early_max_ns, NSEC_PER_USEC),
 			  ioread32(ims->registers + REG_TRIGGERS),
 			  ioread32(ims->registers + REG_DROPPED),
 			  ioread32(ims->registers + REG_ARMED));
@@ -283,9 +307,12 @@ static int ims_timer_probe(struct pci_dev *pdev, const struct pci_device_id *id)
 				   GFP_KERNEL);
 	if (!ims->timers)
 		return -ENOMEM;
-	for (index = 0; index < ims->count; index++)
-		snprintf(ims->timers[index].name, sizeof(ims->timers[index].name),
-			 "ims-timer-%u", index);
+	for (index = 0; index < ims->count; index++) {
+		struct timer *timer = &ims->timers[index];
+
+		timer->ims = ims;
+		snprintf(timer->name, sizeof(timer->name), "ims-timer-%u", index);
+	}
 	pci_set_drvdata(pdev, ims);
 	err = ims_domain_create(&ims->domain, pdev, &ims->store, 1);
 	if (err)

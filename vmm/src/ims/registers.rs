@@ -52,6 +52,10 @@ pub const ARM: u64 = 0x088;
 pub const DISARM: u64 = 0x08c;
 /// How many are armed.
 pub const ARMED: u64 = 0x090;
+/// The device's clock in nanoseconds, low half.
+pub const CLOCK_LOW: u64 = 0x094;
+/// High half.
+pub const CLOCK_HIGH: u64 = 0x098;
 
 /// A 64-bit register that is written in halves.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

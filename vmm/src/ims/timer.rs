@@ -1,6 +1,8 @@
 //! The timer: a deadline a slot, and one clock of the host's for all of them.
 //!
-//! The clock is set to the earliest deadline; the event loop then has [`Timer::wake`] trigger what is due.
+//! The clock is set to the earliest deadline; the event loop then has [`Timer::wake`] trigger what is due. All time is the
+//! host's CLOCK_MONOTONIC. A guest's own clock may be apart from it and run at another rate (kvm-clock follows the host's
+//! raw clock, by TSC ticks that the host has measured), so it can read the device's.
 
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
@@ -13,7 +15,9 @@ use vmm_sys_util::timerfd::TimerFd;
 use super::deadlines::Deadlines;
 use super::device::{Model, Signals};
 use super::interrupts::Interrupts;
-use super::registers::{ARM, ARMED, DISARM, Halves, NANOSECONDS_HIGH, NANOSECONDS_LOW};
+use super::registers::{
+    ARM, ARMED, CLOCK_HIGH, CLOCK_LOW, DISARM, Halves, NANOSECONDS_HIGH, NANOSECONDS_LOW,
+};
 
 /// Deadlines that are served before the event loop does something else.
 const AT_ONCE: usize = 256;
@@ -22,6 +26,8 @@ const AT_ONCE: usize = 256;
 pub struct Timer {
     deadlines: Deadlines,
     nanoseconds: Halves,
+    /// When the driver's view of the clock was 0.
+    start: Instant,
     clock: TimerFd,
     /// What the clock is set to.
     set: Option<Instant>,
@@ -33,8 +39,13 @@ impl Timer {
     /// # Errors
     /// The host has no clock left.
     pub fn new() -> io::Result<Self> {
-        let clock = TimerFd::new()?;
-        Ok(Self { deadlines: Deadlines::default(), nanoseconds: Halves::default(), clock, set: None })
+        let (clock, start) = (TimerFd::new()?, Instant::now());
+        Ok(Self { deadlines: Deadlines::default(), nanoseconds: Halves::default(), start, clock, set: None })
+    }
+
+    /// For 584 years.
+    fn now(&self) -> u64 {
+        u64::try_from(self.start.elapsed().as_nanos()).unwrap_or(u64::MAX)
     }
 
     fn arm(&mut self, slot: Vector) {
@@ -73,6 +84,8 @@ impl Model for Timer {
             NANOSECONDS_LOW => self.nanoseconds.low,
             NANOSECONDS_HIGH => self.nanoseconds.high,
             ARMED => self.deadlines.armed(),
+            CLOCK_LOW => self.now() as u32,
+            CLOCK_HIGH => (self.now() >> 32) as u32,
             _ => 0,
         }
     }

@@ -12,6 +12,7 @@ use crate::ims::timer::Timer;
 const ARM: u64 = 0x088;
 const DISARM: u64 = 0x08c;
 const ARMED: u64 = 0x090;
+const CLOCK: u64 = 0x094;
 
 const SECOND: u64 = 1_000_000_000;
 
@@ -20,6 +21,11 @@ impl Machine<Timer> {
         self.write(0x080, nanoseconds as u32);
         self.write(0x084, (nanoseconds >> 32) as u32);
         self.write(ARM, slot);
+    }
+
+    fn clock(&self) -> u64 {
+        let (high, low) = (self.read(CLOCK + 4), self.read(CLOCK));
+        if self.read(CLOCK + 4) == high { u64::from(high) << 32 | u64::from(low) } else { self.clock() }
     }
 
     /// As if so much time had gone by.
@@ -119,6 +125,17 @@ fn the_event_loop_serves_some_deadlines_at_a_time_and_forgets_none() {
     assert_eq!(first + machine.interrupts().len(), 1000);
 }
 
+#[test]
+fn the_clock_of_deadlines_can_be_read_and_goes_on_through_a_reset() {
+    let machine = Machine::timer(4);
+    let start = Instant::now();
+    let before = machine.clock();
+    machine.write(0x014, 1);
+    std::thread::sleep(Duration::from_millis(20));
+    let passed = Duration::from_nanos(machine.clock() - before);
+    assert!((Duration::from_millis(20)..=start.elapsed()).contains(&passed), "{passed:?}");
+}
+
 /// With the host's clock and a real event loop.
 #[test]
 fn deadlines_come_in_their_order_and_none_before_its_time() {
@@ -127,14 +144,14 @@ fn deadlines_come_in_their_order_and_none_before_its_time() {
     let mut manager = EventManager::new().unwrap();
     manager.add_subscriber(Arc::new(Mutex::new(events)));
     (0..64).for_each(|slot| machine.set_up(slot, 0));
-    let start = Instant::now();
+    let start = machine.clock();
     for slot in (0..64).rev() {
         machine.arm(slot, 20_000_000 + u64::from(slot) * 1_000_000);
     }
     let mut came = Vec::new();
     while came.len() < 64 {
         manager.run_with_timeout(1000).unwrap();
-        let elapsed = start.elapsed();
+        let elapsed = Duration::from_nanos(machine.clock() - start);
         for slot in machine.interrupts().into_iter().map(|message| message.data - 0x20) {
             assert!(elapsed >= Duration::from_millis(20 + u64::from(slot)), "slot {slot} after {elapsed:?}");
             came.push(slot);
