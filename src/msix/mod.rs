@@ -115,9 +115,10 @@ impl Registers for Msix {
     }
 
     fn reset(&mut self) -> Touched {
+        let written = self.table.written();
         self.control = self.control.written(0);
         self.table.reset();
-        Touched::first(self.table_size())
+        written
     }
 }
 
@@ -146,7 +147,7 @@ impl Capability for Msix {
             let written = lane.merge(self.first_dword(), data);
             self.control = self.control.written((written >> 16) as u16);
         }
-        if self.control == before { Touched::NOTHING } else { Touched::first(self.table_size()) }
+        if self.control == before { Touched::NOTHING } else { self.table.written() }
     }
 }
 

@@ -56,8 +56,21 @@ impl Entry {
 }
 
 /// The entries of one function.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Table(Box<[Entry]>);
+#[derive(Clone, Debug)]
+pub(super) struct Table {
+    entries: Box<[Entry]>,
+    /// From here on every entry is as after reset.
+    extent: usize,
+}
+
+/// What a guest sees: not how far it has ever come.
+impl PartialEq for Table {
+    fn eq(&self, other: &Self) -> bool {
+        self.entries == other.entries
+    }
+}
+
+impl Eq for Table {}
 
 /// Which entry and which of its four registers a lane is for.
 fn place(lane: &Lane) -> (usize, usize) {
@@ -66,30 +79,38 @@ fn place(lane: &Lane) -> (usize, usize) {
 
 impl Table {
     pub(super) fn new(size: TableSize) -> Self {
-        Self(vec![Entry::RESET; usize::from(size.get())].into())
+        Self { entries: vec![Entry::RESET; usize::from(size.get())].into(), extent: 0 }
     }
 
     pub(super) fn from_entries(entries: Box<[Entry]>) -> Self {
-        Self(entries)
+        let last = entries.iter().rposition(|entry| *entry != Entry::RESET);
+        Self { entries, extent: last.map_or(0, |last| last.saturating_add(1)) }
     }
 
     pub(super) fn entries(&self) -> &[Entry] {
-        &self.0
+        &self.entries
     }
 
     pub(super) fn reset(&mut self) {
-        self.0.fill(Entry::RESET);
+        self.entries.fill(Entry::RESET);
+        self.extent = 0;
     }
 
     pub(super) fn entry(&self, vector: Vector) -> Option<&Entry> {
-        self.0.get(vector.index())
+        self.entries.get(vector.index())
+    }
+
+    /// What a change of Message Control touches: each entry that may differ from what it is after reset, and the first
+    /// one in any case, as the domain is to know. A driver uses the first few of a large table, and pays for no others.
+    pub(super) fn written(&self) -> Touched {
+        Touched::first(self.extent.max(1) as u32)
     }
 
     #[inline]
     pub(super) fn read(&self, offset: u64, data: &mut [u8]) {
         for lane in lanes(offset, data.len()) {
             let (entry, register) = place(&lane);
-            let value = self.0.get(entry).and_then(|Entry(registers)| registers.get(register));
+            let value = self.entries.get(entry).and_then(|Entry(registers)| registers.get(register));
             lane.read(value.copied().unwrap_or_default(), data);
         }
     }
@@ -105,10 +126,11 @@ impl Table {
         let mut touched = Touched::NOTHING;
         for lane in lanes(offset, data.len()) {
             let (index, register) = place(&lane);
-            let Some(entry) = self.0.get_mut(index) else { continue };
+            let Some(entry) = self.entries.get_mut(index) else { continue };
             let Some(value) = entry.written(register, &lane, data) else { continue };
             let before = answer(entry);
             entry.set(register, value);
+            self.extent = self.extent.max(index.saturating_add(1));
             if answer(entry) != before {
                 touched = touched.and(Touched::one(Vector(index as u32)));
             }

@@ -90,18 +90,18 @@ impl<B: Backend> Host<B> {
         touched: impl Iterator<Item = Vector>,
     ) {
         let vectors = store.vectors();
+        // The host may have refused to open the window for earlier touches.
+        let missed = self.window_error.is_some();
         // MSI's block grows only as a whole: off, and on for more.
         if vectors == 0 || vectors > self.window {
             self.close(router);
         }
-        let was_open = self.window > 0;
         if vectors > 0 && self.open(vectors) {
             let mut aim = |vector| self.aim(vector, store, router);
-            if was_open {
-                touched.for_each(&mut aim);
-            } else {
-                // All, because the host may have refused to open the window for earlier touches.
+            if missed {
                 (0..vectors).map(Vector).for_each(&mut aim);
+            } else {
+                touched.for_each(&mut aim);
             }
             self.raise(router);
         }
