@@ -2,16 +2,19 @@
 //! §4.75 KVM_IRQFD, §4.71 KVM_SIGNAL_MSI).
 //!
 //! Owns the VM's routing table: nobody else may call KVM_SET_GSI_ROUTING, which replaces it whole. Invariant:
-//! every message in use is in the table that the kernel has. One lock, held across a commit and never across
-//! KVM_IRQFD; taken after a domain's. (And a small one, in `ending.rs`.)
+//! every message in use is in the table that the kernel has. Two locks (see `publisher.rs`), taken after a domain's; none is
+//! held across KVM_IRQFD. (And a small one, in `ending.rs`.)
 
+mod ahead;
 mod ending;
 mod irqchip;
 mod published;
+mod publisher;
 mod routes;
+mod table;
 
 use std::io;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use kvm_bindings::kvm_msi;
 use kvm_ioctls::VmFd;
@@ -21,14 +24,14 @@ use crate::apic::ApicMessage;
 use crate::router::{Route, Router, RouterError, Unclosed};
 use ending::Ending;
 pub use irqchip::Irqchip;
+use publisher::Publisher;
 pub use routes::RouteCounters;
-use routes::Routes;
 
 /// The router of one VM.
 #[derive(Debug)]
 pub struct KvmRouter {
     vm: Arc<VmFd>,
-    routes: Mutex<Routes>,
+    publisher: Publisher,
     ending: Ending,
 }
 
@@ -36,7 +39,7 @@ impl KvmRouter {
     /// A router for a VM whose irqchip exists, with up to `vcpus` vCPUs: the fewer they are, the more of each
     /// one's messages are published ahead.
     pub fn new(vm: Arc<VmFd>, irqchip: Irqchip, vcpus: u32) -> Self {
-        Self { vm, routes: Mutex::new(Routes::new(irqchip, vcpus)), ending: Ending::default() }
+        Self { vm, publisher: Publisher::new(irqchip, vcpus), ending: Ending::default() }
     }
 
     /// Publishes every message by which a device can interrupt these APICs (physical destination, fixed, edge),
@@ -45,16 +48,12 @@ impl KvmRouter {
     /// # Errors
     /// [`RouterError::Commit`]; the table is as before then.
     pub fn publish_destinations(&self, apic_ids: impl IntoIterator<Item = u8>) -> Result<(), RouterError> {
-        self.routes().publish_destinations(apic_ids, |table| commit(&self.vm, table))
+        self.publisher.publish_destinations(apic_ids, |table| commit(&self.vm, table))
     }
 
     /// What the routing table holds and has cost so far.
     pub fn counters(&self) -> RouteCounters {
-        self.routes().counters()
-    }
-
-    fn routes(&self) -> MutexGuard<'_, Routes> {
-        self.routes.lock().unwrap_or_else(PoisonError::into_inner)
+        self.publisher.counters()
     }
 }
 
@@ -64,7 +63,7 @@ fn commit(vm: &VmFd, table: &kvm_bindings::KvmIrqRouting) -> Result<(), io::Erro
 
 impl Router for KvmRouter {
     fn publish(&self, messages: &[ApicMessage], routes: &mut Vec<Result<Route, RouterError>>) {
-        self.routes().publish(messages, routes, |table| commit(&self.vm, table));
+        self.publisher.publish(messages, routes, |table| commit(&self.vm, table));
     }
 
     fn attach(&self, eventfd: &EventFd, route: &Route) -> Result<(), RouterError> {
@@ -84,7 +83,7 @@ impl Router for KvmRouter {
     }
 
     fn withdraw(&self, route: Route) {
-        self.routes().withdraw(route);
+        self.publisher.withdraw(&route);
     }
 
     /// The kernel detaches an irqfd by itself when its eventfd is closed for the last time, but later; and each detach

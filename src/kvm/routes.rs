@@ -1,26 +1,15 @@
-//! The VM's routing table: a table of *messages*, each with one GSI, shared by all vectors that send it.
+//! Which message is in which place of the VM's routing table, and who uses it.
 //!
-//! A vector costs an irqfd and no commit where its message is in the table already. So a message that is
-//! missing is published together with its neighbours (same destination and modes, the vectors that a guest
-//! will use next, and then the next destinations), as many as there are already, and one that nobody uses stays until its room is needed. Invariant: `table` is what the
-//! kernel has, and `published`, `slots` and `table` agree; a refused commit leaves all three as before.
+//! A vector costs an irqfd and no commit where its message is in the table already, and a message that nobody uses stays
+//! until its room is needed. Invariant: `slots` and `published` agree, and a [`Route`] is given out only for a message
+//! that the kernel has: one that is [placed](Routes::place) is on its way there until it is [settled](Routes::settle) or
+//! [taken back](Routes::take_back), and meanwhile nobody gets it. Locking: none of its own; see `publisher.rs`.
 
-use std::collections::HashSet;
-use std::io;
-
-use kvm_bindings::{
-    KVM_IRQ_ROUTING_MSI, KvmIrqRouting, kvm_irq_routing_entry, kvm_irq_routing_entry__bindgen_ty_1,
-    kvm_irq_routing_msi,
-};
-
-use super::irqchip::Irqchip;
+use super::ahead;
 use super::published::Published;
+use super::table::{gsi, index};
 use crate::apic::ApicMessage;
-use crate::message::MsiMessage;
-use crate::router::{Gsi, Route, RouterError};
-
-/// The vectors that guests give to devices: below are exceptions, above are the guest's own.
-const DEVICE_VECTORS: std::ops::RangeInclusive<u8> = 0x20..=0xef;
+use crate::router::Route;
 
 /// What the routing table holds, and what it has cost.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -35,6 +24,8 @@ pub struct RouteCounters {
     pub in_use: usize,
     /// Times the table was handed to the kernel.
     pub commits: u64,
+    /// Messages that it had then, of all times together.
+    pub handed_over: u64,
     /// Times a message was wanted that was published already.
     pub hits: u64,
     /// Unused messages that gave their room to another one.
@@ -45,288 +36,191 @@ pub struct RouteCounters {
 struct Slot {
     message: ApicMessage,
     users: u32,
+    /// The kernel does not have it yet.
+    on_its_way: bool,
 }
 
-/// What a batch put where, to be undone if the kernel refuses it: slot, and the message it had before.
-type Placed = Vec<(usize, Option<ApicMessage>)>;
+/// A message that was put in a place of the table, and the one that it had before.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Placed {
+    pub(super) index: usize,
+    pub(super) message: ApicMessage,
+    pub(super) before: Option<ApicMessage>,
+}
 
 #[derive(Debug)]
 pub(super) struct Routes {
-    table: KvmIrqRouting,
-    /// Where the messages begin in `table`.
-    pin_routes: usize,
     slots: Vec<Slot>,
     published: Published,
-    /// How many messages of a destination are published ahead: an even share.
-    block: usize,
+    /// What is on its way, in the order in which it was placed.
+    placed: Vec<Placed>,
     vcpus: u32,
     /// Where the search for an unused message goes on.
     hand: usize,
+    /// Messages that ever were in the table.
+    ever: u64,
     counters: RouteCounters,
 }
 
 impl Routes {
-    pub(super) fn new(irqchip: Irqchip, vcpus: u32) -> Self {
-        let capacity = irqchip.message_routes();
-        let pins: Vec<_> = irqchip.pin_routes().collect();
-        #[allow(clippy::expect_used, reason = "at most 40 entries, at start; a table has room for 4096")]
-        let table = KvmIrqRouting::from_entries(&pins).expect("the pins' routes fit in a table");
+    pub(super) fn new(capacity: usize, vcpus: u32) -> Self {
         Self {
-            table,
-            pin_routes: pins.len(),
             slots: Vec::new(),
             published: Published::default(),
-            block: capacity.checked_div(vcpus as usize).unwrap_or(capacity).clamp(1, DEVICE_VECTORS.len()),
+            placed: Vec::new(),
             vcpus,
             hand: 0,
+            ever: 0,
             counters: RouteCounters { capacity, ..Default::default() },
         }
     }
 
     pub(super) fn counters(&self) -> RouteCounters {
-        RouteCounters { published: self.slots.len(), ..self.counters }
+        RouteCounters { published: self.len(), ..self.counters }
     }
 
-    pub(super) fn publish(
-        &mut self,
-        messages: &[ApicMessage],
-        routes: &mut Vec<Result<Route, RouterError>>,
-        commit: impl FnOnce(&KvmIrqRouting) -> io::Result<()>,
-    ) {
-        let mut placed = Placed::new();
-        routes.clear();
-        routes.extend(messages.iter().map(|message| self.acquire(*message, &mut placed)));
-        if placed.is_empty() {
-            return;
-        }
-        self.publish_neighbours(&mut placed);
-        if let Err(source) = self.commit(&placed, commit) {
-            let failed: HashSet<u32> = placed.iter().map(|(slot, _)| gsi(*slot).0).collect();
-            let entries = self.table.as_slice().len();
-            for route in routes.iter_mut() {
-                if route.as_ref().is_ok_and(|route| failed.contains(&route.gsi().0)) {
-                    *route = Err(RouterError::Commit { routes: entries, source: same(&source) });
-                }
-            }
-            self.undo(placed);
-        }
+    /// Messages in the table, with those on their way.
+    pub(super) fn len(&self) -> usize {
+        self.slots.len()
     }
 
-    pub(super) fn publish_destinations(
-        &mut self,
-        apic_ids: impl IntoIterator<Item = u8>,
-        commit: impl FnOnce(&KvmIrqRouting) -> io::Result<()>,
-    ) -> Result<(), RouterError> {
-        let mut placed = Placed::new();
-        for message in apic_ids.into_iter().flat_map(|id| ApicMessage::fixed(id, DEVICE_VECTORS)) {
-            self.publish_ahead(message, &mut 0, &mut placed);
-        }
-        if placed.is_empty() {
-            return Ok(());
-        }
-        self.commit(&placed, commit).map_err(|source| {
-            let routes = self.table.as_slice().len();
-            self.undo(placed);
-            RouterError::Commit { routes, source }
-        })
+    /// How many of them could give their room to another one.
+    pub(super) fn unused(&self) -> usize {
+        self.len().saturating_sub(self.counters.in_use).saturating_sub(self.placed.len())
     }
 
-    pub(super) fn withdraw(&mut self, route: Route) {
-        let index = route.gsi().0.saturating_sub(Irqchip::FIRST_GSI) as usize;
-        if let Some(slot) = self.slots.get_mut(index) {
+    /// True where the table has an unused entry.
+    pub(super) fn has_spare(&self) -> bool {
+        self.len() < self.counters.capacity
+    }
+
+    /// How many messages there can be.
+    pub(super) fn capacity(&self) -> usize {
+        self.counters.capacity
+    }
+
+    /// For how many vCPUs' messages the table is.
+    pub(super) fn vcpus(&self) -> u32 {
+        self.vcpus
+    }
+
+    /// How many messages of a destination are published ahead at the most: an even share.
+    pub(super) fn share(&self) -> usize {
+        let capacity = self.counters.capacity;
+        capacity.checked_div(self.vcpus as usize).unwrap_or(capacity).clamp(1, ahead::DEVICE_VECTORS.len())
+    }
+
+    /// Whether the next commit would leave the table handed over more than two and a half times for each message that
+    /// it ever had.
+    pub(super) fn is_handed_over_too_often(&self) -> bool {
+        let handed = self.counters.handed_over.saturating_add(self.len() as u64);
+        handed.saturating_mul(2) > self.ever.saturating_mul(5)
+    }
+
+    /// One use of a message that the kernel has.
+    pub(super) fn acquire(&mut self, message: ApicMessage) -> Option<Route> {
+        let index = self.published.get(message)?;
+        let slot = self.slots.get_mut(index).filter(|slot| !slot.on_its_way)?;
+        self.counters.in_use = self.counters.in_use.saturating_add((slot.users == 0).into());
+        slot.users = slot.users.saturating_add(1);
+        Some(Route::new(gsi(index), message))
+    }
+
+    /// The same, of a message that is found there and costs no commit.
+    pub(super) fn find(&mut self, message: ApicMessage) -> Option<Route> {
+        let route = self.acquire(message)?;
+        self.counters.hits = self.counters.hits.saturating_add(1);
+        Some(route)
+    }
+
+    pub(super) fn withdraw(&mut self, route: &Route) {
+        if let Some(slot) = self.slots.get_mut(index(route.gsi())) {
             slot.users = slot.users.saturating_sub(1);
             self.counters.in_use = self.counters.in_use.saturating_sub((slot.users == 0).into());
         }
     }
 
-    /// One use of a message, which gets a place where it has none yet.
-    fn acquire(&mut self, message: ApicMessage, placed: &mut Placed) -> Result<Route, RouterError> {
-        let index = match self.published.get(message) {
-            Some(index) => {
-                self.counters.hits = self.counters.hits.saturating_add(1);
-                index
-            }
-            None => self
-                .place(message, placed)
-                .ok_or(RouterError::NoRoom { message, routes: self.counters.capacity })?,
+    /// Whether a message is in the table, or on its way.
+    pub(super) fn has(&self, message: ApicMessage) -> bool {
+        self.published.get(message).is_some()
+    }
+
+    /// Puts a message in the table that is not there: in an unused entry, or in that of a message that nobody uses,
+    /// from which every irqfd is detached. Nothing where there is neither.
+    pub(super) fn place(&mut self, message: ApicMessage) {
+        if self.has(message) {
+            return;
+        }
+        let slot = Slot { message, users: 0, on_its_way: true };
+        let (index, before) = if self.has_spare() {
+            self.slots.push(slot);
+            (self.len().saturating_sub(1), None)
+        } else {
+            let Some(index) = self.next_unused() else { return };
+            let Some(place) = self.slots.get_mut(index) else { return };
+            let before = std::mem::replace(place, slot).message;
+            self.published.remove(before);
+            self.counters.evictions = self.counters.evictions.saturating_add(1);
+            (index, Some(before))
         };
-        if let Some(slot) = self.slots.get_mut(index) {
-            self.counters.in_use = self.counters.in_use.saturating_add((slot.users == 0).into());
-            slot.users = slot.users.saturating_add(1);
-        }
-        Ok(Route::new(gsi(index), message))
-    }
-
-    /// Finds room: a new route, or that of a message that nobody uses. Every irqfd of that one is detached.
-    fn place(&mut self, message: ApicMessage, placed: &mut Placed) -> Option<usize> {
-        if self.slots.len() < self.counters.capacity {
-            return Some(self.append(message, placed));
-        }
-        let index = self.next_unused()?;
-        let slot = self.slots.get_mut(index)?;
-        self.published.remove(slot.message);
-        placed.push((index, Some(slot.message)));
-        slot.message = message;
         self.published.insert(message, index);
-        self.counters.evictions = self.counters.evictions.saturating_add(1);
-        Some(index)
-    }
-
-    fn append(&mut self, message: ApicMessage, placed: &mut Placed) -> usize {
-        let index = self.slots.len();
-        self.slots.push(Slot { message, users: 0 });
-        self.published.insert(message, index);
-        placed.push((index, None));
-        index
+        self.placed.push(Placed { index, message, before });
+        self.ever = self.ever.saturating_add(1);
     }
 
     fn next_unused(&mut self) -> Option<usize> {
-        if self.counters.in_use >= self.slots.len() {
+        if self.unused() == 0 {
             return None;
         }
         let (before, after) = self.slots.split_at_checked(self.hand)?;
-        let place = after.iter().chain(before).position(|slot| slot.users == 0)?;
-        let index = self.hand.saturating_add(place).checked_rem(self.slots.len())?;
-        self.hand = index.saturating_add(1).checked_rem(self.slots.len())?;
+        let is_unused = |slot: &Slot| slot.users == 0 && !slot.on_its_way;
+        let place = after.iter().chain(before).position(is_unused)?;
+        let index = self.hand.saturating_add(place).checked_rem(self.len())?;
+        self.hand = index.saturating_add(1).checked_rem(self.len())?;
         Some(index)
     }
 
-    /// Publishes a message that nobody has asked for, where there is room to spare, or for one of so many others
-    /// that nobody uses.
-    fn publish_ahead(&mut self, message: ApicMessage, evictable: &mut usize, placed: &mut Placed) {
-        if self.published.get(message).is_some() {
-            return;
-        }
-        if self.slots.len() < self.counters.capacity {
-            self.append(message, placed);
-        } else if *evictable > 0 {
-            *evictable = evictable.saturating_sub(1);
-            self.place(message, placed);
-        }
+    /// What is on its way.
+    pub(super) fn placed(&self) -> &[Placed] {
+        &self.placed
     }
 
-    /// The messages that a guest will most likely want after those that were placed: guests hand out the
-    /// vectors of a destination in ascending order, and after one destination the next. Its destination's first, and
-    /// then as many as there were before: so what a guest wants one by one costs few commits, and each message is
-    /// handed to the kernel about twice.
-    ///
-    /// In a full table they take the room of messages that were used once, of their own destination only: else each
-    /// further message would cost a commit of the full table. Of a batch only the first message of each destination
-    /// counts, or a large one would look each neighbour up for each of its messages.
-    fn publish_neighbours(&mut self, placed: &mut Placed) {
-        let wanted: Vec<ApicMessage> =
-            placed.iter().filter_map(|(index, _)| Some(self.slots.get(*index)?.message)).collect();
-        let ahead = self.slots.len().saturating_sub(placed.len()).max(self.block);
-        let enough = self.slots.len().saturating_add(ahead).saturating_sub(1);
-        // The hand goes round once at the most, so that it does not come to what this batch has placed.
-        let mut evictable = self.slots.len().saturating_sub(self.counters.in_use);
-        let mut destinations = HashSet::new();
-        let last = wanted.last().copied();
-        let first_of_destination = |message: &ApicMessage| destinations.insert(message.with_vector(u8::MAX));
-        for message in wanted.into_iter().filter(first_of_destination) {
-            self.publish_block(message, enough, &mut evictable, placed);
-        }
-        let (mut message, mut left) = (last, self.vcpus);
-        while let Some(next) = message.and_then(|message| message.next_destination(self.vcpus))
-            && left > 0
-            && self.slots.len() < enough.min(self.counters.capacity)
-        {
-            self.publish_block(next, enough, &mut 0, placed);
-            (message, left) = (Some(next), left.saturating_sub(1));
-        }
-    }
-
-    /// Publishes a message's neighbours of the same destination, until there are so many messages.
-    fn publish_block(
-        &mut self,
-        message: ApicMessage,
-        enough: usize,
-        evictable: &mut usize,
-        placed: &mut Placed,
-    ) {
-        let vector = message.message().data as u8;
-        let rest = (vector..=*DEVICE_VECTORS.end()).chain(*DEVICE_VECTORS.start()..vector);
-        for neighbour in rest.take(self.block).filter_map(|vector| message.with_vector(vector)) {
-            if self.slots.len() < enough {
-                self.publish_ahead(neighbour, evictable, placed);
+    /// The kernel has what was on its way.
+    pub(super) fn settle(&mut self) {
+        for Placed { index, .. } in self.placed.drain(..) {
+            if let Some(slot) = self.slots.get_mut(index) {
+                slot.on_its_way = false;
             }
         }
-    }
-
-    /// Brings the table up to date and hands it to the kernel.
-    fn commit(
-        &mut self,
-        placed: &Placed,
-        commit: impl FnOnce(&KvmIrqRouting) -> io::Result<()>,
-    ) -> io::Result<()> {
-        for (index, _) in placed {
-            self.write_entry(*index)?;
-        }
-        commit(&self.table)?;
         self.counters.commits = self.counters.commits.saturating_add(1);
-        Ok(())
+        self.counters.handed_over = self.counters.handed_over.saturating_add(self.slots.len() as u64);
     }
 
-    fn write_entry(&mut self, index: usize) -> io::Result<()> {
-        let Some(slot) = self.slots.get(index) else { return Ok(()) };
-        let entry = msi_route(gsi(index), slot.message.message());
-        match self.table.as_mut_slice().get_mut(self.pin_routes.saturating_add(index)) {
-            Some(place) => *place = entry,
-            None => self.table.push(entry).map_err(|_| io::ErrorKind::OutOfMemory)?,
-        }
-        Ok(())
-    }
-
-    /// Takes a refused batch back, last first, so that the state is what the kernel still has.
-    fn undo(&mut self, placed: Placed) {
-        for (index, before) in placed.into_iter().rev() {
-            let Some(slot) = self.slots.get_mut(index) else { continue };
-            self.counters.in_use = self.counters.in_use.saturating_sub((slot.users > 0).into());
-            self.published.remove(slot.message);
-            slot.users = 0;
-            match before {
-                Some(message) => {
-                    slot.message = message;
+    /// The kernel has refused what was on its way: the state is what it still has.
+    pub(super) fn take_back(&mut self) {
+        self.ever = self.ever.saturating_sub(self.placed.len() as u64);
+        for Placed { index, message, before } in self.placed.drain(..).rev() {
+            self.published.remove(message);
+            match (before, self.slots.get_mut(index)) {
+                (Some(message), Some(slot)) => {
+                    *slot = Slot { message, users: 0, on_its_way: false };
                     self.published.insert(message, index);
-                    // The entry exists: nothing to allocate.
-                    let _ = self.write_entry(index);
                 }
-                None => self.slots.truncate(index),
+                _ => self.slots.truncate(index),
             }
         }
-        let mut left = self.pin_routes.saturating_add(self.slots.len());
-        self.table.retain(|_| {
-            let keep = left > 0;
-            left = left.saturating_sub(1);
-            keep
-        });
-    }
-}
-
-/// The same error once more, for each vector that it befell.
-fn same(error: &io::Error) -> io::Error {
-    error.raw_os_error().map_or_else(|| error.kind().into(), io::Error::from_raw_os_error)
-}
-
-fn gsi(index: usize) -> Gsi {
-    Gsi(Irqchip::FIRST_GSI.saturating_add(index as u32))
-}
-
-fn msi_route(gsi: Gsi, message: MsiMessage) -> kvm_irq_routing_entry {
-    kvm_irq_routing_entry {
-        gsi: gsi.0,
-        type_: KVM_IRQ_ROUTING_MSI,
-        u: kvm_irq_routing_entry__bindgen_ty_1 {
-            msi: kvm_irq_routing_msi {
-                address_lo: message.address_low(),
-                address_hi: message.address_high(),
-                data: message.data,
-                ..Default::default()
-            },
-        },
-        ..Default::default()
     }
 }
 
 #[cfg(test)]
-mod tests;
+impl Routes {
+    /// What is in which place, and used by so many; nothing is on its way.
+    pub(super) fn settled(&self) -> Vec<(ApicMessage, u32)> {
+        assert!(self.placed.is_empty() && self.slots.iter().all(|slot| !slot.on_its_way));
+        assert_eq!(self.published.len(), self.slots.len());
+        for (index, slot) in self.slots.iter().enumerate() {
+            assert_eq!(self.published.get(slot.message), Some(index), "{:?}", slot.message);
+        }
+        self.slots.iter().map(|slot| (slot.message, slot.users)).collect()
+    }
+}

@@ -153,8 +153,8 @@ fn a_vm_of_16_functions_with_64_vectors_each_is_restored_with_one_commit() {
     }
     assert_eq!(
         router.counters().commits,
-        4,
-        "one by one: a destination's messages, and then twice as many each time"
+        5,
+        "one by one: 64, one more, and then three times as many each time"
     );
     let start = Instant::now();
     let states: Vec<_> = cards.iter().map(|card| card.msix.suspend().unwrap()).collect();

@@ -1,0 +1,65 @@
+//! What is published with the messages that are wanted, before anybody asks for it.
+//!
+//! A commit hands the whole table over, so one for each message would make N messages cost N²; and each message that
+//! nobody asks for makes every commit dearer. Hence: nothing ahead, so that a vector that moves costs a commit of what
+//! there is; until in all each message would have been handed over more than two and a half times. Then twice as many ahead
+//! as there are. So n messages cost about log n commits, in whatever order they are wanted.
+
+use std::collections::HashSet;
+use std::ops::RangeInclusive;
+
+use super::routes::Routes;
+use crate::apic::ApicMessage;
+
+/// The vectors that guests give to devices: below are exceptions, above are the guest's own.
+pub(super) const DEVICE_VECTORS: RangeInclusive<u8> = 0x20..=0xef;
+
+/// A smaller table is not worth a commit.
+const FIRST: usize = 64;
+
+/// Places what a guest will most likely want after what was placed just now: guests hand out the vectors of a
+/// destination in ascending order, and after one destination the next.
+///
+/// In a full table they take the room of messages that were used once, of their own destination only: else each
+/// further message would cost a commit of the full table. Of a batch only the first message of each destination
+/// counts, or a large one would look each neighbour up for each of its messages.
+pub(super) fn place(routes: &mut Routes) {
+    if routes.len() >= FIRST && !routes.is_handed_over_too_often() {
+        return;
+    }
+    let wanted: Vec<ApicMessage> = routes.placed().iter().map(|placed| placed.message).collect();
+    let before = routes.len().saturating_sub(wanted.len());
+    let enough = routes.len().saturating_add(before.saturating_mul(2)).max(FIRST);
+    let mut destinations = HashSet::new();
+    for message in wanted.iter().filter(|message| destinations.insert(message.with_vector(u8::MAX))) {
+        block(routes, *message, enough, routes.unused());
+    }
+    let (mut message, mut left) = (wanted.last().copied(), routes.vcpus());
+    while let Some(next) = message.and_then(|message| message.next_destination(routes.vcpus()))
+        && left > 0
+        && routes.len() < enough
+        && routes.has_spare()
+    {
+        block(routes, next, enough, 0);
+        (message, left) = (Some(next), left.saturating_sub(1));
+    }
+}
+
+/// Places a message's neighbours of the same destination until there are so many messages, in spare entries and so many
+/// others.
+fn block(routes: &mut Routes, message: ApicMessage, enough: usize, mut evictable: usize) {
+    let vector = message.message().data as u8;
+    let rest = (vector..=*DEVICE_VECTORS.end()).chain(*DEVICE_VECTORS.start()..vector);
+    for neighbour in rest.take(routes.share()).filter_map(|vector| message.with_vector(vector)) {
+        if routes.len() >= enough || routes.has(neighbour) {
+            continue;
+        }
+        if !routes.has_spare() {
+            if evictable == 0 {
+                return;
+            }
+            evictable = evictable.saturating_sub(1);
+        }
+        routes.place(neighbour);
+    }
+}

@@ -1,0 +1,89 @@
+//! The routing table as the kernel is handed it: the irqchip's pins, and then one entry for each message.
+//!
+//! Owns the buffer, which is changed in place between commits. Invariant: the message of index n is the n-th entry after
+//! the pins' and has GSI 24 + n. Locking: none of its own; it is used under the lock that a commit takes.
+
+use std::io;
+
+use kvm_bindings::{
+    KVM_IRQ_ROUTING_MSI, KvmIrqRouting, kvm_irq_routing_entry, kvm_irq_routing_entry__bindgen_ty_1,
+    kvm_irq_routing_msi,
+};
+
+use super::irqchip::Irqchip;
+use super::routes::Placed;
+use crate::apic::ApicMessage;
+use crate::message::MsiMessage;
+use crate::router::Gsi;
+
+/// The table.
+#[derive(Debug)]
+pub(super) struct Table {
+    entries: KvmIrqRouting,
+    pins: usize,
+}
+
+/// The GSI of a message.
+pub(super) fn gsi(index: usize) -> Gsi {
+    Gsi(Irqchip::FIRST_GSI.saturating_add(index as u32))
+}
+
+/// The way back from [`gsi`].
+pub(super) fn index(gsi: Gsi) -> usize {
+    gsi.0.saturating_sub(Irqchip::FIRST_GSI) as usize
+}
+
+impl Table {
+    /// A table of no messages.
+    pub(super) fn new(irqchip: Irqchip) -> Self {
+        let pins: Vec<_> = irqchip.pin_routes().collect();
+        #[allow(clippy::expect_used, reason = "at most 40 entries, at start; a table has room for 4096")]
+        let entries = KvmIrqRouting::from_entries(&pins).expect("the pins' routes fit in a table");
+        Self { entries, pins: pins.len() }
+    }
+
+    /// What KVM_SET_GSI_ROUTING takes.
+    pub(super) fn entries(&self) -> &KvmIrqRouting {
+        &self.entries
+    }
+
+    /// Puts a message in its place, which exists or is the next one.
+    pub(super) fn put(&mut self, index: usize, message: ApicMessage) -> io::Result<()> {
+        let entry = msi_route(gsi(index), message.message());
+        match self.entries.as_mut_slice().get_mut(self.pins.saturating_add(index)) {
+            Some(place) => *place = entry,
+            None => self.entries.push(entry).map_err(|_| io::ErrorKind::OutOfMemory)?,
+        }
+        Ok(())
+    }
+
+    /// The way back: the messages of before in their places, and no more than so many.
+    pub(super) fn take_back(&mut self, placed: &[Placed], messages: usize) {
+        for Placed { index, before, .. } in placed {
+            // Its entry exists: nothing to allocate.
+            let _ = before.map(|before| self.put(*index, before));
+        }
+        let mut left = self.pins.saturating_add(messages);
+        self.entries.retain(|_| {
+            let keep = left > 0;
+            left = left.saturating_sub(1);
+            keep
+        });
+    }
+}
+
+fn msi_route(gsi: Gsi, message: MsiMessage) -> kvm_irq_routing_entry {
+    kvm_irq_routing_entry {
+        gsi: gsi.0,
+        type_: KVM_IRQ_ROUTING_MSI,
+        u: kvm_irq_routing_entry__bindgen_ty_1 {
+            msi: kvm_irq_routing_msi {
+                address_lo: message.address_low(),
+                address_hi: message.address_high(),
+                data: message.data,
+                ..Default::default()
+            },
+        },
+        ..Default::default()
+    }
+}
