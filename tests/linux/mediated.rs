@@ -57,14 +57,18 @@ pub(crate) fn slots_grow_while_one_is_rung_and_no_ring_is_lost(stage: &Stage) ->
     }
     let rings = 1000;
     let enable = stage.watch_msix_enable()?;
-    let mut session = start(stage, &[SLOTS], &[&format!("imspound:{rings}"), "hold"])?;
-    let (counts, held) = while_counting(stage, || hold(&mut session));
+    let mut session = start(stage, &[SLOTS], &["hold", &format!("imspound:{rings}"), "hold"])?;
+    hold(&mut session)?;
+    assert_none_yet(stage)?;
+    let (mut requested, held) = while_counting(stage, || {
+        session.go_on()?;
+        hold(&mut session)
+    });
     held?;
     let pounded = session.transcript().line("imspound")?.clone();
     let (rung, lost) = (pounded.number("rung")?, pounded.number("lost")?);
     let first = pounded.number("first_rung")?;
     let times = session.transcript().line("imspounded")?.number("times")?;
-    let mut requested: Vec<u32> = counts.iter().map(|count| count.requested).collect();
     requested.dedup();
     stage::say(&format!(
         "{}: {lost} of {rung} rings lost, {first} of them of one slot while {} others came and went {times} times; \
@@ -82,7 +86,6 @@ pub(crate) fn slots_grow_while_one_is_rung_and_no_ring_is_lost(stage: &Stage) ->
     let most = u64::from(*seen.last().expect("some counts"));
     assert!(most <= SLOTS && most > SLOTS / 2, "{requested:?}");
     assert!(seen.iter().any(|count| (2..SLOTS).contains(&u64::from(*count))), "at once: {requested:?}");
-    assert_set_aside(stage, &counts);
     let report = session.report_now()?;
     let [function] = mediated(&report)[..] else { panic!("one function") };
     assert_eq!(u64::from(function.domain.counters.high_water), SLOTS);
@@ -108,49 +111,41 @@ fn mediated(report: &Report) -> Vec<&MediatedSlots> {
     report.mediated().collect()
 }
 
-/// What the host has for the device at one moment.
-#[derive(Clone, Copy, Debug)]
-struct Count {
-    /// Interrupts that are requested.
-    requested: u32,
-    /// Interrupts that there are, requested or not.
-    set_aside: u32,
-}
-
 fn requested(stage: &Stage) -> Result<u32> {
     Ok(stage.host.vectors(stage.address(Passed::Doorbell))?.requested)
 }
 
-/// Counts on the host, as often as it can, while something else is done; for half a minute at most.
-fn while_counting<T>(stage: &Stage, work: impl FnOnce() -> T) -> (Vec<Count>, T) {
+/// The host's interrupts for the device while no slot is in use: none requested. One that gives them one by one has set
+/// aside a single one, the other all that the device can have.
+fn assert_none_yet(stage: &Stage) -> Result<()> {
+    let listed = format!("ls /sys/bus/pci/devices/{}/msi_irqs | wc -l", stage.address(Passed::Doorbell));
+    let set_aside = stage.host.shell(&listed)?;
+    stage::say(&format!("{}: interrupts set aside by the host at first: {}", stage.place, set_aside.trim()));
+    let expected = match stage.place {
+        Where::Lab(Series::V6_12) => "1",
+        Where::Lab(Series::V6_1) => "64",
+        Where::Own => set_aside.trim(),
+    };
+    assert_eq!((requested(stage)?, set_aside.trim()), (0, expected));
+    Ok(())
+}
+
+/// How many are requested, looked up again and again while something else is done; for half a minute at most.
+fn while_counting<T>(stage: &Stage, work: impl FnOnce() -> T) -> (Vec<u32>, T) {
     let done = stage.host.scratch().join("counted");
     let _ = fs::remove_file(&done);
     let (address, flag) = (stage.address(Passed::Doorbell), done.display());
     let script = format!(
         "end=$(($(date +%s) + 30)); until [ -e {flag} ] || [ $(date +%s) -gt $end ]; do \
-         grep -c 'vfio-msix.*({address})' /proc/interrupts; ls /sys/bus/pci/devices/{address}/msi_irqs | wc -l; \
-         sleep 0.1; done"
+         grep -c 'vfio-msix.*({address})' /proc/interrupts; sleep 0.1; done"
     );
     thread::scope(|scope| {
         let counting = scope.spawn(|| stage.host.shell(&script));
         let result = work();
         fs::write(&done, []).expect("a file in the shared directory");
         let counted = counting.join().expect("counting").expect("counts");
-        let numbers: Vec<u32> = counted.lines().filter_map(|line| line.trim().parse().ok()).collect();
-        let counts = numbers.chunks_exact(2).map(|pair| Count { requested: pair[0], set_aside: pair[1] });
-        (counts.collect(), result)
+        (counted.lines().filter_map(|line| line.trim().parse().ok()).collect(), result)
     })
-}
-
-/// A host that gives interrupts one by one begins with one; the other has all of them from the start.
-fn assert_set_aside(stage: &Stage, counts: &[Count]) {
-    let set_aside: BTreeSet<u32> = counts.iter().map(|count| count.set_aside).collect();
-    stage::say(&format!("{}: interrupts set aside by the host: {set_aside:?}", stage.place));
-    match stage.place {
-        Where::Lab(Series::V6_12) => assert!(set_aside.contains(&1) && set_aside.len() > 1, "{set_aside:?}"),
-        Where::Lab(Series::V6_1) => assert_eq!(set_aside, BTreeSet::from([64])),
-        Where::Own => {}
-    }
 }
 
 /// The guest has freed every slot: soon nothing is requested.

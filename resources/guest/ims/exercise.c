@@ -16,6 +16,8 @@
 
 /* An interrupt that was not to come would be here by then. */
 #define SETTLE_MS	50
+/* And one that waits is seen to by then. */
+#define PENDING_MS	1000
 /* The kernel moves an interrupt when it comes, and not if the last move is not over. */
 #define RINGS_TO_MOVE	16
 
@@ -160,6 +162,19 @@ static bool is_pending(struct ims_queues *ims, unsigned int index)
 	return control & IMS_CONTROL_PENDING;
 }
 
+/* A device may take its time between a ring and its interrupt. */
+static bool becomes_pending(struct ims_queues *ims, unsigned int index)
+{
+	unsigned int ms;
+
+	for (ms = 0; ms < PENDING_MS; ms += SETTLE_MS) {
+		if (is_pending(ims, index))
+			return true;
+		msleep(SETTLE_MS);
+	}
+	return false;
+}
+
 /* All are masked and rung twice, which is one interrupt when they are unmasked. */
 static void ring_masked(struct ims_queues *ims, const unsigned int *order,
 			unsigned int count)
@@ -176,11 +191,13 @@ static void ring_masked(struct ims_queues *ims, const unsigned int *order,
 		iowrite32(order[i], ims->registers + REG_RING);
 	}
 	ims->masked_rung += 2 * count;
+	/* The second ring of the last one, too, is there by then. */
+	msleep(SETTLE_MS);
 	for (i = 0; i < count; i++) {
 		struct line *queue = &ims->queues[order[i]];
 		int before = atomic_read(&queue->received);
 
-		ims->held += is_pending(ims, order[i]);
+		ims->held += becomes_pending(ims, order[i]);
 		enable_irq(queue->irq);
 		line_await(ims, queue, before);
 	}
