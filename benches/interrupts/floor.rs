@@ -4,7 +4,7 @@ use std::hint;
 use std::time::{Duration, Instant};
 
 use kvm_bindings::{
-    KVM_IRQ_ROUTING_IRQCHIP, KVM_IRQ_ROUTING_MSI, KvmIrqRouting, kvm_irq_routing_entry,
+    KVM_IRQ_ROUTING_IRQCHIP, KVM_IRQ_ROUTING_MSI, KVM_IRQCHIP_IOAPIC, KvmIrqRouting, kvm_irq_routing_entry,
     kvm_irq_routing_entry__bindgen_ty_1, kvm_irq_routing_irqchip, kvm_irq_routing_msi, kvm_msi,
 };
 use kvm_ioctls::{Kvm, VcpuFd, VmFd};
@@ -39,7 +39,7 @@ pub(crate) fn vm_with_apic() -> Result<(VmFd, VcpuFd)> {
     Ok((vm, vcpu))
 }
 
-/// `n` eventfds, one commit of `n` messages beside the IOAPIC's pins, `n` irqfds.
+/// `n` eventfds, one commit of `n` messages beside the irqchip's pins, `n` irqfds.
 pub(crate) fn enable(vm: &VmFd, n: usize) -> Result<(Sample, Irqfds)> {
     let start = Instant::now();
     let irqfds: Irqfds =
@@ -110,15 +110,21 @@ pub(crate) fn attach(vm: &VmFd, irqfds: &[(EventFd, u32)]) -> Result<Sample> {
     Ok(sample)
 }
 
-/// `moved` irqfds detached and attached again, and one commit with so many messages more.
-pub(crate) fn retarget(vm: &VmFd, irqfds: &[(EventFd, u32)], moved: usize) -> Result<Sample> {
+/// Some irqfds detached, and attached again after one commit with so many messages more. Which ones they are plays a part:
+/// the kernel looks for each from the first that was attached on.
+pub(crate) fn retarget(
+    vm: &VmFd,
+    irqfds: &[(EventFd, u32)],
+    moved: impl ExactSizeIterator<Item = usize> + Clone,
+) -> Result<Sample> {
     let start = Instant::now();
-    for (eventfd, gsi) in irqfds.iter().take(moved) {
+    for index in moved.clone() {
+        let (eventfd, gsi) = &irqfds[index];
         vm.unregister_irqfd(eventfd, *gsi)?;
     }
-    vm.set_gsi_routing(&table(irqfds.len() + moved)?)?;
-    for (index, (eventfd, _)) in irqfds.iter().take(moved).enumerate() {
-        vm.register_irqfd(eventfd, gsi(irqfds.len() + index))?;
+    vm.set_gsi_routing(&table(irqfds.len() + moved.len())?)?;
+    for (added, index) in moved.enumerate() {
+        vm.register_irqfd(&irqfds[index].0, gsi(irqfds.len() + added))?;
     }
     Ok(Sample { time: start.elapsed(), commits: 1 })
 }
@@ -157,12 +163,18 @@ fn gsi(index: usize) -> u32 {
 }
 
 fn table(n: usize) -> Result<KvmIrqRouting> {
-    let routes: Vec<_> = (0..24).map(pin).chain((0..n).map(|index| msi(gsi(index), index))).collect();
+    let routes: Vec<_> = pins().chain((0..n).map(|index| msi(gsi(index), index))).collect();
     Ok(KvmIrqRouting::from_entries(&routes)?)
 }
 
-fn pin(gsi: u32) -> kvm_irq_routing_entry {
-    let irqchip = kvm_irq_routing_irqchip { irqchip: 2, pin: gsi };
+/// The routes that KVM gives an irqchip's pins at start, and every commit has to repeat: the PICs' and the IOAPIC's.
+fn pins() -> impl Iterator<Item = kvm_irq_routing_entry> {
+    let pic = (0..16).map(|gsi| pin(gsi, gsi / 8, gsi % 8));
+    pic.chain((0..24).map(|gsi| pin(gsi, KVM_IRQCHIP_IOAPIC, gsi)))
+}
+
+fn pin(gsi: u32, irqchip: u32, pin: u32) -> kvm_irq_routing_entry {
+    let irqchip = kvm_irq_routing_irqchip { irqchip, pin };
     let u = kvm_irq_routing_entry__bindgen_ty_1 { irqchip };
     kvm_irq_routing_entry { gsi, type_: KVM_IRQ_ROUTING_IRQCHIP, u, ..Default::default() }
 }

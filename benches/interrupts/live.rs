@@ -32,7 +32,7 @@ pub(crate) fn measure(notes: &mut Notes, n: usize) -> Result<()> {
         interleave(name, n, RUNS, ours, || {
             let vm = floor::vm()?;
             let (_, irqfds) = floor::enable(&vm, n)?;
-            floor::retarget(&vm, &irqfds, 1)
+            floor::retarget(&vm, &irqfds, [n / 2].into_iter())
         })
     })
 }
@@ -50,7 +50,7 @@ pub(crate) fn storm(notes: &mut Notes) -> Result<()> {
         interleave(name, 2048, RUNS, ours, || {
             let vm = floor::vm()?;
             let (_, irqfds) = floor::enable(&vm, 2048)?;
-            floor::retarget(&vm, &irqfds, 64)
+            floor::retarget(&vm, &irqfds, (0..64).map(|index| index * 32))
         })
     })
 }
