@@ -192,6 +192,11 @@ impl Ours {
         })
     }
 
+    /// Function Mask set and cleared.
+    pub(crate) fn mask_function(&self) {
+        [0xc000u16, 0x8000].iter().for_each(|control| self.function.write_config(2, &control.to_le_bytes()));
+    }
+
     /// One live vector masked and unmasked.
     pub(crate) fn mask_unmask(&mut self, n: usize) -> Sample {
         self.counting_commits(|ours| {

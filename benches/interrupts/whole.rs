@@ -1,4 +1,4 @@
-//! What befalls a device as a whole: turned off, reset, unplugged, restored.
+//! What befalls a device as a whole: masked, turned off, reset, unplugged, restored.
 
 use std::error::Error;
 
@@ -13,7 +13,7 @@ use crate::{Notes, RUNS, SIZES};
 const DEVICES: usize = 16;
 const VECTORS: usize = 64;
 
-/// For the first three the floor is all eventfds closed and one irqfd detached: the kernel then waits for all.
+/// For turning off, resetting and dropping it the floor is all eventfds closed and one irqfd detached: the kernel then waits for all.
 pub(crate) fn measure(notes: &mut Notes) -> Result<()> {
     type Work = fn(Ours) -> Sample;
     let figures: [(_, Work); 3] = [
@@ -32,6 +32,16 @@ pub(crate) fn measure(notes: &mut Notes) -> Result<()> {
                 interleave(name, n, RUNS, ours, || floor::turn_off(&floor::vm()?, n))
             })?;
         }
+    }
+    for n in SIZES {
+        notes.take("function_mask", |name| {
+            let mut ours = Ours::new(Ahead::AtStart)?;
+            ours.enable_at_once(n);
+            let vm = floor::vm()?;
+            let (_, irqfds) = floor::enable(&vm, n)?;
+            let mask = || Ok(ours.counting_commits(Ours::mask_function));
+            interleave(name, n, RUNS, mask, || floor::reattach_all(&vm, &irqfds))
+        })?;
     }
     notes.take("restore", |name| {
         let states = states()?;
