@@ -81,6 +81,11 @@ pub struct SiovCapabilities {
     __: u32,
 }
 
+/// Designated Vendor-Specific Extended Capability.
+const DVSEC: u16 = 0x0023;
+const INTEL: u16 = 0x8086;
+const SCALABLE_IOV: u16 = 5;
+
 /// Which of the capability's DWORDs is System Page Size.
 const SYSTEM_PAGE_SIZE: usize = 4;
 
@@ -118,6 +123,14 @@ impl SiovDvsec {
         writable
     };
 
+    /// Whether an extended capability that begins with these DWORDs is one of Scalable IOV: for an embedder that hands on
+    /// what a physical device has. It tells a guest of an IMS that nobody emulates, so it must not be handed on: a
+    /// message that a guest writes there is not one of the host's.
+    pub fn is_at([header, dvsec, siov]: [u32; 3]) -> bool {
+        let (header, dvsec) = (ExtendedHeader::from_bits(header), DvsecHeader::from_bits(dvsec));
+        header.id() == DVSEC && dvsec.vendor() == INTEL && SiovHeader::from_bits(siov).id() == SCALABLE_IOV
+    }
+
     /// The capability of a function whose parents together can do `parents`: as it is asked for an IMS by
     /// [`Function::try_new`](crate::Function::try_new), so one that was refused there is refused here.
     ///
@@ -127,12 +140,12 @@ impl SiovDvsec {
         if !parents.ims {
             return Err(Unsupported::Ims);
         }
-        let header = ExtendedHeader::new().with_id(0x23).with_version(1);
-        let dvsec = DvsecHeader::new().with_vendor(0x8086).with_revision(1).with_length(Self::LENGTH);
+        let header = ExtendedHeader::new().with_id(DVSEC).with_version(1);
+        let dvsec = DvsecHeader::new().with_vendor(INTEL).with_revision(1).with_length(Self::LENGTH);
         let registers = [
             header.into_bits(),
             dvsec.into_bits(),
-            SiovHeader::new().with_id(5).into_bits(),
+            SiovHeader::new().with_id(SCALABLE_IOV).into_bits(),
             supported.into_bits(),
             PageSizes::SIZE_4K.into_bits(),
             SiovCapabilities::new().with_ims(true).into_bits(),

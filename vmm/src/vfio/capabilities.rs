@@ -2,10 +2,13 @@
 //!
 //! A capability that is carried keeps its place and gets a new pointer to the next one that is; all others are hidden:
 //! nothing leads to them, and where they were reads zero. Carried are those that work in a guest, by the tables below;
-//! the rest, known or not, is hidden, so that a driver never finds what does not work. Pure: it turns the host's view
-//! into registers of a [`ConfigSpace`].
+//! the rest, known or not, is hidden, so that a driver never finds what does not work. So is Scalable IOV, which tells of an
+//! interrupt message store: the device's own is not emulated, and messages that a guest writes to it are none of the host's.
+//! Pure: it turns the host's view into registers of a [`ConfigSpace`].
 
 use std::collections::BTreeMap;
+
+use vm_msi::ims::SiovDvsec;
 
 use super::registers;
 use crate::pci::{ConfigSpace, Register};
@@ -96,7 +99,7 @@ pub fn relink(space: &mut ConfigSpace, host: &[u8], emulated: &[u8]) -> Places {
         let carried = CARRIED.iter().find(|carried| carried.id == id).map(|carried| carried.registers);
         carried.or(emulated.contains(&id).then_some(&[][..]))
     };
-    for (offset, id, len) in hidden(&list, CONVENTIONAL_END, |id| registers(id).is_some()) {
+    for (offset, id, len) in hidden(&list, CONVENTIONAL_END, |_, id| registers(id).is_some()) {
         // What follows a capability of known length may be registers of the device's own.
         space.hide(offset, if id == id::MSI { len.min(MSI_LONGEST) } else { len });
     }
@@ -124,11 +127,15 @@ pub fn relink(space: &mut ConfigSpace, host: &[u8], emulated: &[u8]) -> Places {
 
 fn relink_extended(space: &mut ConfigSpace, host: &[u8]) {
     let list = walk_extended(host);
-    let carried = |id| CARRIED_EXTENDED.contains(&id);
+    let carried = |offset: u16, id| {
+        let [_, second, third] = [0, 4, 8].map(|at| dword(host, offset.saturating_add(at)).unwrap_or(0));
+        CARRIED_EXTENDED.contains(&id) && !SiovDvsec::is_at([id.into(), second, third])
+    };
     for (offset, _, len) in hidden(&list, CONFIG_END, carried) {
         space.hide(offset, len);
     }
-    let kept: Vec<u16> = list.iter().filter(|(_, id)| carried(*id)).map(|(offset, _)| *offset).collect();
+    let kept: Vec<u16> =
+        list.iter().filter(|(offset, id)| carried(*offset, *id)).map(|(offset, _)| *offset).collect();
     // The list starts at 0x100, always: what is hidden there becomes a null capability that points on.
     let starts = kept.iter().copied().filter(|offset| *offset != EXTENDED_FIRST);
     let mut next = starts.chain([0]);
@@ -147,12 +154,13 @@ fn header(own: u32, next: u16) -> [u8; 4] {
 }
 
 /// Those capabilities that are not carried, with their lengths at most: each ends where another begins.
-fn hidden<I: Copy>(list: &List<I>, end: u16, carried: impl Fn(I) -> bool) -> Vec<(u16, I, usize)> {
+fn hidden<I: Copy>(list: &List<I>, end: u16, carried: impl Fn(u16, I) -> bool) -> Vec<(u16, I, usize)> {
     let len = |offset: u16| {
         let starts = list.iter().map(|(other, _)| *other).filter(|other| *other > offset);
         usize::from(starts.min().unwrap_or(end).saturating_sub(offset))
     };
-    list.iter().filter(|(_, id)| !carried(*id)).map(|(offset, id)| (*offset, *id, len(*offset))).collect()
+    let hidden = list.iter().filter(|(offset, id)| !carried(*offset, *id));
+    hidden.map(|(offset, id)| (*offset, *id, len(*offset))).collect()
 }
 
 /// The list at 0x34. A list that loops, leaves its area or is misaligned ends there.
@@ -291,6 +299,21 @@ mod tests {
         assert_eq!(walk_extended(&seen), [(0x100, 0x01), (0x200, 0x03)]);
         let (seen, _) = guest(&host(&[], &[(0x100, 0x15, 0x148), (0x148, 0x1b, 0x100)]), &[]);
         assert_eq!(seen[0x100..0x104], [0; 4]);
+    }
+
+    #[test]
+    fn a_device_with_an_ims_of_its_own_shows_none_and_keeps_its_other_vendor_specific_capabilities() {
+        let intel = |dvsec: u16| [0x0181_8086, dvsec.into(), 1, 1, 1];
+        let cxl = [0x0381_1e98, 5, 1, 1, 1];
+        let mut device = host(&[], &[(0x100, 0x23, 0x140), (0x140, 0x23, 0x180), (0x180, 0x23, 0)]);
+        for (offset, registers) in [(0x100, intel(4)), (0x140, intel(5)), (0x180, cxl)] {
+            let bytes = registers.map(u32::to_le_bytes).concat();
+            device[offset + 4..][..bytes.len()].copy_from_slice(&bytes);
+        }
+        let (seen, _) = guest(&device, &[]);
+        assert_eq!(walk_extended(&seen), [(0x100, 0x23), (0x180, 0x23)]);
+        assert!(seen[0x140..0x180].iter().all(|byte| *byte == 0));
+        assert_eq!(seen[0x104..0x118], device[0x104..0x118]);
     }
 
     #[test]
