@@ -41,7 +41,7 @@ pub(crate) fn lspci_is_right_and_stays_so(stage: &Stage) -> Result<()> {
 }
 
 /// A device's part of the list, without what may change: the slot's number and the legacy interrupt's.
-fn section(listed: &str, device: &str) -> String {
+pub(crate) fn section(listed: &str, device: &str) -> String {
     let mut parts = listed.split("\n\n");
     let part = parts.find(|part| part.lines().next().is_some_and(|line| line.contains(device)));
     part.unwrap_or_else(|| panic!("lspci does not show {device}:\n{listed}")).trim().to_owned()

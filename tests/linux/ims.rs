@@ -5,6 +5,7 @@
 use guest::{Line, Result, Tools, Transcript};
 use lab::Series;
 
+use crate::bus::section;
 use crate::stage::{self, Stage};
 
 const TIMERS: u64 = 64;
@@ -119,9 +120,7 @@ fn assert_timers(timer: &Line) -> Result<()> {
 /// Both devices say that they have IMS.
 fn assert_shown(listed: &str) {
     for device in ["[1af4:10f0]", "[1af4:10f1]"] {
-        let mut parts = listed.split("\n\n");
-        let shown = parts.find(|part| part.contains(device));
-        let shown = shown.unwrap_or_else(|| panic!("lspci does not show {device}:\n{listed}"));
+        let shown = section(listed, device);
         println!("{shown}");
         assert!(
             shown.contains("Designated Vendor-Specific: Vendor=8086 ID=0005 Rev=1 Len=24"),

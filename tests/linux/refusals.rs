@@ -15,7 +15,7 @@ const HOST: i32 = 1;
 fn a_device_with_a_host_driver() {
     stage::on(Where::Lab(Series::V6_12), |stage| {
         let address = stage.host.shell("cd /sys/bus/pci/drivers/virtio-pci && ls -d 0000:* | head -n 1")?;
-        refused(stage, "", address.trim(), INPUT, &[address.trim(), "virtio-pci", "vfio-pci"])
+        refused(stage, "", &vfio(address.trim()), INPUT, &[address.trim(), "virtio-pci", "vfio-pci"])
     });
 }
 
@@ -29,7 +29,7 @@ fn a_device_that_shares_its_group_with_the_hosts() {
         let (spare, used) = (find(stage::SPARE_IN_SHARED_GROUP)?, find(stage::USED_IN_SHARED_GROUP)?);
         let lab = guest::built("lab")?;
         stage.host.shell(&format!("{} bind {spare}", lab.display()))?;
-        refused(stage, "", &spare, INPUT, &[&spare, "group", &used, "vfio-pci"])
+        refused(stage, "", &vfio(&spare), INPUT, &[&spare, "group", &used, "vfio-pci"])
     });
 }
 
@@ -39,7 +39,7 @@ fn a_device_in_use() {
         let machine = stage.guest(Series::V6_12, Tools::None, &[Passed::Doorbell])?.job("hold").job("grow");
         let mut first = stage.start(&machine)?;
         hold(&mut first)?;
-        refused(stage, "", stage.address(Passed::Doorbell), HOST, &["in use"])?;
+        refused(stage, "", &vfio(stage.address(Passed::Doorbell)), HOST, &["in use"])?;
         // The one that has it did not notice.
         first.go_on()?;
         crate::growth::assert_every_ring_came(stage::finish(first)?.line("doorbell")?)
@@ -50,7 +50,7 @@ fn a_device_in_use() {
 fn no_kvm() {
     stage::on(Where::Lab(Series::V6_12), |stage| {
         let hidden = "unshare --mount sh -c 'mount -t tmpfs none /dev && exec \"$@\"' sh";
-        refused(stage, hidden, stage.address(Passed::Doorbell), HOST, &["/dev/kvm", "kvm-amd"])
+        refused(stage, hidden, &vfio(stage.address(Passed::Doorbell)), HOST, &["/dev/kvm", "kvm-amd"])
     });
 }
 
@@ -58,7 +58,7 @@ fn no_kvm() {
 fn no_vfio() {
     stage::on(Where::Lab(Series::V6_12), |stage| {
         let hidden = "unshare --mount sh -c 'mount -t tmpfs none /dev/vfio && exec \"$@\"' sh";
-        refused(stage, hidden, stage.address(Passed::Doorbell), HOST, &["/dev/vfio/vfio", "modprobe"])
+        refused(stage, hidden, &vfio(stage.address(Passed::Doorbell)), HOST, &["/dev/vfio/vfio", "modprobe"])
     });
 }
 
@@ -66,17 +66,33 @@ fn no_vfio() {
 fn no_permission() {
     stage::on(Where::Lab(Series::V6_12), |stage| {
         let nobody = "setpriv --reuid 65534 --regid 65534 --clear-groups";
-        refused(stage, nobody, stage.address(Passed::Doorbell), HOST, &["/dev/kvm", "permission"])
+        refused(stage, nobody, &vfio(stage.address(Passed::Doorbell)), HOST, &["/dev/kvm", "permission"])
     });
 }
 
+#[test]
+fn an_ims_that_its_device_cannot_fire() {
+    stage::on(Where::Lab(Series::V6_12), |stage| {
+        let mediated =
+            |device, slots| format!("--device ims-mediated,host={},slots={slots}", stage.address(device));
+        let words = ["64 slots need a host vector each", "has 64", stage.address(Passed::Doorbell)];
+        refused(stage, "", &mediated(Passed::Doorbell, 64), HOST, &words)?;
+        let words = ["not known", "ivshmem-doorbell", stage.address(Passed::Disk)];
+        refused(stage, "", &mediated(Passed::Disk, 4), HOST, &words)
+    });
+}
+
+fn vfio(address: &str) -> String {
+    format!("--vfio {address}")
+}
+
 /// The VMM, started in this way with this device, ends with `status` and says one line with these words in it.
-fn refused(stage: &Stage, prefix: &str, device: &str, status: i32, words: &[&str]) -> Result<()> {
+fn refused(stage: &Stage, prefix: &str, option: &str, status: i32, words: &[&str]) -> Result<()> {
     let kernel = stage.kernel(Series::V6_12)?;
     // Copies that everybody may read, whoever owns the directory they were built in.
     let script = format!(
         "cp '{}' /run/vmm && cp '{}' /run/vmlinuz && chmod a+rx /run/vmm && chmod a+r /run/vmlinuz && \
-         exec {prefix} /run/vmm --kernel /run/vmlinuz --vfio {device}",
+         exec {prefix} /run/vmm --kernel /run/vmlinuz {option}",
         guest::built("vmm")?.display(),
         kernel.display()
     );
