@@ -245,7 +245,8 @@ void ims_domain_remove(struct ims_domain *domain)
 	irq_domain_free_fwnode(domain->fwnode);
 }
 
-int ims_alloc_irq(struct ims_domain *domain, unsigned int index)
+int ims_request_irq(struct ims_domain *domain, unsigned int index,
+		    irq_handler_t handler, const char *name, void *data)
 {
 	struct irq_alloc_info info = {
 		/* It can be masked, as an entry of MSI-X can. */
@@ -253,14 +254,23 @@ int ims_alloc_irq(struct ims_domain *domain, unsigned int index)
 		.desc = &domain->owner,
 		.hwirq = index,
 	};
+	int irq, err;
 
-	return __irq_domain_alloc_irqs(domain->irqs, -1, 1,
-				       dev_to_node(&domain->pdev->dev), &info,
-				       false, NULL);
+	irq = __irq_domain_alloc_irqs(domain->irqs, -1, 1,
+				      dev_to_node(&domain->pdev->dev), &info,
+				      false, NULL);
+	if (irq < 0)
+		return irq;
+	err = request_irq(irq, handler, 0, name, data);
+	if (!err)
+		return irq;
+	irq_dispose_mapping(irq);
+	return err;
 }
 
-void ims_free_irq(int irq)
+void ims_release_irq(int irq, void *data)
 {
+	free_irq(irq, data);
 	/* It knows hierarchies; irq_domain_free_irqs() is not exported. */
 	irq_dispose_mapping(irq);
 }

@@ -7,6 +7,7 @@
 #ifndef IMS_DOMAIN_H
 #define IMS_DOMAIN_H
 
+#include <linux/interrupt.h>
 #include <linux/irqdomain.h>
 #include <linux/msi.h>
 #include <linux/pci.h>
@@ -72,10 +73,14 @@ int ims_domain_create(struct ims_domain *domain, struct pci_dev *pdev,
 		      const struct ims_store *stores, unsigned int count);
 /* Every interrupt has been freed before. */
 void ims_domain_remove(struct ims_domain *domain);
-/* A Linux interrupt number for request_irq(); may sleep. -EEXIST, -EINVAL. */
-int ims_alloc_irq(struct ims_domain *domain, unsigned int index);
-/* After free_irq(). May sleep. */
-void ims_free_irq(int irq);
+/*
+ * Gives a slot an interrupt and requests that; may sleep. A Linux interrupt number,
+ * or -EEXIST, -EINVAL, and -ENOSPC where the CPUs have no vector left.
+ */
+int ims_request_irq(struct ims_domain *domain, unsigned int index,
+		    irq_handler_t handler, const char *name, void *data);
+/* Takes it away again; `data` as it was requested with. May sleep. */
+void ims_release_irq(int irq, void *data);
 /* After the device was reset. */
 void ims_restore_irq(struct ims_domain *domain, int irq);
 

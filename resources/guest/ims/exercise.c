@@ -30,8 +30,7 @@ void queue_release(struct ims_queues *ims, unsigned int index)
 {
 	struct line *queue = &ims->queues[index];
 
-	free_irq(queue->irq, queue);
-	ims_free_irq(queue->irq);
+	ims_release_irq(queue->irq, queue);
 	queue->irq = 0;
 }
 
@@ -39,16 +38,12 @@ int queue_allocate(struct ims_queues *ims, unsigned int index)
 {
 	struct line *queue = &ims->queues[index];
 	u64 start = ktime_get_ns(), took;
-	int irq, err;
+	int irq;
 
-	irq = ims_alloc_irq(&ims->domain, index);
+	irq = ims_request_irq(&ims->domain, index, line_arrival, queue->name,
+			      queue);
 	if (irq < 0)
 		return irq;
-	err = request_irq(irq, line_arrival, 0, queue->name, queue);
-	if (err) {
-		ims_free_irq(irq);
-		return err;
-	}
 	queue->irq = irq;
 	took = ktime_get_ns() - start;
 	ims->allocations++;

@@ -85,37 +85,17 @@ static irqreturn_t on_deadline(int irq, void *data)
 	return IRQ_HANDLED;
 }
 
-static void release(struct timer *timer)
-{
-	free_irq(timer->irq, timer);
-	ims_free_irq(timer->irq);
-	timer->irq = 0;
-}
-
 static void release_all(struct ims_timer *ims)
 {
 	unsigned int index;
 
 	for (index = 0; index < ims->count; index++) {
-		if (ims->timers[index].irq)
-			release(&ims->timers[index]);
+		struct timer *timer = &ims->timers[index];
+
+		if (timer->irq)
+			ims_release_irq(timer->irq, timer);
+		timer->irq = 0;
 	}
-}
-
-static int allocate(struct ims_timer *ims, unsigned int index)
-{
-	struct timer *timer = &ims->timers[index];
-	int irq, err;
-
-	irq = ims_alloc_irq(&ims->domain, index);
-	if (irq < 0)
-		return irq;
-	err = request_irq(irq, on_deadline, 0, timer->name, timer);
-	if (err)
-		ims_free_irq(irq);
-	else
-		timer->irq = irq;
-	return err;
 }
 
 static int allocate_all(struct ims_timer *ims)
@@ -124,15 +104,19 @@ static int allocate_all(struct ims_timer *ims)
 
 	for (count = 0; count < ims->count; count++) {
 		unsigned int index = get_random_u32() % ims->count;
-		int err;
+		struct timer *timer;
+		int irq;
 
 		while (ims->timers[index].irq)
 			index = (index + 1) % ims->count;
-		err = allocate(ims, index);
-		if (err) {
+		timer = &ims->timers[index];
+		irq = ims_request_irq(&ims->domain, index, on_deadline,
+				      timer->name, timer);
+		if (irq < 0) {
 			release_all(ims);
-			return err;
+			return irq;
 		}
+		timer->irq = irq;
 	}
 	return 0;
 }
