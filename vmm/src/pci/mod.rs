@@ -17,6 +17,8 @@ pub mod address_map;
 pub mod bar;
 pub mod capability_list;
 pub mod config;
+#[cfg(test)]
+pub(crate) mod driver;
 pub mod express;
 pub mod faces;
 pub mod function;

@@ -8,7 +8,7 @@ use vm_msi::ims::SlotCount;
 use vm_msi::remap::{Identity, Remapped};
 use vm_msi::testing::{Failures, FakeRouter};
 
-use super::{MASK, Machine, message};
+use super::{Driver, MASK, Machine, message};
 use crate::ims::interrupts::{Interrupts, InterruptsError, Shape, Special};
 
 const MSI: u8 = 0x05;

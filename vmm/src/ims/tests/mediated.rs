@@ -15,7 +15,7 @@ use vm_msi::{Budget, MsiMessage, Vector};
 
 use super::super::interrupts::{Interrupts, Special, bar_slots};
 use super::super::queues::Queues;
-use super::{MASK, Machine, PENDING, RING, message};
+use super::{Driver, MASK, Machine, PENDING, RING, message};
 use crate::mediated::doorbell::{Doorbell, DoorbellError};
 use crate::mediated::ivshmem::Ivshmem;
 use crate::mediated::physical::{MediatedError, OnBus};

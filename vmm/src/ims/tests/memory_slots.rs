@@ -2,7 +2,7 @@
 
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
-use super::{MASK, Machine, PENDING, RING, message, msix_message};
+use super::{Driver, MASK, Machine, PENDING, RING, message, msix_message};
 use crate::ims::queues::Queues;
 
 const SELECT: u64 = 0x040;

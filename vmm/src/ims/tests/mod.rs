@@ -21,6 +21,7 @@ use super::interrupts::{Interrupts, Shape, Special};
 use super::queues::Queues;
 use super::timer::Timer;
 use crate::pci::Root;
+use crate::pci::driver::{Driver, little_endian};
 use crate::pci::windows::tests::windows;
 
 /// A device on a bus, and its driver.
@@ -111,7 +112,7 @@ impl<M: Model> Machine<M> {
     fn read_at<const N: usize>(&self, address: u64) -> u32 {
         let mut data = [0; N];
         self.root.mmio().mmio_read(MmioAddress(0), address, &mut data);
-        little_endian(&data)
+        little_endian(&data) as u32
     }
 
     fn write_at(&self, address: u64, data: &[u8]) {
@@ -152,31 +153,11 @@ impl<M: Model> Machine<M> {
     fn counters(&self) -> [u32; 3] {
         [0x030, 0x034, 0x038].map(|register| self.read(register))
     }
+}
 
-    fn config_read<const N: usize>(&self, offset: u64) -> u32 {
-        let mut data = [0; N];
-        self.root.ecam().mmio_read(MmioAddress(0), (8 << 12) + offset, &mut data);
-        little_endian(&data)
-    }
-
-    fn config_write(&self, offset: u64, data: &[u8]) {
-        self.root.ecam().mmio_write(MmioAddress(0), (8 << 12) + offset, data);
-    }
-
-    /// The capabilities: offset, ID.
-    fn capabilities(&self) -> Vec<(u64, u8)> {
-        let mut list = Vec::new();
-        let mut next = u64::from(self.config_read::<1>(0x34));
-        while next != 0 {
-            list.push((next, self.config_read::<1>(next) as u8));
-            next = self.config_read::<1>(next + 1).into();
-            assert!(list.len() < 16, "the list loops: {list:x?}");
-        }
-        list
-    }
-
-    fn capability(&self, id: u8) -> Option<u64> {
-        self.capabilities().into_iter().find(|(_, found)| *found == id).map(|(at, _)| at)
+impl<M> Driver for Machine<M> {
+    fn root(&self) -> &Arc<Root> {
+        &self.root
     }
 }
 
@@ -196,8 +177,4 @@ fn message(slot: u32) -> MsiMessage {
 /// The message of an MSI-X vector, which no slot has.
 fn msix_message(vector: u32) -> MsiMessage {
     MsiMessage { address: 0xfeef_f000, data: 0xe0 + vector }
-}
-
-fn little_endian(data: &[u8]) -> u32 {
-    data.iter().rev().fold(0, |value, byte| value << 8 | u32::from(*byte))
 }

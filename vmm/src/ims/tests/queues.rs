@@ -1,6 +1,6 @@
 //! Queues: a ring is an interrupt, on the slot's message and on no other.
 
-use super::{MASK, Machine, PENDING, RING, RING_MSIX, message, msix_message};
+use super::{Driver, MASK, Machine, PENDING, RING, RING_MSIX, message, msix_message};
 
 #[test]
 fn a_ring_is_one_interrupt_of_the_queues_slot() {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Machine, Second, at};
+use super::{Driver, Machine, Second, at};
 
 #[test]
 fn the_device_is_a_modern_one_without_intx() {

@@ -6,7 +6,7 @@ use vm_memory::{Bytes, GuestAddress};
 
 use super::super::registers::COMMON_FEATURES;
 use super::super::rng::MOST_BYTES;
-use super::{AVAILABLE, BUFFERS, DESCRIPTORS, ENTRIES, Machine, QueueIndex, USED, at, message};
+use super::{AVAILABLE, BUFFERS, DESCRIPTORS, Driver, ENTRIES, Machine, QueueIndex, USED, at, message};
 
 #[derive(Clone, Debug)]
 enum Op {

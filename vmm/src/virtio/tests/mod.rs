@@ -23,6 +23,7 @@ use super::queue::{QueueIndex, QueueSize, Request};
 use super::registers::{COMMON_FEATURES, DRIVER_OK, FEATURES_OK};
 use super::rng::Rng;
 use super::transport::Transport;
+use crate::pci::driver::{Driver, little_endian};
 use crate::pci::windows::tests::windows;
 use crate::pci::{Function, Root};
 
@@ -210,30 +211,8 @@ impl Machine {
         self.write(offset, &value.to_le_bytes());
     }
 
-    fn config_read<const N: usize>(&self, offset: u64) -> u32 {
-        let mut data = [0; N];
-        self.root.ecam().mmio_read(MmioAddress(0), (8 << 12) + offset, &mut data);
-        little_endian(&data) as u32
-    }
-
-    fn config_write(&self, offset: u64, data: &[u8]) {
-        self.root.ecam().mmio_write(MmioAddress(0), (8 << 12) + offset, data);
-    }
-
-    /// The capabilities: offset, ID.
-    fn capabilities(&self) -> Vec<(u64, u8)> {
-        let mut list = Vec::new();
-        let mut next = u64::from(self.config_read::<1>(0x34));
-        while next != 0 {
-            list.push((next, self.config_read::<1>(next) as u8));
-            next = self.config_read::<1>(next + 1).into();
-            assert!(list.len() < 16, "the list loops: {list:x?}");
-        }
-        list
-    }
-
     fn msix(&self) -> u64 {
-        self.capabilities().into_iter().find(|(_, id)| *id == 0x11).unwrap().0
+        self.capability(0x11).unwrap()
     }
 
     /// The vendor-specific capability of this type.
@@ -243,13 +222,15 @@ impl Machine {
     }
 }
 
+impl Driver for Machine {
+    fn root(&self) -> &Arc<Root> {
+        &self.root
+    }
+}
+
 /// The message of a vector, as [`Machine::enable_msix`] sets it.
 fn message(vector: u8) -> MsiMessage {
     MsiMessage { address: 0xfee0_0000, data: 0x40 + u32::from(vector) }
-}
-
-fn little_endian(data: &[u8]) -> u64 {
-    data.iter().rev().fold(0, |value, byte| value << 8 | u64::from(*byte))
 }
 
 /// A device with two queues and a configuration, which answers every request with 7 bytes.

@@ -3,7 +3,7 @@
 use vm_memory::{Bytes, GuestAddress};
 
 use super::super::registers::{COMMON_FEATURES, EVENT_IDX};
-use super::{AVAILABLE, BUFFERS, ENTRIES, Machine, WRITE, at, message};
+use super::{AVAILABLE, BUFFERS, Driver, ENTRIES, Machine, WRITE, at, message};
 
 #[test]
 fn any_write_to_its_doorbell_rings_a_queue_and_no_other_access_does() {

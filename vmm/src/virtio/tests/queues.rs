@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::super::registers::{COMMON_FEATURES, NEEDS_RESET, RING_RESET};
-use super::{AVAILABLE, BUFFERS, DESCRIPTORS, ENTRIES, Machine, RAM, Second, USED, at, message};
+use super::{AVAILABLE, BUFFERS, DESCRIPTORS, Driver, ENTRIES, Machine, RAM, Second, USED, at, message};
 
 #[test]
 fn each_queue_says_its_size_and_where_its_doorbell_is_and_one_that_is_not_there_reads_0() {
