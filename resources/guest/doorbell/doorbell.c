@@ -86,6 +86,7 @@ struct vector {
 	unsigned int late;
 	unsigned int lost;
 	u64 slowest_ns;			/* from ringing to being told */
+	u64 grow_ns;			/* what adding it took */
 	int irq;
 	char name[24];
 };
@@ -115,6 +116,7 @@ struct doorbell {
 	unsigned int growths;		/* how often one was added */
 	u64 grow_ns;			/* time all of that took, rings excluded */
 	u64 grow_max_ns;
+	u64 grow_median_ns;		/* of the last command to grow */
 	u64 move_median_ns;		/* of the last command to move */
 };
 
@@ -270,6 +272,7 @@ static int add_vector_step(struct doorbell *bell)
 		return err;
 	}
 	took = ktime_get_ns() - start;
+	vector->grow_ns = took;
 	bell->grow_ns += took;
 	bell->grow_max_ns = max(bell->grow_max_ns, took);
 	bell->growths++;
@@ -302,19 +305,45 @@ static unsigned int ringable(const struct doorbell *bell)
 	return min(bell->table_size, bell->kind->max_ringable);
 }
 
+static int compare_ns(const void *left, const void *right)
+{
+	u64 a = *(const u64 *)left, b = *(const u64 *)right;
+
+	return a < b ? -1 : a > b;
+}
+
+static u64 median_ns(u64 *times_ns, unsigned int count)
+{
+	sort(times_ns, count, sizeof(*times_ns), compare_ns, NULL);
+	return times_ns[count / 2];
+}
+
 static int grow(struct doorbell *bell, unsigned int count)
 {
+	unsigned int before = bell->grown, index;
+	u64 *took_ns;
 	int err;
 
 	if (count > ringable(bell))
 		return -ERANGE;
+	if (count <= before)
+		return 0;
+	took_ns = kcalloc(count - before, sizeof(*took_ns), GFP_KERNEL);
+	if (!took_ns)
+		return -ENOMEM;
 	while (bell->grown < count) {
+		index = bell->grown;
 		err = add_vector(bell);
 		if (err)
-			return err;
-		ring(bell, bell->grown - 1);
+			goto out;
+		took_ns[index - before] = bell->vectors[index].grow_ns;
+		ring(bell, index);
 	}
-	return 0;
+	bell->grow_median_ns = median_ns(took_ns, count - before);
+	err = 0;
+out:
+	kfree(took_ns);
+	return err;
 }
 
 static int shrink(struct doorbell *bell, unsigned int count)
@@ -405,13 +434,6 @@ static int move_once(struct vector *vector, u64 *took_ns)
 	return 0;
 }
 
-static int compare_ns(const void *left, const void *right)
-{
-	u64 a = *(const u64 *)left, b = *(const u64 *)right;
-
-	return a < b ? -1 : a > b;
-}
-
 static int move(struct doorbell *bell, unsigned int count)
 {
 	u64 *took_ns;
@@ -427,9 +449,8 @@ static int move(struct doorbell *bell, unsigned int count)
 		return -ENOMEM;
 	for (done = 0; done < count && !err; done++)
 		err = move_once(&bell->vectors[0], &took_ns[done]);
-	sort(took_ns, count, sizeof(*took_ns), compare_ns, NULL);
 	if (!err)
-		bell->move_median_ns = took_ns[count / 2];
+		bell->move_median_ns = median_ns(took_ns, count);
 	kfree(took_ns);
 	return err;
 }
@@ -497,6 +518,7 @@ static ssize_t results_show(struct device *dev, struct device_attribute *attr,
 			  "uneven=%u\nslowest_us=%llu\n"
 			  "first_rung=%u\nfirst_received=%u\nfirst_lost=%u\n"
 			  "growths=%u\ngrow_us=%llu\ngrow_max_us=%llu\n"
+			  "grow_median_us=%llu\n"
 			  "move_us=%llu\n",
 			  growth, bell->table_size, ringable(bell), bell->grown,
 			  rung, received, late, lost, uneven,
@@ -505,6 +527,7 @@ static ssize_t results_show(struct device *dev, struct device_attribute *attr,
 			  READ_ONCE(first->lost), bell->growths,
 			  div_u64(bell->grow_ns, NSEC_PER_USEC),
 			  div_u64(bell->grow_max_ns, NSEC_PER_USEC),
+			  div_u64(bell->grow_median_ns, NSEC_PER_USEC),
 			  div_u64(bell->move_median_ns, NSEC_PER_USEC));
 }
 static DEVICE_ATTR_RO(results);
