@@ -5,7 +5,7 @@
 
 use super::layout::TableSize;
 use super::regs::VectorControl;
-use crate::access::{Lane, lanes};
+use crate::access::lanes;
 use crate::delivery::{Touched, Vector};
 use crate::message::MsiMessage;
 
@@ -34,18 +34,9 @@ impl Entry {
         VectorControl::from_bits(control).mask()
     }
 
-    /// What a lane makes of a register; `None` where that is what it has already.
-    fn written(&self, index: usize, lane: &Lane, data: &[u8]) -> Option<u32> {
-        let before = *self.0.get(index)?;
-        let merged = lane.merge(before, data);
-        let after = if index == CONTROL { VectorControl::written(merged).into_bits() } else { merged };
-        (after != before).then_some(after)
-    }
-
-    fn set(&mut self, index: usize, value: u32) {
-        if let Some(register) = self.0.get_mut(index) {
-            *register = value;
-        }
+    /// What a register is to be when a value is written to it.
+    fn kept(register: usize, value: u32) -> u32 {
+        if register == CONTROL { VectorControl::written(value).into_bits() } else { value }
     }
 
     /// No message: [`MsiMessage::BLANK`].
@@ -72,9 +63,9 @@ impl PartialEq for Table {
 
 impl Eq for Table {}
 
-/// Which entry and which of its four registers a lane is for.
-fn place(lane: &Lane) -> (usize, usize) {
-    (usize::try_from(lane.dword / 4).unwrap_or(usize::MAX), (lane.dword % 4) as usize)
+/// Which entry and which of its four registers a DWORD of the table is.
+fn place(dword: u64) -> (usize, usize) {
+    (usize::try_from(dword / 4).unwrap_or(usize::MAX), (dword % 4) as usize)
 }
 
 impl Table {
@@ -106,12 +97,17 @@ impl Table {
         Touched::first(self.extent.max(1) as u32)
     }
 
+    fn register(&self, dword: u64) -> u32 {
+        let (entry, register) = place(dword);
+        let value = self.entries.get(entry).and_then(|Entry(registers)| registers.get(register));
+        value.copied().unwrap_or_default()
+    }
+
     #[inline]
     pub(super) fn read(&self, offset: u64, data: &mut [u8]) {
-        for lane in lanes(offset, data.len()) {
-            let (entry, register) = place(&lane);
-            let value = self.entries.get(entry).and_then(|Entry(registers)| registers.get(register));
-            lane.read(value.copied().unwrap_or_default(), data);
+        match data.as_chunks_mut() {
+            ([value], []) if offset.is_multiple_of(4) => *value = self.register(offset / 4).to_le_bytes(),
+            _ => lanes(offset, data.len()).for_each(|lane| lane.read(self.register(lane.dword), data)),
         }
     }
 
@@ -123,18 +119,39 @@ impl Table {
         data: &[u8],
         answer: impl Fn(&Entry) -> T,
     ) -> Touched {
-        let mut touched = Touched::NOTHING;
-        for lane in lanes(offset, data.len()) {
-            let (index, register) = place(&lane);
-            let Some(entry) = self.entries.get_mut(index) else { continue };
-            let Some(value) = entry.written(register, &lane, data) else { continue };
-            let before = answer(entry);
-            entry.set(register, value);
-            self.extent = self.extent.max(index.saturating_add(1));
-            if answer(entry) != before {
-                touched = touched.and(Touched::one(Vector(index as u32)));
+        let dword = offset / 4;
+        let of = |bytes: &[u8; 4]| u32::from_le_bytes(*bytes);
+        match data.as_chunks() {
+            // As guests write, and as the specification asks them to.
+            ([value], []) if offset.is_multiple_of(4) => self.write_register(dword, of(value), answer),
+            ([low, high], []) if offset.is_multiple_of(4) => {
+                let touched = self.write_register(dword, of(low), &answer);
+                touched.and(self.write_register(dword.saturating_add(1), of(high), &answer))
             }
+            _ => lanes(offset, data.len()).fold(Touched::NOTHING, |touched, lane| {
+                let value = lane.merge(self.register(lane.dword), data);
+                touched.and(self.write_register(lane.dword, value, &answer))
+            }),
         }
-        touched
+    }
+
+    #[inline]
+    fn write_register<T: PartialEq>(
+        &mut self,
+        dword: u64,
+        value: u32,
+        answer: impl Fn(&Entry) -> T,
+    ) -> Touched {
+        let (index, register) = place(dword);
+        let Some(entry) = self.entries.get_mut(index) else { return Touched::NOTHING };
+        let before = *entry;
+        let Some(place) = entry.0.get_mut(register) else { return Touched::NOTHING };
+        let value = Entry::kept(register, value);
+        if *place == value {
+            return Touched::NOTHING;
+        }
+        *place = value;
+        self.extent = self.extent.max(index.saturating_add(1));
+        if answer(entry) == answer(&before) { Touched::NOTHING } else { Touched::one(Vector(index as u32)) }
     }
 }
