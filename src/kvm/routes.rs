@@ -203,6 +203,7 @@ impl Routes {
             self.published.remove(message);
             match (before, self.slots.get_mut(index)) {
                 (Some(message), Some(slot)) => {
+                    self.counters.evictions = self.counters.evictions.saturating_sub(1);
                     *slot = Slot { message, users: 0, on_its_way: false };
                     self.published.insert(message, index);
                 }
