@@ -2,8 +2,8 @@
 //!
 //! Two locks. The routes' is held for a few instructions, so that a message that is published is found while a commit is
 //! under way. The table's is held across a commit, and taken before the routes'. Who waits for it has said what it wants
-//! before, and whoever gets it next publishes that for all: so nobody waits for more than the commit that is under way
-//! and the one that is its own.
+//! before, and whoever gets it next publishes that for all: after the commit that is under way, one serves all who wait.
+//! (The lock is not a fair one: who comes later may commit once more before one of them has seen that.)
 //!
 //! Invariant: between two holders of the table's lock, routes and table are what the kernel has. While one commits, the
 //! routes have what is on its way besides, of which nothing is given out; a refused commit leaves both as before.

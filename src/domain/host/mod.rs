@@ -92,6 +92,7 @@ impl<B: Backend> Host<B> {
         let vectors = store.vectors();
         // The host may have refused to open the window for earlier touches.
         let missed = self.window_error.is_some();
+        let capacity = self.slots.capacity() as u32;
         // MSI's block grows only as a whole: off, and on for more.
         if vectors == 0 || vectors > self.window {
             self.close(router);
@@ -99,7 +100,8 @@ impl<B: Backend> Host<B> {
         if vectors > 0 && self.open(vectors) {
             let mut aim = |vector| self.aim(vector, store, router);
             if missed {
-                (0..vectors).map(Vector).for_each(&mut aim);
+                // Those too that the guest may not use any more, and the host has kept.
+                (0..capacity).map(Vector).for_each(&mut aim);
             } else {
                 touched.for_each(&mut aim);
             }

@@ -132,13 +132,13 @@ fn in_whatever_order_messages_are_wanted_each_is_handed_over_three_times_at_the_
     let by_turns = (0..2048).map(|n| (n % 11, n / 11));
     let scattered = (0..2048).map(|n| n * 1021 % 2048).map(|n| (n % 11, n / 11));
     let wanted: [Vec<(u32, u32)>; 3] = [in_order.collect(), by_turns.collect(), scattered.collect()];
-    for (wanted, most) in wanted.into_iter().zip([8, 8, 12]) {
+    for wanted in wanted {
         let (routes, kernel) = (Publisher::new(Irqchip::Kernel, 11), Kernel::default());
         for (destination, vector) in wanted {
             let _ = publish_one(&routes, &kernel, message(destination, 0x24 + vector as u8));
         }
         let RouteCounters { commits, handed_over, published, .. } = routes.counters();
-        assert!(commits <= most, "{commits}");
+        assert_eq!(commits, 6);
         assert!(handed_over <= 3 * published as u64, "{handed_over} for {published}");
         assert_agreement(&routes, &kernel);
     }
