@@ -1,7 +1,7 @@
 //! What interrupts cost on real KVM: this crate beside the raw system calls, interleaved in one process on one
 //! pinned CPU. `make bench` runs it; figures are medians and ratios, for a person and in
-//! `target/bench/summary.json` (an array of name, n, ours_us, worst_us, floor_us, ratio, spread, commits, cpu), with a
-//! plot of cost against the number of vectors in `benches/cost.svg`.
+//! `target/bench/summary.json` (an array of name, n, ours_us, worst_us, floor_us, ratio, spread, commits, others_commits,
+//! cpu), with a plot of cost against the number of vectors in `benches/cost.svg`.
 //!
 //! Arguments choose among the figures by the beginnings of their names, and write no files. `instructions` is another
 //! matter: see there.

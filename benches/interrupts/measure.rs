@@ -36,10 +36,12 @@ pub(crate) struct Figure {
     /// Half of the pairs' ratios are between these.
     pub(crate) spread: (f64, f64),
     pub(crate) commits: u64,
+    /// The most that one access waited for without its message, where several threads commit.
+    pub(crate) others_commits: Option<u64>,
 }
 
 impl Figure {
-    pub(crate) const HEADER: &str = "name                                n     ours us    worst us    floor us   ratio (half of the pairs)  commits";
+    pub(crate) const HEADER: &str = "name                                n     ours us    worst us    floor us   ratio (half of the pairs)  commits (of others, waited for)";
 
     /// One that stands for so many accesses, of which each is asked for.
     pub(crate) fn each_of(self, accesses: f64) -> Self {
@@ -51,9 +53,20 @@ impl Figure {
 
 impl fmt::Display for Figure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { name, n, ours_us, worst_us, floor_us, ratio, spread: (low, high), commits } = self;
+        let Self {
+            name,
+            n,
+            ours_us,
+            worst_us,
+            floor_us,
+            ratio,
+            spread: (low, high),
+            commits,
+            others_commits,
+        } = self;
         write!(f, "{name:32} {n:>4} {ours_us:>11.3} {worst_us:>11.3} {floor_us:>11.3}   ")?;
-        write!(f, "{ratio:>5.2} ({low:.2} to {high:.2}){commits:>14}")
+        write!(f, "{ratio:>5.2} ({low:.2} to {high:.2}){commits:>14}")?;
+        others_commits.map_or(Ok(()), |others| write!(f, " ({others})"))
     }
 }
 
@@ -97,6 +110,7 @@ pub(crate) fn interleave(
         ratio: at(&ratios, 0.5),
         spread: (at(&ratios, 0.25), at(&ratios, 0.75)),
         commits: pairs.iter().map(|(ours, _)| ours.commits).max().unwrap_or_default(),
+        others_commits: None,
     })
 }
 

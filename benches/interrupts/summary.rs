@@ -19,7 +19,8 @@ pub(crate) fn write(figures: &[(usize, Figure)]) -> Result<()> {
         .map(|(cpu, figure)| {
             json!({ "name": figure.name, "n": figure.n, "ours_us": figure.ours_us, "worst_us": figure.worst_us,
                     "floor_us": figure.floor_us, "ratio": figure.ratio,
-                    "spread": [figure.spread.0, figure.spread.1], "commits": figure.commits, "cpu": cpu })
+                    "spread": [figure.spread.0, figure.spread.1], "commits": figure.commits,
+                    "others_commits": figure.others_commits, "cpu": cpu })
         })
         .collect();
     fs::create_dir_all(DIRECTORY)?;

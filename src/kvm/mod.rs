@@ -2,10 +2,11 @@
 //! §4.75 KVM_IRQFD, §4.71 KVM_SIGNAL_MSI).
 //!
 //! Owns the VM's routing table: nobody else may call KVM_SET_GSI_ROUTING, which replaces it whole. Invariant:
-//! every message in use is in the table that the kernel has. Two locks (see `publisher.rs`), taken after a domain's; none is
-//! held across KVM_IRQFD. (And a small one, in `ending.rs`.)
+//! every message in use is in the table that the kernel has. One lock (see `publisher.rs`), taken after a domain's and held
+//! for no system call. (And a small one, in `ending.rs`.)
 
 mod ahead;
+mod asked;
 mod ending;
 mod irqchip;
 mod published;

@@ -1,20 +1,22 @@
 //! Publishing: how a message gets into the table that the kernel has.
 //!
-//! Two locks. The routes' is held for a few instructions, so that a message that is published is found while a commit is
-//! under way. The table's is held across a commit, and taken before the routes'. Who waits for it has said what it wants
-//! before, and whoever gets it next publishes that for all: after the commit that is under way, one serves all who wait.
-//! (The lock is not a fair one: who comes later may commit once more before one of them has seen that.)
+//! One lock, held for a few instructions and for no system call, so that a message that is published is found while a
+//! commit is under way. Who finds one missing says so. Whoever then finds no commit under way leads one: it takes the table
+//! out, hands it over with all that anybody misses, and answers everybody. So nobody waits for a commit but the one that
+//! was under way when it came and the one that carries its own messages, however many come after it.
 //!
-//! Invariant: between two holders of the table's lock, routes and table are what the kernel has. While one commits, the
-//! routes have what is on its way besides, of which nothing is given out; a refused commit leaves both as before.
+//! Invariant: while the table is here, routes and table are what the kernel has. While it is not, the routes have what
+//! is on its way besides, of which nothing is given out. However a commit ends (the kernel may refuse it), all whom it was
+//! to serve are answered and the table is back.
 
-use std::collections::HashSet;
 use std::io;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::mem;
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 use kvm_bindings::KvmIrqRouting;
 
 use super::ahead::{self, DEVICE_VECTORS};
+use super::asked::{Answers, Asked, Ticket};
 use super::irqchip::Irqchip;
 use super::routes::{Placed, RouteCounters, Routes};
 use super::table::Table;
@@ -24,26 +26,38 @@ use crate::router::{Route, RouterError};
 /// The VM's messages.
 #[derive(Debug)]
 pub(super) struct Publisher {
-    table: Mutex<Table>,
     shared: Mutex<Shared>,
+    /// A commit has ended: some are answered, and one of the others may lead the next.
+    ended: Condvar,
 }
 
 #[derive(Debug)]
 struct Shared {
     routes: Routes,
-    /// What those who wait for the table want.
-    wanted: Vec<ApicMessage>,
+    /// Whoever leads a commit has it.
+    table: Option<Table>,
+    /// Those whom the next commit serves.
+    waiting: Vec<Asked>,
+    /// Those who have not seen yet that they were served.
+    answered: Vec<Asked>,
+    tickets: Ticket,
+    /// Commits that have ended, also those that the kernel refused.
+    ended: u64,
+    longest_wait: u64,
 }
-
-type Answers = Vec<Result<Route, RouterError>>;
 
 impl Publisher {
     pub(super) fn new(irqchip: Irqchip, vcpus: u32) -> Self {
-        let routes = Routes::new(irqchip.message_routes(), vcpus);
-        Self {
-            table: Mutex::new(Table::new(irqchip)),
-            shared: Mutex::new(Shared { routes, wanted: Vec::new() }),
-        }
+        let shared = Shared {
+            routes: Routes::new(irqchip.message_routes(), vcpus),
+            table: Some(Table::new(irqchip)),
+            waiting: Vec::new(),
+            answered: Vec::new(),
+            tickets: Ticket::default(),
+            ended: 0,
+            longest_wait: 0,
+        };
+        Self { shared: Mutex::new(shared), ended: Condvar::new() }
     }
 
     /// As [`Router::publish`](crate::Router::publish); `commit` is the kernel's part.
@@ -54,26 +68,20 @@ impl Publisher {
         commit: impl FnOnce(&KvmIrqRouting) -> io::Result<()>,
     ) {
         answers.clear();
-        if self.shared().ask(messages, answers) {
+        let mut shared = self.shared();
+        // Up to the first that is missing: who comes first has the first claim to room.
+        answers.extend(messages.iter().map_while(|message| shared.routes.find(*message)).map(Ok));
+        let missing = messages.get(answers.len()..).unwrap_or_default();
+        if missing.is_empty() {
             return;
         }
-        let mut table = self.table();
-        let placed = self.shared().place_wanted(messages, answers);
-        if placed.is_empty() {
-            return;
+        let ticket = shared.ask(missing);
+        let not_yet = |shared: &mut Shared| shared.table.is_none() && !shared.has_answered(ticket);
+        shared = self.ended.wait_while(shared, not_yet).unwrap_or_else(PoisonError::into_inner);
+        if !shared.has_answered(ticket) {
+            shared = self.lead(shared, commit);
         }
-        match self.hand_over(&mut table, &placed, commit) {
-            Ok(mut shared) => shared.answer(messages, answers),
-            Err(source) => {
-                let routes = table.entries().as_slice().len();
-                let refused: HashSet<ApicMessage> = placed.iter().map(|placed| placed.message).collect();
-                for (_, answer) in
-                    unanswered(messages, answers).filter(|(message, _)| refused.contains(message))
-                {
-                    *answer = Err(RouterError::Commit { routes, source: same(&source) });
-                }
-            }
-        }
+        shared.take_answers(ticket, answers);
     }
 
     /// As [`KvmRouter::publish_destinations`](super::KvmRouter::publish_destinations).
@@ -82,21 +90,23 @@ impl Publisher {
         apic_ids: impl IntoIterator<Item = u8>,
         commit: impl FnOnce(&KvmIrqRouting) -> io::Result<()>,
     ) -> Result<(), RouterError> {
-        let mut table = self.table();
-        let placed = {
-            let Shared { routes, .. } = &mut *self.shared();
-            for message in apic_ids.into_iter().flat_map(|id| ApicMessage::fixed(id, DEVICE_VECTORS)) {
-                if routes.has_spare() {
-                    routes.place(message);
-                }
-            }
-            routes.placed().to_vec()
+        let messages = {
+            let routes = &self.shared().routes;
+            let all = apic_ids.into_iter().flat_map(|id| ApicMessage::fixed(id, DEVICE_VECTORS));
+            all.filter(|message| !routes.has(*message)).take(routes.spare()).collect::<Vec<_>>()
         };
-        if placed.is_empty() {
-            return Ok(());
+        let mut answers = Vec::new();
+        self.publish(&messages, &mut answers, commit);
+        let mut result = Ok(());
+        for answer in answers {
+            match answer {
+                Ok(route) => self.withdraw(&route),
+                // Somebody else has taken the room meanwhile.
+                Err(RouterError::NoRoom { .. }) => {}
+                Err(error) => result = Err(error),
+            }
         }
-        let result = self.hand_over(&mut table, &placed, commit).map(drop);
-        result.map_err(|source| RouterError::Commit { routes: table.entries().as_slice().len(), source })
+        result
     }
 
     pub(super) fn withdraw(&self, route: &Route) {
@@ -104,34 +114,29 @@ impl Publisher {
     }
 
     pub(super) fn counters(&self) -> RouteCounters {
-        self.shared().routes.counters()
+        let shared = self.shared();
+        RouteCounters { longest_wait: shared.longest_wait, ..shared.routes.counters() }
     }
 
-    /// Brings the table up to date and hands it to the kernel; the routes are as the kernel has them then, either way.
-    fn hand_over(
-        &self,
-        table: &mut Table,
-        placed: &[Placed],
+    /// Serves all who wait: by one commit, unless what they miss has no room.
+    fn lead<'a>(
+        &'a self,
+        mut shared: MutexGuard<'a, Shared>,
         commit: impl FnOnce(&KvmIrqRouting) -> io::Result<()>,
-    ) -> io::Result<MutexGuard<'_, Shared>> {
-        let put = placed.iter().try_for_each(|placed| table.put(placed.index, placed.message));
-        let result = put.and_then(|()| commit(table.entries()));
-        let mut shared = self.shared();
-        match result {
-            Ok(()) => {
-                shared.routes.settle();
-                Ok(shared)
-            }
-            Err(error) => {
-                shared.routes.take_back();
-                table.take_back(placed, shared.routes.len());
-                Err(error)
-            }
-        }
-    }
-
-    fn table(&self) -> MutexGuard<'_, Table> {
-        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    ) -> MutexGuard<'a, Shared> {
+        let Shared { routes, table, waiting, .. } = &mut *shared;
+        waiting.iter_mut().for_each(|asked| asked.find_or_place(routes));
+        let served = mem::take(waiting);
+        let Some(table) = table.take_if(|_| !routes.placed().is_empty()) else {
+            shared.answer(served);
+            return shared;
+        };
+        ahead::place(routes);
+        let placed = routes.placed().to_vec();
+        drop(shared);
+        let result = Err(io::ErrorKind::Other.into());
+        UnderWay { publisher: self, table: Some(table), placed, served, result }.hand_over(commit);
+        self.shared()
     }
 
     fn shared(&self) -> MutexGuard<'_, Shared> {
@@ -140,60 +145,75 @@ impl Publisher {
 }
 
 impl Shared {
-    /// Answers for what is published, up to the first that is not: who comes first has the first claim to room. The rest is
-    /// noted for whoever has the table next; true where that is nothing.
-    fn ask(&mut self, messages: &[ApicMessage], answers: &mut Answers) -> bool {
-        let Self { routes, wanted } = self;
-        let mut found = true;
-        answers.extend(messages.iter().map(|message| {
-            let route = if found { routes.find(*message) } else { None };
-            found = route.is_some();
-            route.ok_or_else(|| {
-                wanted.push(*message);
-                RouterError::NoRoom { message: *message, routes: routes.capacity() }
-            })
-        }));
-        found
+    /// The next commit is to serve these too.
+    fn ask(&mut self, messages: &[ApicMessage]) -> Ticket {
+        let ticket = self.tickets.next();
+        self.waiting.push(Asked::new(ticket, self.ended, messages, self.routes.capacity()));
+        ticket
     }
 
-    /// Answers for what is published now, and was not before.
-    fn answer(&mut self, messages: &[ApicMessage], answers: &mut Answers) {
-        for (message, answer) in unanswered(messages, answers) {
-            if let Some(route) = self.routes.acquire(*message) {
-                *answer = Ok(route);
-            }
+    fn answer(&mut self, served: impl IntoIterator<Item = Asked>) {
+        for asked in served {
+            self.longest_wait = self.longest_wait.max(self.ended.saturating_sub(asked.since));
+            self.answered.push(asked);
         }
     }
 
-    /// Answers for what somebody has published meanwhile, and places what is missing of one's own; then what others wait
-    /// for, and what may follow.
-    fn place_wanted(&mut self, messages: &[ApicMessage], answers: &mut Answers) -> Vec<Placed> {
-        let Self { routes, wanted } = self;
-        for (message, answer) in unanswered(messages, answers) {
-            match routes.find(*message) {
-                Some(route) => *answer = Ok(route),
-                None => routes.place(*message),
-            }
+    fn has_answered(&self, ticket: Ticket) -> bool {
+        self.answered.iter().any(|asked| asked.ticket == ticket)
+    }
+
+    fn take_answers(&mut self, ticket: Ticket, answers: &mut Answers) {
+        if let Some(place) = self.answered.iter().position(|asked| asked.ticket == ticket) {
+            answers.append(&mut self.answered.swap_remove(place).answers);
         }
-        wanted.drain(..).for_each(|message| routes.place(message));
-        if !routes.placed().is_empty() {
-            ahead::place(routes);
-        }
-        routes.placed().to_vec()
     }
 }
 
-/// Messages without a route so far.
-fn unanswered<'a>(
-    messages: &'a [ApicMessage],
-    answers: &'a mut Answers,
-) -> impl Iterator<Item = (&'a ApicMessage, &'a mut Result<Route, RouterError>)> {
-    messages.iter().zip(answers).filter(|(_, answer)| answer.is_err())
+/// A commit, which has ended when this is dropped: one that panics, as one that the kernel refuses.
+struct UnderWay<'a> {
+    publisher: &'a Publisher,
+    table: Option<Table>,
+    placed: Vec<Placed>,
+    /// Whom it is to answer.
+    served: Vec<Asked>,
+    result: io::Result<()>,
 }
 
-/// The same error once more, for each vector that it befell.
-fn same(error: &io::Error) -> io::Error {
-    error.raw_os_error().map_or_else(|| error.kind().into(), io::Error::from_raw_os_error)
+impl UnderWay<'_> {
+    fn hand_over(mut self, commit: impl FnOnce(&KvmIrqRouting) -> io::Result<()>) {
+        let Self { table: Some(table), placed, result, .. } = &mut self else { return };
+        let put = placed.iter().try_for_each(|placed| table.put(placed.index, placed.message));
+        *result = put.and_then(|()| commit(table.entries()));
+    }
+}
+
+impl Drop for UnderWay<'_> {
+    fn drop(&mut self) {
+        let Self { publisher, table: Some(table), placed, served, result } = self else { return };
+        let shared = &mut *publisher.shared();
+        shared.ended = shared.ended.saturating_add(1);
+        match result {
+            Ok(()) => {
+                shared.routes.settle();
+                served.iter_mut().for_each(|asked| asked.acquire(&mut shared.routes));
+            }
+            Err(source) => {
+                let entries = table.entries().as_slice().len();
+                let refused = placed.iter().map(|placed| placed.message).collect();
+                served.iter_mut().for_each(|asked| asked.refuse(&refused, entries, source));
+                shared.routes.take_back();
+                table.take_back(placed, shared.routes.len());
+            }
+        }
+        shared.answer(mem::take(served));
+        // All that some of the others miss may have been published ahead.
+        let Shared { waiting, routes, .. } = shared;
+        let found: Vec<_> = waiting.extract_if(.., |asked| asked.find(routes)).collect();
+        shared.answer(found);
+        shared.table = self.table.take();
+        publisher.ended.notify_all();
+    }
 }
 
 #[cfg(test)]

@@ -30,6 +30,9 @@ pub struct RouteCounters {
     pub hits: u64,
     /// Unused messages that gave their room to another one.
     pub evictions: u64,
+    /// The most commits that ended while one caller waited for its messages, the one that carried them included: two, if
+    /// one was under way when it came, and never more.
+    pub longest_wait: u64,
 }
 
 #[derive(Debug)]
@@ -89,9 +92,14 @@ impl Routes {
         self.len().saturating_sub(self.counters.in_use).saturating_sub(self.placed.len())
     }
 
-    /// True where the table has an unused entry.
+    /// How many entries have no message.
+    pub(super) fn spare(&self) -> usize {
+        self.counters.capacity.saturating_sub(self.len())
+    }
+
+    /// True where the table has such an entry.
     pub(super) fn has_spare(&self) -> bool {
-        self.len() < self.counters.capacity
+        self.spare() > 0
     }
 
     /// How many messages there can be.

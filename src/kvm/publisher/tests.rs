@@ -315,7 +315,7 @@ fn a_refused_commit_of_whole_destinations_leaves_nothing_behind() {
     let (routes, kernel) = (Publisher::new(Irqchip::Kernel, 2), Kernel::default());
     let refused = routes.publish_destinations(0..2, Kernel::refuse);
     assert!(matches!(refused, Err(RouterError::Commit { .. })));
-    assert_eq!(routes.counters(), RouteCounters { capacity: 4056, ..Default::default() });
+    assert_eq!(routes.counters(), RouteCounters { capacity: 4056, longest_wait: 1, ..Default::default() });
     routes.publish_destinations(0..2, |table| kernel.take(table)).unwrap();
     assert_eq!(kernel.messages(), 2 * DEVICE_VECTORS.len());
 }
@@ -335,7 +335,7 @@ fn assert_agreement(publisher: &Publisher, kernel: &Kernel) {
     assert_eq!(kernel.messages(), settled.len());
     assert_eq!(publisher.counters().in_use, settled.iter().filter(|(_, users)| *users > 0).count());
     let next = Kernel::default();
-    next.take(publisher.table().entries()).unwrap();
+    next.take(publisher.shared().table.as_ref().unwrap().entries()).unwrap();
     assert_eq!(next.taken(), kernel.taken(), "the next commit changes nothing of it");
 }
 
