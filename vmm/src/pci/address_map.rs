@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use super::function::DeviceFunction;
-use super::windows::{BusRange, Space};
+use super::function::{DeviceFunction, Pages};
+use super::windows::{BusRange, PAGE, Space};
 
 /// One function's BAR.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,6 +45,15 @@ impl AddressMap {
         free
     }
 
+    /// Whose the pages of a claimed range are.
+    #[must_use]
+    pub fn pages(&self, range: &BusRange) -> Pages {
+        let end = range.end().checked_next_multiple_of(PAGE).unwrap_or(u64::MAX);
+        // Nobody else begins in the pages; the range begins where they do, so nobody reaches into them either.
+        let others = self.claims.range((range.space(), range.start())..(range.space(), end)).nth(1);
+        if range.start().is_multiple_of(PAGE) && others.is_none() { Pages::Own } else { Pages::Shared }
+    }
+
     /// The BAR that answers at `address`.
     #[must_use]
     pub fn find(&self, space: Space, address: u64) -> Option<Hit> {
@@ -76,6 +85,23 @@ mod tests {
         assert!(map.claim(range(0, 0x1000), owner(2)));
         assert!(map.claim(range(0x2000, 0x1000), owner(3)));
         assert!(map.claim(BusRange::new(Space::Io, 0x1000, 8).unwrap(), owner(4)));
+    }
+
+    #[test]
+    fn pages_are_a_bars_own_while_no_other_answers_in_them() {
+        let mut map = AddressMap::default();
+        let (small, large) = (range(0x1000, 0x100), range(0x2000, 0x2000));
+        let (within, last) = (range(0x1800, 0x100), range(0x1ff0, 0x10));
+        assert!(map.claim(small, owner(0)) && map.claim(large, owner(1)));
+        assert_eq!((map.pages(&small), map.pages(&large)), (Pages::Own, Pages::Own));
+        assert!(map.claim(BusRange::new(Space::Io, 0x1f00, 0x10).unwrap(), owner(2)));
+        assert_eq!(map.pages(&small), Pages::Own, "ports have no pages");
+        assert!(map.claim(last, owner(3)));
+        assert_eq!((map.pages(&small), map.pages(&last)), (Pages::Shared, Pages::Shared));
+        assert_eq!(map.pages(&large), Pages::Own);
+        let mut alone = AddressMap::default();
+        assert!(alone.claim(within, owner(0)));
+        assert_eq!(alone.pages(&within), Pages::Shared, "it begins within the page");
     }
 
     #[test]

@@ -11,7 +11,25 @@ pub const BAR_COUNT: usize = 6;
 pub type Decoding = [Option<BusRange>; BAR_COUNT];
 
 /// For each BAR, where it is on the bus: `None` where it answers nowhere.
-pub type Placement = [Option<BusRange>; BAR_COUNT];
+pub type Placement = [Option<Place>; BAR_COUNT];
+
+/// Where a BAR is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// The addresses that it answers at.
+    pub range: BusRange,
+    /// Whose the pages are that these lie in.
+    pub pages: Pages,
+}
+
+/// Whose the pages are that a memory BAR lies in. Only one that is smaller than a page can share it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pages {
+    /// The BAR begins where a page does, and no other BAR answers in its pages.
+    Own,
+    /// Another BAR answers there too, or the BAR begins within a page.
+    Shared,
+}
 
 /// One PCI function. Every method may be called by several vCPUs at once.
 pub trait Function: Send + Sync {

@@ -33,7 +33,7 @@ pub use bar::{Bar, Bars};
 pub use capability_list::CapabilityList;
 pub use config::{ConfigSpace, Register};
 pub use express::ExpressCapability;
-pub use function::{BAR_COUNT, Decoding, DeviceFunction, Function, Placement};
+pub use function::{BAR_COUNT, Decoding, DeviceFunction, Function, Pages, Place, Placement};
 pub use header::{COMMAND_BUS_MASTER, Header};
 pub use msix::MsixCapability;
 pub use overlap::overlap;

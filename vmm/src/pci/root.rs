@@ -11,9 +11,9 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use super::address_map::{AddressMap, BarOwner, Hit};
 use super::bar::Bars;
 use super::config::ConfigSpace;
-use super::function::{BAR_COUNT, Decoding, DeviceFunction, Function, Placement};
+use super::function::{BAR_COUNT, Decoding, DeviceFunction, Function, Pages, Place, Placement};
 use super::host_bridge::HostBridge;
-use super::windows::{Addresses, NoRoom, Space, Windows};
+use super::windows::{Addresses, BusRange, NoRoom, Space, Windows};
 
 /// Header type (PCIe r6 §7.5.1.1.9) and its bit that says that a device has more functions than this one.
 const HEADER_TYPE: usize = 0x0e;
@@ -228,12 +228,17 @@ impl Bus {
             for ((place, occupant), placement) in self.occupants.iter().zip(&mut placements) {
                 let bars = occupant.decoding.iter().zip(&occupant.placement).zip(placement).enumerate();
                 for (bar, ((wanted, now), granted)) in bars {
-                    let wanted =
-                        wanted.filter(|range| windows.contain(range) && (*now == Some(*range)) == standing);
-                    *granted = (*granted)
-                        .or(wanted.filter(|range| map.claim(*range, BarOwner { function: *place, bar })));
+                    let stands = |range: &BusRange| now.is_some_and(|now| now.range == *range) == standing;
+                    let wanted = wanted.filter(|range| windows.contain(range) && stands(range));
+                    let owner = BarOwner { function: *place, bar };
+                    let claimed = wanted.filter(|range| map.claim(*range, owner));
+                    *granted = (*granted).or(claimed.map(|range| Place { range, pages: Pages::Shared }));
                 }
             }
+        }
+        // Only now is it known who else is there.
+        for place in placements.iter_mut().flatten().flatten() {
+            place.pages = map.pages(&place.range);
         }
         (map, placements)
     }

@@ -6,11 +6,11 @@ use vm_device::bus::{MmioAddress, PioAddress};
 
 use super::bar::{Bar, Bars, COMMAND};
 use super::config::{ConfigSpace, Register};
-use super::function::{BAR_COUNT, Decoding, DeviceFunction, Function, Placement};
+use super::function::{BAR_COUNT, Decoding, DeviceFunction, Function, Pages, Placement};
 use super::root::Root;
 use super::windows::{Space, tests::windows};
 
-/// A function with a 4 KiB 32-bit BAR 0 and an I/O BAR 1 of 16 ports, and memory behind them.
+/// A function with a 32-bit BAR 0 of 4 KiB, or less, and an I/O BAR 1 of 16 ports, and memory behind them.
 struct Memory {
     bars: Bars,
     space: Mutex<ConfigSpace>,
@@ -20,7 +20,11 @@ struct Memory {
 
 impl Memory {
     fn on(root: &Root) -> (DeviceFunction, Arc<Self>) {
-        let bars = Bars::new([Bar::new(0, 0x1000), Bar::new(1, 0x10), None, None, None, None]);
+        Self::of_size(root, 0x1000)
+    }
+
+    fn of_size(root: &Root, size: u64) -> (DeviceFunction, Arc<Self>) {
+        let bars = Bars::new([Bar::new(0, size), Bar::new(1, 0x10), None, None, None, None]);
         let mut space = ConfigSpace::emulated();
         space.fix(0, &[0x34, 0x12, 0x78, 0x56]);
         space.define(
@@ -160,7 +164,7 @@ fn bars_answer_where_the_guest_puts_them_and_only_while_decoding_is_on() {
     root.pio().pio_read(PioAddress(0xc000), port + 9 - 0xc000, &mut data);
     assert_eq!(data, [2, 3]);
     let starts: Vec<_> =
-        function.placements.lock().unwrap().iter().map(|p| p[0].map(|r| r.start())).collect();
+        function.placements.lock().unwrap().iter().map(|p| p[0].map(|p| p.range.start())).collect();
     let (first, second) = (Some(bar0), Some(0xd000_0000));
     assert_eq!(starts, [None, first, None, second, None, None], "each move takes away before it gives");
 }
@@ -179,13 +183,37 @@ fn a_colliding_or_absurd_bar_harms_only_its_owner() {
     for address in [collide, 0, 0x1000, 0xe000_0000, 0xfee0_0000, 0xffff_f000] {
         ecam_write(&root, (16 << 12) + 0x10, &address.to_le_bytes());
         assert_eq!(last(&second), [None; BAR_COUNT], "{address:#x}");
-        assert_eq!(last(&first)[0].unwrap().start(), first.bar0());
+        assert_eq!(last(&first)[0].unwrap().range.start(), first.bar0());
     }
     ecam_write(&root, (16 << 12) + 0x10, &collide.to_le_bytes());
     ecam_write(&root, (8 << 12) + 4, &[0, 0]);
-    assert_eq!(last(&second)[0].unwrap().start(), first.bar0(), "the place is free now");
+    assert_eq!(last(&second)[0].unwrap().range.start(), first.bar0(), "the place is free now");
     ecam_write(&root, (16 << 12) + 0x10, &u32::try_from(home).unwrap().to_le_bytes());
-    assert_eq!(last(&second)[0].unwrap().start(), home);
+    assert_eq!(last(&second)[0].unwrap().range.start(), home);
+}
+
+#[test]
+fn a_bar_that_comes_to_anothers_page_has_both_told_and_the_other_first() {
+    let root = Root::new(windows());
+    let (_, first) = Memory::of_size(&root, 0x100);
+    let (_, second) = Memory::of_size(&root, 0x100);
+    for config in [8 << 12, 16 << 12] {
+        ecam_write(&root, config + 4, &[2, 0]);
+    }
+    let places = |function: &Memory| -> Vec<_> {
+        let seen = std::mem::take(&mut *function.placements.lock().unwrap());
+        seen.iter().map(|placement| placement[0].map(|place| (place.range.start(), place.pages))).collect()
+    };
+    let (home, away) = (first.bar0(), second.bar0());
+    assert_eq!(places(&first).last(), Some(&Some((home, Pages::Own))));
+    assert_eq!(places(&second).last(), Some(&Some((away, Pages::Own))));
+    let within = home + 0x800;
+    ecam_write(&root, (16 << 12) + 0x10, &u32::try_from(within).unwrap().to_le_bytes());
+    assert_eq!(places(&first), [None, Some((home, Pages::Shared))], "out of its page, and then back");
+    assert_eq!(places(&second), [None, Some((within, Pages::Shared))]);
+    ecam_write(&root, (16 << 12) + 0x10, &u32::try_from(away).unwrap().to_le_bytes());
+    assert_eq!(places(&first), [None, Some((home, Pages::Own))]);
+    assert_eq!(places(&second), [None, Some((away, Pages::Own))]);
 }
 
 #[test]

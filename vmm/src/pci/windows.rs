@@ -7,6 +7,9 @@ use std::ops::{Range, RangeInclusive};
 
 use vm_allocator::{AddressAllocator, AllocPolicy};
 
+/// What a memory BAR's addresses are shared with the guest in.
+pub const PAGE: u64 = 4096;
+
 /// An address space of the bus.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Space {
@@ -130,7 +133,6 @@ impl Addresses {
     /// # Errors
     /// The window is used up.
     pub fn allocate(&mut self, window: Window, size: u64) -> Result<u64, NoRoom> {
-        const PAGE: u64 = 4096;
         let room = match window {
             Window::Memory32 | Window::Memory64 => size.max(PAGE),
             Window::Io => size,

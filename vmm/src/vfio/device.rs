@@ -154,9 +154,9 @@ impl Function for Device {
     }
 
     fn place(&self, placement: &Placement) {
-        for (bar, range) in self.bars.iter().zip(placement) {
+        for (bar, place) in self.bars.iter().zip(placement) {
             if let Some(DeviceBar { mapping: Some(mapping), .. }) = bar {
-                mapping.place(range.map(|range| range.start()));
+                mapping.place(*place);
             }
         }
     }
@@ -176,7 +176,7 @@ impl Function for Device {
         let [vendor_low, vendor_high, device_low, device_high] = ids;
         let bars = self.bars.iter().enumerate().filter_map(|(index, bar)| {
             let bar = bar.as_ref()?;
-            let mapped = bar.mapping.as_ref().map_or(0, BarMapping::mapped_bytes);
+            let mapped = bar.mapping.as_ref().map_or(0, BarMapping::mapped_bytes).min(bar.region.size());
             Some(json!({ "bar": index, "bytes": bar.region.size(), "mapped_bytes": mapped,
                          "refused_accesses": bar.region.failures() }))
         });

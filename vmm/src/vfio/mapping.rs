@@ -10,9 +10,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use rustix::mm::{MapFlags, ProtFlags};
 use vm_memory::{FileOffset, GuestAddress, MmapRegion};
 
-use super::cutout::{PAGE, mappable};
+use super::cutout::mappable;
 use super::region::Region;
 use crate::memory::{Slot, Slots};
+use crate::pci::{Pages, Place};
 
 /// One BAR's mapped parts.
 #[derive(Debug)]
@@ -49,10 +50,11 @@ impl BarMapping {
         Ok(Self { slots: Arc::clone(slots), parts, placed: Mutex::default() })
     }
 
-    /// Moves the BAR to a guest-physical address, or away.
-    pub fn place(&self, at: Option<u64>) {
-        // Addresses within a page of the bus that is another's cannot be shared with KVM: such a BAR is trapped.
-        let at = at.filter(|at| at % PAGE == 0);
+    /// Moves the BAR to another place, or away.
+    pub fn place(&self, place: Option<Place>) {
+        // KVM shares whole pages. A BAR that is not alone in its page is trapped.
+        let own = place.filter(|place| place.pages == Pages::Own);
+        let at = own.map(|place| place.range.start());
         let mut placed = self.placed.lock().unwrap_or_else(PoisonError::into_inner);
         if placed.at == at {
             return;

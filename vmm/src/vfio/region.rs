@@ -12,6 +12,7 @@ use vfio_bindings::bindings::vfio::{
     VFIO_REGION_INFO_CAP_SPARSE_MMAP, VFIO_REGION_INFO_FLAG_CAPS, VFIO_REGION_INFO_FLAG_MMAP,
 };
 
+use super::cutout::PAGE;
 use super::ioctl;
 
 /// One region.
@@ -41,7 +42,7 @@ impl Region {
         let areas = match sparse {
             _ if !has(VFIO_REGION_INFO_FLAG_MMAP) => Vec::new(),
             Some(areas) => areas,
-            None => std::iter::once(0..info.size).collect(),
+            None => whole_pages(info.size).into_iter().collect(),
         };
         let device = Arc::clone(device);
         let region =
@@ -73,7 +74,7 @@ impl Region {
         self.size
     }
 
-    /// The parts that the host lets be mapped.
+    /// The parts that the host lets be mapped. They reach over the end of a region that is smaller than a page.
     #[must_use]
     pub fn mappable_areas(&self) -> &[Range<u64>] {
         &self.areas
@@ -113,6 +114,12 @@ impl Region {
             "the host refused a {access} of {len} bytes at {offset:#x} of a device's region: {error}"
         );
     }
+}
+
+/// All pages of a region of `size` bytes. Where less than a page can be mapped, VFIO keeps the rest of that page from
+/// everybody else (Linux 05f0c03fbac1, "vfio-pci: Allow to mmap sub-page MMIO BARs if the mmio page is exclusive").
+fn whole_pages(size: u64) -> Option<Range<u64>> {
+    Some(0..size.checked_next_multiple_of(PAGE)?)
 }
 
 /// The areas of a sparse-mmap capability (struct vfio_region_info_cap_sparse_mmap), if there is one in the list that
@@ -158,6 +165,13 @@ mod tests {
         assert_eq!(sparse_areas(&bytes, 32), Some(vec![0..0x1000, 0x4000..0x6000]));
         assert_eq!(sparse_areas(&bytes[..bytes.len() - 1], 32), None, "cut short");
         assert_eq!(sparse_areas(&bytes, 0), None);
+    }
+
+    #[test]
+    fn less_than_a_page_is_mapped_with_the_rest_of_it() {
+        assert_eq!(whole_pages(0x100), Some(0..0x1000));
+        assert_eq!(whole_pages(0x4000), Some(0..0x4000));
+        assert_eq!(whole_pages(u64::MAX), None);
     }
 
     #[test]

@@ -163,7 +163,7 @@ impl<R: Router> Function for PciFunction<R> {
     }
 
     fn place(&self, placement: &Placement) {
-        let bar = placement.first().copied().flatten().map(|range| range.start());
+        let bar = placement.first().copied().flatten().map(|place| place.range.start());
         self.doorbells.place(bar, self.transport.doorbells());
     }
 
