@@ -317,6 +317,9 @@ interrupts() {
 # taken DEVICE: how many interrupts came, all together.
 taken() { interrupts "$1" | awk -F= '{ sum += $NF } END { print sum + 0 }'; }
 
+# timeouts CONTROLLER: how often its driver found a completion only when its time was up.
+timeouts() { dmesg | grep -c "nvme $1: .*timeout"; }
+
 # reads:READS of 4 KiB at random places of each disk, from every CPU at once, each CPU one at a time
 job_reads() {
     for device in $(devices nvme); do
@@ -326,10 +329,9 @@ job_reads() {
         queues=$(($(ls "$pci/devices/$device/msi_irqs" | wc -l) - 1))
         # The pages of the program come, and every queue has worked.
         random-reads "$disk" $((16 * $(nproc))) >/dev/null || fail "$disk cannot be read"
-        before=$(taken "$device")
+        before=$(taken "$device") timeouts=$(timeouts "$name")
         read="$(random-reads "$disk" "${number:-2000}")" || fail "$disk cannot be read"
-        after=$(taken "$device")
-        polled=$(dmesg | grep -c "nvme $name: .*timeout")
+        after=$(taken "$device") polled=$(($(timeouts "$name") - timeouts))
         say "reads at=$device queues=$queues $read interrupts=$((after - before)) polled=$polled"
     done
 }

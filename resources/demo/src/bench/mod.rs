@@ -5,6 +5,7 @@
 //! where a guest does, or where an interrupt of ours was lost; never for a time.
 
 mod figure;
+mod median;
 mod table;
 mod work;
 

@@ -11,6 +11,7 @@ use guest::{Error, Result};
 use serde_json::json;
 
 use super::figure::{Figure, Goal, Readings};
+use super::median::{median, middle, sorted};
 
 const DIRECTORY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../target/bench");
 
@@ -107,20 +108,6 @@ impl fmt::Display for Table {
         let (ours, qemu) = (self.ours, self.qemu);
         writeln!(f, "  interrupts lost: ours {} of {}, QEMU {} of {}", ours.1, ours.0, qemu.1, qemu.0)
     }
-}
-
-fn sorted(values: impl Iterator<Item = f64>) -> Vec<f64> {
-    let mut values: Vec<f64> = values.collect();
-    values.sort_by(f64::total_cmp);
-    values
-}
-
-fn middle(sorted: &[f64]) -> f64 {
-    sorted.get(sorted.len() / 2).copied().unwrap_or(f64::NAN)
-}
-
-fn median(values: impl Iterator<Item = f64>) -> f64 {
-    middle(&sorted(values))
 }
 
 #[cfg(test)]
