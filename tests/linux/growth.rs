@@ -41,6 +41,27 @@ pub(crate) fn grows_vector_by_vector(stage: &Stage) -> Result<()> {
     assert_disk_was_read(stage, &seen)
 }
 
+/// A table of 2048 entries fills eight pages. What a driver writes there exits, what it reads does not.
+pub(crate) fn a_table_that_fills_its_pages_is_read_without_an_exit(stage: &Stage) -> Result<()> {
+    if !stage.has_one_of(&[Passed::Wide]) {
+        return Ok(());
+    }
+    let machine = stage.guest(Series::V6_12, Tools::None, &[Passed::Wide])?;
+    let mut session = stage.start(&machine.job("grow:24").job("hold"))?;
+    hold(&mut session)?;
+    if stage::is_ours() {
+        let report = session.report_now()?;
+        let device = report.passed_through(stage.address(Passed::Wide)).expect("the device is reported");
+        let with_table = device.bars.iter().filter(|bar| bar.read_only_bytes > 0).collect::<Vec<_>>();
+        let [bar] = with_table[..] else { panic!("pages of one table: {:?}", device.bars) };
+        assert_eq!((bar.read_only_bytes, bar.trapped_reads), (2048 * 16, 0), "{bar:?}");
+        // Each of the 24 has a message of three DWORDs, and was unmasked.
+        assert!(bar.trapped_writes >= 24 * 4, "{bar:?}");
+    }
+    session.go_on()?;
+    assert_every_ring_came(stage::finish(session)?.line("doorbell")?)
+}
+
 /// At least 32 MiB, right to the last bit, through more than one queue.
 pub(crate) fn assert_disk_was_read(stage: &Stage, seen: &Transcript) -> Result<()> {
     if !stage.has(Passed::Disk) {

@@ -37,6 +37,9 @@ pub fn check(report: &Value) -> Result<(), String> {
 pub struct DeviceReport {
     /// Its address on the host, if it is passed through.
     pub host_address: Option<String>,
+    /// Its BARs, if it is passed through.
+    #[serde(default)]
+    pub bars: Vec<Bar>,
     /// How often the guest has reset it.
     #[serde(default)]
     pub guest_resets: u64,
@@ -48,6 +51,19 @@ pub struct DeviceReport {
     pub software_msix: Option<SoftwareMsix>,
     /// Its slots, if a device of the host's fires them.
     pub mediated_slots: Option<MediatedSlots>,
+}
+
+/// One BAR.
+#[derive(Clone, Copy, Debug, Deserialize)]
+pub struct Bar {
+    /// Its number.
+    pub bar: u32,
+    /// Bytes that the guest reads without an exit, but does not write so.
+    pub read_only_bytes: u64,
+    /// Reads that took an exit.
+    pub trapped_reads: u64,
+    /// Writes that took one.
+    pub trapped_writes: u64,
 }
 
 /// Slots that a device of the host's fires.
@@ -192,7 +208,11 @@ impl Report {
 
     /// What it says about the MSI-X of the device at this address of the host.
     pub fn msix(&self, host_address: &str) -> Option<&Msix> {
-        let found = self.devices.iter().find(|device| device.host_address.as_deref() == Some(host_address));
-        found?.msix.as_ref()
+        self.passed_through(host_address)?.msix.as_ref()
+    }
+
+    /// What it says about the device at this address of the host.
+    pub fn passed_through(&self, host_address: &str) -> Option<&DeviceReport> {
+        self.devices.iter().find(|device| device.host_address.as_deref() == Some(host_address))
     }
 }

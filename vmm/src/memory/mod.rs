@@ -9,4 +9,4 @@ pub mod slots;
 
 pub(crate) use host::populate;
 pub use ram::GuestMemory;
-pub use slots::{Slot, Slots};
+pub use slots::{Access, Slot, Slots};

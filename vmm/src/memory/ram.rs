@@ -6,7 +6,7 @@ use std::sync::Arc;
 use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion, GuestRegionMmap};
 
 use super::host;
-use super::slots::{Slot, Slots};
+use super::slots::{Access, Slot, Slots};
 use crate::error::{Doing, Error, Result};
 use crate::layout;
 
@@ -25,9 +25,11 @@ impl GuestMemory {
     /// The host's, when it refuses the memory or a slot.
     pub fn new(size: u64, slots: &Arc<Slots>) -> Result<Self> {
         let regions = layout::ram(size).into_iter().map(region).collect::<Result<Vec<_>>>()?;
-        let mapped = regions
-            .iter()
-            .map(|region| slots.map(region.start_addr(), region.get_mmap(), 0..region.get_mmap().size()));
+        let mapped = regions.iter().map(|region| {
+            let ram = region.get_mmap();
+            let size = ram.size();
+            slots.map(region.start_addr(), ram, 0..size, Access::ReadWrite)
+        });
         let slots = mapped.collect::<Result<Vec<_>>>()?;
         let memory = GuestMemoryMmap::from_regions(regions).doing("laying out guest memory")?;
         Ok(Self { memory, _slots: slots })

@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use kvm_bindings::kvm_userspace_memory_region;
+use kvm_bindings::{KVM_MEM_READONLY, kvm_userspace_memory_region};
 use kvm_ioctls::{Cap, VmFd};
 use vm_memory::{GuestAddress, MmapRegion};
 
@@ -20,6 +20,25 @@ use crate::error::{Doing, Error, Result};
 pub struct Slots {
     vm: Arc<VmFd>,
     numbers: Mutex<Numbers>,
+}
+
+/// How the guest reaches a slot's memory without an exit. Whatever else it does there exits, as with a device's registers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// It reads and writes.
+    ReadWrite,
+    /// It reads, and may execute what it finds. Of an instruction that reads and writes, a locked one too, KVM does the
+    /// read, and the write exits. Bits that KVM sets in page tables for a guest are not set here.
+    ReadOnly,
+}
+
+impl Access {
+    fn flags(self) -> u32 {
+        match self {
+            Self::ReadWrite => 0,
+            Self::ReadOnly => KVM_MEM_READONLY,
+        }
+    }
 }
 
 /// Slot numbers: those below `next` that are free again, and the first that was never used.
@@ -51,16 +70,17 @@ impl Slots {
         Arc::new(Self { vm, numbers })
     }
 
-    /// Maps `part` (byte offsets, whole pages) of `host` into the guest at `guest`, readable and writable.
+    /// Maps `part` (byte offsets, whole pages) of `host` into the guest at `guest`, for this access.
     ///
     /// # Errors
     /// The host's, when there is no slot left or KVM refuses the range (it overlaps another slot, or is not
-    /// in pages).
+    /// in pages) or the access (it has no KVM_CAP_READONLY_MEM).
     pub fn map(
         self: &Arc<Self>,
         guest: GuestAddress,
         host: Arc<MmapRegion>,
         part: Range<usize>,
+        access: Access,
     ) -> Result<Slot> {
         let doing = || format!("mapping {:#x} bytes into the guest at {:#x}", part.len(), guest.0);
         if part.is_empty() || part.end > host.size() {
@@ -70,7 +90,7 @@ impl Slots {
         let number = number.ok_or_else(|| Error::host(doing(), "no KVM memory slot is left"))?;
         let address = host.as_ptr().wrapping_add(part.start);
         // From here on the drop of `slot` gives the number back.
-        let mut slot = Slot { slots: Arc::clone(self), number, guest, size: 0, host };
+        let mut slot = Slot { slots: Arc::clone(self), number, guest, size: 0, access, host };
         slot.set(part.len() as u64, address as u64).doing(doing())?;
         slot.size = part.len() as u64;
         Ok(slot)
@@ -85,6 +105,7 @@ pub struct Slot {
     guest: GuestAddress,
     /// Bytes that the guest sees; 0 until KVM has taken the slot.
     size: u64,
+    access: Access,
     /// Owns the host memory for as long as the guest sees it.
     host: Arc<MmapRegion>,
 }
@@ -105,14 +126,14 @@ impl Slot {
     fn set(&self, memory_size: u64, userspace_addr: u64) -> std::result::Result<(), kvm_ioctls::Error> {
         let region = kvm_userspace_memory_region {
             slot: self.number,
-            flags: 0,
+            flags: self.access.flags(),
             guest_phys_addr: self.guest.0,
             memory_size,
             userspace_addr,
         };
         // SAFETY: either a removal (size 0), or host memory that `self` owns and that stays mapped until
-        // `drop` has taken the slot out of the guest. The guest may write it at any time: it is only used
-        // through volatile access.
+        // `drop` has taken the slot out of the guest. The guest may read and write it at any time: it is only used
+        // through volatile and atomic access.
         unsafe { self.slots.vm.set_user_memory_region(region) }
     }
 }

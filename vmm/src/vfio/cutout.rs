@@ -1,5 +1,6 @@
 //! Which pages of a BAR the guest reaches without an exit: all that the host can map, but for the pages of the MSI-X
-//! table and the pending bits, whose accesses are emulated. Pure arithmetic on offsets into a BAR.
+//! table and the pending bits, whose accesses are emulated; and which of those it may read all the same. Pure arithmetic
+//! on offsets into a BAR.
 
 use std::ops::Range;
 
@@ -10,11 +11,7 @@ pub const PAGE: u64 = 4096;
 /// must exit.
 #[must_use]
 pub fn mappable(areas: &[Range<u64>], trapped: &[Range<u64>]) -> Vec<Range<u64>> {
-    let mut parts: Vec<Range<u64>> = areas
-        .iter()
-        .filter_map(|area| Some(area.start.checked_next_multiple_of(PAGE)?..area.end & !(PAGE - 1)))
-        .filter(|area| area.start < area.end)
-        .collect();
+    let mut parts: Vec<Range<u64>> = areas.iter().filter_map(pages_within).collect();
     parts.sort_by_key(|part| part.start);
     for hole in trapped.iter().filter(|hole| hole.start < hole.end) {
         let start = hole.start & !(PAGE - 1);
@@ -26,6 +23,13 @@ pub fn mappable(areas: &[Range<u64>], trapped: &[Range<u64>]) -> Vec<Range<u64>>
             .collect();
     }
     parts
+}
+
+/// The pages of which every byte is in `range`.
+#[must_use]
+pub fn pages_within(range: &Range<u64>) -> Option<Range<u64>> {
+    let pages = range.start.checked_next_multiple_of(PAGE)?..range.end & !(PAGE - 1);
+    (pages.start < pages.end).then_some(pages)
 }
 
 #[cfg(test)]
@@ -69,5 +73,18 @@ mod tests {
         assert_eq!(cut(0x4000, &[u64::MAX - 8..u64::MAX]), [0..0x4000]);
         assert_eq!(mappable(&[u64::MAX - 1..u64::MAX], &[]), []);
         assert_eq!(cut(0x4000, &[0x1000..0x1000]), [0..0x4000], "an empty hole is none");
+    }
+
+    #[test]
+    fn a_page_is_the_tables_only_to_the_last_byte() {
+        let table = |start: u64, entries: u64| pages_within(&(start..start + entries * 16));
+        assert_eq!(table(0, 64), None);
+        assert_eq!(table(0, 255), None);
+        assert_eq!(table(0, 256), Some(0..0x1000));
+        assert_eq!(table(0, 300), Some(0..0x1000), "the rest of the second page is the device's");
+        assert_eq!(table(0x2000, 2048), Some(0x2000..0xa000));
+        assert_eq!(table(0x800, 256), None, "half of two pages");
+        assert_eq!(table(0x800, 2048), Some(0x1000..0x8000));
+        assert_eq!(pages_within(&(u64::MAX - 1..u64::MAX)), None);
     }
 }

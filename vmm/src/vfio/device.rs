@@ -22,6 +22,7 @@ use super::interrupts::Interrupts;
 use super::ioctl;
 use super::mapping::BarMapping;
 use super::region::Region;
+use crate::memory::Access;
 use crate::pci::bar::COMMAND;
 use crate::pci::{BAR_COUNT, Decoding, Function, Placement};
 
@@ -31,6 +32,27 @@ pub(super) struct DeviceBar {
     pub(super) region: Region,
     /// None for an I/O BAR.
     pub(super) mapping: Option<BarMapping>,
+    trapped_reads: AtomicU64,
+    trapped_writes: AtomicU64,
+}
+
+impl DeviceBar {
+    pub(super) fn new(region: Region, mapping: Option<BarMapping>) -> Self {
+        Self { region, mapping, trapped_reads: AtomicU64::new(0), trapped_writes: AtomicU64::new(0) }
+    }
+
+    fn report(&self, index: usize) -> Value {
+        let reached = |access| self.mapping.as_ref().map_or(0, |mapping| mapping.bytes(access));
+        json!({
+            "bar": index,
+            "bytes": self.region.size(),
+            "mapped_bytes": reached(Access::ReadWrite).min(self.region.size()),
+            "read_only_bytes": reached(Access::ReadOnly),
+            "trapped_reads": self.trapped_reads.load(Ordering::Relaxed),
+            "trapped_writes": self.trapped_writes.load(Ordering::Relaxed),
+            "refused_accesses": self.region.failures(),
+        })
+    }
 }
 
 /// A passed-through function.
@@ -136,7 +158,8 @@ impl Function for Device {
 
     fn bar_read(&self, bar: usize, offset: u64, data: &mut [u8]) {
         match self.bar(bar) {
-            Some(DeviceBar { region, .. }) => {
+            Some(DeviceBar { region, trapped_reads, .. }) => {
+                trapped_reads.fetch_add(1, Ordering::Relaxed);
                 self.interrupts.read_bar(bar, offset, data, |offset, data| region.read(offset, data));
             }
             None => data.fill(0xff),
@@ -144,7 +167,8 @@ impl Function for Device {
     }
 
     fn bar_write(&self, bar: usize, offset: u64, data: &[u8]) {
-        if let Some(DeviceBar { region, .. }) = self.bar(bar) {
+        if let Some(DeviceBar { region, trapped_writes, .. }) = self.bar(bar) {
+            trapped_writes.fetch_add(1, Ordering::Relaxed);
             self.interrupts.write_bar(bar, offset, data, |offset, data| region.write(offset, data));
         }
     }
@@ -174,12 +198,8 @@ impl Function for Device {
         let mut ids = [0; 4];
         self.host_config.read(0, &mut ids);
         let [vendor_low, vendor_high, device_low, device_high] = ids;
-        let bars = self.bars.iter().enumerate().filter_map(|(index, bar)| {
-            let bar = bar.as_ref()?;
-            let mapped = bar.mapping.as_ref().map_or(0, BarMapping::mapped_bytes).min(bar.region.size());
-            Some(json!({ "bar": index, "bytes": bar.region.size(), "mapped_bytes": mapped,
-                         "refused_accesses": bar.region.failures() }))
-        });
+        let bars = self.bars.iter().enumerate();
+        let bars = bars.filter_map(|(index, bar)| Some(bar.as_ref()?.report(index)));
         let mut report = json!({
             "host_address": self.address.to_string(),
             "vendor": format!("{:04x}", u16::from_le_bytes([vendor_low, vendor_high])),

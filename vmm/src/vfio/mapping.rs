@@ -1,7 +1,8 @@
 //! A BAR's pages in the guest: the parts that need no exit, as KVM memory slots that come and go with the BAR.
 //!
 //! The host's mapping is made once; a slot per part exists while the BAR has a place. A part that KVM refuses (no slot
-//! left) is reached through the bus instead, more slowly, which is said. The lock orders changes of place alone.
+//! left) is reached through the bus instead, more slowly, which is said once for a BAR: the guest may move it as often as
+//! it likes. The lock orders changes of place alone.
 
 use std::io;
 use std::ops::Range;
@@ -12,21 +13,30 @@ use vm_memory::{FileOffset, GuestAddress, MmapRegion};
 
 use super::cutout::mappable;
 use super::region::Region;
-use crate::memory::{Slot, Slots};
+use crate::memory::{Access, Slot, Slots};
 use crate::pci::{Pages, Place};
 
 /// One BAR's mapped parts.
 #[derive(Debug)]
 pub struct BarMapping {
     slots: Arc<Slots>,
-    parts: Vec<(Range<u64>, Arc<MmapRegion>)>,
+    parts: Vec<Part>,
     placed: Mutex<Placed>,
+}
+
+#[derive(Debug)]
+struct Part {
+    /// Bytes of the BAR.
+    bytes: Range<u64>,
+    memory: Arc<MmapRegion>,
+    access: Access,
 }
 
 #[derive(Debug, Default)]
 struct Placed {
     at: Option<u64>,
     slots: Vec<Slot>,
+    refusal_was_said: bool,
 }
 
 impl BarMapping {
@@ -44,10 +54,15 @@ impl BarMapping {
             let protection = (ProtFlags::READ | ProtFlags::WRITE).bits().cast_signed();
             let flags = MapFlags::SHARED.bits().cast_signed();
             let mapping = MmapRegion::build(Some(file), size, protection, flags).map_err(io::Error::other)?;
-            Ok((part, Arc::new(mapping)))
+            Ok(Part { bytes: part, memory: Arc::new(mapping), access: Access::ReadWrite })
         };
         let parts = parts.into_iter().map(map).collect::<io::Result<_>>()?;
         Ok(Self { slots: Arc::clone(slots), parts, placed: Mutex::default() })
+    }
+
+    /// Has the guest read these bytes, whole pages that are trapped otherwise, from this memory.
+    pub fn show(&mut self, bytes: Range<u64>, memory: Arc<MmapRegion>) {
+        self.parts.push(Part { bytes, memory, access: Access::ReadOnly });
     }
 
     /// Moves the BAR to another place, or away.
@@ -64,20 +79,23 @@ impl BarMapping {
         let Some(at) = at else {
             return;
         };
-        for (part, mapping) in &self.parts {
-            let guest = at.saturating_add(part.start);
-            match self.slots.map(GuestAddress(guest), Arc::clone(mapping), 0..mapping.size()) {
+        for Part { bytes, memory, access } in &self.parts {
+            let guest = GuestAddress(at.saturating_add(bytes.start));
+            match self.slots.map(guest, Arc::clone(memory), 0..memory.size(), *access) {
                 Ok(slot) => placed.slots.push(slot),
-                Err(error) => tracing::warn!("a device's BAR is reached by exits, which is slow: {error}"),
+                Err(error) => {
+                    if !std::mem::replace(&mut placed.refusal_was_said, true) {
+                        tracing::warn!("a device's BAR is reached by exits, which is slow: {error}");
+                    }
+                }
             }
         }
     }
 
-    /// Bytes that the guest reaches without an exit, where the BAR has a place.
+    /// Bytes that the guest may access so without an exit, where the BAR has a place.
     #[must_use]
-    pub fn mapped_bytes(&self) -> u64 {
-        self.parts
-            .iter()
-            .fold(0, |bytes, (part, _)| bytes.saturating_add(part.end.saturating_sub(part.start)))
+    pub fn bytes(&self, access: Access) -> u64 {
+        let parts = self.parts.iter().filter(|part| part.access == access);
+        parts.fold(0, |bytes, part| bytes.saturating_add(part.bytes.end.saturating_sub(part.bytes.start)))
     }
 }

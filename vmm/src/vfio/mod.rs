@@ -7,6 +7,7 @@
 //! | [`region`], `ioctl` | access to what the host gives of a device |
 //! | [`guest_config`], [`capabilities`], [`registers`] | configuration space as the guest has it: plain state and tables |
 //! | [`cutout`], [`mapping`] | the pages of BARs that the guest reaches without an exit |
+//! | [`table_pages`] | those of an MSI-X table, which it only reads so |
 //! | [`interrupts`], [`events`] | the library's emulation of MSI and MSI-X, and what it needs of the event loop |
 //! | [`opened`] | a device after opening: reset, and looked at |
 //! | [`device`], [`open`] | one function on the bus, put together |
@@ -32,6 +33,7 @@ pub mod open;
 pub mod opened;
 pub mod region;
 pub mod registers;
+pub mod table_pages;
 
 pub use device::Device;
 pub use events::DeviceEvents;

@@ -73,8 +73,11 @@ fn open(host: &HostDevice, container: &Arc<Container>, machine: Machine<'_>) -> 
         Bar::new(u32::from_le_bytes(*register.first_chunk()?), regions.get(index)?.as_ref()?.size())
     }));
     let budget = Budget::of_device(machine.budget, 0, machine.device_vectors);
-    let interrupts =
+    let mut interrupts =
         Interrupts::find(opened.function(), machine.router, &budget.doing(doing("giving it a budget"))?);
+    if let Err(why) = interrupts.make_table_pages() {
+        tracing::warn!("device {address}: its MSI-X table is read by exits, which is slow: {why}");
+    }
     let mut config = GuestConfig::new(registers, bars, opened.reset, interrupts.emulated());
     config.assign(machine.root).doing(doing("giving its BARs addresses"))?;
     let bars =
@@ -95,7 +98,8 @@ fn open(host: &HostDevice, container: &Arc<Container>, machine: Machine<'_>) -> 
     Ok(Arc::new(device))
 }
 
-/// The regions with what of them is mapped into the guest: all but the pages of the MSI-X table and pending bits.
+/// The regions with what of them is mapped into the guest: all but the pages of the MSI-X table and pending bits, and of
+/// those what the guest may read.
 fn device_bars(
     regions: [Option<Region>; BAR_COUNT],
     bars: Bars,
@@ -110,10 +114,16 @@ fn device_bars(
             continue;
         };
         let mapping = match memory.next_if_eq(&index) {
-            Some(_) => Some(BarMapping::new(&region, &interrupts.trapped(index), slots)?),
+            Some(_) => {
+                let mut mapping = BarMapping::new(&region, &interrupts.trapped(index), slots)?;
+                if let Some((bytes, memory)) = interrupts.readable(index) {
+                    mapping.show(bytes, memory);
+                }
+                Some(mapping)
+            }
             None => None,
         };
-        *device_bar = Some(DeviceBar { region, mapping });
+        *device_bar = Some(DeviceBar::new(region, mapping));
     }
     Ok(device_bars)
 }

@@ -13,8 +13,10 @@ use super::capabilities::id;
 use super::device::{Device, DeviceBar};
 use super::guest_config::{GuestConfig, HostReset};
 use super::host::HostAddress;
-use super::interrupts::tests::{Log, interrupts};
+use super::interrupts::Interrupts;
+use super::interrupts::tests::{Log, interrupts, with_a_full_page};
 use super::region::Region;
+use super::table_pages::tests::seen;
 use crate::pci::windows::tests::windows;
 use crate::pci::{Bar, Bars, Function, Root};
 
@@ -43,16 +45,20 @@ struct Machine {
 
 impl Machine {
     fn new() -> Self {
+        let (interrupts, log) = interrupts();
+        Self::with(interrupts, log)
+    }
+
+    fn with(interrupts: Interrupts, log: Log) -> Self {
         let file = File::from(rustix::fs::memfd_create("device", MemfdFlags::CLOEXEC).unwrap());
         file.set_len(CONFIG_SIZE + BAR_SIZE).unwrap();
         file.write_all_at(&registers(), 0).unwrap();
         let file = Arc::new(file);
-        let (interrupts, log) = interrupts();
         let bars = Bars::new([Bar::new(0, BAR_SIZE), None, None, None, None, None]);
         let mut config = GuestConfig::new(&registers(), bars, HostReset::Supported, interrupts.emulated());
         let root = Root::new(windows());
         config.assign(&root).unwrap();
-        let bar = DeviceBar { region: Region::of_file(&file, CONFIG_SIZE, BAR_SIZE), mapping: None };
+        let bar = DeviceBar::new(Region::of_file(&file, CONFIG_SIZE, BAR_SIZE), None);
         let device = Arc::new(Device {
             address: HostAddress::parse("01:00.0").unwrap(),
             reset: HostReset::Supported,
@@ -124,6 +130,45 @@ fn a_function_level_reset_tears_down_resets_and_leaves_registers_as_after_power_
     assert_eq!(machine.read(0x10), [0; 4]);
     assert_eq!(machine.host(EXPRESS + 8), [0x10, 0x28], "device control is as it was found");
     assert_eq!(machine.device.report().unwrap()["guest_resets"], 1);
+}
+
+#[test]
+fn a_reset_shows_in_the_pages_of_the_table_before_the_guests_write_returns() {
+    let machine = Machine::with(with_a_full_page(), Log::default());
+    let (bytes, memory) = machine.device.interrupts().readable(0).unwrap();
+    assert_eq!(bytes, 0..0x1000);
+    let at_power_on = seen(&memory);
+    let write_table = || {
+        machine.write(COMMAND, &[0x06, 0]);
+        machine.root.mmio().mmio_write(MmioAddress(0xc000_0000), 0xff0, &[0x5a; 8]);
+        assert_eq!(seen(&memory)[0xff0..0xff8], [0x5a; 8]);
+    };
+    write_table();
+    // A function-level reset.
+    machine.write(EXPRESS + 8, &[0x1f, 0xd0]);
+    assert!(seen(&memory) == at_power_on);
+    // The firmware's addresses again.
+    machine.write(0x10, &0xc000_0000_u32.to_le_bytes());
+    write_table();
+    machine.root.release();
+    assert!(seen(&memory) == at_power_on);
+}
+
+#[test]
+fn accesses_that_exit_are_counted_for_each_bar() {
+    let machine = Machine::with(with_a_full_page(), Log::default());
+    machine.write(COMMAND, &[0x02, 0]);
+    let mmio = machine.root.mmio();
+    let counts = || {
+        let bar = &machine.device.report().unwrap()["bars"][0];
+        (bar["trapped_reads"].as_u64().unwrap(), bar["trapped_writes"].as_u64().unwrap())
+    };
+    assert_eq!(counts(), (0, 0));
+    mmio.mmio_read(MmioAddress(0xc000_0000), 0x10, &mut [0; 4]);
+    mmio.mmio_write(MmioAddress(0xc000_0000), 0x10, &[0; 4]);
+    mmio.mmio_write(MmioAddress(0xc000_0000), 0x1ff0, &[0; 8]);
+    mmio.mmio_write(MmioAddress(0xc100_0000), 0, &[0; 8]);
+    assert_eq!(counts(), (1, 2));
 }
 
 #[test]

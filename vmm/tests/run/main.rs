@@ -2,6 +2,7 @@
 //! and the console carries its bytes. They need /dev/kvm; where it does not open they fail and say so.
 
 mod ims;
+mod table_pages;
 
 use std::io::Write;
 use std::path::PathBuf;

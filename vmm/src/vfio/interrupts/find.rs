@@ -14,6 +14,7 @@ use vm_msi::msix::{Layout, Window};
 use vm_msi::vfio::{VfioMsi, VfioMsix};
 use vm_msi::{Budget, MsiFunction, MsixFunction};
 
+use super::bars::MsixBars;
 use super::{Emulated, Interrupts};
 use crate::pci::BAR_COUNT;
 use crate::vfio::capabilities::{self, id};
@@ -62,7 +63,7 @@ impl Interrupts {
             let function = Arc::new(function.within(Arc::clone(budget)));
             let vectors = Arc::clone(&function) as _;
             interrupts.capabilities.push(Emulated { id: id::MSIX, name: "msix", bytes, vectors });
-            interrupts.msix = Some(function);
+            interrupts.msix = Some(MsixBars::new(function));
             Ok(())
         });
         interrupts

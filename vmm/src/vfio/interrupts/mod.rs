@@ -1,6 +1,7 @@
 //! A function's message-signalled interrupts: the capabilities that the library emulates, and which of the guest's
 //! accesses are theirs. MSI and MSI-X are the same in here, but for the BARs that MSI-X has structures in.
 
+mod bars;
 mod find;
 
 use std::fmt;
@@ -10,14 +11,14 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use serde_json::{Map, Value, json};
+use vm_memory::MmapRegion;
 use vm_msi::backend::Backend;
 use vm_msi::capability::Capability;
 use vm_msi::function::Function;
-use vm_msi::kvm::KvmRouter;
-use vm_msi::msix::{Bar, Window};
-use vm_msi::vfio::VfioMsix;
-use vm_msi::{DeviceDomain, MsixFunction, Store};
+use vm_msi::msix::Bar;
+use vm_msi::{DeviceDomain, Router, Store};
 
+use bars::MsixBars;
 pub use find::{HostFunction, LINGER};
 
 use super::host::HostAddress;
@@ -50,10 +51,11 @@ pub trait Vectors: fmt::Debug + Send + Sync {
     fn report(&self, counted: &HostInterrupts) -> Value;
 }
 
-impl<C, B> Vectors for Function<C, DeviceDomain<KvmRouter, B>>
+impl<C, R, B> Vectors for Function<C, DeviceDomain<R, B>>
 where
     C: Capability + Store + fmt::Debug + Send,
     C::Layout: Send + Sync,
+    R: Router + fmt::Debug + Send + Sync,
     B: Backend + fmt::Debug + Send,
 {
     fn read_config(&self, offset: u16, data: &mut [u8]) {
@@ -119,7 +121,7 @@ struct Emulated {
 pub struct Interrupts {
     capabilities: Vec<Emulated>,
     /// The one of the capabilities that has structures in BARs.
-    msix: Option<Arc<MsixFunction<KvmRouter, VfioMsix>>>,
+    msix: Option<MsixBars>,
 }
 
 impl Interrupts {
@@ -128,14 +130,24 @@ impl Interrupts {
         self.capabilities.iter().map(|capability| (capability.id, registers(&capability.bytes)))
     }
 
+    /// Makes the pages of the MSI-X table that the guest may read without an exit, if the table fills any.
+    ///
+    /// # Errors
+    /// The host's, which has no memory. Every access exits then.
+    pub fn make_table_pages(&mut self) -> io::Result<()> {
+        self.msix.as_mut().map_or(Ok(()), MsixBars::make_pages)
+    }
+
     /// Bytes of a BAR that are emulated.
     #[must_use]
     pub fn trapped(&self, bar: usize) -> Vec<Range<u64>> {
-        let Some(layout) = self.msix.as_ref().map(|msix| msix.layout()) else {
-            return Vec::new();
-        };
-        let here = |window: &&Window| usize::from(window.bar.index()) == bar;
-        [layout.table(), layout.pba()].into_iter().filter(here).map(|window| window.bytes.clone()).collect()
+        self.msix.as_ref().map(|msix| msix.trapped(bar)).unwrap_or_default()
+    }
+
+    /// Of these, what the guest may read without an exit, and the memory that it reads then.
+    #[must_use]
+    pub fn readable(&self, bar: usize) -> Option<(Range<u64>, Arc<MmapRegion>)> {
+        self.msix.as_ref()?.readable(bar)
     }
 
     /// Puts the capabilities' bytes into what is read from configuration space.
@@ -159,7 +171,7 @@ impl Interrupts {
     /// Reads from a BAR; `device` reads what is not emulated.
     pub fn read_bar(&self, bar: usize, offset: u64, data: &mut [u8], mut device: impl FnMut(u64, &mut [u8])) {
         match (&self.msix, bar_index(bar)) {
-            (Some(msix), Some(bar)) => msix.read_bar(bar, offset, data, device),
+            (Some(msix), Some(bar)) => msix.read(bar, offset, data, &mut device),
             _ => device(offset, data),
         }
     }
@@ -167,7 +179,7 @@ impl Interrupts {
     /// Writes to a BAR; `device` writes what is not emulated.
     pub fn write_bar(&self, bar: usize, offset: u64, data: &[u8], mut device: impl FnMut(u64, &[u8])) {
         match (&self.msix, bar_index(bar)) {
-            (Some(msix), Some(bar)) => msix.write_bar(bar, offset, data, device),
+            (Some(msix), Some(bar)) => msix.write(bar, offset, data, &mut device),
             _ => device(offset, data),
         }
     }
@@ -175,6 +187,9 @@ impl Interrupts {
     /// Tears all interrupts down, has the device reset, and forgets what was pending.
     pub fn reset(&self, mut reset_device: impl FnMut()) {
         reset_behind(&self.capabilities, &mut reset_device);
+        if let Some(msix) = &self.msix {
+            msix.follow_all();
+        }
     }
 
     /// Each capability's vectors.
@@ -224,6 +239,10 @@ fn overlap(offset: u16, len: usize, capability: &Range<u16>) -> Option<(Range<us
 #[cfg(test)]
 pub(super) mod tests {
     use std::sync::Mutex;
+
+    use vm_msi::MsixFunction;
+    use vm_msi::msix::{Layout, TableSize};
+    use vm_msi::testing::{Failures, FakeBackend, FakeRouter};
 
     use super::*;
 
@@ -291,6 +310,20 @@ pub(super) mod tests {
         };
         let capabilities = vec![emulated(5, "msi", 0x40..0x4e), emulated(0x11, "msix", 0x50..0x5c)];
         (Interrupts { capabilities, msix: None }, log)
+    }
+
+    /// MSI-X at 0x50, over fakes, with a table that is the first page of BAR 0, and its pending bits behind it.
+    pub(in crate::vfio) fn with_a_full_page() -> Interrupts {
+        let bar = Bar::new(0).unwrap();
+        let layout = Layout::new(TableSize::new(256).unwrap(), (bar, 0), (bar, 0x1000)).unwrap();
+        let failures = Failures::default();
+        let router = Arc::new(FakeRouter::new(failures.clone()));
+        let function = Arc::new(MsixFunction::new(layout, router, FakeBackend::new(failures)));
+        let vectors = Arc::clone(&function) as _;
+        let capabilities = vec![Emulated { id: 0x11, name: "msix", bytes: 0x50..0x5c, vectors }];
+        let mut interrupts = Interrupts { capabilities, msix: Some(MsixBars::new(function)) };
+        interrupts.make_table_pages().unwrap();
+        interrupts
     }
 
     #[test]
