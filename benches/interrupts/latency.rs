@@ -13,7 +13,7 @@ pub(crate) fn measure(notes: &mut Notes) -> Result<()> {
         let mut ours = Ours::new(Ahead::AtStart)?;
         ours.enable_at_once(512);
         let vm = floor::vm()?;
-        let (_, irqfds) = floor::enable(&vm, 512)?;
+        let irqfds = floor::live(&vm, 512)?;
         let unmask = || {
             ours.write_control(256, 1);
             Ok(time(|| ours.write_control(256, 0)))
@@ -31,7 +31,7 @@ pub(crate) fn measure(notes: &mut Notes) -> Result<()> {
         };
         interleave(name, 512, RUNS, unmask, || {
             let vm = floor::vm()?;
-            let (_, irqfds) = floor::enable(&vm, 512)?;
+            let irqfds = floor::live(&vm, 512)?;
             floor::commit_and_attach(&vm, &irqfds)
         })
     })?;

@@ -18,20 +18,21 @@ pub(crate) fn measure(notes: &mut Notes, n: usize) -> Result<()> {
             ours.enable_at_once(n);
             allocates_nothing(name, || _ = work(&mut ours, n))?;
             let vm = floor::vm()?;
-            let (_, irqfds) = floor::enable(&vm, n)?;
+            let irqfds = floor::live(&vm, n)?;
             interleave(name, n, RUNS * 8, || Ok(work(&mut ours, n)), || floor::reattach(&vm, &irqfds))
         })?;
     }
-    // Each sample is of another VM, as a block that is published is published.
+    // Each sample is of another VM, as a block that is published is published. One is of a single commit, of which the kernel's
+    // waiting for its readers is the most and differs: many of them.
     notes.take("retarget_unpublished", |name| {
         let ours = || {
             let mut ours = Ours::new(Ahead::InBlocks)?;
             ours.enable_at_once(n);
             Ok(ours.counting_commits(|ours| ours.move_to(n / 2, message(ELSEWHERE))))
         };
-        interleave(name, n, RUNS, ours, || {
+        interleave(name, n, RUNS * 4, ours, || {
             let vm = floor::vm()?;
-            let (_, irqfds) = floor::enable(&vm, n)?;
+            let irqfds = floor::live(&vm, n)?;
             floor::retarget(&vm, &irqfds, [n / 2].into_iter())
         })
     })
@@ -49,7 +50,7 @@ pub(crate) fn storm(notes: &mut Notes) -> Result<()> {
         };
         interleave(name, 2048, RUNS, ours, || {
             let vm = floor::vm()?;
-            let (_, irqfds) = floor::enable(&vm, 2048)?;
+            let irqfds = floor::live(&vm, 2048)?;
             floor::retarget(&vm, &irqfds, (0..64).map(|index| index * 32))
         })
     })

@@ -38,7 +38,7 @@ pub(crate) fn measure(notes: &mut Notes) -> Result<()> {
             let mut ours = Ours::new(Ahead::AtStart)?;
             ours.enable_at_once(n);
             let vm = floor::vm()?;
-            let (_, irqfds) = floor::enable(&vm, n)?;
+            let irqfds = floor::live(&vm, n)?;
             let mask = || Ok(ours.counting_commits(Ours::mask_function));
             interleave(name, n, RUNS, mask, || floor::reattach_all(&vm, &irqfds))
         })?;
