@@ -41,8 +41,11 @@ pub(crate) fn grows_vector_by_vector(stage: &Stage) -> Result<()> {
     assert_disk_was_read(stage, &seen)
 }
 
-/// A table of 2048 entries fills eight pages. What a driver writes there exits, what it reads does not.
-pub(crate) fn a_table_that_fills_its_pages_is_read_without_an_exit(stage: &Stage) -> Result<()> {
+/// A table of 2048 entries fills eight pages. What a driver writes there exits, what it reads does not. The doorbell is in a
+/// BAR of 256 bytes that has its page to itself.
+pub(crate) fn a_full_page_of_a_table_is_read_and_a_doorbell_is_rung_without_an_exit(
+    stage: &Stage,
+) -> Result<()> {
     if !stage.has_one_of(&[Passed::Wide]) {
         return Ok(());
     }
@@ -55,6 +58,8 @@ pub(crate) fn a_table_that_fills_its_pages_is_read_without_an_exit(stage: &Stage
         let with_table = device.bars.iter().filter(|bar| bar.read_only_bytes > 0).collect::<Vec<_>>();
         let [bar] = with_table[..] else { panic!("pages of one table: {:?}", device.bars) };
         assert_eq!((bar.read_only_bytes, bar.trapped_reads), (2048 * 16, 0), "{bar:?}");
+        let doorbell = device.bars.iter().find(|bar| bar.bar == 0).expect("the doorbell is in BAR 0");
+        assert_eq!((doorbell.trapped_reads, doorbell.trapped_writes), (0, 0), "{doorbell:?}");
         // Each of the 24 has a message of three DWORDs, and was unmasked.
         assert!(bar.trapped_writes >= 24 * 4, "{bar:?}");
     }

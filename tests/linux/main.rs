@@ -58,7 +58,7 @@ on_hosts! {
         ends::a_triple_fault_is_a_crash;
         entropy::each_of_its_interrupts_is_counted_once_by_guest_and_vmm;
         growth::grows_vector_by_vector;
-        growth::a_table_that_fills_its_pages_is_read_without_an_exit;
+        growth::a_full_page_of_a_table_is_read_and_a_doorbell_is_rung_without_an_exit;
         leaks::unbinding_leaks_nothing;
         mediated::slots_of_two_functions_of_one_device_come_move_and_go;
         mediated::slots_grow_while_one_is_rung_and_no_ring_is_lost;
