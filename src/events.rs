@@ -1,8 +1,8 @@
-//! A function's interrupts that userspace must deliver, as a subscriber of an embedder's `event-manager`.
+//! What a function has threads of an embedder's do, as subscribers of its `event-manager`s.
 //!
-//! Owns a descriptor that is ready while vectors without a route have something to deliver. Runs on the event
-//! manager's thread, which takes the domain's lock for a bounded number of deliveries and never commits a
-//! routing table nor detaches an irqfd.
+//! Each owns a descriptor that is ready while there is something to do, and takes the domain's lock for a bounded number of
+//! vectors. Two threads: the one that delivers what userspace must never commits a routing table nor detaches an irqfd,
+//! and waits for no host; the one that requests host vectors may.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -38,6 +38,37 @@ impl<C: Registers, R: Router, B: Backend> RelaySubscriber<C, R, B> {
 impl<C: Registers, R: Router, B: Backend> EventSubscriber for RelaySubscriber<C, R, B> {
     fn process(&self, _events: Events, _ops: &mut EventOps) {
         self.function.deliver();
+    }
+
+    fn init(&self, ops: &mut EventOps) {
+        // An event manager refuses only a descriptor that it watches already.
+        let _ = ops.add(Events::new(&*self.descriptor, EventSet::IN));
+    }
+}
+
+/// Requests host vectors for what the guest has begun to use, so that its writes need not wait for the host. See
+/// [`DeviceDomain::growth`].
+#[derive(Debug)]
+pub struct GrowthSubscriber<C: Registers, R: Router, B: Backend> {
+    function: Arc<Function<C, DeviceDomain<R, B>>>,
+    descriptor: Arc<OwnedFd>,
+}
+
+impl<C: Registers, R: Router, B: Backend> GrowthSubscriber<C, R, B> {
+    /// From now on vectors that have no host vector yet wait for this: add it to an event manager at once, of a thread that
+    /// may wait for the host.
+    ///
+    /// # Errors
+    /// No descriptor to be had.
+    pub fn new(function: Arc<Function<C, DeviceDomain<R, B>>>) -> io::Result<Self> {
+        let descriptor = function.growth()?;
+        Ok(Self { function, descriptor })
+    }
+}
+
+impl<C: Registers, R: Router, B: Backend> EventSubscriber for GrowthSubscriber<C, R, B> {
+    fn process(&self, _events: Events, _ops: &mut EventOps) {
+        self.function.grow();
     }
 
     fn init(&self, ops: &mut EventOps) {

@@ -10,7 +10,7 @@
 //! | [`budget`] | how many host vectors a device and a VM may have | know which |
 //! | [`backend`], [`vfio`] | which eventfd a host vector fires | know messages |
 //! | [`pool`] | who has which of a device's host vectors, where several functions share it | say who gets them |
-//! | [`events`] | delivery from userspace, where the kernel has no room | commit or detach |
+//! | [`events`] | what an embedder's threads do: delivery where the kernel has no room, host vectors that guests need not wait for | decide anything |
 //! | [`function`] | one PCI function's interrupts, put together for an embedder | anything of its own |
 //! | [`state`] | a function's interrupts as data, for snapshots | trust what it reads |
 //!

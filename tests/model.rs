@@ -43,6 +43,8 @@ fn op() -> impl Strategy<Value = Op> {
         1 => any::<bool>().prop_map(Op::Linger),
         1 => Just(Op::Watch),
         3 => Just(Op::Deliver),
+        1 => Just(Op::Growth),
+        3 => Just(Op::Grow),
     ]
 }
 

@@ -35,6 +35,13 @@ pub(crate) fn measure(notes: &mut Notes, n: usize) -> Result<()> {
             interleave(name, n, RUNS, ours, || Ok(floor::enable(&floor::vm()?, n)?.0))
         })?;
     }
+    // Host vectors by a thread, on the same CPU: until the guest's writes are done, and until every vector is an irqfd.
+    for (name, which) in [("enable_one_by_one_growing", 0), ("enable_one_by_one_growing_settled", 1)] {
+        notes.take(name, |name| {
+            let ours = || Ok(Ours::new(Ahead::AtStart)?.enable_one_by_one_growing(n)?[which]);
+            interleave(name, n, RUNS, ours, || Ok(floor::enable(&floor::vm()?, n)?.0))
+        })?;
+    }
     // The pauses themselves do not count: a vector's caches are colder after them, and that is what is measured.
     for (name, pause, runs) in
         [("enable_one_by_one_paced_20us", 20, RUNS), ("enable_one_by_one_paced_200us", 200, 15)]

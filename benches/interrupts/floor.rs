@@ -154,6 +154,17 @@ pub(crate) fn retarget(
     Ok(Sample { time: start.elapsed(), commits: 1 })
 }
 
+/// One eventfd and one irqfd more, on a message that is committed already.
+pub(crate) fn add(vm: &VmFd, irqfds: &mut Irqfds) -> Result<Sample> {
+    let gsi = irqfds.first().map_or(gsi(0), |(_, gsi)| *gsi);
+    let start = Instant::now();
+    let eventfd = EventFd::new(EFD_NONBLOCK)?;
+    vm.register_irqfd(&eventfd, gsi)?;
+    let time = start.elapsed();
+    irqfds.push((eventfd, gsi));
+    Ok(Sample { time, commits: 0 })
+}
+
 /// One more message committed, and an irqfd attached to it, after it was detached, which does not count.
 pub(crate) fn commit_and_attach(vm: &VmFd, irqfds: &[(EventFd, u32)]) -> Result<Sample> {
     let (eventfd, before) = &irqfds[irqfds.len() / 2];

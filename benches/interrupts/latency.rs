@@ -1,9 +1,12 @@
 //! From a guest's unmask to the first moment at which an interrupt can reach it. Medians, and the worst seen.
 
+use std::thread;
+use std::time::{Duration, Instant};
+
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::floor;
-use crate::measure::{Result, interleave, time};
+use crate::measure::{Result, Sample, interleave, time};
 use crate::ours::{Ahead, Ours, message};
 use crate::{Notes, RUNS};
 
@@ -35,6 +38,15 @@ pub(crate) fn measure(notes: &mut Notes) -> Result<()> {
             floor::commit_and_attach(&vm, &irqfds)
         })
     })?;
+    // It has no host vector yet, and a thread requests that: until the guest's write has returned, and until the vector is an
+    // irqfd. Here both are on one CPU.
+    for (name, until) in [("unmask_growing_written", Until::Written), ("unmask_growing_live", Until::Live)] {
+        notes.take(name, |name| {
+            let vm = floor::vm()?;
+            let (_, mut irqfds) = floor::enable(&vm, 512)?;
+            interleave(name, 512, RUNS, || unmask_growing(until), || floor::add(&vm, &mut irqfds))
+        })?;
+    }
     // There is no room: the embedder's thread is told, and delivers what waits. The floor is the signal itself.
     notes.take("unmask_without_room", |name| {
         let ours = Ours::ringing(Ahead::InBlocks)?;
@@ -71,4 +83,40 @@ pub(crate) fn measure(notes: &mut Notes) -> Result<()> {
         let (vm, _apic) = floor::vm_with_apic()?;
         interleave(name, 4096, RUNS, unmask, || floor::signal(&vm, 1))
     })
+}
+
+/// What is waited for.
+#[derive(Clone, Copy, PartialEq)]
+enum Until {
+    /// The guest's write returns.
+    Written,
+    /// An interrupt can be delivered.
+    Live,
+}
+
+/// One more vector, of a function with 512 that are live and a thread that requests host vectors.
+fn unmask_growing(until: Until) -> Result<Sample> {
+    let mut ours = Ours::new(Ahead::AtStart)?;
+    ours.enable_at_once(512);
+    let ours = ours;
+    let growth = ours.function.growth()?;
+    ours.write_message(600, message(600));
+    let before = ours.function.report().live;
+    let (written, live) = thread::scope(|scope| {
+        let growing = scope.spawn(|| {
+            let _ = poll(&mut [PollFd::new(&growth, PollFlags::IN)], None);
+            ours.function.grow();
+            Instant::now()
+        });
+        // Until the thread waits: a guest's growth begins long after it.
+        thread::sleep(Duration::from_millis(1));
+        let start = Instant::now();
+        ours.write_control(600, 0);
+        let written = start.elapsed();
+        growing.join().map(|live| (written, live.duration_since(start))).map_err(|_| "the thread has failed")
+    })?;
+    match ours.function.report().live - before {
+        1 => Ok(Sample { time: if until == Until::Written { written } else { live }, commits: 0 }),
+        _ => Err("the vector has not grown".into()),
+    }
 }

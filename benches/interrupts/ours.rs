@@ -2,9 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use kvm_ioctls::{VcpuFd, VmFd};
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::Errno;
 use vm_msi::MsixFunction;
 use vm_msi::Vector;
 use vm_msi::backend::{Backend, BackendError, Capabilities, Growth, Holders};
@@ -151,6 +154,28 @@ impl Ours {
             while ours.function.unsettled() > 0 {
                 ours.function.retry();
             }
+        })
+    }
+
+    /// The same, with a thread that requests the host vectors: until the guest's writes are done, and until the thread is.
+    pub(crate) fn enable_one_by_one_growing(&mut self, n: usize) -> Result<[Sample; 2]> {
+        let ours = &*self;
+        let growth = ours.function.growth()?;
+        thread::scope(|scope| {
+            let growing = scope.spawn(|| {
+                while ours.router.counters().in_use < n {
+                    poll(&mut [PollFd::new(&growth, PollFlags::IN)], None)?;
+                    ours.function.grow();
+                }
+                Ok(Instant::now())
+            });
+            let start = Instant::now();
+            let written = ours.counting_commits(|ours| {
+                ours.allocate(n);
+                (0..n).for_each(|index| ours.request(index));
+            });
+            let live = growing.join().map_err(|_| "the thread has failed")?.map_err(|errno: Errno| errno)?;
+            Ok([written, Sample { time: live.duration_since(start), ..written }])
         })
     }
 

@@ -44,7 +44,8 @@ pub trait Domain {
     /// last of several concurrent calls leaves the host as the last write left the store.
     ///
     /// Interrupts meanwhile: those of a vector on its way down wait, and a vector on its way up delivers one
-    /// for all that waited. When this returns, no touched vector delivers on an old message or while masked,
+    /// for all that waited, at once or when an embedder's thread has [grown](DeviceDomain::grow) it. When this returns, no
+    /// touched vector delivers on an old message or while masked,
     /// whatever else the host refused (see [`Domain::unsettled`]). A vector that the host refuses to detach is the
     /// exception: it stays as it was, is unsettled, and is tried again.
     fn sync(&self, store: &impl Store, touched: Touched);
@@ -151,6 +152,29 @@ impl<R: Router, B: Backend> DeviceDomain<R, B> {
         self.host().deliver(&*self.router);
     }
 
+    /// A descriptor that is readable while there is something for [`DeviceDomain::grow`] to do. From the first call on, a
+    /// vector that the guest unmasks, and that has no host vector yet, gets it there, and the guest's write does not wait
+    /// for the host. What the device raises for it meanwhile waits in its own pending bits, and comes when it has grown. A
+    /// vector that has its host vector waits for nobody, nor does one of [MSI](crate::backend::Capabilities::independent).
+    ///
+    /// # Errors
+    /// No descriptor to be had.
+    pub fn growth(&self) -> io::Result<Arc<OwnedFd>> {
+        self.host().growth()
+    }
+
+    /// Requests host vectors for some of those that wait for it, and brings them to what `store` says now: the guest may
+    /// have masked them again. What the host refuses is tried again by [`Domain::retry`]. For a thread of its own: it may
+    /// take as long as the host does, and a guest's access that changes a vector of this device in the host waits for it.
+    pub fn grow(&self, store: &impl Store) {
+        self.host().grow(&*self.router, store);
+    }
+
+    /// How many vectors wait for [`DeviceDomain::grow`].
+    pub fn growing(&self) -> usize {
+        self.host().growing()
+    }
+
     /// A mediator has an interrupt for `vector`: it stands between a guest's queue and a device of which the vector takes a
     /// host vector only while the guest uses it. Where it has one, the mediator has the device signal that; where it has
     /// none, the device cannot, and the interrupt waits here, as one pending bit however many there are. It comes when the
@@ -177,7 +201,7 @@ impl<R: Router, B: Backend> DeviceDomain<R, B> {
 impl<R: Router, B: Backend> Domain for DeviceDomain<R, B> {
     fn sync(&self, store: &impl Store, touched: Touched) {
         if !touched.is_empty() {
-            self.host().settle(&*self.router, store, touched.vectors());
+            self.host().follow(&*self.router, store, touched.vectors());
         }
     }
 

@@ -210,6 +210,24 @@ impl<C: Registers, R: Router, B: Backend> Function<C, DeviceDomain<R, B>> {
         self.domain.deliver();
     }
 
+    /// See [`DeviceDomain::growth`].
+    ///
+    /// # Errors
+    /// No descriptor to be had.
+    pub fn growth(&self) -> io::Result<Arc<OwnedFd>> {
+        self.domain.growth()
+    }
+
+    /// See [`DeviceDomain::grow`].
+    pub fn grow(&self) {
+        self.domain.grow(&self.registers);
+    }
+
+    /// See [`DeviceDomain::growing`].
+    pub fn growing(&self) -> usize {
+        self.domain.growing()
+    }
+
     /// See [`DeviceDomain::latch`].
     pub fn latch(&self, vector: Vector) -> Latched {
         self.domain.latch(vector)

@@ -107,6 +107,10 @@ pub enum Op {
     Watch,
     /// The embedder's event thread delivers what waits for them.
     Deliver,
+    /// The embedder begins to request host vectors on a thread.
+    Growth,
+    /// That thread requests some.
+    Grow,
 }
 
 /// What a driver does with slots in its memory. Slots are taken modulo their number.

@@ -6,10 +6,11 @@
 
 use std::env;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use vm_msi::kvm::Irqchip;
 use vm_msi::remap::handle;
 use vm_msi::{MsiMessage, Router};
@@ -44,6 +45,39 @@ fn in_a_storm_behind_a_remapping_unit_no_interrupt_is_lost_and_none_comes_where_
     let mut machine = Machine::new(Irqchip::Split, CPUS);
     let (unit, card) = Unit::plug(&mut machine, VECTORS as u16);
     storm(&machine.start(), &card, &ByEntry { unit: &unit, card: &card });
+}
+
+#[test]
+fn in_a_storm_on_vectors_that_a_thread_grows_no_interrupt_is_lost_and_none_comes_where_it_must_not() {
+    let (guest, card) = Machine::with_card(Irqchip::Kernel, CPUS, VECTORS as u16);
+    let growth = card.msix.growth().unwrap();
+    let done = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let grown = scope.spawn(|| {
+            let mut grown = 0;
+            while !done.load(Ordering::Relaxed) {
+                let a_while = Timespec { tv_sec: 0, tv_nsec: 10_000_000 };
+                if poll(&mut [PollFd::new(&growth, PollFlags::IN)], Some(&a_while)) == Ok(1) {
+                    card.msix.grow();
+                    grown += 1;
+                }
+            }
+            grown
+        });
+        let ended = Done(&done);
+        storm(&guest, &card, &ByMessage(&card));
+        drop(ended);
+        assert!(grown.join().unwrap() > 0, "the thread has grown vectors");
+    });
+}
+
+/// Ends a thread, also where its test has failed.
+struct Done<'a>(&'a AtomicBool);
+
+impl Drop for Done<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }
 
 fn storm_without_remapping(irqchip: Irqchip) {

@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use vm_msi::msix::{Bar, Layout, TableSize};
+use vm_msi::state::{Resume, resume_all};
 use vm_msi::testing::{Failures, FakeBackend, FakeRouter};
 use vm_msi::{MsiMessage, MsixFunction, Vector};
 
@@ -14,6 +16,7 @@ pub(crate) struct Fixture {
     pub(crate) function: MsixFunction<FakeRouter, FakeBackend>,
     router: Arc<FakeRouter>,
     device: FakeBackend,
+    failures: Failures,
 }
 
 impl Fixture {
@@ -22,9 +25,9 @@ impl Fixture {
         let layout = Layout::new(TableSize::new(VECTORS).unwrap(), (bar(2), 0x2000), (bar(4), 0x18)).unwrap();
         let failures = Failures::default();
         let router = Arc::new(FakeRouter::new(failures.clone()));
-        let device = FakeBackend::new(failures);
+        let device = FakeBackend::new(failures.clone());
         let function = MsixFunction::new(layout, router.clone(), device.clone());
-        Self { function, router, device }
+        Self { function, router, device, failures }
     }
 
     /// MSI-X on, and `vectors` with messages of their own and unmasked.
@@ -88,6 +91,26 @@ impl Fixture {
 
     pub(crate) fn delivered(&self) -> Vec<MsiMessage> {
         self.router.take_delivered()
+    }
+
+    /// The host refuses the next calls where a bit is set.
+    pub(crate) fn refuse(&self, calls: u32) {
+        self.failures.schedule(calls);
+    }
+
+    pub(crate) fn resume(&self) {
+        resume_all(&*self.router, [&self.function as &dyn Resume]);
+    }
+
+    /// How many vectors have a host vector.
+    pub(crate) fn bound(&self) -> usize {
+        self.device.in_use().0
+    }
+
+    /// Whether the thread that requests host vectors is to do so. There is one from the first time on.
+    pub(crate) fn is_told_to_grow(&self) -> bool {
+        let growth = self.function.growth().unwrap();
+        poll(&mut [PollFd::new(&growth, PollFlags::IN)], Some(&Timespec::default())).unwrap() > 0
     }
 
     pub(crate) fn pba(&self) -> u128 {

@@ -6,6 +6,7 @@
 mod bus_master;
 mod capability;
 mod fixture;
+mod growth;
 mod hostile;
 mod masking;
 mod msi;

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use vm_msi::backend::Capabilities;
 use vm_msi::msi::{AddressWidth, MessageCount, MsiLayout, VectorMasking};
 use vm_msi::testing::{Failures, FakeBackend, FakeRouter};
 use vm_msi::{MsiFunction, MsiMessage, Vector};
@@ -239,4 +241,22 @@ fn every_access_of_every_offset_and_width_is_answered() {
     fixture.set_control(ENABLE);
     fixture.delivered();
     assert_eq!(fixture.raise(0), [DATA], "the function still works");
+}
+
+#[test]
+fn a_vector_waits_for_no_thread_as_a_device_without_mask_bits_could_not() {
+    let layout = MsiLayout::new(MessageCount::new(2).unwrap(), AddressWidth::Bits64, VectorMasking::Absent);
+    let capabilities = Capabilities { independent: false, ..Capabilities::UNLIMITED };
+    let (failures, router) = (Failures::default(), Arc::new(FakeRouter::new(Failures::default())));
+    let device = FakeBackend::with_capabilities(failures, capabilities);
+    let function = MsiFunction::new(layout, router.clone(), device.clone());
+    let growth = function.growth().unwrap();
+    function.write_config(4, &ADDRESS.to_le_bytes());
+    function.write_config(12, &DATA.to_le_bytes());
+    function.write_config(2, &(1 << 4 | ENABLE).to_le_bytes());
+    let told = poll(&mut [PollFd::new(&growth, PollFlags::IN)], Some(&Timespec::default()));
+    assert_eq!(told, Ok(0), "times that the thread is told");
+    device.raise(Vector(1));
+    router.pump();
+    assert_eq!(router.take_delivered().len(), 1);
 }

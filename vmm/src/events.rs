@@ -1,4 +1,4 @@
-//! The event loop: everything that is not a vCPU's, on the main thread.
+//! The event loop: everything that is not a vCPU's, on the main thread; and others beside it, for what may take long.
 //!
 //! Subscribers are added before the guest starts, or from other threads through event-manager's remote
 //! endpoint. The loop ends when the run's [`Ending`] has been said. Signals come in through sockets, one for
@@ -9,12 +9,13 @@ use std::io::Read;
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex};
+use std::thread::{Builder, JoinHandle};
 
 use event_manager::{EventManager, EventOps, EventSet, Events, MutEventSubscriber, SubscriberOps};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
 
 use crate::error::{Doing, Result};
-use crate::outcome::{Ending, Outcome};
+use crate::outcome::{Ending, Outcome, PanicGuard};
 
 /// A subscriber of the event loop.
 pub type Subscriber = Arc<Mutex<dyn MutEventSubscriber + Send>>;
@@ -51,6 +52,42 @@ impl EventLoop {
                 return Ok(outcome);
             }
             self.manager.run().doing("waiting for events")?;
+        }
+    }
+}
+
+/// A loop on a thread of its own. Dropping it ends it.
+pub struct SideLoop {
+    /// The loop's own, not the run's.
+    ending: Arc<Ending>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl SideLoop {
+    /// Serves a subscriber; where that fails, it ends the `run`.
+    ///
+    /// # Errors
+    /// The host's, when it refuses the thread or what a loop needs.
+    pub fn start(name: &str, subscriber: Subscriber, run: &Arc<Ending>) -> Result<Self> {
+        let ending = Ending::new()?;
+        let mut events = EventLoop::new(Arc::clone(&ending))?;
+        events.add(subscriber);
+        let run = PanicGuard { ending: Arc::clone(run), doing: format!("running the thread for {name}") };
+        let serve = move || {
+            if let Err(error) = events.run() {
+                run.ending.end(Outcome::Failed(error));
+            }
+        };
+        let thread = Builder::new().name(name.to_owned()).spawn(serve);
+        Ok(Self { ending, thread: Some(thread.doing(format!("starting a thread for {name}"))?) })
+    }
+}
+
+impl Drop for SideLoop {
+    fn drop(&mut self) {
+        self.ending.end(Outcome::PoweredOff);
+        if self.thread.take().is_some_and(|thread| thread.join().is_err()) {
+            tracing::error!("the thread of an event loop panicked");
         }
     }
 }

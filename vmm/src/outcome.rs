@@ -109,6 +109,23 @@ impl Ending {
     }
 }
 
+/// Ends the run if the thread that has it panics.
+#[derive(Debug)]
+pub struct PanicGuard {
+    /// The run.
+    pub ending: Arc<Ending>,
+    /// What the thread does.
+    pub doing: String,
+}
+
+impl Drop for PanicGuard {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.ending.end(Outcome::Failed(Error::host(&self.doing, "its thread panicked")));
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,7 +1,7 @@
 //! The virtual machine: its parts in the order in which they need each other, and its run.
 //!
 //! [`Vm::new`] makes everything up to the first instruction, on the main thread; [`Vm::run`] starts the
-//! vCPUs, serves events until the end is said, stops the vCPUs, and only then lets devices go.
+//! vCPUs, serves events until the end is said, stops the vCPUs and what runs beside, and only then lets devices go.
 
 use std::ops::{Range, RangeInclusive};
 use std::sync::{Arc, Mutex};
@@ -17,7 +17,7 @@ use crate::cli::SerialTarget;
 use crate::config::Config;
 use crate::devices::power::{AcpiPower, ConfigPorts, I8042};
 use crate::error::{Doing, Result};
-use crate::events::{EventLoop, Signals};
+use crate::events::{EventLoop, SideLoop, Signals};
 use crate::host;
 use crate::interrupts::Controllers;
 use crate::layout;
@@ -36,6 +36,7 @@ use crate::{ims, vfio, virtio};
 pub struct Vm {
     vcpus: Vec<Vcpu>,
     events: EventLoop,
+    side_loops: Vec<SideLoop>,
     ending: Arc<Ending>,
     root: Arc<Root>,
     router: Arc<KvmRouter>,
@@ -58,6 +59,7 @@ impl Vm {
         let memory = GuestMemory::new(config.memory, &slots)?;
         let ending = Ending::new()?;
         let mut events = EventLoop::new(Arc::clone(&ending))?;
+        let mut side_loops = Vec::new();
         let interrupts = Controllers::new(&vm, config.irqchip, config.cpus)?;
         let cpuid = Cpuid::supported(&kvm)?;
         let pci_mmio64 = layout::pci_mmio64(memory.end(), cpuid.physical_bits());
@@ -82,6 +84,8 @@ impl Vm {
         let devices = vfio::attach(&config.vfio, machine)?;
         if !devices.is_empty() {
             events.add(Arc::new(Mutex::new(vfio::DeviceEvents::new(&devices)?)));
+            let upkeep = Arc::new(Mutex::new(vfio::Upkeep::new(&devices)?));
+            side_loops.push(SideLoop::start("host vectors", upkeep, &ending)?);
         }
         if config.rng {
             let machine = virtio::Machine {
@@ -126,6 +130,7 @@ impl Vm {
         Ok(Self {
             vcpus,
             events,
+            side_loops,
             ending,
             root,
             router: Arc::clone(interrupts.router()),
@@ -169,6 +174,7 @@ impl Vm {
         tracing::debug!("the guest runs");
         let outcome = self.events.run();
         drop(threads);
+        drop(self.side_loops);
         self.serial.close();
         drop(terminal);
         if let Some(reporter) = reporter {

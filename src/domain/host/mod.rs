@@ -1,15 +1,16 @@
 //! The host's side of one device: its backend, its vectors' states, and what the host refused.
 //!
 //! Owned by one domain and used under its lock. A sync closes or opens the window (`window.rs`), takes vectors
-//! down (here), and brings vectors up (`raise.rs`); what waits is asked in `pending.rs`, and all is held in
-//! `suspend.rs`.
+//! down (here), and brings vectors up (`raise.rs`), some of them later (`growth.rs`); what waits is asked in `pending.rs`,
+//! and all is held in `suspend.rs`.
 
+mod growth;
 mod pending;
 mod raise;
 mod suspend;
 mod window;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::mem;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -47,6 +48,9 @@ pub(super) struct Host<B> {
     pub(super) linger: Duration,
     /// What userspace watches for the vectors that it delivers, where an embedder does so.
     pub(super) relay: Option<Arc<OwnedFd>>,
+    /// What userspace watches for vectors that wait for a host vector, where an embedder requests those on a thread.
+    growth: Option<Arc<OwnedFd>>,
+    growing: BTreeSet<Vector>,
     /// What the backend was told that vectors carry, of those that carry something.
     cookies: BTreeMap<Vector, Cookie>,
     /// How many host vectors there may be.
@@ -72,6 +76,8 @@ impl<B: Backend> Host<B> {
             lingering: BTreeMap::new(),
             linger: Duration::ZERO,
             relay: None,
+            growth: None,
+            growing: BTreeSet::new(),
             cookies: BTreeMap::new(),
             budget: Budget::of_vm(None),
             bound: 0,
@@ -82,13 +88,32 @@ impl<B: Backend> Host<B> {
         }
     }
 
-    /// Brings vectors to what the store says.
-    pub(super) fn settle(
+    /// A guest's access has touched vectors: brings them to what the store says, but for those that may
+    /// [grow](Host::grow) later.
+    pub(super) fn follow(
         &mut self,
         router: &impl Router,
         store: &impl Store,
         touched: impl Iterator<Item = Vector>,
     ) {
+        self.lower(router, store, touched);
+        self.postpone();
+        self.raise(router);
+    }
+
+    /// Brings vectors to what the store says.
+    pub(super) fn settle(
+        &mut self,
+        router: &impl Router,
+        store: &impl Store,
+        vectors: impl Iterator<Item = Vector>,
+    ) {
+        self.lower(router, store, vectors);
+        self.raise(router);
+    }
+
+    /// Closes or opens the window, takes vectors down as far as they should be, and notes what should rise.
+    fn lower(&mut self, router: &impl Router, store: &impl Store, touched: impl Iterator<Item = Vector>) {
         let vectors = store.vectors();
         // The host may have refused to open the window for earlier touches.
         let missed = self.window_error.is_some();
@@ -105,7 +130,6 @@ impl<B: Backend> Host<B> {
             } else {
                 touched.for_each(&mut aim);
             }
-            self.raise(router);
         }
     }
 
@@ -152,6 +176,7 @@ impl<B: Backend> Host<B> {
         }
         self.unsettled.remove(&vector);
         self.lingering.remove(&vector);
+        self.growing.remove(&vector);
         match store.delivery(vector) {
             Delivery::Off => {
                 self.hold(vector, router);

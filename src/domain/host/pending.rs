@@ -59,6 +59,7 @@ impl<B: Backend> Host<B> {
             live: count(|slot| matches!(slot, Slot::Live { .. })),
             relayed: count(|slot| matches!(slot, Slot::Relayed { .. })),
             lingering: self.lingering.len() as u32,
+            growing: self.growing.len() as u32,
             error: self.window_error.as_ref().map(ToString::to_string),
             budget: self.budget.report(),
             counters: self.counters.clone(),

@@ -38,6 +38,7 @@ impl<B: Backend> Host<B> {
     pub(in crate::domain) fn close(&mut self, router: &impl Router) {
         self.window_error = None;
         self.unsettled.clear();
+        self.growing.clear();
         if self.window == 0 {
             return self.hold_all(router, |slot| matches!(slot, Slot::Ending { .. }));
         }

@@ -1,5 +1,6 @@
 //! What must be so after every step.
 
+use super::unplug::is_readable;
 use super::{PROMISED, Run};
 use crate::delivery::Vector;
 use crate::domain::{State, VectorReport};
@@ -21,7 +22,10 @@ impl<R: Reference> Run<R> {
         }
         self.model.registers().check(&self.function);
         let pending = self.model.registers().pending(&self.function);
-        let settled = self.function.unsettled() == 0;
+        let refused = self.function.unsettled() > 0;
+        let settled = !refused && report.growing == 0;
+        let is_told = self.growth.as_deref().is_some_and(is_readable);
+        assert!(report.growing == 0 || is_told, "the thread is told that vectors wait for it");
         for vector in 0..self.model.vectors() {
             // Where the registers do not show it, only for what waits in an eventfd.
             let in_eventfd = state(vector).filter(|v| v.state == State::Held).map(|v| v.pending);
@@ -42,6 +46,13 @@ impl<R: Reference> Run<R> {
             );
             if settled {
                 assert_eq!(live, wanted, "vector {vector} is as the guest wants it");
+            }
+            let has_host_vector = state(vector).is_some_and(|vector| vector.state != State::Idle);
+            if !refused && has_host_vector {
+                assert_eq!(
+                    live, wanted,
+                    "vector {vector} has a host vector and need not wait for the thread"
+                );
             }
             if let Some(message) = in_state(State::Relayed) {
                 assert_eq!(wanted, Some(message), "vector {vector} is delivered as the guest wants");

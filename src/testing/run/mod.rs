@@ -52,6 +52,8 @@ pub struct Run<R: Reference> {
     bound: u32,
     /// What the embedder's event thread watches.
     relay: Option<Arc<OwnedFd>>,
+    /// What its thread that requests host vectors watches.
+    growth: Option<Arc<OwnedFd>>,
     model: Model<R>,
 }
 
@@ -104,8 +106,8 @@ impl<R: Reference> Run<R> {
         let vm_budget = Budget::of_vm(None);
         let budget = Budget::of_device(&vm_budget, PROMISED, None).expect("there is no limit");
         let function = Self::plug(layout, &router, &stage, &backend, &budget);
-        let (bound, relay) = (0, None);
-        Self { function, router, stage, backend, failures, vm_budget, budget, bound, relay, model }
+        let (bound, relay, growth) = (0, None, None);
+        Self { function, router, stage, backend, failures, vm_budget, budget, bound, relay, growth, model }
     }
 
     /// A function after power-on.
@@ -186,6 +188,8 @@ impl<R: Reference> Run<R> {
             }
             Op::Watch => self.relay = Some(self.function.relay().expect("a descriptor")),
             Op::Deliver => self.deliver(),
+            Op::Growth => self.growth = Some(self.function.growth().expect("a descriptor")),
+            Op::Grow => self.function.grow(),
             Op::Message { .. }
             | Op::Mask { .. }
             | Op::Pasid { .. }
@@ -238,6 +242,9 @@ impl<R: Reference> Run<R> {
         self.resume();
         self.function.retry();
         assert_eq!(self.function.unsettled(), 0, "a host that refuses nothing leaves nothing unsettled");
+        while self.function.growing() > 0 {
+            self.function.grow();
+        }
         self.check();
         self.end();
     }

@@ -1,9 +1,8 @@
 //! The end of a function in whatever state it is, and what may be left of it: nothing.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 
-use rustix::buffer::spare_capacity;
-use rustix::event::{Timespec, epoll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::retry_on_intr;
 
 use super::{PROMISED, Run};
@@ -23,7 +22,7 @@ impl<R: Reference> Run<R> {
         self.check_gone();
         let left = self.backend.unplug();
         assert!(refusing || left == (0, false), "left in a host that refuses nothing: {left:?}");
-        (self.bound, self.relay) = (0, None);
+        (self.bound, self.relay, self.growth) = (0, None, None);
         self.model.replace();
     }
 
@@ -54,11 +53,9 @@ impl<R: Reference> Run<R> {
     }
 }
 
-/// Whether one of the eventfds that are watched holds something.
-fn is_readable(relay: &OwnedFd) -> bool {
-    let mut ready = Vec::with_capacity(1);
-    let now = Timespec::default();
-    let waited = retry_on_intr(|| epoll::wait(relay.as_fd(), spare_capacity(&mut ready), Some(&now)));
-    waited.expect("an epoll descriptor");
-    !ready.is_empty()
+/// Whether there is something for the embedder's thread that watches a descriptor.
+pub(super) fn is_readable(watched: &OwnedFd) -> bool {
+    let mut descriptors = [PollFd::new(watched, PollFlags::IN)];
+    let ready = retry_on_intr(|| poll(&mut descriptors, Some(&Timespec::default())));
+    ready.expect("a descriptor to poll") > 0
 }

@@ -14,8 +14,8 @@ use vmm_sys_util::signal::{Killable, SIGRTMIN};
 use super::Vcpu;
 use super::exit::{Next, step};
 use super::run_page::RunPage;
-use crate::error::{Doing, Error, Result};
-use crate::outcome::{Ending, Outcome};
+use crate::error::{Doing, Result};
+use crate::outcome::{Outcome, PanicGuard};
 
 /// How long to wait before a thread that still runs is signalled again.
 const KICK_INTERVAL: Duration = Duration::from_millis(1);
@@ -61,19 +61,8 @@ impl Drop for Threads {
     }
 }
 
-/// Ends the run if its thread panics.
-struct PanicGuard(Arc<Ending>);
-
-impl Drop for PanicGuard {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            self.0.end(Outcome::Failed(Error::host("running a vcpu", "its thread panicked")));
-        }
-    }
-}
-
 fn run(mut vcpu: Vcpu, stop: &AtomicBool) {
-    let _guard = PanicGuard(Arc::clone(&vcpu.shared.ending));
+    let _guard = PanicGuard { ending: Arc::clone(&vcpu.shared.ending), doing: "running a vcpu".to_owned() };
     let page = RunPage::of(&mut vcpu.fd);
     while !stop.load(Ordering::SeqCst) {
         match step(&mut vcpu.fd, &vcpu.shared, &page) {

@@ -8,7 +8,7 @@
 //! | [`guest_config`], [`capabilities`], [`registers`] | configuration space as the guest has it: plain state and tables |
 //! | [`cutout`], [`mapping`] | the pages of BARs that the guest reaches without an exit |
 //! | [`table_pages`] | those of an MSI-X table, which it only reads so |
-//! | [`interrupts`], [`events`] | the library's emulation of MSI and MSI-X, and what it needs of the event loop |
+//! | [`interrupts`], [`events`], [`upkeep`] | the library's emulation of MSI and MSI-X, what it needs of the event loop, and of a thread |
 //! | [`opened`] | a device after opening: reset, and looked at |
 //! | [`device`], [`open`] | one function on the bus, put together |
 //!
@@ -34,12 +34,14 @@ pub mod opened;
 pub mod region;
 pub mod registers;
 pub mod table_pages;
+pub mod upkeep;
 
 pub use device::Device;
 pub use events::DeviceEvents;
 pub use host::{HostAddress, HostDevice, Sysfs};
 pub use open::{Machine, attach};
 pub use opened::Opened;
+pub use upkeep::Upkeep;
 
 #[cfg(test)]
 mod tests;

@@ -38,6 +38,13 @@ pub trait Vectors: fmt::Debug + Send + Sync {
     fn reset(&self, reset_device: &mut dyn FnMut());
     /// Tries again what the host refused, and gives back what has lingered.
     fn retry(&self);
+    /// Requests host vectors for what the guest has begun to use.
+    fn grow(&self);
+    /// A descriptor that is ready while some wait for that.
+    ///
+    /// # Errors
+    /// The host's, when it has no descriptor.
+    fn growth(&self) -> io::Result<Arc<OwnedFd>>;
     /// How often the vector has been delivered that is delivered most of those that the kernel had no room for.
     fn busiest(&self) -> u32;
     /// Delivers what the kernel had no room for.
@@ -72,6 +79,14 @@ where
 
     fn retry(&self) {
         self.retry();
+    }
+
+    fn grow(&self) {
+        self.grow();
+    }
+
+    fn growth(&self) -> io::Result<Arc<OwnedFd>> {
+        self.growth()
     }
 
     fn busiest(&self) -> u32 {
@@ -284,6 +299,12 @@ pub(super) mod tests {
 
         fn retry(&self) {
             self.1.lock().unwrap().push(format!("{} again", self.0));
+        }
+
+        fn grow(&self) {}
+
+        fn growth(&self) -> io::Result<Arc<OwnedFd>> {
+            std::fs::File::open("/dev/null").map(|file| Arc::new(file.into()))
         }
 
         fn busiest(&self) -> u32 {

@@ -1,0 +1,79 @@
+//! Growth off the guest's path: host vectors that an embedder's thread requests.
+//!
+//! What it costs to request a host vector is the host's, and long where it has much to set up. Until a vector has one, its
+//! interrupts wait in the device, as the host keeps the entry masked: so nothing is lost where the guest's write does not
+//! wait for it. A vector that has a host vector never waits here: it is attached, held or moved by the guest's write itself.
+
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::{io, iter};
+
+use rustix::event::{EventfdFlags, eventfd};
+use rustix::io::{read, write};
+
+use super::Host;
+use crate::backend::Backend;
+use crate::delivery::{Store, Vector};
+use crate::domain::slot::Slot;
+use crate::router::Router;
+
+/// How many host vectors one call requests at the most: the domain's lock is not held for longer.
+const REQUESTS: usize = 16;
+
+impl<B: Backend> Host<B> {
+    /// A descriptor that is readable while vectors wait for [`Host::grow`], which they do from now on.
+    pub(in crate::domain) fn growth(&mut self) -> io::Result<Arc<OwnedFd>> {
+        match &self.growth {
+            Some(growth) => Ok(growth.clone()),
+            None => {
+                let growth = eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC)?;
+                Ok(self.growth.insert(Arc::new(growth)).clone())
+            }
+        }
+    }
+
+    /// Of the vectors on their way up, those without a host vector wait for [`Host::grow`], if an embedder calls that. MSI's
+    /// do not: a device without mask bits could not wait.
+    pub(super) fn postpone(&mut self) {
+        let Self { growth: Some(growth), growing, rising, slots, backend, .. } = self else { return };
+        if rising.is_empty() || !backend.capabilities().independent {
+            return;
+        }
+        let were_none = growing.is_empty();
+        rising.retain(|(vector, _)| {
+            let has_host_vector = !matches!(slots.get(*vector), None | Some(Slot::Idle { .. }));
+            if !has_host_vector {
+                growing.insert(*vector);
+            }
+            has_host_vector
+        });
+        if were_none && !growing.is_empty() {
+            tell(growth);
+        }
+    }
+
+    /// Brings up some of the vectors that wait for it, as the store has them now.
+    pub(in crate::domain) fn grow(&mut self, router: &impl Router, store: &impl Store) {
+        let Some(growth) = self.growth.clone() else { return };
+        // Nothing to read where the guest has changed its mind.
+        let _ = read(&growth, &mut [0; 8]);
+        let next = iter::from_fn(|| self.growing.pop_first()).take(REQUESTS);
+        let next: Vec<Vector> = next.collect();
+        if !next.is_empty() {
+            self.settle(router, store, next.into_iter());
+        }
+        if !self.growing.is_empty() {
+            tell(&growth);
+        }
+    }
+
+    /// How many vectors wait for [`Host::grow`].
+    pub(in crate::domain) fn growing(&self) -> usize {
+        self.growing.len()
+    }
+}
+
+/// It fails where it was told so often that there is no room to count it: it is readable then.
+fn tell(growth: &OwnedFd) {
+    let _ = write(growth, &1u64.to_ne_bytes());
+}

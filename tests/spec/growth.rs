@@ -1,0 +1,123 @@
+//! Vectors that get their host vector from an embedder's thread. PCIe r6 §6.1.4.5: an interrupt that cannot be sent yet
+//! sets the vector's pending bit, and is sent when it can be.
+
+use crate::fixture::{ENABLE, FUNCTION_MASK, Fixture, VECTORS, message};
+
+/// MSI-X is on, and a thread requests host vectors: the test.
+fn fixture() -> Fixture {
+    let fixture = Fixture::using([]);
+    assert!(!fixture.is_told_to_grow());
+    fixture
+}
+
+fn unmask(fixture: &Fixture, vector: u16) {
+    fixture.set_message(vector, message(vector));
+    fixture.set_mask(vector, 0);
+}
+
+#[test]
+fn what_the_device_raises_before_a_vector_has_grown_waits_in_it_and_is_sent_once_then() {
+    let fixture = fixture();
+    unmask(&fixture, 3);
+    assert_eq!(
+        (fixture.bound(), fixture.function.growing()),
+        (0, 1),
+        "the write has not waited for the host"
+    );
+    assert_eq!([fixture.raise(3), fixture.raise(3)], [[], []]);
+    assert_eq!(fixture.pba(), 1 << 3);
+    assert!(fixture.is_told_to_grow());
+    fixture.function.grow();
+    assert_eq!((fixture.delivered(), fixture.pba()), (vec![message(3)], 0));
+    assert_eq!((fixture.bound(), fixture.is_told_to_grow()), (1, false));
+    assert_eq!(fixture.raise(3), [message(3)]);
+}
+
+#[test]
+fn a_vector_that_is_masked_again_before_it_has_grown_costs_the_host_nothing() {
+    let fixture = fixture();
+    unmask(&fixture, 3);
+    fixture.set_mask(3, 1);
+    assert_eq!(fixture.function.growing(), 0);
+    fixture.function.grow();
+    assert_eq!(fixture.bound(), 0);
+    assert_eq!((fixture.raise(3), fixture.pba()), (vec![], 1 << 3));
+}
+
+#[test]
+fn a_vector_grows_to_the_message_that_it_has_by_then() {
+    let fixture = fixture();
+    unmask(&fixture, 3);
+    fixture.set_message(3, message(4));
+    fixture.function.grow();
+    assert_eq!(fixture.raise(3), [message(4)]);
+}
+
+#[test]
+fn a_vector_that_has_a_host_vector_waits_for_no_thread() {
+    let fixture = fixture();
+    unmask(&fixture, 3);
+    fixture.function.grow();
+    fixture.set_mask(3, 1);
+    fixture.raise(3);
+    fixture.set_mask(3, 0);
+    assert_eq!(fixture.delivered(), [message(3)], "unmasked");
+    fixture.set_message(3, message(4));
+    assert_eq!(fixture.raise(3), [message(4)], "moved while it is unmasked");
+    fixture.set_control(ENABLE | FUNCTION_MASK);
+    fixture.set_control(ENABLE);
+    assert_eq!(fixture.raise(3), [message(4)], "masked with all others");
+    assert!(!fixture.is_told_to_grow());
+}
+
+#[test]
+fn the_thread_grows_so_many_at_a_time_that_an_access_can_come_between() {
+    let fixture = fixture();
+    fixture.set_control(ENABLE | FUNCTION_MASK);
+    (0..VECTORS).for_each(|vector| unmask(&fixture, vector));
+    fixture.set_control(ENABLE);
+    let mut before = 0;
+    while fixture.is_told_to_grow() {
+        fixture.function.grow();
+        let bound = fixture.bound();
+        assert!((before + 1..=before + 16).contains(&bound), "{before} to {bound}");
+        before = bound;
+    }
+    assert_eq!(before, usize::from(VECTORS));
+}
+
+#[test]
+fn turning_msi_x_off_or_a_reset_leaves_nothing_to_grow() {
+    let off: [fn(&Fixture); 2] = [|fixture| fixture.set_control(0), Fixture::reset];
+    for turn_off in off {
+        let fixture = fixture();
+        unmask(&fixture, 3);
+        turn_off(&fixture);
+        assert_eq!(fixture.function.growing(), 0);
+        fixture.function.grow();
+        assert_eq!(fixture.bound(), 0);
+    }
+}
+
+#[test]
+fn a_suspended_function_grows_when_it_is_resumed() {
+    let fixture = fixture();
+    unmask(&fixture, 3);
+    fixture.function.suspend().unwrap();
+    fixture.function.grow();
+    assert_eq!((fixture.raise(3), fixture.bound()), (vec![], 0));
+    fixture.resume();
+    assert_eq!(fixture.delivered(), [message(3)]);
+}
+
+#[test]
+fn what_the_host_refuses_the_thread_is_tried_again_as_any_other_step() {
+    let fixture = fixture();
+    unmask(&fixture, 3);
+    fixture.raise(3);
+    fixture.refuse(1);
+    fixture.function.grow();
+    assert_eq!((fixture.function.growing(), fixture.function.unsettled()), (0, 1));
+    fixture.function.retry();
+    assert_eq!(fixture.delivered(), [message(3)]);
+}

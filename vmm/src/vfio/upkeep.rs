@@ -1,0 +1,92 @@
+//! What takes as long as the host does, on a thread of its own: host vectors for what the guest has begun to use, another
+//! try at what the host refused, and the end of what has lingered.
+//!
+//! Not on the guest's vCPUs, as they need not wait for it, and not where interrupts are delivered from userspace: who
+//! delivers waits for no commit and for no detach of its own making.
+
+use std::cmp::Reverse;
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::sync::Arc;
+use std::time::Duration;
+
+use event_manager::{EventOps, EventSet, Events, MutEventSubscriber};
+use vmm_sys_util::timerfd::TimerFd;
+
+use super::device::Device;
+use super::interrupts::Vectors;
+use crate::error::{Doing, Result};
+
+/// How long a vector waits at most after the host could serve it.
+const PERIOD: Duration = Duration::from_millis(100);
+
+/// Vectors, and what is ready while some of theirs wait for the host.
+type Growth = (Arc<OwnedFd>, Arc<dyn Vectors>);
+
+/// A subscriber of an event loop of its own, for all devices.
+pub struct Upkeep {
+    timer: TimerFd,
+    growths: Vec<Growth>,
+}
+
+impl Upkeep {
+    /// From now on the vectors that guests begin to use wait for this: have it run at once.
+    ///
+    /// # Errors
+    /// The host's, when it has no timer or no descriptor.
+    pub fn new(devices: &[Arc<Device>]) -> Result<Self> {
+        let mut timer = TimerFd::new().doing("creating a timer")?;
+        timer.reset(PERIOD, Some(PERIOD)).doing("starting a timer")?;
+        let vectors = devices.iter().flat_map(|device| device.interrupts().vectors());
+        let growths = vectors.map(|vectors| Ok((vectors.growth()?, Arc::clone(vectors))));
+        let growths = growths.collect::<io::Result<_>>().doing("creating a descriptor for interrupts")?;
+        Ok(Self { timer, growths })
+    }
+}
+
+impl MutEventSubscriber for Upkeep {
+    fn process(&mut self, events: Events, _ops: &mut EventOps) {
+        if events.fd() == self.timer.as_raw_fd() {
+            if let Err(error) = self.timer.wait() {
+                tracing::warn!("the clock of the devices' interrupts: {error}");
+            }
+            retry(&mut self.growths);
+        }
+        for (_, vectors) in self.growths.iter().filter(|(growth, _)| growth.as_raw_fd() == events.fd()) {
+            vectors.grow();
+        }
+    }
+
+    fn init(&mut self, ops: &mut EventOps) {
+        watch(ops, self.timer.as_raw_fd());
+        for (growth, _) in &self.growths {
+            watch(ops, growth.as_raw_fd());
+        }
+    }
+}
+
+/// Where there is room by now, it is for who would use it most.
+fn retry(growths: &mut [Growth]) {
+    growths.sort_by_cached_key(|(_, vectors)| Reverse(vectors.busiest()));
+    growths.iter().for_each(|(_, vectors)| vectors.retry());
+}
+
+fn watch(ops: &mut EventOps, descriptor: RawFd) {
+    if let Err(error) = ops.add(Events::new(&descriptor, EventSet::IN)) {
+        tracing::error!("a device's interrupts are not looked after: {error}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::interrupts::tests::interrupts;
+    use super::*;
+
+    #[test]
+    fn the_busiest_vectors_are_the_first_to_be_tried_again() {
+        let (interrupts, log) = interrupts();
+        let growths = interrupts.vectors().map(|vectors| (vectors.growth().unwrap(), Arc::clone(vectors)));
+        retry(&mut growths.collect::<Vec<_>>());
+        assert_eq!(*log.lock().unwrap(), ["msix again", "msi again"]);
+    }
+}
