@@ -67,9 +67,7 @@ impl BarMapping {
 
     /// Moves the BAR to another place, or away.
     pub fn place(&self, place: Option<Place>) {
-        // KVM shares whole pages. A BAR that is not alone in its page is trapped.
-        let own = place.filter(|place| place.pages == Pages::Own);
-        let at = own.map(|place| place.range.start());
+        let at = place.and_then(mappable_at);
         let mut placed = self.placed.lock().unwrap_or_else(PoisonError::into_inner);
         if placed.at == at {
             return;
@@ -97,5 +95,27 @@ impl BarMapping {
     pub fn bytes(&self, access: Access) -> u64 {
         let parts = self.parts.iter().filter(|part| part.access == access);
         parts.fold(0, |bytes, part| bytes.saturating_add(part.bytes.end.saturating_sub(part.bytes.start)))
+    }
+}
+
+/// Where a BAR's pages can be in the guest. KVM shares whole pages: a BAR that is not alone in its own is trapped.
+fn mappable_at(place: Place) -> Option<u64> {
+    match place.pages {
+        Pages::Own => Some(place.range.start()),
+        Pages::Shared => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pci::{BusRange, Space};
+
+    #[test]
+    fn a_bar_that_shares_its_page_is_trapped() {
+        let at = |pages| {
+            mappable_at(Place { range: BusRange::new(Space::Memory, 0xc000_0000, 0x100).unwrap(), pages })
+        };
+        assert_eq!((at(Pages::Own), at(Pages::Shared)), (Some(0xc000_0000), None));
     }
 }
