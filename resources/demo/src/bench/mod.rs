@@ -42,7 +42,7 @@ pub(crate) fn run(cli: &cli::BenchGuest) -> Result<ExitCode> {
     let turns = cli.turns;
     bench.screen.step(&format!("Linux 6.12 guests on an emulated Linux {} host, {turns} turns", cli.host));
     print!("{table}");
-    println!("  written to {}", table.write()?.display());
+    println!("  written to {}", table.write(cli.host)?.display());
     Ok(if table.lost_by_ours() == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 

@@ -1,13 +1,14 @@
 //! Medians of all turns, for people and, as `target/bench/guest.json`, for programs.
 //!
 //! The array has an object for each figure: `name`, `n`, `unit`, `ours` and `qemu` (medians), `ratio` (the median of the
-//! turns' ratios, ours divided by QEMU's), `spread` (the least and the greatest of these), `turns`.
+//! turns' ratios, ours divided by QEMU's), `spread` (the least and the greatest of these), `turns`, `host` (its kernel).
 
 use std::fmt;
 use std::fs;
 use std::path::PathBuf;
 
 use guest::{Error, Result};
+use lab::Series;
 use serde_json::json;
 
 use super::figure::{Figure, Goal, Readings};
@@ -67,8 +68,8 @@ impl Table {
         self.ours.1
     }
 
-    /// Writes it for programs, and says where.
-    pub(super) fn write(&self) -> Result<PathBuf> {
+    /// Writes it for programs, and says where. It was measured on a lab host with this kernel.
+    pub(super) fn write(&self, host: Series) -> Result<PathBuf> {
         let rows: Vec<_> = self
             .rows
             .iter()
@@ -76,7 +77,7 @@ impl Table {
                 let (Figure { name, n, unit, .. }, ratios) = (row.figure, row.ratios());
                 json!({ "name": name, "n": n, "unit": unit, "ours": row.ours(), "qemu": row.qemu(),
                         "ratio": middle(&ratios), "spread": [ratios.first(), ratios.last()],
-                        "turns": row.turns.len() })
+                        "turns": row.turns.len(), "host": host.to_string() })
             })
             .collect();
         let path = PathBuf::from(DIRECTORY).join("guest.json");
