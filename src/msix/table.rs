@@ -107,8 +107,14 @@ impl Table {
     pub(super) fn read(&self, offset: u64, data: &mut [u8]) {
         match data.as_chunks_mut() {
             ([value], []) if offset.is_multiple_of(4) => *value = self.register(offset / 4).to_le_bytes(),
-            _ => lanes(offset, data.len()).for_each(|lane| lane.read(self.register(lane.dword), data)),
+            _ => self.read_any(offset, data),
         }
+    }
+
+    /// Apart, as what it needs of the stack and of registers would be paid for by every read. So with writes.
+    #[inline(never)]
+    fn read_any(&self, offset: u64, data: &mut [u8]) {
+        lanes(offset, data.len()).for_each(|lane| lane.read(self.register(lane.dword), data));
     }
 
     /// Writes, and tells for which vectors `answer` is now another than before.
@@ -119,12 +125,21 @@ impl Table {
         data: &[u8],
         answer: impl Fn(&Entry) -> T,
     ) -> Touched {
-        let dword = offset / 4;
-        let of = |bytes: &[u8; 4]| u32::from_le_bytes(*bytes);
         match data.as_chunks() {
-            // As guests write, and as the specification asks them to.
-            ([value], []) if offset.is_multiple_of(4) => self.write_register(dword, of(value), answer),
+            // As Linux writes, and the specification asks.
+            ([value], []) if offset.is_multiple_of(4) => {
+                self.write_register(offset / 4, u32::from_le_bytes(*value), answer)
+            }
+            _ => self.write_any(offset, data, answer),
+        }
+    }
+
+    #[inline(never)]
+    fn write_any<T: PartialEq>(&mut self, offset: u64, data: &[u8], answer: impl Fn(&Entry) -> T) -> Touched {
+        match data.as_chunks() {
+            // The other way that it allows.
             ([low, high], []) if offset.is_multiple_of(4) => {
+                let (dword, of) = (offset / 4, |bytes: &[u8; 4]| u32::from_le_bytes(*bytes));
                 let touched = self.write_register(dword, of(low), &answer);
                 touched.and(self.write_register(dword.saturating_add(1), of(high), &answer))
             }
