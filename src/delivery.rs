@@ -39,6 +39,15 @@ pub enum Delivery {
     Live(MsiMessage),
 }
 
+impl Delivery {
+    /// Whether the host has to follow when a vector that was to be `before` is to be this. One that was off and is to be
+    /// held, as each is on its driver's way to request it, has nothing in the host that could deliver: what a domain may have
+    /// kept for it may stay, or go when it would have gone.
+    pub(crate) fn concerns_host(self, before: Self) -> bool {
+        self != before && (before, self) != (Self::Off, Self::Held)
+    }
+}
+
 /// The registers of one kind of message-signalled interrupt, as plain state.
 pub trait Store {
     /// How many vectors the guest may use now: 0 while the capability is off, and then the host may turn the
@@ -70,7 +79,8 @@ impl<S: Store> Store for Mutex<S> {
     }
 }
 
-/// The vectors whose [`Delivery`] or cookie a change of a store may have altered: one range, often empty.
+/// The vectors whose [`Delivery`] or cookie a change of a store may have altered, so that the host has to follow: one range,
+/// often empty.
 ///
 /// The change is not finished until a domain has [synced](crate::Domain::sync) them.
 #[must_use = "the host does not know of the change until the domain has synced it"]
@@ -114,6 +124,16 @@ impl Touched {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_host_follows_every_change_but_from_off_to_held() {
+        let live = |data| Delivery::Live(MsiMessage { address: 0xfee0_0000, data });
+        let all = [Delivery::Off, Delivery::Held, live(0x41), live(0x42)];
+        for (before, after) in all.into_iter().flat_map(|before| all.map(|after| (before, after))) {
+            let is_needless = before == after || (before, after) == (Delivery::Off, Delivery::Held);
+            assert_eq!(after.concerns_host(before), !is_needless, "{before:?} to {after:?}");
+        }
+    }
 
     #[test]
     fn touching_nothing_adds_nothing() {

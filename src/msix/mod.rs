@@ -1,8 +1,8 @@
 //! MSI-X as a guest sees it (PCIe r6 §6.1.4, §7.7.2): capability and table, as plain state.
 //!
 //! Owns the registers. Invariant: after any access of any offset, width and value the state is one that a
-//! function could have, and [`Touched`] names every vector whose [`Delivery`] changed. No I/O, no lock, no
-//! log, no panic. The pending bits are not here: they belong to the domain, which knows what waits where.
+//! function could have, and [`Touched`] names every vector whose [`Delivery`] changed in a way that the host
+//! has to follow. No I/O, no lock, no log, no panic. The pending bits are not here: they belong to the domain, which knows what waits where.
 
 pub mod layout;
 pub mod regs;
@@ -65,7 +65,9 @@ impl Msix {
     /// Writes the table. Bytes beyond its end are ignored.
     pub fn write_table(&mut self, offset: u64, data: &[u8]) -> Touched {
         let control = self.control;
-        self.table.write(offset, data, |entry| delivery(control, entry))
+        self.table.write(offset, data, |before, after| {
+            delivery(control, after).concerns_host(delivery(control, before))
+        })
     }
 
     fn table_size(&self) -> u32 {

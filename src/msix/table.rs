@@ -117,45 +117,45 @@ impl Table {
         lanes(offset, data.len()).for_each(|lane| lane.read(self.register(lane.dword), data));
     }
 
-    /// Writes, and tells for which vectors `answer` is now another than before.
+    /// Writes, and tells which vectors the host has to follow: `follows` says so of an entry before and after.
     #[inline]
-    pub(super) fn write<T: PartialEq>(
+    pub(super) fn write(
         &mut self,
         offset: u64,
         data: &[u8],
-        answer: impl Fn(&Entry) -> T,
+        follows: impl Fn(&Entry, &Entry) -> bool,
     ) -> Touched {
         match data.as_chunks() {
             // As Linux writes, and the specification asks.
             ([value], []) if offset.is_multiple_of(4) => {
-                self.write_register(offset / 4, u32::from_le_bytes(*value), answer)
+                self.write_register(offset / 4, u32::from_le_bytes(*value), follows)
             }
-            _ => self.write_any(offset, data, answer),
+            _ => self.write_any(offset, data, follows),
         }
     }
 
     #[inline(never)]
-    fn write_any<T: PartialEq>(&mut self, offset: u64, data: &[u8], answer: impl Fn(&Entry) -> T) -> Touched {
+    fn write_any(&mut self, offset: u64, data: &[u8], follows: impl Fn(&Entry, &Entry) -> bool) -> Touched {
         match data.as_chunks() {
             // The other way that it allows.
             ([low, high], []) if offset.is_multiple_of(4) => {
                 let (dword, of) = (offset / 4, |bytes: &[u8; 4]| u32::from_le_bytes(*bytes));
-                let touched = self.write_register(dword, of(low), &answer);
-                touched.and(self.write_register(dword.saturating_add(1), of(high), &answer))
+                let touched = self.write_register(dword, of(low), &follows);
+                touched.and(self.write_register(dword.saturating_add(1), of(high), &follows))
             }
             _ => lanes(offset, data.len()).fold(Touched::NOTHING, |touched, lane| {
                 let value = lane.merge(self.register(lane.dword), data);
-                touched.and(self.write_register(lane.dword, value, &answer))
+                touched.and(self.write_register(lane.dword, value, &follows))
             }),
         }
     }
 
     #[inline]
-    fn write_register<T: PartialEq>(
+    fn write_register(
         &mut self,
         dword: u64,
         value: u32,
-        answer: impl Fn(&Entry) -> T,
+        follows: impl Fn(&Entry, &Entry) -> bool,
     ) -> Touched {
         let (index, register) = place(dword);
         let Some(entry) = self.entries.get_mut(index) else { return Touched::NOTHING };
@@ -167,6 +167,6 @@ impl Table {
         }
         *place = value;
         self.extent = self.extent.max(index.saturating_add(1));
-        if answer(entry) == answer(&before) { Touched::NOTHING } else { Touched::one(Vector(index as u32)) }
+        if follows(&before, entry) { Touched::one(Vector(index as u32)) } else { Touched::NOTHING }
     }
 }
