@@ -90,6 +90,9 @@ pub trait Domain {
     fn resume(&self, store: &impl Store);
 }
 
+/// How often one call gives the lock up to grow on.
+const GROWTHS: u32 = 16;
+
 /// One device's vectors of one store, whose interrupts come through eventfds.
 #[derive(Debug)]
 pub struct DeviceDomain<R: Router, B: Backend> {
@@ -165,9 +168,10 @@ impl<R: Router, B: Backend> DeviceDomain<R, B> {
 
     /// Requests host vectors for some of those that wait for it, and brings them to what `store` says now: the guest may
     /// have masked them again. What the host refuses is tried again by [`Domain::retry`]. For a thread of its own: it may
-    /// take as long as the host does, and a guest's access that changes a vector of this device in the host waits for it.
+    /// take as long as the host does. A guest's access that changes a vector of this device in the host waits for 16 of them
+    /// or so, and the thread's other work for 256.
     pub fn grow(&self, store: &impl Store) {
-        self.host().grow(&*self.router, store);
+        let _ = (0..GROWTHS).any(|_| !self.host().grow(&*self.router, store));
     }
 
     /// How many vectors wait for [`DeviceDomain::grow`].

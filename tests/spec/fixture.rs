@@ -1,5 +1,6 @@
 //! A function of 70 vectors over fakes, and the accesses that a driver makes.
 
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -21,7 +22,6 @@ pub(crate) struct Fixture {
 
 impl Fixture {
     pub(crate) fn after_reset() -> Self {
-        let bar = |index| Bar::new(index).unwrap();
         let layout = Layout::new(TableSize::new(VECTORS).unwrap(), (bar(2), 0x2000), (bar(4), 0x18)).unwrap();
         let failures = Failures::default();
         let router = Arc::new(FakeRouter::new(failures.clone()));
@@ -109,8 +109,7 @@ impl Fixture {
 
     /// Whether the thread that requests host vectors is to do so. There is one from the first time on.
     pub(crate) fn is_told_to_grow(&self) -> bool {
-        let growth = self.function.growth().unwrap();
-        poll(&mut [PollFd::new(&growth, PollFlags::IN)], Some(&Timespec::default())).unwrap() > 0
+        is_readable(&self.function.growth().unwrap())
     }
 
     pub(crate) fn pba(&self) -> u128 {
@@ -118,6 +117,15 @@ impl Fixture {
         self.function.read_pba(0, &mut data);
         u128::from_le_bytes(data)
     }
+}
+
+pub(crate) fn bar(index: u8) -> Bar {
+    Bar::new(index).unwrap()
+}
+
+/// Whether there is something to do for who watches a descriptor.
+pub(crate) fn is_readable(watched: &OwnedFd) -> bool {
+    poll(&mut [PollFd::new(watched, PollFlags::IN)], Some(&Timespec::default())).unwrap() > 0
 }
 
 /// A message that no other vector has.

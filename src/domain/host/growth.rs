@@ -17,7 +17,7 @@ use crate::delivery::{Store, Vector};
 use crate::domain::slot::Slot;
 use crate::router::Router;
 
-/// How many host vectors one call requests at the most: the domain's lock is not held for longer.
+/// How many host vectors are requested at the most before the domain's lock is given up.
 const REQUESTS: usize = 16;
 
 impl<B: Backend> Host<B> {
@@ -48,32 +48,27 @@ impl<B: Backend> Host<B> {
             has_host_vector
         });
         if were_none && !growing.is_empty() {
-            tell(growth);
+            // It cannot overflow: it is read when the last one is taken.
+            let _ = write(growth, &1u64.to_ne_bytes());
         }
     }
 
-    /// Brings up some of the vectors that wait for it, as the store has them now.
-    pub(in crate::domain) fn grow(&mut self, router: &impl Router, store: &impl Store) {
-        let Some(growth) = self.growth.clone() else { return };
-        // Nothing to read where the guest has changed its mind.
-        let _ = read(&growth, &mut [0; 8]);
-        let next = iter::from_fn(|| self.growing.pop_first()).take(REQUESTS);
-        let next: Vec<Vector> = next.collect();
+    /// Brings up some of the vectors that wait for it, as the store has them now; true where others wait still.
+    pub(in crate::domain) fn grow(&mut self, router: &impl Router, store: &impl Store) -> bool {
+        let next: Vec<Vector> = iter::from_fn(|| self.growing.pop_first()).take(REQUESTS).collect();
+        let rest = !self.growing.is_empty();
+        if let Some(growth) = self.growth.as_deref().filter(|_| !rest) {
+            // Nothing to read where the thread was not told.
+            let _ = read(growth, &mut [0; 8]);
+        }
         if !next.is_empty() {
             self.settle(router, store, next.into_iter());
         }
-        if !self.growing.is_empty() {
-            tell(&growth);
-        }
+        rest
     }
 
     /// How many vectors wait for [`Host::grow`].
     pub(in crate::domain) fn growing(&self) -> usize {
         self.growing.len()
     }
-}
-
-/// It fails where it was told so often that there is no room to count it: it is readable then.
-fn tell(growth: &OwnedFd) {
-    let _ = write(growth, &1u64.to_ne_bytes());
 }
