@@ -171,7 +171,11 @@ impl<R: Router, B: Backend> DeviceDomain<R, B> {
     /// take as long as the host does. A guest's access that changes a vector of this device in the host waits for 16 of them
     /// or so, and the thread's other work for 256.
     pub fn grow(&self, store: &impl Store) {
-        let _ = (0..GROWTHS).any(|_| !self.host().grow(&*self.router, store));
+        for _ in 0..GROWTHS {
+            if !self.host().grow(&*self.router, store) {
+                break;
+            }
+        }
     }
 
     /// How many vectors wait for [`DeviceDomain::grow`].

@@ -48,7 +48,7 @@ impl<B: Backend> Host<B> {
             has_host_vector
         });
         if were_none && !growing.is_empty() {
-            // It cannot overflow: it is read when the last one is taken.
+            // Readable is all that it has to be, and it fails only where it is.
             let _ = write(growth, &1u64.to_ne_bytes());
         }
     }
