@@ -3,7 +3,7 @@
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::path::Path;
-use std::process::{Command as HostCommand, Stdio};
+use std::process::{Child, Command as HostCommand, Stdio};
 use std::sync::LazyLock;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -184,34 +184,58 @@ fn the_trace_shows_msix_going_on_and_off() {
     assert_eq!(seen().last(), Some(&(false, false)));
 }
 
-#[test]
-fn a_lab_host_dies_with_the_process_that_started_it() {
-    let mut child = HostCommand::new(env!("CARGO_BIN_EXE_lab"))
-        .args(["run", "--", "sh", "-c", "echo up; sleep 4712"])
+/// `lab run` as a process of its own, with a command that says when it is up.
+fn lab_run(command: &str) -> Child {
+    HostCommand::new(env!("CARGO_BIN_EXE_lab"))
+        .args(["run", "--", "sh", "-c", command])
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
-        .stderr(Stdio::null())
+        .stderr(Stdio::piped())
         .spawn()
-        .unwrap();
+        .unwrap()
+}
+
+/// The QEMU of that process, at whichever try: its command line names a directory of the process.
+fn qemu_of(lab: &Child) -> Option<u32> {
+    let mark = format!("run/{}-", lab.id());
+    fs::read_dir("/proc").unwrap().flatten().find_map(|entry| {
+        let words = fs::read(entry.path().join("cmdline")).unwrap_or_default();
+        let named = words.starts_with(b"qemu") && String::from_utf8_lossy(&words).contains(&mark);
+        entry.file_name().to_str().filter(|_| named)?.parse().ok()
+    })
+}
+
+#[test]
+fn a_lab_host_dies_with_the_process_that_started_it() {
+    let mut lab = lab_run("echo up; sleep 4712");
     let mut line = String::new();
-    BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    BufReader::new(lab.stdout.take().unwrap()).read_line(&mut line).unwrap();
     assert_eq!(line, "up\n");
-    // QEMU's command line names a directory that is named after the process.
-    let mark = format!("run/{}-0/console.log", child.id());
-    let runs = || {
-        fs::read_dir("/proc").unwrap().flatten().any(|entry| {
-            let words = fs::read(entry.path().join("cmdline")).unwrap_or_default();
-            String::from_utf8_lossy(&words).contains(&mark)
-        })
-    };
-    assert!(runs());
-    child.kill().unwrap();
-    child.wait().unwrap();
+    assert!(qemu_of(&lab).is_some());
+    lab.kill().unwrap();
+    lab.wait().unwrap();
     let deadline = Instant::now() + Duration::from_secs(10);
-    while runs() {
+    while qemu_of(&lab).is_some() {
         assert!(Instant::now() < deadline, "QEMU is still there");
         thread::sleep(Duration::from_millis(50));
     }
+}
+
+#[test]
+fn a_lab_host_that_ends_while_it_boots_is_booted_again() {
+    let lab = lab_run("echo up");
+    // What says nothing at all is not tried again.
+    let console = Cache::open().unwrap().root().join(format!("run/{}-0/console.log", lab.id()));
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while fs::metadata(&console).map_or(true, |console| console.len() == 0) {
+        assert!(Instant::now() < deadline, "its console is silent");
+        thread::sleep(Duration::from_millis(10));
+    }
+    let qemu = qemu_of(&lab).unwrap().to_string();
+    assert!(HostCommand::new("kill").args(["-KILL", &qemu]).status().unwrap().success());
+    let output = lab.wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(said.contains("lab: try 1 of") && output.stdout == b"up\n", "{said}");
 }
 
 #[test]
