@@ -19,7 +19,7 @@ pub(crate) fn measure(notes: &mut Notes, n: usize) -> Result<()> {
             allocates_nothing(name, || _ = work(&mut ours, n))?;
             let vm = floor::vm()?;
             let irqfds = floor::live(&vm, n)?;
-            interleave(name, n, RUNS * 8, || Ok(work(&mut ours, n)), || floor::reattach(&vm, &irqfds))
+            interleave(name, n, RUNS * 40, || Ok(work(&mut ours, n)), || floor::reattach(&vm, &irqfds))
         })?;
     }
     // Each sample is of another VM, as a block that is published is published. One is of a single commit, of which the kernel's

@@ -177,7 +177,8 @@ impl<B: Backend> Host<B> {
         self.unsettled.remove(&vector);
         self.lingering.remove(&vector);
         self.growing.remove(&vector);
-        match store.delivery(vector) {
+        let (delivery, cookie) = store.answer(vector);
+        match delivery {
             Delivery::Off => {
                 self.hold(vector, router);
                 self.let_linger(vector);
@@ -190,7 +191,7 @@ impl<B: Backend> Host<B> {
             }
             Delivery::Live(message) => match router.translate(message) {
                 Ok(message) => {
-                    if self.carry(vector, store.cookie(vector), router) {
+                    if self.carry(vector, cookie, router) {
                         self.aim_at(vector, message, router);
                     }
                 }
