@@ -7,6 +7,8 @@
 //!
 //! Locking: one lock a domain, taken before the router's and the store's. A guest access that changes nothing
 //! in the host does not come here at all. PBA reads do: pending bits belong to the domain (PCIe r6 §7.7.2.7).
+//! Who finds the lock taken waits for it in turn, and so does growth each time that it takes it again: a lock that is given
+//! up and taken at once would be had by nobody else.
 
 mod bus_master;
 mod error;
@@ -19,7 +21,7 @@ mod software;
 
 use std::io;
 use std::os::fd::OwnedFd;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::{Duration, Instant};
 
 use rustix::event::epoll;
@@ -90,7 +92,7 @@ pub trait Domain {
     fn resume(&self, store: &impl Store);
 }
 
-/// How often one call gives the lock up to grow on.
+/// How often one call takes the lock to grow on.
 const GROWTHS: u32 = 16;
 
 /// One device's vectors of one store, whose interrupts come through eventfds.
@@ -98,12 +100,14 @@ const GROWTHS: u32 = 16;
 pub struct DeviceDomain<R: Router, B: Backend> {
     router: Arc<R>,
     host: Mutex<Host<B>>,
+    /// Held while one waits for the other.
+    turn: Mutex<()>,
 }
 
 impl<R: Router, B: Backend> DeviceDomain<R, B> {
     /// A domain of up to `vectors` vectors, none of which costs the host anything yet.
     pub fn new(vectors: u32, router: Arc<R>, backend: B) -> Self {
-        Self { router, host: Mutex::new(Host::new(vectors, backend)) }
+        Self { router, host: Mutex::new(Host::new(vectors, backend)), turn: Mutex::default() }
     }
 
     /// The same domain with a budget, which it may share with others of the device. Without one it has no limit.
@@ -168,11 +172,11 @@ impl<R: Router, B: Backend> DeviceDomain<R, B> {
 
     /// Requests host vectors for some of those that wait for it, and brings them to what `store` says now: the guest may
     /// have masked them again. What the host refuses is tried again by [`Domain::retry`]. For a thread of its own: it may
-    /// take as long as the host does. A guest's access that changes a vector of this device in the host waits for 16 of them
-    /// or so, and the thread's other work for 256.
+    /// take as long as the host does. A guest's access that needs the domain waits for 16 of them, and the thread's other
+    /// work for 256.
     pub fn grow(&self, store: &impl Store) {
         for _ in 0..GROWTHS {
-            if !self.host().grow(&*self.router, store) {
+            if !self.host_in_turn().grow(&*self.router, store) {
                 break;
             }
         }
@@ -201,7 +205,18 @@ impl<R: Router, B: Backend> DeviceDomain<R, B> {
     }
 
     fn host(&self) -> MutexGuard<'_, Host<B>> {
-        // A panic elsewhere leaves each slot in one of its states: the next sync goes on from there.
+        match self.host.try_lock() {
+            Ok(host) => host,
+            // A panic elsewhere leaves each slot in one of its states: the next sync goes on from there.
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            Err(TryLockError::WouldBlock) => self.host_in_turn(),
+        }
+    }
+
+    /// The same, before whoever comes to wait after this one.
+    #[cold]
+    fn host_in_turn(&self) -> MutexGuard<'_, Host<B>> {
+        let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
         self.host.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
