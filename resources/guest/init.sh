@@ -9,8 +9,9 @@
 #   jobs=A,B:N,..  the functions job_A, job_B .. below, in this order; N is the job's number, if it takes one
 #   end=           poweroff (unless said otherwise), reboot, or crash
 #   vectors=64     how far doorbells grow
+#   blocks=2000    how many of a disk the job `reads` reads
 export PATH=/bin
-: "${jobs:=}" "${end:=poweroff}" "${vectors:=64}"
+: "${jobs:=}" "${end:=poweroff}" "${vectors:=64}" "${blocks:=2000}"
 pci=/sys/bus/pci
 
 say() { echo "guest> $*"; }
@@ -172,30 +173,28 @@ reload_doorbells() {
     need_doorbells
 }
 
-# growths:TIMES, from one vector to 64 and to all that can be rung, quiet and while vector 0 is rung without pause
-job_growths() {
-    need_doorbells || return
-    for times in $(seq "${number:-1}"); do
-        for rung in quiet pounded; do
-            for share in 64 all; do
-                reload_doorbells || return
-                for bell in $bells; do
-                    count=$(result "$bell" ringable)
-                    [ $share = all ] || count=$share
-                    [ $rung = quiet ] || order "$bell" pound
-                    order "$bell" grow "$count"
-                    [ $rung = quiet ] || order "$bell" rest
-                    say "growth at=$bell while=$rung $(tr '\n' ' ' <"$pci/devices/$bell/results")"
-                done
-            done
-        done
+# growth WHILE: from one vector to as many as the job's number says, or as can be rung. Afterwards there is one again:
+# vectors of a guest that waits would take room on its host, and giving them back would cost somebody time.
+growth() {
+    need_doorbells && reload_doorbells || return
+    for bell in $bells; do
+        count=$(result "$bell" ringable)
+        [ -z "$number" ] || [ "$number" -gt "$count" ] || count=$number
+        [ "$1" = quiet ] || order "$bell" pound
+        order "$bell" grow "$count"
+        [ "$1" = quiet ] || order "$bell" rest
+        say "growth at=$bell while=$1 $(tr '\n' ' ' <"$pci/devices/$bell/results")"
     done
+    reload_doorbells
 }
+
+# growth:VECTORS, and the same while vector 0 is rung without pause
+job_growth() { growth quiet; }
+job_busygrowth() { growth pounded; }
 
 # busymove:TIMES that vector 0 goes to another CPU while it is rung without pause
 job_busymove() {
-    need_doorbells || return
-    reload_doorbells || return
+    need_doorbells && reload_doorbells || return
     for bell in $bells; do
         order "$bell" pound
         order "$bell" move "${number:-50}"
@@ -320,17 +319,18 @@ taken() { interrupts "$1" | awk -F= '{ sum += $NF } END { print sum + 0 }'; }
 # timeouts CONTROLLER: how often its driver found a completion only when its time was up.
 timeouts() { dmesg | grep -c "nvme $1: .*timeout"; }
 
-# reads:READS of 4 KiB at random places of each disk, from every CPU at once, each CPU one at a time
+# reads:QUEUES, $blocks of 4 KiB at random places of each disk with so many, from every CPU at once, each CPU one at a time
 job_reads() {
     for device in $(devices nvme); do
         name=$(ls "$pci/devices/$device/nvme")
         disk=/dev/${name}n1
         until_true 20 test -b "$disk" || { fail "no $disk after 20 s"; continue; }
         queues=$(($(ls "$pci/devices/$device/msi_irqs" | wc -l) - 1))
+        [ "$queues" = "${number:-$queues}" ] || continue
         # The pages of the program come, and every queue has worked.
         random-reads "$disk" $((16 * $(nproc))) >/dev/null || fail "$disk cannot be read"
         before=$(taken "$device") timeouts=$(timeouts "$name")
-        read="$(random-reads "$disk" "${number:-2000}")" || fail "$disk cannot be read"
+        read="$(random-reads "$disk" "$blocks")" || fail "$disk cannot be read"
         after=$(taken "$device") polled=$(($(timeouts "$name") - timeouts))
         say "reads at=$device queues=$queues $read interrupts=$((after - before)) polled=$polled"
     done
@@ -429,11 +429,15 @@ job_flr() {
     done
 }
 
-# Waits until the host sends a line.
+# Waits until the host sends a line, and does the jobs in it; then waits for the next. An empty one ends that.
 job_hold() {
     times_held=$((${times_held:-0} + 1))
-    say "holding times=$times_held"
-    read -r -t 120 _ || fail 'nobody said to go on'
+    while say "holding times=$times_held"; do
+        read -r -t 240 asked || { fail 'nobody said to go on'; return; }
+        [ -n "$asked" ] || return
+        do_jobs "$asked"
+        job=hold
+    done
 }
 
 job_modules() {
@@ -443,12 +447,17 @@ job_modules() {
     done </modules/order
 }
 
-for word in modules $(echo "$jobs" | tr , ' '); do
-    job=${word%%:*}
-    number=${word#"$job"}
-    number=${number#:}
-    if type "job_$job" >/dev/null 2>&1; then "job_$job"; else fail 'there is no such job'; fi
-done
+# do_jobs A,B:N,..
+do_jobs() {
+    for word in $(echo "$1" | tr , ' '); do
+        job=${word%%:*}
+        number=${word#"$job"}
+        number=${number#:}
+        if type "job_$job" >/dev/null 2>&1; then "job_$job"; else fail 'there is no such job'; fi
+    done
+}
+
+do_jobs "modules,$jobs"
 say bye
 case $end in
 reboot) reboot -f ;;

@@ -28,6 +28,12 @@ impl Screen {
         println!("{bold}[{:5.1} s] {what}{plain}", self.started.elapsed().as_secs_f64());
     }
 
+    /// Something of the step that is under way.
+    pub(crate) fn detail(&self, what: &str) {
+        let (dim, plain) = (self.dim, self.plain);
+        println!("{dim}          | {what}{plain}");
+    }
+
     /// Something was said in the guest, or by its monitor.
     pub(crate) fn event(&self, event: &Event) {
         let (who, text) = match event {

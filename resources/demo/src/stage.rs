@@ -39,10 +39,12 @@ impl Stage {
         Ok(Self { host: Host::Lab(Box::new(lab)), devices, disk: None })
     }
 
-    /// A lab host with what [`bench`](crate::bench) measures: a doorbell, a disk with one queue, and one with four.
+    /// A lab host with what [`bench`](crate::bench) measures: a doorbell, a disk with one queue, and one with four; and
+    /// the same again, for a second guest beside the first.
     pub(crate) fn bench(cache: &Cache, series: Series, vectors: u16) -> Result<Self> {
         let disk = |queues| Device::Nvme { vectors: DISK_VECTORS, queues, disk: Disk::Blank(DISK_MIB << 20) };
-        let devices = [Device::ivshmem(vectors), disk(1), disk(4)];
+        let share = || [Device::ivshmem(vectors), disk(1), disk(4)];
+        let devices = [share(), share()].concat();
         let count = devices.len();
         let lab = Lab::boot(cache, devices.into_iter().fold(Config::new(series), Config::device))?;
         let devices = (0..count).map(|device| lab.bind_to_vfio(device)).collect::<lab::Result<_>>()?;

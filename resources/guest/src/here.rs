@@ -19,6 +19,7 @@ pub(crate) struct Process {
     child: Child,
     input: Option<ChildStdin>,
     from: Receiver<Said>,
+    /// Since when it has so long.
     started: Instant,
     patience: Duration,
 }
@@ -37,6 +38,11 @@ impl Process {
         pump(child.stderr.take(), sender, Said::Stderr);
         let input = child.stdin.take();
         Ok(Self { program, child, input, from, started: Instant::now(), patience })
+    }
+
+    /// From now on it has so long.
+    pub(crate) fn allow(&mut self, patience: Duration) {
+        (self.started, self.patience) = (Instant::now(), patience);
     }
 
     /// Waits for what it says next.

@@ -90,6 +90,14 @@ pub(crate) enum Running {
 }
 
 impl Running {
+    /// From now on it has so long.
+    pub(crate) fn allow(&mut self, patience: Duration) {
+        match self {
+            Self::InLab(job) => job.allow(patience),
+            Self::Here(process) => process.allow(patience),
+        }
+    }
+
     /// Waits for what it says next.
     pub(crate) fn receive(&mut self) -> Result<Said> {
         match self {

@@ -16,6 +16,8 @@ use crate::transcript::Transcript;
 
 /// How long a whole boot with its jobs may take.
 const PATIENCE: Duration = Duration::from_secs(400);
+/// How long jobs may take that are asked for while the guest runs, and what comes after them.
+const PATIENCE_ASKED: Duration = Duration::from_secs(120);
 
 /// Something that was said.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -166,6 +168,22 @@ impl<'host> Session<'host> {
                 _ => {}
             }
         }
+    }
+
+    /// Has a guest that said `holding` do these jobs, and gives what it said until it holds again.
+    ///
+    /// # Errors
+    /// As [`Session::until`].
+    pub fn ask(&mut self, jobs: &str, show: impl FnMut(&Event)) -> Result<Transcript> {
+        let (console, lines) = (self.transcript.console.len(), self.transcript.lines.len());
+        self.running.allow(PATIENCE_ASKED);
+        self.running.send(format!("{jobs}\n").as_bytes())?;
+        self.until("holding", show)?;
+        Ok(Transcript {
+            console: self.transcript.console.get(console..).unwrap_or_default().to_vec(),
+            lines: self.transcript.lines.get(lines..).unwrap_or_default().to_vec(),
+            ..Transcript::default()
+        })
     }
 
     /// Tells a guest that says `holding` to go on.

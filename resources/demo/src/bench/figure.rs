@@ -17,6 +17,11 @@ pub(super) enum Goal {
     AtLeast(f64),
 }
 
+pub(super) const HALF: Goal = Goal::AtMost(0.5);
+/// Equal monitors differ by so much from run to run.
+pub(super) const NO_WORSE: Goal = Goal::AtMost(1.05);
+pub(super) const NO_LESS: Goal = Goal::AtLeast(0.95);
+
 impl Goal {
     /// Whether a ratio reaches it, as far as a table shows: to two decimals.
     pub(super) fn is_reached(self, ratio: f64) -> bool {
@@ -28,7 +33,7 @@ impl Goal {
     }
 }
 
-/// What one guest gave.
+/// What one guest gave in one piece of work.
 #[derive(Debug, Default)]
 pub(super) struct Readings {
     pub(super) values: Vec<(Figure, f64)>,

@@ -1,28 +1,42 @@
-//! What interrupts cost a Linux guest: ours beside the installed QEMU, in turn, in one lab host.
+//! What interrupts cost a Linux guest: ours beside the installed QEMU, in pairs, in one lab host.
 //!
-//! A turn does one piece of [`Work`] under each monitor. The emulated host becomes slower from boot to boot, so only the two
-//! of a turn are compared, and who goes first changes. All times are the guest's own, but for the boot's. A run fails
-//! where a guest does, or where an interrupt of ours was lost; never for a time.
+//! The emulated host's speed changes by half within seconds, and it becomes slower from boot to boot. So two guests run at
+//! the same time, and do the same small [piece](piece) of work one after the other, the next one in the other order, while
+//! the one that does not work waits: a pair gives one ratio, and a figure is the median of all of them. Who boots first, and
+//! has the first of the devices, changes from turn to turn. Both do each piece once before that counts. Boots are pairs
+//! too, of one guest at a time.
+//!
+//! All times are the guest's own, but for the boot's. A run fails where a guest does, or where an interrupt of ours was lost;
+//! never for a time.
 
 mod figure;
+mod guests;
 mod median;
+mod piece;
+mod sides;
 mod table;
 mod work;
 
 use std::process::ExitCode;
 
-use guest::{Error, Event, Image, Monitor, Result, Session};
+use guest::{Error, Image, Result, Session};
 use lab::{Cache, Refresh, Series};
 
 use crate::cli::{self, Who};
 use crate::screen::Screen;
 use crate::stage::Stage;
-use figure::Readings;
+use figure::{Figure, NO_WORSE, Readings};
+use guests::Guests;
+use sides::{Sides, first};
 use table::Table;
 pub(crate) use work::Work;
 
 /// As many as the doorbell's register can name.
 const VECTORS: u16 = 256;
+/// How many pairs of each piece count in a turn.
+const PAIRS: usize = 8;
+/// How many pairs of boots.
+const BOOTS: usize = 2;
 /// How many lab hosts may stall in a run.
 const STALLS: usize = 3;
 
@@ -31,16 +45,15 @@ pub(crate) fn run(cli: &cli::BenchGuest) -> Result<ExitCode> {
     let cache = Cache::open()?;
     lab::provision(&cache, &[cli.host, Series::V6_12], Refresh::Keep)?;
     let all = if cli.work.is_empty() { Work::ALL.to_vec() } else { cli.work.clone() };
-    let mut bench = Bench { host: cli.host, cache, stage: None, screen: Screen::new(), stalls: 0 };
-    let mut table = Table::default();
-    for turn in 1..=cli.turns {
+    let (screen, table) = (Screen::new(), Table::default());
+    let mut bench = Bench { host: cli.host, cache, stage: None, screen, table, stalls: 0 };
+    for turn in 0..cli.turns as usize {
         for &work in &all {
-            let [ours, qemu] = bench.turn(work, turn)?;
-            table.enter(&ours, &qemu);
+            bench.turn(work, turn)?;
         }
     }
-    let turns = cli.turns;
-    bench.screen.step(&format!("Linux 6.12 guests on an emulated Linux {} host, {turns} turns", cli.host));
+    let Bench { screen, table, .. } = bench;
+    screen.step(&format!("Linux 6.12 guests on an emulated Linux {} host, {} turns", cli.host, cli.turns));
     print!("{table}");
     println!("  written to {}", table.write(cli.host)?.display());
     Ok(if table.lost_by_ours() == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
@@ -52,12 +65,13 @@ struct Bench {
     /// The lab host, until it stalls.
     stage: Option<Stage>,
     screen: Screen,
+    table: Table,
     stalls: usize,
 }
 
 impl Bench {
-    /// One piece of work under our VMM and under QEMU, in the same lab host.
-    fn turn(&mut self, work: Work, turn: usize) -> Result<[Readings; 2]> {
+    /// All pairs of a turn. Where the lab host stalls, all of them again on a new one; those that were whole stay.
+    fn turn(&mut self, work: Work, turn: usize) -> Result<()> {
         loop {
             let stage = match self.stage.take() {
                 Some(stage) => stage,
@@ -66,10 +80,14 @@ impl Bench {
                     Stage::bench(&self.cache, self.host, VECTORS)?
                 }
             };
-            match self.pair(&stage, work, turn) {
-                Ok(readings) => {
+            let done = match work {
+                Work::Boot => self.boots(&stage, turn),
+                Work::Vectors | Work::Reads => self.pieces(&stage, work, turn),
+            };
+            match done {
+                Ok(()) => {
                     self.stage = Some(stage);
-                    return Ok(readings);
+                    return Ok(());
                 }
                 Err(Error::Lab(error)) if error.is_stall() && self.stalls < STALLS => {
                     self.stalls += 1;
@@ -81,27 +99,52 @@ impl Bench {
         }
     }
 
-    fn pair(&self, stage: &Stage, work: Work, turn: usize) -> Result<[Readings; 2]> {
-        if turn % 2 == 1 {
-            let ours = self.guest(stage, work, turn, Who::Ours)?;
-            Ok([ours, self.guest(stage, work, turn, Who::Qemu)?])
-        } else {
-            let qemu = self.guest(stage, work, turn, Who::Qemu)?;
-            Ok([self.guest(stage, work, turn, Who::Ours)?, qemu])
+    fn boots(&mut self, stage: &Stage, turn: usize) -> Result<()> {
+        self.screen.step(&format!("turn {}: boots", turn + 1));
+        let image = Image::build(&self.cache, Series::V6_12, Work::Boot.tools())?;
+        let machine = Work::Boot.machine(&image, &[]);
+        for round in 0..BOOTS {
+            let first = first(turn, round, 0);
+            let pair = Sides::make(first, |who, _| {
+                let seen = Session::start(&stage.host, &machine, &who.monitor()?)?.finish(|_| ())?;
+                seen.ended_well()?;
+                let figure = Figure { name: "boot", n: 1, unit: "s", goal: NO_WORSE };
+                Ok(Readings { values: vec![(figure, seen.init_after.as_secs_f64())], ..Readings::default() })
+            })?;
+            self.enter(first, &pair);
         }
+        Ok(())
     }
 
-    fn guest(&self, stage: &Stage, work: Work, turn: usize, who: Who) -> Result<Readings> {
-        self.screen.step(&format!("turn {turn}, {who}: {}", work.what()));
+    fn pieces(&mut self, stage: &Stage, work: Work, turn: usize) -> Result<()> {
+        self.screen.step(&format!("turn {}: both boot, {}", turn + 1, work.what()));
         let image = Image::build(&self.cache, Series::V6_12, work.tools())?;
-        let machine = work.machine(&image, &stage.devices);
-        let monitor: Monitor = who.monitor()?;
-        let seen = Session::start(&stage.host, &machine, &monitor)?.finish(|event| {
-            if let Event::Said(_) = event {
-                self.screen.event(event);
+        let mut guests = Guests::boot(stage, work, &image, first(turn, 0, 0))?;
+        self.screen.step("both are there");
+        for round in 0..=PAIRS {
+            for (at, &piece) in work.pieces().iter().enumerate() {
+                let first = first(turn, round, at);
+                let mut pair = guests.pair(piece, first)?;
+                if round == 0 {
+                    // What is done for the first time. An interrupt that is lost then is lost all the same.
+                    pair.ours.values.clear();
+                    pair.qemu.values.clear();
+                }
+                self.enter(first, &pair);
             }
-        })?;
-        seen.ended_well()?;
-        work.read(&seen)
+        }
+        guests.end()
+    }
+
+    /// Enters a pair, and shows it.
+    fn enter(&mut self, first: Who, pair: &Sides<Readings>) {
+        self.table.enter(pair);
+        for ((Figure { name, n, unit, .. }, ours), (_, qemu)) in
+            pair.ours.values.iter().zip(&pair.qemu.values)
+        {
+            let ratio = ours / qemu;
+            self.screen
+                .detail(&format!("{name} {n}: {ours:.2} and {qemu:.2} {unit}, {ratio:.2}; first {first}"));
+        }
     }
 }

@@ -1,7 +1,8 @@
-//! Medians of all turns, for people and, as `target/bench/guest.json`, for programs.
+//! Medians of all pairs, for people and, as `target/bench/guest.json`, for programs.
 //!
 //! The array has an object for each figure: `name`, `n`, `unit`, `ours` and `qemu` (medians), `ratio` (the median of the
-//! turns' ratios, ours divided by QEMU's), `spread` (the least and the greatest of these), `turns`, `host` (its kernel).
+//! pairs' ratios, ours divided by QEMU's), `quartiles` (between them lies half of these), `spread` (the least and the greatest),
+//! `pairs` (ours and QEMU's of each, in the order in which they were measured), `host` (its kernel).
 
 use std::fmt;
 use std::fs;
@@ -12,9 +13,12 @@ use lab::Series;
 use serde_json::json;
 
 use super::figure::{Figure, Goal, Readings};
-use super::median::{median, middle, sorted};
+use super::median::{median, middle, quantile, sorted};
+use super::sides::Sides;
 
 const DIRECTORY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../target/bench");
+/// Of fewer pairs a table shows the least and the greatest ratio, as quartiles would say nothing.
+const FEW: usize = 8;
 
 /// Everything that was measured.
 #[derive(Debug, Default)]
@@ -25,41 +29,41 @@ pub(super) struct Table {
     qemu: (u64, u64),
 }
 
-/// One figure, and ours and QEMU's of each turn.
+/// One figure, and ours and QEMU's of each pair.
 #[derive(Debug)]
 struct Row {
     figure: Figure,
-    turns: Vec<(f64, f64)>,
+    pairs: Vec<(f64, f64)>,
 }
 
 impl Row {
     fn ours(&self) -> f64 {
-        median(self.turns.iter().map(|turn| turn.0))
+        median(self.pairs.iter().map(|pair| pair.0))
     }
 
     fn qemu(&self) -> f64 {
-        median(self.turns.iter().map(|turn| turn.1))
+        median(self.pairs.iter().map(|pair| pair.1))
     }
 
-    /// The ratios of the turns, the least first.
+    /// The ratios of the pairs, the least first.
     fn ratios(&self) -> Vec<f64> {
-        sorted(self.turns.iter().map(|(ours, qemu)| ours / qemu))
+        sorted(self.pairs.iter().map(|(ours, qemu)| ours / qemu))
     }
 }
 
 impl Table {
-    /// Enters one turn.
-    pub(super) fn enter(&mut self, ours: &Readings, qemu: &Readings) {
-        for (side, readings) in [(&mut self.ours, ours), (&mut self.qemu, qemu)] {
+    /// Enters one pair.
+    pub(super) fn enter(&mut self, pair: &Sides<Readings>) {
+        for (side, readings) in [(&mut self.ours, &pair.ours), (&mut self.qemu, &pair.qemu)] {
             side.0 += readings.raised;
             side.1 += readings.lost;
         }
-        for &(figure, value) in &ours.values {
-            let of_qemu = qemu.values.iter().find(|(other, _)| *other == figure);
+        for &(figure, value) in &pair.ours.values {
+            let of_qemu = pair.qemu.values.iter().find(|(other, _)| *other == figure);
             let pair = (value, of_qemu.map_or(f64::NAN, |(_, value)| *value));
             match self.rows.iter_mut().find(|row| row.figure == figure) {
-                Some(row) => row.turns.push(pair),
-                None => self.rows.push(Row { figure, turns: vec![pair] }),
+                Some(row) => row.pairs.push(pair),
+                None => self.rows.push(Row { figure, pairs: vec![pair] }),
             }
         }
     }
@@ -75,9 +79,10 @@ impl Table {
             .iter()
             .map(|row| {
                 let (Figure { name, n, unit, .. }, ratios) = (row.figure, row.ratios());
+                let quartiles = [0.25, 0.75].map(|part| quantile(&ratios, part));
                 json!({ "name": name, "n": n, "unit": unit, "ours": row.ours(), "qemu": row.qemu(),
-                        "ratio": middle(&ratios), "spread": [ratios.first(), ratios.last()],
-                        "turns": row.turns.len(), "host": host.to_string() })
+                        "ratio": middle(&ratios), "quartiles": quartiles,
+                        "spread": [ratios.first(), ratios.last()], "pairs": row.pairs, "host": host.to_string() })
             })
             .collect();
         let path = PathBuf::from(DIRECTORY).join("guest.json");
@@ -90,11 +95,21 @@ impl Table {
 
 impl fmt::Display for Table {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "  {:<16}{:>5}{:>12}{:>12}  {:<8}{:<22}goal", "", "n", "ours", "QEMU", "", "ratio")?;
+        writeln!(
+            f,
+            "  ratios of pairs: the median, and the quartiles; of fewer than {FEW}, least and greatest"
+        )?;
+        writeln!(
+            f,
+            "  {:<16}{:>5}{:>12}{:>12}  {:<8}{:<22}{:<7}goal",
+            "", "n", "ours", "QEMU", "", "ratio", "pairs"
+        )?;
         for row in &self.rows {
             let (Figure { name, n, unit, goal }, ratios) = (row.figure, row.ratios());
             let (ours, qemu, ratio) = (row.ours(), row.qemu(), middle(&ratios));
-            let [low, high] = [ratios.first(), ratios.last()].map(|ratio| ratio.copied().unwrap_or(f64::NAN));
+            let pairs = ratios.len();
+            let [low, high] =
+                if pairs < FEW { [0.0, 1.0] } else { [0.25, 0.75] }.map(|part| quantile(&ratios, part));
             let ratios = format!("{ratio:.2} ({low:.2} to {high:.2})");
             let goal_text = match goal {
                 Goal::AtMost(most) => format!("<= {most:.2}"),
@@ -103,7 +118,7 @@ impl fmt::Display for Table {
             let verdict = if goal.is_reached(ratio) { "" } else { "  MISSED" };
             writeln!(
                 f,
-                "  {name:<16}{n:>5}{ours:>12.2}{qemu:>12.2}  {unit:<8}{ratios:<22}{goal_text}{verdict}"
+                "  {name:<16}{n:>5}{ours:>12.2}{qemu:>12.2}  {unit:<8}{ratios:<22}{pairs:<7}{goal_text}{verdict}"
             )?;
         }
         let (ours, qemu) = (self.ours, self.qemu);
@@ -122,19 +137,40 @@ mod tests {
     }
 
     #[test]
-    fn each_turn_is_compared_with_itself() {
+    fn each_pair_is_compared_with_itself() {
         let mut table = Table::default();
-        for (ours, qemu) in [(1.0, 4.0), (30.0, 40.0), (10.0, 20.0)] {
-            table.enter(&readings(ours, 0), &readings(qemu, 1));
+        // The host's speed changes from pair to pair; the ratio of the medians would be 0.25.
+        for (ours, qemu) in [(2.0, 4.0), (30.0, 40.0), (10.0, 40.0)] {
+            table.enter(&Sides { ours: readings(ours, 0), qemu: readings(qemu, 1) });
         }
         let text = table.to_string();
-        assert!(text.contains("10.00       20.00"), "{text}");
-        assert!(text.contains("0.50 (0.25 to 0.75)"), "{text}");
+        assert!(text.contains("10.00       40.00"), "{text}");
+        assert!(text.contains("0.50 (0.25 to 0.75)   3 "), "{text}");
         assert!(!text.contains("MISSED"), "{text}");
-        assert!(text.ends_with("ours 0 of 30, QEMU 3 of 30\n"), "{text}");
-        assert_eq!(table.lost_by_ours(), 0);
-        table.enter(&readings(30.0, 1), &readings(20.0, 0));
+        for _ in 0..2 {
+            table.enter(&Sides { ours: readings(30.0, 0), qemu: readings(20.0, 0) });
+        }
         assert!(table.to_string().contains("MISSED"));
-        assert_eq!(table.lost_by_ours(), 1);
+    }
+
+    #[test]
+    fn of_many_pairs_half_lie_within_what_is_shown() {
+        let mut table = Table::default();
+        for ours in 1..=9 {
+            table.enter(&Sides { ours: readings(f64::from(ours), 0), qemu: readings(10.0, 0) });
+        }
+        let text = table.to_string();
+        assert!(text.contains("0.50 (0.30 to 0.70)   9 "), "{text}");
+    }
+
+    #[test]
+    fn what_was_lost_counts_also_where_nothing_was_measured() {
+        let mut table = Table::default();
+        let unmeasured = |lost| Readings { values: Vec::new(), raised: 10, lost };
+        table.enter(&Sides { ours: unmeasured(1), qemu: unmeasured(0) });
+        table.enter(&Sides { ours: readings(1.0, 2), qemu: readings(1.0, 0) });
+        assert_eq!(table.lost_by_ours(), 3);
+        let text = table.to_string();
+        assert!(text.ends_with("ours 3 of 20, QEMU 0 of 20\n"), "{text}");
     }
 }

@@ -149,6 +149,11 @@ impl Job {
         }
     }
 
+    /// From now on it has so long, whatever its timeout was.
+    pub fn allow(&mut self, patience: Duration) {
+        self.deadline = Some((Instant::now() + patience, patience));
+    }
+
     /// Waits for the end and collects what it says until then.
     ///
     /// # Errors
