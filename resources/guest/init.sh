@@ -173,8 +173,8 @@ reload_doorbells() {
     need_doorbells
 }
 
-# growth WHILE: from one vector to as many as the job's number says, or as can be rung. Afterwards there is one again:
-# vectors of a guest that waits would take room on its host, and giving them back would cost somebody time.
+# growth WHILE: from one vector to as many as the job's number says, or as can be rung. Afterwards there is one again: a
+# guest that waits should not take up vectors of its host.
 growth() {
     need_doorbells && reload_doorbells || return
     for bell in $bells; do

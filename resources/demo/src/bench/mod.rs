@@ -1,10 +1,10 @@
 //! What interrupts cost a Linux guest: ours beside the installed QEMU, in pairs, in one lab host.
 //!
-//! The emulated host's speed changes by half within seconds, and it becomes slower from boot to boot. So two guests run at
-//! the same time, and do the same small [piece](piece) of work one after the other, the next one in the other order, while
-//! the one that does not work waits: a pair gives one ratio, and a figure is the median of all of them. Who boots first, and
-//! has the first of the devices, changes from turn to turn. Both do each piece once before that counts. Boots are pairs
-//! too, of one guest at a time.
+//! The emulated host's speed changes by half within seconds, and it becomes slower from boot to boot. So there are two guests
+//! at the same time, and they do the same small [piece](piece) of work one after the other, the next one in the other order,
+//! while the one that does not work [stands still](guests): a pair gives one ratio, and a figure is the median of all of
+//! them. Who boots first, and has the first of the devices, changes from turn to turn. Both do each piece once before it
+//! counts. Boots are pairs too, of one guest at a time.
 //!
 //! All times are the guest's own, but for the boot's. A run fails where a guest does, or where an interrupt of ours was lost;
 //! never for a time.
