@@ -45,6 +45,7 @@ fn op() -> impl Strategy<Value = Op> {
         3 => Just(Op::Deliver),
         1 => Just(Op::Growth),
         3 => Just(Op::Grow),
+        2 => any::<u16>().prop_map(Op::Latch),
     ]
 }
 
@@ -227,6 +228,14 @@ fn a_vector_that_takes_a_lingering_ones_place_is_still_tried_again() {
     // The commit fails, then the host vector, until the lingering one is given back.
     let rising = [Op::Clear(8), message(9), Op::Fail(0b11), unmask(9), Op::Retry];
     run(65, &[lingering.as_slice(), &rising].concat());
+}
+
+#[test]
+fn what_a_mediator_has_for_a_vector_that_the_kernel_does_not_let_go_of_waits() {
+    let live = [Op::Control(2), Op::Message { vector: 0, version: 0 }, Op::Mask { vector: 0, masked: false }];
+    // The device lets go of the vector, and the kernel does not; nor where the guest has it again, and has it masked.
+    let ending = [Op::Fail(0b10), Op::Control(0), Op::Fail(0b101), Op::Control(3), Op::Latch(0)];
+    run(1, &[live.as_slice(), &ending, &[Op::Control(2)]].concat());
 }
 
 #[test]

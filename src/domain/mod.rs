@@ -192,9 +192,9 @@ impl<R: Router, B: Backend> DeviceDomain<R, B> {
     /// none, the device cannot, and the interrupt waits here, as one pending bit however many there are. It comes when the
     /// vector goes live.
     ///
-    /// The answer holds until the next call that changes the vector: a mediator keeps those (accesses, retries, resets) away
-    /// until it has told its device. A vector that is [`Off`](Delivery::Off) waits for its next user: what a guest has freed
-    /// is the mediator's to leave alone.
+    /// The answer holds until the next call that changes the vector: a mediator keeps those (accesses, retries, growth,
+    /// resets) away until it has told its device. A vector that is [`Off`](Delivery::Off) waits for its next user: what a
+    /// guest has freed is the mediator's to leave alone.
     pub fn latch(&self, vector: Vector) -> Latched {
         self.host().latch(vector)
     }

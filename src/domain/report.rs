@@ -127,7 +127,7 @@ impl VectorReport {
             Slot::Idle { latched } => (State::Idle, None, *latched),
             Slot::Held { .. } => (State::Held, None, signalled(slot.waiting()).any(|signalled| signalled)),
             Slot::Live { route, .. } => (State::Live, Some(route.gsi()), false),
-            Slot::Ending { route, .. } => (State::Ending, Some(route.gsi()), false),
+            Slot::Ending { route, latched, .. } => (State::Ending, Some(route.gsi()), *latched),
             Slot::Relayed { .. } => (State::Relayed, None, false),
         };
         let delivered = (state == State::Relayed).then(|| slot.relayed());

@@ -30,8 +30,9 @@ pub(super) enum Slot {
     Live { host: HostVector, route: Route },
     /// Userspace watches the eventfd and turns its signals into `message` itself; so often it has.
     Relayed { host: HostVector, message: ApicMessage, delivered: u32 },
-    /// The device has let go of the vector, and the kernel has refused to: the eventfd is still `route`'s.
-    Ending { host: HostVector, route: Route },
+    /// The device has let go of the vector, and the kernel has refused to: the eventfd is still `route`'s. An interrupt that
+    /// was `latched` since then is not.
+    Ending { host: HostVector, route: Route, latched: bool },
 }
 
 /// What a vector has of the host, for as long as it has it.
@@ -61,6 +62,11 @@ impl HostVector {
         }
         backend.bind(vector, &eventfd)?;
         Ok(Self { eventfd, _share: share })
+    }
+
+    /// Of one whose eventfd is attached to nothing.
+    fn is_signalled(&self) -> bool {
+        signalled([&self.eventfd]).any(|signalled| signalled)
     }
 }
 
@@ -97,9 +103,9 @@ impl Slot {
         let mut held = signalled(slots.clone().filter_map(|(_, slot)| slot.waiting()));
         slots.filter_map(move |(vector, slot)| {
             let waits = match slot {
-                Self::Idle { latched } => *latched,
+                Self::Idle { latched } | Self::Ending { latched, .. } => *latched,
                 Self::Held { .. } => held.next().unwrap_or(true),
-                Self::Live { .. } | Self::Relayed { .. } | Self::Ending { .. } => false,
+                Self::Live { .. } | Self::Relayed { .. } => false,
             };
             waits.then_some(vector)
         })
@@ -116,22 +122,21 @@ impl Slot {
     /// Forgets the interrupt that waits, if one does.
     pub(super) fn clear_pending(&mut self) {
         match self {
-            Self::Idle { latched } => *latched = false,
+            Self::Idle { latched } | Self::Ending { latched, .. } => *latched = false,
             // It fails where the eventfd holds nothing, which is as well.
             Self::Held { host } => drop(host.eventfd.read()),
-            Self::Live { .. } | Self::Relayed { .. } | Self::Ending { .. } => {}
+            Self::Live { .. } | Self::Relayed { .. } => {}
         }
     }
 
     /// One interrupt waits from now on.
     pub(super) fn latch(&mut self) {
         match self {
-            Self::Idle { latched } => *latched = true,
+            Self::Idle { latched } | Self::Ending { latched, .. } => *latched = true,
             // It fails where the eventfd is full, and then some wait already.
-            Self::Held { host }
-            | Self::Live { host, .. }
-            | Self::Relayed { host, .. }
-            | Self::Ending { host, .. } => drop(host.eventfd.write(1)),
+            Self::Held { host } | Self::Live { host, .. } | Self::Relayed { host, .. } => {
+                drop(host.eventfd.write(1));
+            }
         }
     }
 
@@ -185,12 +190,12 @@ impl Slot {
                 let _ = relay.map(|relay| epoll::delete(relay.as_fd(), borrow(&host.eventfd)));
                 Ok(Self::Held { host })
             }
-            Self::Ending { host, route } => match router.detach(&host.eventfd, &route) {
+            Self::Ending { host, route, latched } => match router.detach(&host.eventfd, &route) {
                 Ok(()) => {
                     router.withdraw(route);
-                    Ok(Self::closed(&host))
+                    Ok(Self::Idle { latched: latched || host.is_signalled() })
                 }
-                Err(error) => Err((Self::Ending { host, route }, error.into())),
+                Err(error) => Err((Self::Ending { host, route, latched }, error.into())),
             },
             Self::Idle { .. } | Self::Held { .. } => Ok(self),
         }
@@ -207,7 +212,7 @@ impl Slot {
 
     /// Idle, after what nobody signals or listens to any more was looked at for the last time.
     fn closed(host: &HostVector) -> Self {
-        Self::Idle { latched: signalled([&host.eventfd]).any(|signalled| signalled) }
+        Self::Idle { latched: host.is_signalled() }
     }
 
     /// Live to idle, where the device fires nothing any more: what there is to close, and the share that goes then.
@@ -223,7 +228,7 @@ impl Slot {
 
     /// The way back from [`Slot::part`], of what could not be closed.
     pub(super) fn unparted((eventfd, route): (EventFd, Route), share: Share) -> Self {
-        Self::Ending { host: HostVector { eventfd, _share: share }, route }
+        Self::Ending { host: HostVector { eventfd, _share: share }, route, latched: false }
     }
 
     /// Any state to idle, where the device fires nothing any more; or to ending, where the kernel refuses to detach.
@@ -231,7 +236,7 @@ impl Slot {
         match self {
             Self::Idle { .. } | Self::Ending { .. } => Ok(self),
             Self::Held { host } | Self::Relayed { host, .. } => Ok(Self::closed(&host)),
-            Self::Live { host, route } => Self::Ending { host, route }.hold(router, None),
+            Self::Live { host, route } => Self::Ending { host, route, latched: false }.hold(router, None),
         }
     }
 }

@@ -111,6 +111,8 @@ pub enum Op {
     Growth,
     /// That thread requests some.
     Grow,
+    /// A mediator has an interrupt for a vector that the guest uses.
+    Latch(u16),
 }
 
 /// What a driver does with slots in its memory. Slots are taken modulo their number.

@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 use super::reference::{MsiReference, MsixReference, QueueReference, Reference, SlotShape, SlotsReference};
 use super::{Failures, FakeBackend, FakeRouter, FakeStage, Model, Op};
 use crate::budget::Budget;
-use crate::delivery::Vector;
-use crate::domain::{BusMaster, DeviceDomain, State};
+use crate::delivery::{Delivery, Store, Vector};
+use crate::domain::{BusMaster, DeviceDomain, Latched, State};
 use crate::function::Function;
 use crate::message::MsiMessage;
 use crate::msi::MsiLayout;
@@ -148,13 +148,8 @@ impl<R: Reference> Run<R> {
         match *op {
             Op::Entry { entry, version } => self.write_entry(entry, version),
             Op::Invalidate { entry, count } => self.invalidate(entry.into(), count.into()),
-            Op::Raise(vector) => {
-                let vector = Vector(u32::from(vector) % self.model.vectors() as u32);
-                if self.backend.raise(vector) {
-                    self.model.raise(vector.index());
-                }
-                self.router.pump();
-            }
+            Op::Raise(vector) => self.raise(self.vector(vector)),
+            Op::Latch(vector) => self.latch(self.vector(vector)),
             Op::Reset => {
                 self.model.reset();
                 self.function.reset(|| self.backend.reset());
@@ -199,6 +194,31 @@ impl<R: Reference> Run<R> {
             | Op::WriteTable { .. }
             | Op::WriteConfig { .. }
             | Op::Handle { .. } => {}
+        }
+    }
+
+    fn vector(&self, vector: u16) -> Vector {
+        Vector(u32::from(vector) % self.model.vectors() as u32)
+    }
+
+    fn raise(&mut self, vector: Vector) {
+        if self.backend.raise(vector) {
+            self.model.raise(vector.index());
+        }
+        self.router.pump();
+    }
+
+    /// As a mediator does, which leaves vectors alone that are off.
+    fn latch(&mut self, vector: Vector) {
+        if self.function.look(|registers| registers.delivery(vector)) == Delivery::Off {
+            return;
+        }
+        match self.function.latch(vector) {
+            Latched::Waits => {
+                self.model.raise(vector.index());
+                self.router.pump();
+            }
+            Latched::HasHostVector => self.raise(vector),
         }
     }
 
