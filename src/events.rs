@@ -1,8 +1,13 @@
 //! What a function has threads of an embedder's do, as subscribers of its `event-manager`s.
 //!
 //! Each owns a descriptor that is ready while there is something to do, and takes the domain's lock for a bounded number of
-//! vectors. Two threads: the one that delivers what userspace must never commits a routing table nor detaches an irqfd,
-//! and waits for no host; the one that requests host vectors may.
+//! vectors. Two threads: the one that requests host vectors waits for the host; the one that delivers what userspace must
+//! never commits a routing table, detaches an irqfd or requests a host vector, and waits for who does only as long as that
+//! one has the domain's lock.
+//!
+//! Where the host refuses to have a descriptor watched (it limits what a user's epolls watch), a subscriber has nobody to
+//! tell. An embedder that cannot rule that out calls [`Function::deliver`] and [`Function::grow`] now and then besides: they
+//! are cheap where there is nothing to do.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -41,7 +46,6 @@ impl<C: Registers, R: Router, B: Backend> EventSubscriber for RelaySubscriber<C,
     }
 
     fn init(&self, ops: &mut EventOps) {
-        // An event manager refuses only a descriptor that it watches already.
         let _ = ops.add(Events::new(&*self.descriptor, EventSet::IN));
     }
 }
@@ -72,7 +76,6 @@ impl<C: Registers, R: Router, B: Backend> EventSubscriber for GrowthSubscriber<C
     }
 
     fn init(&self, ops: &mut EventOps) {
-        // An event manager refuses only a descriptor that it watches already.
         let _ = ops.add(Events::new(&*self.descriptor, EventSet::IN));
     }
 }

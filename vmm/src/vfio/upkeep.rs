@@ -68,7 +68,11 @@ impl MutEventSubscriber for Upkeep {
 /// Where there is room by now, it is for who would use it most.
 fn retry(growths: &mut [Growth]) {
     growths.sort_by_cached_key(|(_, vectors)| Reverse(vectors.busiest()));
-    growths.iter().for_each(|(_, vectors)| vectors.retry());
+    for (_, vectors) in growths {
+        vectors.retry();
+        // Also where its descriptor is silent: the host may have refused to have it watched.
+        vectors.grow();
+    }
 }
 
 fn watch(ops: &mut EventOps, descriptor: RawFd) {
@@ -83,10 +87,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_busiest_vectors_are_the_first_to_be_tried_again() {
+    fn the_busiest_vectors_are_the_first_to_be_tried_again_and_each_grows_on() {
         let (interrupts, log) = interrupts();
         let growths = interrupts.vectors().map(|vectors| (vectors.growth().unwrap(), Arc::clone(vectors)));
         retry(&mut growths.collect::<Vec<_>>());
-        assert_eq!(*log.lock().unwrap(), ["msix again", "msi again"]);
+        assert_eq!(*log.lock().unwrap(), ["msix again", "msix grows", "msi again", "msi grows"]);
     }
 }

@@ -301,7 +301,9 @@ pub(super) mod tests {
             self.1.lock().unwrap().push(format!("{} again", self.0));
         }
 
-        fn grow(&self) {}
+        fn grow(&self) {
+            self.1.lock().unwrap().push(format!("{} grows", self.0));
+        }
 
         fn growth(&self) -> io::Result<Arc<OwnedFd>> {
             std::fs::File::open("/dev/null").map(|file| Arc::new(file.into()))
