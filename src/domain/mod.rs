@@ -171,9 +171,9 @@ impl<R: Router, B: Backend> DeviceDomain<R, B> {
     }
 
     /// Requests host vectors for some of those that wait for it, and brings them to what `store` says now: the guest may
-    /// have masked them again. What the host refuses is tried again by [`Domain::retry`]. For a thread of its own: it may
-    /// take as long as the host does. A guest's access that needs the domain waits for 16 of them, and the thread's other
-    /// work for 256.
+    /// have masked them again. What the host refuses waits for [`Domain::retry`], and is requested here again then. For a
+    /// thread of its own: it may take as long as the host does. A guest's access that needs the domain waits for 16 of them,
+    /// and the thread's other work for 256.
     pub fn grow(&self, store: &impl Store) {
         for _ in 0..GROWTHS {
             if !self.host_in_turn().grow(&*self.router, store) {

@@ -202,7 +202,7 @@ fn a_suspended_function_grows_when_it_is_resumed() {
 }
 
 #[test]
-fn what_the_host_refuses_the_thread_is_tried_again_as_any_other_step() {
+fn what_the_host_refuses_the_thread_is_tried_again_by_the_thread() {
     let fixture = fixture();
     unmask(&fixture, 3);
     fixture.raise(3);
@@ -210,5 +210,11 @@ fn what_the_host_refuses_the_thread_is_tried_again_as_any_other_step() {
     fixture.function.grow();
     assert_eq!((fixture.function.growing(), fixture.function.unsettled()), (0, 1));
     fixture.function.retry();
-    assert_eq!(fixture.delivered(), [message(3)]);
+    assert_eq!(
+        (fixture.bound(), fixture.is_told_to_grow()),
+        (0, true),
+        "whoever tries again need not wait for the host"
+    );
+    fixture.function.grow();
+    assert_eq!((fixture.delivered(), fixture.function.unsettled()), (vec![message(3)], 0));
 }

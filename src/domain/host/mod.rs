@@ -88,8 +88,8 @@ impl<B: Backend> Host<B> {
         }
     }
 
-    /// A guest's access has touched vectors: brings them to what the store says, but for those that may
-    /// [grow](Host::grow) later.
+    /// Brings vectors to what the store says, but for those that may [grow](Host::grow) later: a guest's access has touched
+    /// them.
     pub(super) fn follow(
         &mut self,
         router: &impl Router,
@@ -134,7 +134,7 @@ impl<B: Backend> Host<B> {
     }
 
     /// Tries again what the host refused, those first that userspace delivers most often, and gives back what
-    /// has lingered long enough.
+    /// has lingered long enough. Host vectors are requested where they were at first: each may take as long as the host does.
     pub(super) fn retry(&mut self, router: &impl Router, store: &impl Store, now: Instant) {
         // Where somebody waits for a host vector that lingers here, it has lingered long enough.
         let is_short = self.budget.is_short();
@@ -149,7 +149,7 @@ impl<B: Backend> Host<B> {
         };
         if !vectors.is_empty() {
             vectors.sort_by_key(|vector| std::cmp::Reverse(self.slot(*vector).map_or(0, Slot::relayed)));
-            self.settle(router, store, vectors.into_iter());
+            self.follow(router, store, vectors.into_iter());
         }
     }
 
