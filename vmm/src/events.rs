@@ -159,8 +159,42 @@ fn watch(ops: &mut EventOps, source: &impl AsRawFd) {
 #[cfg(test)]
 mod tests {
     use std::sync::atomic::{AtomicU32, Ordering};
+    use std::time::{Duration, Instant};
+
+    use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
     use super::*;
+
+    /// It panics as soon as its descriptor is ready.
+    struct Panics(EventFd);
+
+    impl MutEventSubscriber for Panics {
+        fn process(&mut self, _events: Events, _ops: &mut EventOps) {
+            panic!("as it was told");
+        }
+
+        fn init(&mut self, ops: &mut EventOps) {
+            watch(ops, &self.0);
+        }
+    }
+
+    #[test]
+    fn a_thread_that_fails_ends_the_run_and_one_that_is_not_needed_any_more_does_not() {
+        let (run, ready) = (Ending::new().unwrap(), EventFd::new(EFD_NONBLOCK).unwrap());
+        let start = || {
+            let subscriber = Arc::new(Mutex::new(Panics(ready.try_clone().unwrap())));
+            SideLoop::start("a test", subscriber, &run).unwrap()
+        };
+        drop(start());
+        assert!(!run.is_said());
+        let _failing = start();
+        ready.write(1).unwrap();
+        let start = Instant::now();
+        while !run.is_said() && start.elapsed() < Duration::from_secs(20) {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        assert!(matches!(run.take(), Some(Outcome::Failed(_))));
+    }
 
     #[test]
     fn signals_report_and_end() {
