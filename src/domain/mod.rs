@@ -92,6 +92,9 @@ pub trait Domain {
     fn resume(&self, store: &impl Store);
 }
 
+/// How many host vectors are requested or given back at the most before the domain's lock is given up.
+const REQUESTS: usize = 16;
+
 /// How often one call takes the lock to grow on.
 const GROWTHS: u32 = 16;
 
@@ -118,7 +121,11 @@ impl<R: Router, B: Backend> DeviceDomain<R, B> {
 
     /// As [`Domain::retry`], and gives back what has lingered; for an embedder with a clock of its own.
     pub fn retry_at(&self, store: &impl Store, now: Instant) {
-        self.host().retry(&*self.router, store, now);
+        let lingered = self.host().lingered(now);
+        for some in lingered.chunks(REQUESTS) {
+            self.host_in_turn().give_back(some);
+        }
+        self.host_in_turn().retry(&*self.router, store);
     }
 
     /// Of the vectors that userspace delivers, how often it has delivered the one that it delivers most; 0 where there is

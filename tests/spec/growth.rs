@@ -1,16 +1,11 @@
 //! Vectors that get their host vector from an embedder's thread. PCIe r6 §6.1.4.5: an interrupt that cannot be sent yet
 //! sets the vector's pending bit, and is sent when it can be.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Barrier};
-use std::thread;
-use std::time::Duration;
+use std::sync::Arc;
 
-use vm_msi::backend::{Backend, BackendError, Capabilities};
+use vm_msi::MsixFunction;
 use vm_msi::msix::{Layout, TableSize};
 use vm_msi::testing::{Failures, FakeBackend, FakeRouter};
-use vm_msi::{MsixFunction, Vector};
-use vmm_sys_util::eventfd::EventFd;
 
 use crate::fixture::{ENABLE, FUNCTION_MASK, Fixture, VECTORS, bar, is_readable, message};
 
@@ -112,69 +107,6 @@ fn the_thread_gives_the_devices_others_their_turn_after_256_vectors() {
         (device.in_use().0, is_readable(&growth))
     };
     assert_eq!([grow(), grow()], [(256, true), (300, false)]);
-}
-
-/// A device of which somebody wants something while the host takes its time for the fifth vector.
-struct Wanted {
-    device: FakeBackend,
-    fifth: Arc<Barrier>,
-    bound: usize,
-    /// So many had their host vector when the pending bits were read.
-    bound_then: Arc<AtomicUsize>,
-}
-
-impl Backend for Wanted {
-    fn capabilities(&self) -> Capabilities {
-        self.device.capabilities()
-    }
-
-    fn open(&mut self, vectors: u32) -> Result<(), BackendError> {
-        self.device.open(vectors)
-    }
-
-    fn bind(&mut self, vector: Vector, eventfd: &EventFd) -> Result<(), BackendError> {
-        self.bound += 1;
-        if self.bound == 5 {
-            self.fifth.wait();
-            // Until it waits.
-            thread::sleep(Duration::from_millis(100));
-        }
-        self.device.bind(vector, eventfd)
-    }
-
-    fn unbind(&mut self, vector: Vector) -> Result<(), BackendError> {
-        self.device.unbind(vector)
-    }
-
-    fn close(&mut self) -> Result<(), BackendError> {
-        self.device.close()
-    }
-
-    fn pending(&mut self, group: u32) -> u64 {
-        self.bound_then.store(self.bound, Ordering::Relaxed);
-        self.device.pending(group)
-    }
-}
-
-#[test]
-fn a_guests_access_waits_for_16_vectors_and_not_for_all_that_grow() {
-    let layout = Layout::new(TableSize::new(256).unwrap(), (bar(0), 0), (bar(0), 0x8000)).unwrap();
-    let (fifth, bound_then) = (Arc::new(Barrier::new(2)), Arc::default());
-    let device = FakeBackend::new(Failures::default());
-    let wanted = Wanted { device, fifth: Arc::clone(&fifth), bound: 0, bound_then: Arc::clone(&bound_then) };
-    let function = MsixFunction::new(layout, Arc::new(FakeRouter::new(Failures::default())), wanted);
-    let _growth = function.growth().unwrap();
-    function.write_config(2, &ENABLE.to_le_bytes());
-    for entry in 0..256 {
-        function.write_table(entry * 16, &0xfee0_0000_u64.to_le_bytes());
-        function.write_table(entry * 16 + 8, &(0x41 + entry % 128).to_le_bytes());
-    }
-    thread::scope(|scope| {
-        scope.spawn(|| function.grow());
-        fifth.wait();
-        function.read_pba(0, &mut [0; 8]);
-    });
-    assert_eq!(bound_then.load(Ordering::Relaxed), 16);
 }
 
 #[test]

@@ -15,3 +15,4 @@ mod pba;
 mod remapping;
 mod software;
 mod table;
+mod turns;

@@ -14,11 +14,9 @@ use rustix::io::{read, write};
 use super::Host;
 use crate::backend::Backend;
 use crate::delivery::{Store, Vector};
+use crate::domain::REQUESTS;
 use crate::domain::slot::Slot;
 use crate::router::Router;
-
-/// How many host vectors are requested at the most before the domain's lock is given up.
-const REQUESTS: usize = 16;
 
 impl<B: Backend> Host<B> {
     /// A descriptor that is readable while vectors wait for [`Host::grow`], which they do from now on.

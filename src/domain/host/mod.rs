@@ -133,15 +133,26 @@ impl<B: Backend> Host<B> {
         }
     }
 
-    /// Tries again what the host refused, those first that userspace delivers most often, and gives back what
-    /// has lingered long enough. Host vectors are requested where they were at first: each may take as long as the host does.
-    pub(super) fn retry(&mut self, router: &impl Router, store: &impl Store, now: Instant) {
-        // Where somebody waits for a host vector that lingers here, it has lingered long enough.
+    /// What has lingered long enough.
+    pub(super) fn lingered(&self, now: Instant) -> Vec<Vector> {
+        // Where somebody waits for a host vector that lingers here, that is now.
         let is_short = self.budget.is_short();
-        let expired = |until: &Instant| is_short || *until <= now;
-        let expired: Vec<Vector> =
-            self.lingering.iter().filter(|(_, until)| expired(until)).map(|(vector, _)| *vector).collect();
-        expired.into_iter().for_each(|vector| self.free(vector));
+        let lingered = |until: &Instant| is_short || *until <= now;
+        self.lingering.iter().filter(|(_, until)| lingered(until)).map(|(vector, _)| *vector).collect()
+    }
+
+    /// Gives vectors back to the host that still linger.
+    pub(super) fn give_back(&mut self, vectors: &[Vector]) {
+        for vector in vectors {
+            if self.lingering.contains_key(vector) {
+                self.free(*vector);
+            }
+        }
+    }
+
+    /// Tries again what the host refused, those first that userspace delivers most often. Host vectors are requested where
+    /// they were at first: each may take as long as the host does.
+    pub(super) fn retry(&mut self, router: &impl Router, store: &impl Store) {
         let mut vectors: Vec<Vector> = match self.window_error {
             // At least one, so that a window that could not be closed is tried again too.
             Some(_) => (0..store.vectors().max(1)).map(Vector).collect(),

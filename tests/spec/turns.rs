@@ -1,0 +1,128 @@
+//! A guest's access while an embedder's thread has the host do what takes long: it waits for some vectors and not for all.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Barrier};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use vm_msi::backend::{Backend, BackendError, Capabilities};
+use vm_msi::msix::{Layout, TableSize};
+use vm_msi::testing::{Failures, FakeBackend, FakeRouter};
+use vm_msi::{MsixFunction, Vector};
+use vmm_sys_util::eventfd::EventFd;
+
+use crate::fixture::{ENABLE, bar};
+
+/// What the host was asked for so far, and when the guest had its turn.
+#[derive(Default)]
+struct Asked {
+    /// Host vectors, requested or given back.
+    vectors: AtomicUsize,
+    /// So many had been by when the pending bits were read.
+    before_the_guest: AtomicUsize,
+}
+
+/// A device of which the guest wants something while the host takes its time for the fifth vector.
+struct Wanted {
+    device: FakeBackend,
+    asked: Arc<Asked>,
+    fifth: Arc<Barrier>,
+}
+
+impl Wanted {
+    fn ask(&self) {
+        if self.asked.vectors.fetch_add(1, Ordering::Relaxed) == 4 {
+            self.fifth.wait();
+            // Until the guest waits.
+            thread::sleep(Duration::from_millis(100));
+        }
+    }
+}
+
+impl Backend for Wanted {
+    fn capabilities(&self) -> Capabilities {
+        self.device.capabilities()
+    }
+
+    fn open(&mut self, vectors: u32) -> Result<(), BackendError> {
+        self.device.open(vectors)
+    }
+
+    fn bind(&mut self, vector: Vector, eventfd: &EventFd) -> Result<(), BackendError> {
+        self.ask();
+        self.device.bind(vector, eventfd)
+    }
+
+    fn unbind(&mut self, vector: Vector) -> Result<(), BackendError> {
+        self.ask();
+        self.device.unbind(vector)
+    }
+
+    fn close(&mut self) -> Result<(), BackendError> {
+        self.device.close()
+    }
+
+    fn pending(&mut self, group: u32) -> u64 {
+        let vectors = self.asked.vectors.load(Ordering::Relaxed);
+        self.asked.before_the_guest.store(vectors, Ordering::Relaxed);
+        self.device.pending(group)
+    }
+}
+
+type Function = MsixFunction<FakeRouter, Wanted>;
+
+const VECTORS: u64 = 256;
+const LINGER: Duration = Duration::from_secs(3600);
+
+/// How many vectors a thread has got through when a guest's access has its turn, which begins with the fifth.
+fn before_the_guest(prepare: impl FnOnce(&Function), work: impl FnOnce(&Function) + Send) -> usize {
+    let (asked, fifth) = (Arc::<Asked>::default(), Arc::new(Barrier::new(2)));
+    let layout = Layout::new(TableSize::new(VECTORS as u16).unwrap(), (bar(0), 0), (bar(0), 0x8000)).unwrap();
+    let device = FakeBackend::new(Failures::default());
+    let wanted = Wanted { device, asked: Arc::clone(&asked), fifth: Arc::clone(&fifth) };
+    let function = MsixFunction::new(layout, Arc::new(FakeRouter::new(Failures::default())), wanted);
+    function.set_linger(LINGER);
+    function.write_config(2, &ENABLE.to_le_bytes());
+    asked.vectors.store(1000, Ordering::Relaxed);
+    prepare(&function);
+    asked.vectors.store(0, Ordering::Relaxed);
+    thread::scope(|scope| {
+        scope.spawn(|| work(&function));
+        fifth.wait();
+        function.read_pba(0, &mut [0; 8]);
+    });
+    asked.before_the_guest.load(Ordering::Relaxed)
+}
+
+fn unmask_all(function: &Function) {
+    for entry in 0..VECTORS {
+        function.write_table(entry * 16, &0xfee0_0000_u64.to_le_bytes());
+        function.write_table(entry * 16 + 8, &(0x41 + entry % 128).to_le_bytes());
+    }
+}
+
+fn free_all(function: &Function) {
+    for entry in 0..VECTORS {
+        function.write_table(entry * 16 + 8, &(1u64 << 32).to_le_bytes());
+        function.write_table(entry * 16, &[0; 8]);
+    }
+}
+
+#[test]
+fn a_guests_access_waits_for_16_vectors_and_not_for_all_that_grow() {
+    let begin = |function: &Function| {
+        function.growth().unwrap();
+        unmask_all(function);
+    };
+    assert_eq!(before_the_guest(begin, Function::grow), 16);
+}
+
+#[test]
+fn a_guests_access_waits_for_16_vectors_and_not_for_all_that_are_given_back() {
+    let freed = |function: &Function| {
+        unmask_all(function);
+        free_all(function);
+        assert_eq!(function.lingering(), VECTORS as usize);
+    };
+    assert_eq!(before_the_guest(freed, |function| function.retry_at(Instant::now() + 2 * LINGER)), 16);
+}
