@@ -105,6 +105,8 @@ impl Vm {
         };
         let devices = ims::attach(&config.devices, machine)?;
         if !devices.is_empty() {
+            let upkeep = Arc::new(Mutex::new(ims::Upkeep::new(devices.clone())?));
+            side_loops.push(SideLoop::start("interrupt stores", upkeep, &ending)?);
             events.add(Arc::new(Mutex::new(ims::DeviceEvents::new(devices)?)));
         }
         let serial = Port::new(&config.serial, interrupts.line(layout::COM1_GSI)?, Arc::clone(&ending))?;

@@ -1,5 +1,4 @@
-//! What devices need of the event loop: their models' clocks, one that tries again what the host refused, and the delivery
-//! of what the kernel has no room for.
+//! What devices need of the event loop: their models' clocks, and the delivery of what the kernel has no room for.
 
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::Arc;
@@ -12,7 +11,7 @@ use vmm_sys_util::timerfd::TimerFd;
 use super::device::{Device, Model};
 use crate::error::{Doing, Result};
 
-/// How long an interrupt waits at most after the host could deliver it.
+/// How late a model wakes up at most where the host has not taken the time that its clock was set to.
 const PERIOD: Duration = Duration::from_millis(100);
 
 /// A device, as the event loop knows it.
@@ -88,14 +87,11 @@ impl MutEventSubscriber for DeviceEvents {
             tracing::warn!("the clock of the devices' interrupts: {error}");
         }
         for Watched { clock, relay, device } in &self.devices {
-            if is_again {
-                device.retry();
-            }
             if *relay == Some(events.fd()) {
                 device.deliver();
             }
-            // Now and then also where its clock is silent: the host may not have taken the time that it was set to.
-            if is_again || *clock == Some(events.fd()) {
+            // Now and then also where its clock is silent. One that has none is not waited for.
+            if clock.is_some_and(|clock| is_again || clock == events.fd()) {
                 device.wake(now);
             }
         }

@@ -10,9 +10,9 @@
 //! | [`queues`] | the model that signals when it is rung |
 //! | [`timer`], [`deadlines`] | the model that signals when a time is over |
 //! | [`config`], [`function`] | the function on the bus: header, capabilities, BARs |
-//! | [`events`] | what they need of the event loop: a clock for all timers, and one that tries again |
+//! | [`events`], [`upkeep`] | what they need of the event loop, and of a thread that tries again |
 //!
-//! A trigger of a slot that the VMM fires is one KVM_SIGNAL_MSI, under the vCPU's write or in the event loop. There is no
+//! A trigger of a slot that the VMM fires is one KVM_SIGNAL_MSI, under the vCPU's write or in the event loop. It needs no
 //! thread, no eventfd and no route, however many slots there are.
 //!
 //! Locks, outermost first: configuration space, the device's, the library's. A device's lock is held for a trigger, and
@@ -33,11 +33,13 @@ mod open;
 pub mod queues;
 pub mod registers;
 pub mod timer;
+pub mod upkeep;
 
 pub use bar_slots::BarSlots;
 pub use device::{Device, Model};
 pub use events::DeviceEvents;
 pub use open::{Machine, attach};
+pub use upkeep::Upkeep;
 
 #[cfg(test)]
 mod tests;

@@ -1,6 +1,11 @@
 //! Queues: a ring is an interrupt, on the slot's message and on no other.
 
+use std::sync::{Arc, Mutex};
+
+use event_manager::{EventManager, SubscriberOps};
+
 use super::{Driver, MASK, Machine, PENDING, RING, RING_MSIX, message, msix_message};
+use crate::ims::Upkeep;
 
 #[test]
 fn a_ring_is_one_interrupt_of_the_queues_slot() {
@@ -23,6 +28,21 @@ fn a_masked_slot_keeps_one_interrupt_and_shows_it() {
     assert_eq!((machine.interrupts(), machine.control(2)), (vec![message(2)], 0));
     machine.set_control(2, u32::MAX);
     assert_eq!(machine.control(2), MASK, "nothing else is there");
+}
+
+/// With the host's clock and a real event loop.
+#[test]
+fn an_interrupt_that_the_host_refuses_comes_a_little_later() {
+    let machine = Machine::queues(4);
+    machine.set_up(2, 0);
+    let mut manager = EventManager::new().unwrap();
+    manager
+        .add_subscriber(Arc::new(Mutex::new(Upkeep::new(vec![Arc::clone(&machine.device) as _]).unwrap())));
+    machine.failures.schedule(1);
+    machine.write(RING, 2);
+    assert_eq!(machine.interrupts(), []);
+    manager.run_with_timeout(20_000).unwrap();
+    assert_eq!(machine.interrupts(), [message(2)]);
 }
 
 #[test]

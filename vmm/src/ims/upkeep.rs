@@ -1,0 +1,50 @@
+//! What takes as long as the host does, on a thread of its own: another try at what the host refused, and the end of what
+//! has lingered of slots that a device of the host's fires.
+//!
+//! Not where interrupts are delivered from userspace and clocks are heard: who does that waits for no commit and for no
+//! detach of its own making.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use event_manager::{EventOps, EventSet, Events, MutEventSubscriber};
+use vmm_sys_util::timerfd::TimerFd;
+
+use super::events::Attended;
+use crate::error::{Doing, Result};
+
+/// How long an interrupt waits at most after the host could deliver it.
+const PERIOD: Duration = Duration::from_millis(100);
+
+/// A subscriber of an event loop of its own, for all devices.
+pub struct Upkeep {
+    timer: TimerFd,
+    devices: Vec<Arc<dyn Attended>>,
+}
+
+impl Upkeep {
+    /// From now on what the host refuses is tried again: have it run at once.
+    ///
+    /// # Errors
+    /// The host has no timer left.
+    pub fn new(devices: Vec<Arc<dyn Attended>>) -> Result<Self> {
+        let mut timer = TimerFd::new().doing("creating a timer")?;
+        timer.reset(PERIOD, Some(PERIOD)).doing("starting a timer")?;
+        Ok(Self { timer, devices })
+    }
+}
+
+impl MutEventSubscriber for Upkeep {
+    fn process(&mut self, _events: Events, _ops: &mut EventOps) {
+        if let Err(error) = self.timer.wait() {
+            tracing::warn!("the clock of the devices' interrupts: {error}");
+        }
+        self.devices.iter().for_each(|device| device.retry());
+    }
+
+    fn init(&mut self, ops: &mut EventOps) {
+        if let Err(error) = ops.add(Events::new(&self.timer, EventSet::IN)) {
+            tracing::error!("the devices' interrupts are not looked after: {error}");
+        }
+    }
+}
