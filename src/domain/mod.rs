@@ -103,7 +103,7 @@ const GROWTHS: u32 = 16;
 pub struct DeviceDomain<R: Router, B: Backend> {
     router: Arc<R>,
     host: Mutex<Host<B>>,
-    /// Held while one waits for the other.
+    /// Whoever is the next to have the host holds this while it waits.
     turn: Mutex<()>,
 }
 
@@ -220,7 +220,7 @@ impl<R: Router, B: Backend> DeviceDomain<R, B> {
         }
     }
 
-    /// The same, before whoever comes to wait after this one.
+    /// The same, for who has to wait: whoever has the turn is the next.
     #[cold]
     fn host_in_turn(&self) -> MutexGuard<'_, Host<B>> {
         let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
