@@ -33,8 +33,8 @@ pub(crate) use work::Work;
 
 /// As many as the doorbell's register can name.
 const VECTORS: u16 = 256;
-/// How many pairs of each piece count in a turn.
-const PAIRS: usize = 8;
+/// How many rounds of pairs count in a turn.
+const ROUNDS: usize = 8;
 /// How many pairs of boots.
 const BOOTS: usize = 2;
 /// How many lab hosts may stall in a run.
@@ -121,8 +121,8 @@ impl Bench {
         let image = Image::build(&self.cache, Series::V6_12, work.tools())?;
         let mut guests = Guests::boot(stage, work, &image, first(turn, 0, 0))?;
         self.screen.step("both are there");
-        for round in 0..=PAIRS {
-            for (at, &piece) in work.pieces().iter().enumerate() {
+        for round in 0..=ROUNDS {
+            for (at, piece) in work.pieces(round).enumerate() {
                 let first = first(turn, round, at);
                 let mut pair = guests.pair(piece, first)?;
                 if round == 0 {

@@ -18,6 +18,11 @@ pub(super) enum Piece {
 }
 
 impl Piece {
+    /// Whether it takes as long as some others together.
+    pub(super) fn is_long(self) -> bool {
+        matches!(self, Self::Growth(vectors) | Self::BusyGrowth(vectors) if vectors > 64)
+    }
+
     /// The job of the guest's init that does it.
     pub(super) fn job(self) -> String {
         match self {

@@ -42,16 +42,22 @@ impl Work {
         }
     }
 
-    /// What a guest does in each round. Nothing, where to boot is all.
-    pub(super) fn pieces(self) -> &'static [Piece] {
+    /// What a guest does in this round; nothing, where to boot is all. The first round does everything; of the others each
+    /// second pair does the long pieces, so that both guests are still the first as often.
+    pub(super) fn pieces(self, round: usize) -> impl Iterator<Item = Piece> {
+        let has_long = round == 0 || matches!(round % 4, 1 | 2);
+        self.all().iter().copied().filter(move |piece| has_long || !piece.is_long())
+    }
+
+    fn all(self) -> &'static [Piece] {
         match self {
             Self::Boot => &[],
             Self::Vectors => &[
                 Piece::Growth(64),
-                Piece::Growth(VECTORS),
                 Piece::BusyGrowth(64),
-                Piece::BusyGrowth(VECTORS),
                 Piece::Move(MOVES),
+                Piece::Growth(VECTORS),
+                Piece::BusyGrowth(VECTORS),
             ],
             Self::Reads => &[Piece::Reads(1), Piece::Reads(4)],
         }
@@ -76,4 +82,33 @@ impl Work {
 /// It waits to be asked. That it stood still meanwhile is no news to its kernel.
 fn waits(machine: Machine) -> Machine {
     machine.job("hold").parameter("nosoftlockup", 1).parameter("rcupdate.rcu_cpu_stall_suppress", 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{ROUNDS, sides};
+    use super::*;
+    use crate::cli::Who;
+
+    #[test]
+    fn of_the_pairs_of_each_piece_both_are_the_first_in_half() {
+        for (work, turn) in [Work::Vectors, Work::Reads].into_iter().flat_map(|work| [(work, 0), (work, 1)]) {
+            for piece in work.all() {
+                let firsts: Vec<_> = (1..=ROUNDS)
+                    .filter_map(|round| {
+                        let at = work.pieces(round).position(|other| other == *piece)?;
+                        Some(sides::first(turn, round, at))
+                    })
+                    .collect();
+                let ours = firsts.iter().filter(|who| **who == Who::Ours).count();
+                assert_eq!(ours * 2, firsts.len(), "{piece:?}: {firsts:?}");
+                assert_eq!(firsts.len(), if piece.is_long() { ROUNDS / 2 } else { ROUNDS }, "{piece:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn every_piece_is_done_once_before_it_counts() {
+        assert_eq!(Work::Vectors.pieces(0).count(), Work::Vectors.all().len());
+    }
 }
