@@ -13,6 +13,7 @@ pub mod ims;
 pub mod interrupts;
 pub mod layout;
 pub mod limits;
+pub mod log;
 pub mod mediated;
 pub mod memory;
 pub mod outcome;

@@ -1,14 +1,12 @@
 //! A minimal VMM that embeds vm-msi and boots Linux guests with passed-through devices.
 
-use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use clap::Parser;
-use tracing_subscriber::filter::LevelFilter;
-use tracing_subscriber::fmt::time::uptime;
 use vmm::cli::Args;
 use vmm::config::Config;
 use vmm::limits;
+use vmm::log;
 use vmm::outcome::Outcome;
 use vmm::report::Target;
 use vmm::serial::terminal;
@@ -16,13 +14,7 @@ use vmm::vm::Vm;
 
 fn main() -> ExitCode {
     let args = Args::parse();
-    tracing_subscriber::fmt()
-        .with_max_level(LevelFilter::from(args.log_level))
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal())
-        .with_target(false)
-        .with_timer(uptime())
-        .init();
+    log::start(args.log_level.into());
     terminal::give_back_on_panic();
     let outcome = run(&args).unwrap_or_else(Outcome::Failed);
     match &outcome {
