@@ -1,7 +1,7 @@
 //! What interrupts cost a Linux guest: ours beside the installed QEMU, in pairs, in one lab host.
 //!
 //! The emulated host's speed changes by half within seconds, and it becomes slower from boot to boot. So there are two guests
-//! at the same time, and they do the same small [piece](piece) of work one after the other, the next one in the other order,
+//! at the same time, and they do the same small [piece] of work one after the other, the next one in the other order,
 //! while the one that does not work [stands still](guests): a pair gives one ratio, and a figure is the median of all of
 //! them. Who boots first, and has the first of the devices, changes from turn to turn. Both do each piece once before it
 //! counts. Boots are pairs too, of one guest at a time.
