@@ -44,6 +44,11 @@ impl<S: Subscriber> Filter<S> for Moderation {
         true
     }
 
+    /// No level less than without it: else every level would be asked for, also where nobody wants it.
+    fn max_level_hint(&self) -> Option<LevelFilter> {
+        Some(LevelFilter::TRACE)
+    }
+
     fn event_enabled(&self, event: &Event<'_>, _: &Context<'_, S>) -> bool {
         if *event.metadata().level() > Level::INFO {
             return true;
@@ -128,6 +133,13 @@ mod tests {
         fn flush(&mut self) -> io::Result<()> {
             Ok(())
         }
+    }
+
+    #[test]
+    fn what_nobody_asked_for_is_not_asked_about() {
+        let filter = LevelFilter::WARN.and(Moderation::default());
+        let hint = Filter::<tracing_subscriber::Registry>::max_level_hint(&filter);
+        assert_eq!(hint, Some(LevelFilter::WARN));
     }
 
     #[test]
