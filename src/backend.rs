@@ -97,8 +97,8 @@ pub trait Backend: Send {
     /// [`BackendError::Open`]; nothing is turned on then.
     fn open(&mut self, vectors: u32) -> Result<(), BackendError>;
 
-    /// From now on `vector` signals `eventfd`, beginning with what the device has pending for it. Other vectors
-    /// are not disturbed.
+    /// From now on `vector` signals `eventfd`, which may be an irqfd already, beginning with what the device has pending
+    /// for it. Other vectors are not disturbed.
     ///
     /// # Errors
     /// [`BackendError::Bind`] or [`BackendError::BeyondReservation`]; the vector has no eventfd then.

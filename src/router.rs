@@ -137,7 +137,8 @@ pub trait Router: Send + Sync {
     /// receives one answer per message, in order; what it held before is dropped unseen, so pass it empty.
     fn publish(&self, messages: &[ApicMessage], routes: &mut Vec<Result<Route, RouterError>>);
 
-    /// Attaches `eventfd`: from now on its signals are interrupts, beginning with one for what it holds.
+    /// Attaches `eventfd`: from now on its signals are interrupts, beginning with one for what it holds. One that comes
+    /// meanwhile may be two (KVM's own race); so an eventfd that nobody signals yet is attached before anybody can.
     ///
     /// # Errors
     /// [`RouterError::Attach`]; the eventfd is then as before.

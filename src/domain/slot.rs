@@ -48,19 +48,11 @@ pub(super) struct HostVector {
 pub(super) type Step = Result<Slot, (Slot, DomainError)>;
 
 impl HostVector {
-    fn request(
-        vector: Vector,
-        latched: bool,
-        backend: &mut impl Backend,
-        budget: &Arc<Budget>,
-    ) -> Result<Self, DomainError> {
+    /// What is needed to request one; the device does not have the eventfd yet.
+    fn prepare(vector: Vector, budget: &Arc<Budget>) -> Result<Self, DomainError> {
         let share = budget.take().map_err(|source| DomainError::Budget { vector, source })?;
         let no_eventfd = |source| DomainError::Eventfd { vector, source };
         let eventfd = EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC).map_err(no_eventfd)?;
-        if latched {
-            eventfd.write(1).map_err(no_eventfd)?;
-        }
-        backend.bind(vector, &eventfd)?;
         Ok(Self { eventfd, _share: share })
     }
 
@@ -85,6 +77,14 @@ impl Slot {
             Self::Live { route, .. } | Self::Ending { route, .. } => Some(route.message()),
             Self::Relayed { message, .. } => Some(*message),
             Self::Idle { .. } | Self::Held { .. } => None,
+        }
+    }
+
+    /// True of a vector that the device has an eventfd for.
+    pub(super) fn has_host_vector(&self) -> bool {
+        match self {
+            Self::Held { .. } | Self::Live { .. } | Self::Relayed { .. } => true,
+            Self::Idle { .. } | Self::Ending { .. } => false,
         }
     }
 
@@ -144,12 +144,51 @@ impl Slot {
     /// the eventfd afterwards.
     pub(super) fn bind(self, vector: Vector, backend: &mut impl Backend, budget: &Arc<Budget>) -> Step {
         let Self::Idle { latched } = self else { return Ok(self) };
-        HostVector::request(vector, latched, backend, budget)
-            .map(|host| Self::Held { host })
-            .map_err(|error| (self, error))
+        let bind = |host: HostVector| {
+            if latched {
+                host.eventfd.write(1).map_err(|source| DomainError::Eventfd { vector, source })?;
+            }
+            backend.bind(vector, &host.eventfd)?;
+            Ok(Self::Held { host })
+        };
+        HostVector::prepare(vector, budget).and_then(bind).map_err(|error| (self, error))
     }
 
-    /// Held to live. The route is published already, so a signal that waits or comes meanwhile meets it.
+    /// Idle to live, where nothing is latched: the eventfd is attached before the device has it, so each of its signals meets
+    /// an irqfd that is attached already. One that comes while KVM attaches may be delivered twice (Linux virt/kvm/eventfd.c:
+    /// once by `irqfd_wakeup`, which takes it, and once where `kvm_irqfd_assign` has polled just before).
+    pub(super) fn request(
+        self,
+        vector: Vector,
+        route: Route,
+        router: &impl Router,
+        backend: &mut impl Backend,
+        budget: &Arc<Budget>,
+    ) -> Step {
+        let refused = |slot, route, error| {
+            router.withdraw(route);
+            Err((slot, error))
+        };
+        let host = match HostVector::prepare(vector, budget) {
+            Ok(host) => host,
+            Err(error) => return refused(self, route, error),
+        };
+        if let Err(error) = router.attach(&host.eventfd, &route) {
+            return refused(self, route, error.into());
+        }
+        match backend.bind(vector, &host.eventfd) {
+            Ok(()) => Ok(Self::Live { host, route }),
+            // The kernel may refuse the way back too.
+            Err(error) => match (Self::Ending { host, route, latched: false }).hold(router, None) {
+                Ok(idle) => Err((idle, error.into())),
+                Err(ending) => Err(ending),
+            },
+        }
+    }
+
+    /// Held to live. The route is published already, so a signal that waits or comes meanwhile meets it. One that comes
+    /// in that moment may be delivered twice (see [`Slot::request`]): the device has the eventfd, and an interrupt too many
+    /// is harmless.
     pub(super) fn attach(self, route: Route, router: &impl Router) -> Step {
         let Self::Held { host } = self else {
             router.withdraw(route);

@@ -61,6 +61,7 @@ impl FakeRouter {
 
     /// The interrupts since the last call, oldest first.
     pub fn take_delivered(&self) -> Vec<MsiMessage> {
+        self.pump();
         std::mem::take(&mut self.vm().delivered)
     }
 

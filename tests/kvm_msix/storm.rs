@@ -5,6 +5,7 @@
 //! `STORM_SIGNALS` sets how many interrupts are raised (default 100,000), `STORM_SEED` repeats a run.
 
 use std::env;
+use std::hint;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
@@ -21,6 +22,9 @@ use crate::remapping::{RemappedCard, Unit};
 const VECTORS: u32 = 64;
 const CPUS: u8 = 3;
 
+/// A vector grows while it is raised once for so many signals of a storm.
+const SIGNALS_A_GROWTH: u64 = 5;
+
 /// The interrupt that a vector of the table is for, on whichever CPU.
 fn handler(vector: u32) -> u8 {
     0x30 + vector as u8
@@ -28,6 +32,10 @@ fn handler(vector: u32) -> u8 {
 
 fn setting(name: &str) -> Option<u64> {
     env::var(name).ok().map(|value| value.parse().unwrap_or_else(|_| panic!("{name} is no number: {value}")))
+}
+
+fn signals() -> u64 {
+    setting("STORM_SIGNALS").unwrap_or(100_000)
 }
 
 #[test]
@@ -69,6 +77,54 @@ fn in_a_storm_on_vectors_that_a_thread_grows_no_interrupt_is_lost_and_none_comes
         drop(ended);
         assert!(grown.join().unwrap() > 0, "the thread has grown vectors");
     });
+}
+
+/// Each time the device raises the vector once, as soon as it has an eventfd for it. One that becomes an irqfd only then may
+/// deliver that twice: of 20,000 a few.
+#[test]
+fn a_vector_that_is_raised_while_it_grows_fires_once() {
+    let (guest, card) = Machine::with_card(Irqchip::Kernel, 1, 1);
+    card.msix.growth().unwrap();
+    guest.perform(0, &[card.control(ENABLE)]);
+    let (told, raised) = (AtomicU64::new(0), AtomicU64::new(0));
+    thread::scope(|scope| {
+        let _end = EndOfGrowth(&told);
+        scope.spawn(|| {
+            for time in 1.. {
+                while told.load(Ordering::Acquire) < time {
+                    hint::spin_loop();
+                }
+                if told.load(Ordering::Acquire) == u64::MAX {
+                    return;
+                }
+                while card.device.bound() == 0 && told.load(Ordering::Acquire) == time {
+                    hint::spin_loop();
+                }
+                (0..fastrand::u32(0..20)).for_each(|_| hint::spin_loop());
+                card.device.raise(0);
+                raised.store(time, Ordering::Release);
+            }
+        });
+        for time in 1..=signals() / SIGNALS_A_GROWTH {
+            guest.perform(0, &card.request(0, fixed(0, handler(0))));
+            told.store(time, Ordering::Release);
+            card.msix.grow();
+            eventually(|| raised.load(Ordering::Acquire) == time, || "the device to raise".into());
+            eventually(|| guest.interrupts(0, handler(0)) >= time, || format!("interrupt {time}"));
+            guest.perform(0, &card.release(0));
+            guest.settle(0);
+            assert_eq!(guest.interrupts(0, handler(0)), time, "one for each time that it was raised");
+        }
+    });
+}
+
+/// Ends the device's thread, also where the test has failed.
+struct EndOfGrowth<'a>(&'a AtomicU64);
+
+impl Drop for EndOfGrowth<'_> {
+    fn drop(&mut self) {
+        self.0.store(u64::MAX, Ordering::Release);
+    }
 }
 
 /// Ends a thread, also where its test has failed.
@@ -139,7 +195,7 @@ impl Aim for ByEntry<'_> {
 }
 
 fn storm<R: Router + 'static>(guest: &Guest, card: &Card<R>, aim: &dyn Aim) {
-    let signals = setting("STORM_SIGNALS").unwrap_or(100_000);
+    let signals = signals();
     let seed = setting("STORM_SEED").unwrap_or_else(|| fastrand::u64(..));
     println!("STORM_SIGNALS={signals} STORM_SEED={seed}");
     let notes: Vec<Mutex<u64>> = (0..VECTORS).map(|_| Mutex::default()).collect();

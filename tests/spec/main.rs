@@ -5,6 +5,7 @@
 
 mod bus_master;
 mod capability;
+mod first_signal;
 mod fixture;
 mod growth;
 mod hostile;

@@ -1,4 +1,4 @@
-//! The way up: a route for the message, a host vector for the device, and the eventfd between them.
+//! The way up: a route for the message, an eventfd attached to it, and a host vector for the device that signals that.
 
 use std::mem;
 use std::os::fd::AsFd;
@@ -10,19 +10,23 @@ use super::Host;
 use crate::apic::ApicMessage;
 use crate::backend::Backend;
 use crate::delivery::Vector;
-use crate::domain::error::DomainError;
-use crate::domain::slot::Slot;
+use crate::domain::error::{Cause, DomainError};
+use crate::domain::slot::{Slot, Step};
 use crate::router::{Route, Router};
 
 /// How many vectors one call delivers at the most: the domain's lock is not held for longer.
 const DELIVERIES: usize = 64;
 
 impl<B: Backend> Host<B> {
-    /// Routes first, by one commit for all; then the host vectors; the irqfds last.
+    /// Routes first, by one commit for all; then the irqfds; the host vectors last.
     pub(super) fn raise(&mut self, router: &impl Router) {
-        if self.rising.is_empty() {
-            return;
+        // More than once only where what lingered has made room, and that is gone then.
+        while !self.rising.is_empty() {
+            self.raise_once(router);
         }
+    }
+
+    fn raise_once(&mut self, router: &impl Router) {
         let mut messages = mem::take(&mut self.messages);
         let mut routes = mem::take(&mut self.routes);
         let mut rising = mem::take(&mut self.rising);
@@ -38,66 +42,77 @@ impl<B: Backend> Host<B> {
             }
         }
         messages.clear();
+        rising.append(&mut self.rising);
         (self.messages, self.routes, self.rising) = (messages, routes, rising);
     }
 
     fn attach(&mut self, vector: Vector, route: Route, router: &impl Router) {
-        self.bind(vector);
         // A vector leaves the set that userspace watches before its irqfd attaches.
         self.hold(vector, router);
-        let Some(slot @ Slot::Held { .. }) = self.slots.get_mut(vector) else {
-            return router.withdraw(route);
-        };
         let message = route.message();
-        let step = mem::replace(slot, Slot::UNUSED).attach(route, router);
-        if self.take(vector, step) {
-            self.counters.attaches = self.counters.attaches.saturating_add(1);
-        } else {
-            self.relay(vector, message);
+        let Self { slots, backend, budget, .. } = self;
+        let slot = slots.take(vector);
+        let had_host_vector = slot.has_host_vector();
+        let step = match slot {
+            Slot::Idle { latched: false } => slot.request(vector, route, router, backend, budget),
+            // What is latched is one interrupt with what the device has pending: both are in the eventfd first.
+            _ => match slot.bind(vector, backend, budget) {
+                Ok(slot) => slot.attach(route, router),
+                Err(refused) => {
+                    router.withdraw(route);
+                    Err(refused)
+                }
+            },
+        };
+        match self.risen(vector, had_host_vector, step) {
+            Ok(()) => self.counters.attaches = self.counters.attaches.saturating_add(1),
+            Err(error) => self.refused(vector, message, error),
         }
     }
 
-    /// Gets a host vector for a vector without one.
-    fn bind(&mut self, vector: Vector) {
-        let mut bound = self.try_bind(vector);
-        if bound.is_err() && !self.lingering.is_empty() {
-            // What lingers is there to be given back when the host is short.
+    /// The host has refused a vector on its way up. What it lacks may be what lingers, which is there to be given back when
+    /// the host is short: the vector is tried once more then.
+    fn refused(&mut self, vector: Vector, message: ApicMessage, error: DomainError) {
+        if error.cause() == Cause::Router {
+            self.leave_unsettled(vector, error);
+            self.relay(vector, message);
+        } else if self.lingering.is_empty() {
+            self.leave_unsettled(vector, error);
+        } else {
             while let Some((lingering, _)) = self.lingering.pop_first() {
                 self.free(lingering);
             }
-            bound = self.try_bind(vector);
+            self.unsettled.remove(&vector);
+            self.rising.push((vector, message));
         }
-        if let Err(error) = bound {
-            self.leave_unsettled(vector, error);
-        }
-    }
-
-    fn try_bind(&mut self, vector: Vector) -> Result<(), DomainError> {
-        let Self { backend, slots, budget, .. } = self;
-        if !matches!(slots.get(vector), None | Some(Slot::Idle { .. })) {
-            return Ok(());
-        }
-        match slots.take(vector).bind(vector, backend, budget) {
-            Ok(held) => slots.put(vector, held),
-            Err((idle, error)) => {
-                slots.put(vector, idle);
-                return Err(error);
-            }
-        }
-        self.bound = self.bound.saturating_add(1);
-        self.counters.binds = self.counters.binds.saturating_add(1);
-        self.counters.high_water = self.counters.high_water.max(self.bound);
-        Ok(())
     }
 
     /// A vector that the kernel cannot deliver is delivered from userspace, where an embedder watches for it.
     /// It stays unsettled, so that it is tried again.
     fn relay(&mut self, vector: Vector, message: ApicMessage) {
         let Some(relay) = self.relay.clone() else { return };
-        self.bind(vector);
-        let Some(slot @ Slot::Held { .. }) = self.slots.get_mut(vector) else { return };
-        let step = mem::replace(slot, Slot::UNUSED).relay(vector, message, &relay);
-        self.take(vector, step);
+        let Self { slots, backend, budget, .. } = self;
+        let slot = slots.take(vector);
+        let had_host_vector = slot.has_host_vector();
+        let step = slot.bind(vector, backend, budget).and_then(|slot| slot.relay(vector, message, &relay));
+        if let Err(error) = self.risen(vector, had_host_vector, step) {
+            self.refused(vector, message, error);
+        }
+    }
+
+    /// Puts a vector where a step up has left it, and counts the host vector that it may have now.
+    fn risen(&mut self, vector: Vector, had_host_vector: bool, step: Step) -> Result<(), DomainError> {
+        let (slot, result) = match step {
+            Ok(slot) => (slot, Ok(())),
+            Err((slot, error)) => (slot, Err(error)),
+        };
+        if slot.has_host_vector() && !had_host_vector {
+            self.bound = self.bound.saturating_add(1);
+            self.counters.binds = self.counters.binds.saturating_add(1);
+            self.counters.high_water = self.counters.high_water.max(self.bound);
+        }
+        self.slots.put(vector, slot);
+        result
     }
 
     /// Delivers what waits for vectors that userspace delivers. Each is read and signalled under the lock that
