@@ -7,6 +7,15 @@ use crate::measure::{Result, Sample, interleave};
 use crate::ours::{Ahead, Ours};
 use crate::{Notes, RUNS};
 
+/// The fewer the vectors, the more a pair is at the mercy of whatever else the CPU does.
+fn pairs(n: usize) -> usize {
+    match n {
+        ..=64 => RUNS * 4,
+        65..=512 => RUNS * 2,
+        _ => RUNS,
+    }
+}
+
 pub(crate) fn measure(notes: &mut Notes, n: usize) -> Result<()> {
     type Work = fn(&mut Ours, usize) -> Sample;
     let figures: [(_, _, Work); 4] = [
@@ -18,7 +27,7 @@ pub(crate) fn measure(notes: &mut Notes, n: usize) -> Result<()> {
     for (name, ahead, work) in figures {
         notes.take(name, |name| {
             let ours = || Ok(work(&mut Ours::new(ahead)?, n));
-            interleave(name, n, RUNS, ours, || Ok(floor::enable(&floor::vm()?, n)?.0))
+            interleave(name, n, pairs(n), ours, || Ok(floor::enable(&floor::vm()?, n)?.0))
         })?;
     }
     // Settled: not before every vector is an irqfd, which is looked at after the clock has stopped.
@@ -32,19 +41,19 @@ pub(crate) fn measure(notes: &mut Notes, n: usize) -> Result<()> {
                 let live = ours.function.report().live;
                 if live as usize == n { Ok(sample) } else { Err(format!("{live} of {n} are irqfds").into()) }
             };
-            interleave(name, n, RUNS, ours, || Ok(floor::enable(&floor::vm()?, n)?.0))
+            interleave(name, n, pairs(n), ours, || Ok(floor::enable(&floor::vm()?, n)?.0))
         })?;
     }
     // Host vectors by a thread, on the same CPU: until the guest's writes are done, and until every vector is an irqfd.
     for (name, which) in [("enable_one_by_one_growing", 0), ("enable_one_by_one_growing_settled", 1)] {
         notes.take(name, |name| {
             let ours = || Ok(Ours::new(Ahead::AtStart)?.enable_one_by_one_growing(n)?[which]);
-            interleave(name, n, RUNS, ours, || Ok(floor::enable(&floor::vm()?, n)?.0))
+            interleave(name, n, pairs(n), ours, || Ok(floor::enable(&floor::vm()?, n)?.0))
         })?;
     }
     // The pauses themselves do not count: a vector's caches are colder after them, and that is what is measured.
     for (name, pause, runs) in
-        [("enable_one_by_one_paced_20us", 20, RUNS), ("enable_one_by_one_paced_200us", 200, 40)]
+        [("enable_one_by_one_paced_20us", 20, pairs(n)), ("enable_one_by_one_paced_200us", 200, 40)]
     {
         notes.take(name, |name| {
             let pause = Duration::from_micros(pause);
