@@ -1,5 +1,6 @@
 //! A guest's access while an embedder's thread has the host do what takes long: it waits for some vectors and not for all.
 
+use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Barrier};
 use std::thread;
@@ -8,7 +9,7 @@ use std::time::{Duration, Instant};
 use vm_msi::backend::{Backend, BackendError, Capabilities};
 use vm_msi::msix::{Layout, TableSize};
 use vm_msi::testing::{Failures, FakeBackend, FakeRouter};
-use vm_msi::{MsixFunction, Vector};
+use vm_msi::{Budget, MsixFunction, Vector};
 use vmm_sys_util::eventfd::EventFd;
 
 use crate::fixture::{ENABLE, bar};
@@ -94,15 +95,15 @@ fn before_the_guest(prepare: impl FnOnce(&Function), work: impl FnOnce(&Function
     asked.before_the_guest.load(Ordering::Relaxed)
 }
 
-fn unmask_all(function: &Function) {
-    for entry in 0..VECTORS {
+fn unmask<B: Backend>(function: &MsixFunction<FakeRouter, B>, entries: Range<u64>) {
+    for entry in entries {
         function.write_table(entry * 16, &0xfee0_0000_u64.to_le_bytes());
         function.write_table(entry * 16 + 8, &(0x41 + entry % 128).to_le_bytes());
     }
 }
 
-fn free_all(function: &Function) {
-    for entry in 0..VECTORS {
+fn free<B: Backend>(function: &MsixFunction<FakeRouter, B>, entries: Range<u64>) {
+    for entry in entries {
         function.write_table(entry * 16 + 8, &(1u64 << 32).to_le_bytes());
         function.write_table(entry * 16, &[0; 8]);
     }
@@ -112,7 +113,7 @@ fn free_all(function: &Function) {
 fn a_guests_access_waits_for_16_vectors_and_not_for_all_that_grow() {
     let begin = |function: &Function| {
         function.growth().unwrap();
-        unmask_all(function);
+        unmask(function, 0..VECTORS);
     };
     assert_eq!(before_the_guest(begin, Function::grow), 16);
 }
@@ -120,9 +121,27 @@ fn a_guests_access_waits_for_16_vectors_and_not_for_all_that_grow() {
 #[test]
 fn a_guests_access_waits_for_16_vectors_and_not_for_all_that_are_given_back() {
     let freed = |function: &Function| {
-        unmask_all(function);
-        free_all(function);
+        unmask(function, 0..VECTORS);
+        free(function, 0..VECTORS);
         assert_eq!(function.lingering(), VECTORS as usize);
     };
     assert_eq!(before_the_guest(freed, |function| function.retry_at(Instant::now() + 2 * LINGER)), 16);
+}
+
+#[test]
+fn a_vector_for_which_the_host_is_short_has_16_that_linger_given_back_and_not_all() {
+    let layout = Layout::new(TableSize::new(VECTORS as u16).unwrap(), (bar(0), 0), (bar(0), 0x8000)).unwrap();
+    let device = FakeBackend::new(Failures::default());
+    let router = Arc::new(FakeRouter::new(Failures::default()));
+    let budget = Budget::of_vm(Some(40));
+    let function = MsixFunction::new(layout, router, device.clone()).within(Arc::clone(&budget));
+    function.set_linger(LINGER);
+    function.write_config(2, &ENABLE.to_le_bytes());
+    unmask(&function, 0..40);
+    free(&function, 0..40);
+    assert_eq!((function.lingering(), device.in_use().0), (40, 40));
+    unmask(&function, 100..101);
+    assert_eq!((function.lingering(), device.in_use().0, function.unsettled()), (24, 25, 0));
+    unmask(&function, 101..140);
+    assert_eq!((function.lingering(), device.in_use().0, function.unsettled()), (0, 40, 0));
 }

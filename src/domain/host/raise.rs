@@ -10,6 +10,7 @@ use super::Host;
 use crate::apic::ApicMessage;
 use crate::backend::Backend;
 use crate::delivery::Vector;
+use crate::domain::REQUESTS;
 use crate::domain::error::{Cause, DomainError};
 use crate::domain::slot::{Slot, Step};
 use crate::router::{Route, Router};
@@ -20,7 +21,7 @@ const DELIVERIES: usize = 64;
 impl<B: Backend> Host<B> {
     /// Routes first, by one commit for all; then the irqfds; the host vectors last.
     pub(super) fn raise(&mut self, router: &impl Router) {
-        // More than once only where what lingered has made room, and that is gone then.
+        // More than once only where something that lingered has gone.
         while !self.rising.is_empty() {
             self.raise_once(router);
         }
@@ -71,7 +72,7 @@ impl<B: Backend> Host<B> {
     }
 
     /// The host has refused a vector on its way up. What it lacks may be what lingers, which is there to be given back when
-    /// the host is short: the vector is tried once more then.
+    /// the host is short: the vector is tried once more when some of that has gone.
     fn refused(&mut self, vector: Vector, message: ApicMessage, error: DomainError) {
         if error.cause() == Cause::Router {
             self.leave_unsettled(vector, error);
@@ -79,8 +80,8 @@ impl<B: Backend> Host<B> {
         } else if self.lingering.is_empty() {
             self.leave_unsettled(vector, error);
         } else {
-            while let Some((lingering, _)) = self.lingering.pop_first() {
-                self.free(lingering);
+            for vector in self.lingering.keys().copied().take(REQUESTS).collect::<Vec<_>>() {
+                self.free(vector);
             }
             self.unsettled.remove(&vector);
             self.rising.push((vector, message));
