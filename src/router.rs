@@ -116,8 +116,8 @@ pub struct Unclosed {
 /// Delivers messages to a guest.
 ///
 /// Interrupts that arrive meanwhile: an eventfd that is attached to nothing keeps its signals, and attaching
-/// it delivers one interrupt for all of them. Nothing that a router does reads or clears an eventfd that is
-/// not attached.
+/// it delivers one interrupt for all of them, besides what comes [at that moment](Router::attach). Nothing that a router
+/// does reads or clears an eventfd that is not attached.
 pub trait Router: Send + Sync {
     /// What a message that a guest wrote is as an interrupt now. Where nothing remaps, it is the message itself,
     /// checked. The answer may change: see [`remap`](crate::remap).

@@ -121,9 +121,11 @@ impl<R: Router, B: Backend> DeviceDomain<R, B> {
 
     /// As [`Domain::retry`], and gives back what has lingered; for an embedder with a clock of its own.
     pub fn retry_at(&self, store: &impl Store, now: Instant) {
-        let lingered = self.host().lingered(now);
-        for some in lingered.chunks(REQUESTS) {
-            self.host_in_turn().give_back(some);
+        // No more often than there are vectors that linger now, as the guest may go on to free some.
+        for _ in 0..self.lingering().div_ceil(REQUESTS) {
+            if !self.host_in_turn().give_back(now) {
+                break;
+            }
         }
         self.host_in_turn().retry(&*self.router, store);
     }

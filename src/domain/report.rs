@@ -65,8 +65,8 @@ pub enum State {
     Live,
     /// Its interrupts go to the guest by way of userspace, because the kernel has no room for its message.
     Relayed,
-    /// It has no host vector any more, and the kernel has refused to detach the eventfd that it had. What was signalled
-    /// before may still be on its way; what comes from now on waits in the device.
+    /// It has no host vector (any more), and the kernel has refused to detach its eventfd. What was signalled before may
+    /// still be on its way; what comes from now on waits in the device.
     Ending,
 }
 

@@ -2,7 +2,7 @@
 //!
 //! The five states are the only ones there are, and each owns exactly what it needs. Each step is written
 //! here and nowhere else, consumes the state it starts from, and gives it back unchanged where the host
-//! refuses. The rules that keep interrupts from being lost are in the order of the calls within a step.
+//! refuses; where that refuses the way back as well, the vector is ending. The rules that keep interrupts from being lost are in the order of the calls within a step.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
@@ -30,8 +30,8 @@ pub(super) enum Slot {
     Live { host: HostVector, route: Route },
     /// Userspace watches the eventfd and turns its signals into `message` itself; so often it has.
     Relayed { host: HostVector, message: ApicMessage, delivered: u32 },
-    /// The device has let go of the vector, and the kernel has refused to: the eventfd is still `route`'s. An interrupt that
-    /// was `latched` since then is not.
+    /// The device does not have the eventfd (any more), and the kernel has refused to detach it: it is still `route`'s. An
+    /// interrupt that was `latched` since then is not.
     Ending { host: HostVector, route: Route, latched: bool },
 }
 
@@ -44,7 +44,7 @@ pub(super) struct HostVector {
     _share: Share,
 }
 
-/// A step, or the state that it started from and the host's reason.
+/// A step, or the state that it started from (or [`Slot::Ending`]) and the host's reason.
 pub(super) type Step = Result<Slot, (Slot, DomainError)>;
 
 impl HostVector {
@@ -165,24 +165,24 @@ impl Slot {
         backend: &mut impl Backend,
         budget: &Arc<Budget>,
     ) -> Step {
-        let refused = |slot, route, error| {
-            router.withdraw(route);
-            Err((slot, error))
+        let prepare = || {
+            let host = HostVector::prepare(vector, budget)?;
+            router.attach(&host.eventfd, &route)?;
+            Ok(host)
         };
-        let host = match HostVector::prepare(vector, budget) {
+        let host = match prepare() {
             Ok(host) => host,
-            Err(error) => return refused(self, route, error),
+            Err(error) => {
+                router.withdraw(route);
+                return Err((self, error));
+            }
         };
-        if let Err(error) = router.attach(&host.eventfd, &route) {
-            return refused(self, route, error.into());
-        }
-        match backend.bind(vector, &host.eventfd) {
-            Ok(()) => Ok(Self::Live { host, route }),
-            // The kernel may refuse the way back too.
-            Err(error) => match (Self::Ending { host, route, latched: false }).hold(router, None) {
-                Ok(idle) => Err((idle, error.into())),
-                Err(ending) => Err(ending),
-            },
+        let bound = backend.bind(vector, &host.eventfd);
+        let live = Self::Live { host, route };
+        match bound {
+            Ok(()) => Ok(live),
+            // The kernel may refuse the way back, and that is what has to be tried again first.
+            Err(error) => live.shut(router).and_then(|idle| Err((idle, error.into()))),
         }
     }
 

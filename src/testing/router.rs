@@ -59,7 +59,7 @@ impl FakeRouter {
         }
     }
 
-    /// The interrupts since the last call, oldest first.
+    /// The interrupts since the last call, oldest first, after another [pump](FakeRouter::pump).
     pub fn take_delivered(&self) -> Vec<MsiMessage> {
         self.pump();
         std::mem::take(&mut self.vm().delivered)

@@ -22,7 +22,7 @@ use crate::remapping::{RemappedCard, Unit};
 const VECTORS: u32 = 64;
 const CPUS: u8 = 3;
 
-/// A vector grows while it is raised once for so many signals of a storm.
+/// For so many signals of a storm, one growth of a vector that is raised meanwhile.
 const SIGNALS_A_GROWTH: u64 = 5;
 
 /// The interrupt that a vector of the table is for, on whichever CPU.

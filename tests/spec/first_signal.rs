@@ -9,7 +9,7 @@ use vm_msi::testing::{Failures, FakeBackend, FakeRouter};
 use vm_msi::{MsiMessage, MsixFunction, Vector};
 use vmm_sys_util::eventfd::EventFd;
 
-use crate::fixture::{ENABLE, bar, message};
+use crate::fixture::{ENABLE, Fixture, bar, message};
 
 /// A device that signals each eventfd the moment it gets it, and what the guest has got of that then.
 struct Eager {
@@ -62,4 +62,44 @@ fn a_device_that_signals_the_moment_it_can_finds_its_interrupt_attached() {
     }
     assert_eq!(*delivered.lock().unwrap(), [0, 1, 2, 3].map(message));
     assert_eq!(router.take_delivered(), [], "and none of them twice");
+}
+
+#[test]
+fn a_vector_whose_eventfd_is_refused_by_the_kernel_has_a_host_vector_and_is_held() {
+    let fixture = Fixture::using([]);
+    fixture.set_message(3, message(3));
+    // Published, and not attached.
+    fixture.refuse(0b010);
+    fixture.set_mask(3, 0);
+    assert_eq!((fixture.bound(), fixture.function.unsettled()), (1, 1));
+    assert_eq!(
+        (fixture.raise(3), fixture.pba()),
+        (vec![], 1 << 3),
+        "a device without pending bits has lost nothing"
+    );
+    fixture.function.retry();
+    assert_eq!((fixture.delivered(), fixture.pba()), (vec![message(3)], 0));
+}
+
+#[test]
+fn while_the_host_refuses_vectors_none_is_attached_first() {
+    let fixture = Fixture::using([]);
+    let error = || fixture.function.report().vectors[0].error.clone().unwrap();
+    fixture.set_message(3, message(3));
+    // Published and attached, and not bound.
+    fixture.refuse(0b100);
+    fixture.set_mask(3, 0);
+    assert!(error().contains("refused vector 3"), "{}", error());
+    // The second call is for the host vector now.
+    fixture.refuse(0b10);
+    fixture.function.retry();
+    assert!(error().contains("refused vector 3"), "{}", error());
+    fixture.function.retry();
+    assert_eq!((fixture.raise(3), fixture.function.unsettled()), (vec![message(3)], 0));
+    // And for the irqfd again, since the host refuses no more.
+    fixture.set_message(4, message(4));
+    fixture.refuse(0b10);
+    fixture.set_mask(4, 0);
+    let error = fixture.function.report().vectors[1].error.clone().unwrap();
+    assert!(error.contains("could not attach"), "{error}");
 }

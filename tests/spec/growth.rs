@@ -138,7 +138,8 @@ fn what_the_host_refuses_the_thread_is_tried_again_by_the_thread() {
     let fixture = fixture();
     unmask(&fixture, 3);
     fixture.raise(3);
-    fixture.refuse(1);
+    // Published and attached, and not bound.
+    fixture.refuse(0b100);
     fixture.function.grow();
     assert_eq!((fixture.function.growing(), fixture.function.unsettled()), (0, 1));
     fixture.function.retry();

@@ -145,3 +145,23 @@ fn a_vector_for_which_the_host_is_short_has_16_that_linger_given_back_and_not_al
     unmask(&function, 101..140);
     assert_eq!((function.lingering(), device.in_use().0, function.unsettled()), (0, 40, 0));
 }
+
+#[test]
+fn what_the_end_of_those_that_linger_does_not_cure_costs_16_of_them_at_a_time() {
+    let layout = Layout::new(TableSize::new(VECTORS as u16).unwrap(), (bar(0), 0), (bar(0), 0x8000)).unwrap();
+    let device = FakeBackend::new(Failures::default());
+    let budget = Budget::of_vm(None);
+    let router = Arc::new(FakeRouter::new(Failures::default()));
+    let function = MsixFunction::new(layout, router, device).within(Arc::clone(&budget));
+    function.set_linger(LINGER);
+    function.write_config(2, &ENABLE.to_le_bytes());
+    unmask(&function, 0..80);
+    free(&function, 0..80);
+    budget.set_limit(Some(10));
+    unmask(&function, 100..101);
+    assert_eq!((function.lingering(), function.unsettled()), (64, 1));
+    unmask(&function, 101..102);
+    assert_eq!((function.lingering(), function.unsettled()), (48, 2));
+    function.retry();
+    assert_eq!((function.lingering(), function.unsettled()), (0, 0), "a retry has its turns for all of them");
+}

@@ -39,11 +39,11 @@ impl<B: Backend> Host<B> {
         }
         let were_none = growing.is_empty();
         rising.retain(|(vector, _)| {
-            let has_host_vector = !matches!(slots.get(*vector), None | Some(Slot::Idle { .. }));
-            if !has_host_vector {
+            let is_idle = matches!(slots.get(*vector), None | Some(Slot::Idle { .. }));
+            if is_idle {
                 growing.insert(*vector);
             }
-            has_host_vector
+            !is_idle
         });
         if were_none && !growing.is_empty() {
             // Readable is all that it has to be, and it fails only where it is.

@@ -24,7 +24,7 @@ use crate::apic::ApicMessage;
 use crate::backend::{Backend, BackendError, Cookie};
 use crate::budget::Budget;
 use crate::delivery::{Delivery, Store, Vector};
-use crate::domain::BusMaster;
+use crate::domain::{BusMaster, REQUESTS};
 use crate::router::{Route, Router, RouterError};
 
 /// What the host has for the device.
@@ -56,9 +56,13 @@ pub(super) struct Host<B> {
     /// How many host vectors there may be.
     pub(super) budget: Arc<Budget>,
     bound: u32,
+    /// The device's side has refused the last host vector that it was asked for.
+    is_refusing: bool,
     counters: Counters,
-    /// Vectors on their way up, and their routes: kept between calls for their memory only.
+    /// Vectors on their way up, those of them for which the host is short, and their routes: kept between calls for their
+    /// memory only.
     rising: Vec<(Vector, ApicMessage)>,
+    short: Vec<(Vector, ApicMessage)>,
     messages: Vec<ApicMessage>,
     routes: Vec<Result<Route, RouterError>>,
 }
@@ -81,8 +85,10 @@ impl<B: Backend> Host<B> {
             cookies: BTreeMap::new(),
             budget: Budget::of_vm(None),
             bound: 0,
+            is_refusing: false,
             counters: Counters::default(),
             rising: Vec::new(),
+            short: Vec::new(),
             messages: Vec::new(),
             routes: Vec::new(),
         }
@@ -133,21 +139,17 @@ impl<B: Backend> Host<B> {
         }
     }
 
-    /// What has lingered long enough.
-    pub(super) fn lingered(&self, now: Instant) -> Vec<Vector> {
+    /// Gives some vectors back to the host that have lingered long enough; true where others wait for that.
+    pub(super) fn give_back(&mut self, now: Instant) -> bool {
         // Where somebody waits for a host vector that lingers here, that is now.
         let is_short = self.budget.is_short();
-        let lingered = |until: &Instant| is_short || *until <= now;
-        self.lingering.iter().filter(|(_, until)| lingered(until)).map(|(vector, _)| *vector).collect()
-    }
-
-    /// Gives vectors back to the host that still linger.
-    pub(super) fn give_back(&mut self, vectors: &[Vector]) {
-        for vector in vectors {
-            if self.lingering.contains_key(vector) {
-                self.free(*vector);
-            }
-        }
+        let has_lingered =
+            |(vector, until): (&Vector, &Instant)| (is_short || *until <= now).then_some(*vector);
+        let mut lingered = self.lingering.iter().filter_map(has_lingered);
+        let some: Vec<_> = lingered.by_ref().take(REQUESTS).collect();
+        let others_wait = lingered.next().is_some();
+        some.into_iter().for_each(|vector| self.free(vector));
+        others_wait
     }
 
     /// Tries again what the host refused, those first that userspace delivers most often. Host vectors are requested where

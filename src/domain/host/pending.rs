@@ -17,7 +17,7 @@ impl<B: Backend> Host<B> {
 
     /// An interrupt for a vector waits here, if the device cannot signal it.
     pub(in crate::domain) fn latch(&mut self, vector: Vector) -> Latched {
-        if let Some(Slot::Held { .. } | Slot::Live { .. } | Slot::Relayed { .. }) = self.slot(vector) {
+        if self.slot(vector).is_some_and(Slot::has_host_vector) {
             return Latched::HasHostVector;
         }
         let mut slot = self.slots.take(vector);
@@ -36,8 +36,7 @@ impl<B: Backend> Host<B> {
         }
         let bit = |vector: Vector| 1u64.wrapping_shl(vector.0);
         let slots = self.slots.range(first..first.saturating_add(count));
-        let bound =
-            slots.clone().filter(|(_, slot)| !matches!(slot, Slot::Idle { .. } | Slot::Ending { .. }));
+        let bound = slots.clone().filter(|(_, slot)| slot.has_host_vector());
         let bound = bound.fold(0, |bits, (vector, _)| bits | bit(vector));
         let here = Slot::wait_here(slots).fold(0, |bits, vector| bits | bit(vector));
         let existing = u64::MAX.wrapping_shr(64u32.saturating_sub(count as u32));

@@ -2,6 +2,7 @@
 
 use std::mem;
 use std::os::fd::AsFd;
+use std::sync::Arc;
 
 use rustix::buffer::spare_capacity;
 use rustix::event::{Timespec, epoll};
@@ -9,6 +10,7 @@ use rustix::event::{Timespec, epoll};
 use super::Host;
 use crate::apic::ApicMessage;
 use crate::backend::Backend;
+use crate::budget::Budget;
 use crate::delivery::Vector;
 use crate::domain::REQUESTS;
 use crate::domain::error::{Cause, DomainError};
@@ -19,12 +21,21 @@ use crate::router::{Route, Router};
 const DELIVERIES: usize = 64;
 
 impl<B: Backend> Host<B> {
-    /// Routes first, by one commit for all; then the irqfds; the host vectors last.
+    /// Routes first, by one commit for all; then the irqfds; the host vectors last. Where the host is short, what lingers is
+    /// there to be given back: some of it goes, and those that were refused are tried once more.
     pub(super) fn raise(&mut self, router: &impl Router) {
-        // More than once only where something that lingered has gone.
-        while !self.rising.is_empty() {
+        if self.rising.is_empty() {
+            return;
+        }
+        self.raise_once(router);
+        if !self.short.is_empty() && !self.lingering.is_empty() {
+            let some: Vec<_> = self.lingering.keys().copied().take(REQUESTS).collect();
+            some.into_iter().for_each(|lingering| self.free(lingering));
+            mem::swap(&mut self.rising, &mut self.short);
+            self.rising.iter().for_each(|(vector, _)| drop(self.unsettled.remove(vector)));
             self.raise_once(router);
         }
+        self.short.clear();
     }
 
     fn raise_once(&mut self, router: &impl Router) {
@@ -36,14 +47,10 @@ impl<B: Backend> Host<B> {
         for ((vector, message), route) in rising.drain(..).zip(routes.drain(..)) {
             match route {
                 Ok(route) => self.attach(vector, route, router),
-                Err(error) => {
-                    self.leave_unsettled(vector, error.into());
-                    self.relay(vector, message);
-                }
+                Err(error) => self.refused(vector, message, error.into()),
             }
         }
         messages.clear();
-        rising.append(&mut self.rising);
         (self.messages, self.routes, self.rising) = (messages, routes, rising);
     }
 
@@ -51,69 +58,76 @@ impl<B: Backend> Host<B> {
         // A vector leaves the set that userspace watches before its irqfd attaches.
         self.hold(vector, router);
         let message = route.message();
-        let Self { slots, backend, budget, .. } = self;
-        let slot = slots.take(vector);
-        let had_host_vector = slot.has_host_vector();
-        let step = match slot {
-            Slot::Idle { latched: false } => slot.request(vector, route, router, backend, budget),
+        let is_refusing = self.is_refusing;
+        let risen = self.climb(vector, |slot, backend, budget| match slot {
+            // To attach what is refused then costs a detach.
+            Slot::Idle { latched: false } if !is_refusing => {
+                slot.request(vector, route, router, backend, budget)
+            }
             // What is latched is one interrupt with what the device has pending: both are in the eventfd first.
             _ => match slot.bind(vector, backend, budget) {
                 Ok(slot) => slot.attach(route, router),
-                Err(refused) => {
+                Err(unbound) => {
                     router.withdraw(route);
-                    Err(refused)
+                    Err(unbound)
                 }
             },
-        };
-        match self.risen(vector, had_host_vector, step) {
+        });
+        match risen {
             Ok(()) => self.counters.attaches = self.counters.attaches.saturating_add(1),
             Err(error) => self.refused(vector, message, error),
         }
     }
 
-    /// The host has refused a vector on its way up. What it lacks may be what lingers, which is there to be given back when
-    /// the host is short: the vector is tried once more when some of that has gone.
-    fn refused(&mut self, vector: Vector, message: ApicMessage, error: DomainError) {
-        if error.cause() == Cause::Router {
-            self.leave_unsettled(vector, error);
-            self.relay(vector, message);
-        } else if self.lingering.is_empty() {
-            self.leave_unsettled(vector, error);
-        } else {
-            for vector in self.lingering.keys().copied().take(REQUESTS).collect::<Vec<_>>() {
-                self.free(vector);
-            }
-            self.unsettled.remove(&vector);
-            self.rising.push((vector, message));
-        }
-    }
-
-    /// A vector that the kernel cannot deliver is delivered from userspace, where an embedder watches for it.
-    /// It stays unsettled, so that it is tried again.
+    /// A vector that the kernel cannot deliver is delivered from userspace, where an embedder watches for it, and is held
+    /// otherwise. It stays unsettled, so that it is tried again.
     fn relay(&mut self, vector: Vector, message: ApicMessage) {
-        let Some(relay) = self.relay.clone() else { return };
-        let Self { slots, backend, budget, .. } = self;
-        let slot = slots.take(vector);
-        let had_host_vector = slot.has_host_vector();
-        let step = slot.bind(vector, backend, budget).and_then(|slot| slot.relay(vector, message, &relay));
-        if let Err(error) = self.risen(vector, had_host_vector, step) {
+        let relay = self.relay.clone();
+        let relayed = self.climb(vector, |slot, backend, budget| {
+            let slot = slot.bind(vector, backend, budget)?;
+            match &relay {
+                Some(relay) => slot.relay(vector, message, relay),
+                None => Ok(slot),
+            }
+        });
+        if let Err(error) = relayed {
             self.refused(vector, message, error);
         }
     }
 
-    /// Puts a vector where a step up has left it, and counts the host vector that it may have now.
-    fn risen(&mut self, vector: Vector, had_host_vector: bool, step: Step) -> Result<(), DomainError> {
-        let (slot, result) = match step {
+    /// Takes a vector a step up, and counts the host vector that it may have then.
+    fn climb(
+        &mut self,
+        vector: Vector,
+        step: impl FnOnce(Slot, &mut B, &Arc<Budget>) -> Step,
+    ) -> Result<(), DomainError> {
+        let Self { slots, backend, budget, .. } = self;
+        let slot = slots.take(vector);
+        let had_host_vector = slot.has_host_vector();
+        let (slot, result) = match step(slot, backend, budget) {
             Ok(slot) => (slot, Ok(())),
             Err((slot, error)) => (slot, Err(error)),
         };
         if slot.has_host_vector() && !had_host_vector {
+            self.is_refusing = false;
             self.bound = self.bound.saturating_add(1);
             self.counters.binds = self.counters.binds.saturating_add(1);
             self.counters.high_water = self.counters.high_water.max(self.bound);
         }
         self.slots.put(vector, slot);
         result
+    }
+
+    /// The host has refused a vector on its way up.
+    fn refused(&mut self, vector: Vector, message: ApicMessage, error: DomainError) {
+        let cause = error.cause();
+        self.leave_unsettled(vector, error);
+        match cause {
+            Cause::Router => return self.relay(vector, message),
+            Cause::Backend => self.is_refusing = true,
+            Cause::Budget | Cause::Descriptors => {}
+        }
+        self.short.push((vector, message));
     }
 
     /// Delivers what waits for vectors that userspace delivers. Each is read and signalled under the lock that
