@@ -2,7 +2,8 @@
 //!
 //! The five states are the only ones there are, and each owns exactly what it needs. Each step is written
 //! here and nowhere else, consumes the state it starts from, and gives it back unchanged where the host
-//! refuses; where that refuses the way back as well, the vector is ending. The rules that keep interrupts from being lost are in the order of the calls within a step.
+//! refuses; where that refuses the way back as well, the vector is ending. The rules that keep interrupts
+//! from being lost are in the order of the calls within a step.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;

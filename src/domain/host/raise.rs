@@ -60,7 +60,7 @@ impl<B: Backend> Host<B> {
         let message = route.message();
         let is_refusing = self.is_refusing;
         let risen = self.climb(vector, |slot, backend, budget| match slot {
-            // To attach what is refused then costs a detach.
+            // Not while the host refuses vectors: each would be detached again, which takes its time.
             Slot::Idle { latched: false } if !is_refusing => {
                 slot.request(vector, route, router, backend, budget)
             }
