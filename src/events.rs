@@ -60,7 +60,8 @@ pub struct GrowthSubscriber<C: Registers, R: Router, B: Backend> {
 
 impl<C: Registers, R: Router, B: Backend> GrowthSubscriber<C, R, B> {
     /// From now on vectors that have no host vector yet wait for this: add it to an event manager at once, of a thread that
-    /// may wait for the host.
+    /// may wait for the host. Where vCPUs have no CPUs of their own, one that takes none from them by waking up
+    /// (`SCHED_BATCH`): the guest is not done yet when it is woken.
     ///
     /// # Errors
     /// No descriptor to be had.

@@ -127,7 +127,8 @@ impl<R: Router, B: Backend> DeviceDomain<R, B> {
                 break;
             }
         }
-        self.host_in_turn().retry(&*self.router, store);
+        let call = self.host_in_turn().retry(&*self.router, store);
+        call.make();
     }
 
     /// Of the vectors that userspace delivers, how often it has delivered the one that it delivers most; 0 where there is
@@ -233,7 +234,8 @@ impl<R: Router, B: Backend> DeviceDomain<R, B> {
 impl<R: Router, B: Backend> Domain for DeviceDomain<R, B> {
     fn sync(&self, store: &impl Store, touched: Touched) {
         if !touched.is_empty() {
-            self.host().follow(&*self.router, store, touched.vectors());
+            let call = self.host().follow(&*self.router, store, touched.vectors());
+            call.make();
         }
     }
 

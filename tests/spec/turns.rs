@@ -1,18 +1,21 @@
 //! A guest's access while an embedder's thread has the host do what takes long: it waits for some vectors and not for all.
 
 use std::ops::Range;
+use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Barrier};
+use std::sync::{Arc, Barrier, OnceLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use vm_msi::apic::ApicMessage;
 use vm_msi::backend::{Backend, BackendError, Capabilities};
 use vm_msi::msix::{Layout, TableSize};
+use vm_msi::router::{Route, Router, RouterError};
 use vm_msi::testing::{Failures, FakeBackend, FakeRouter};
 use vm_msi::{Budget, MsixFunction, Vector};
 use vmm_sys_util::eventfd::EventFd;
 
-use crate::fixture::{ENABLE, bar};
+use crate::fixture::{ENABLE, FUNCTION_MASK, bar, is_readable};
 
 /// What the host was asked for so far, and when the guest had its turn.
 #[derive(Default)]
@@ -95,7 +98,7 @@ fn before_the_guest(prepare: impl FnOnce(&Function), work: impl FnOnce(&Function
     asked.before_the_guest.load(Ordering::Relaxed)
 }
 
-fn unmask<B: Backend>(function: &MsixFunction<FakeRouter, B>, entries: Range<u64>) {
+fn unmask<R: Router, B: Backend>(function: &MsixFunction<R, B>, entries: Range<u64>) {
     for entry in entries {
         function.write_table(entry * 16, &0xfee0_0000_u64.to_le_bytes());
         function.write_table(entry * 16 + 8, &(0x41 + entry % 128).to_le_bytes());
@@ -126,6 +129,67 @@ fn a_guests_access_waits_for_16_vectors_and_not_for_all_that_are_given_back() {
         assert_eq!(function.lingering(), VECTORS as usize);
     };
     assert_eq!(before_the_guest(freed, |function| function.retry_at(Instant::now() + 2 * LINGER)), 16);
+}
+
+/// A router that looks whether the thread has been called, whenever the guest's access has it do something.
+struct Looking {
+    router: FakeRouter,
+    growth: OnceLock<Arc<OwnedFd>>,
+    /// So often it has seen that the thread has not been called, and that it has.
+    not_called: AtomicUsize,
+    called: AtomicUsize,
+}
+
+impl Looking {
+    fn look(&self) {
+        let Some(growth) = self.growth.get() else { return };
+        let seen = if is_readable(growth) { &self.called } else { &self.not_called };
+        seen.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+impl Router for Looking {
+    fn publish(&self, messages: &[ApicMessage], routes: &mut Vec<Result<Route, RouterError>>) {
+        self.look();
+        self.router.publish(messages, routes);
+    }
+
+    fn attach(&self, eventfd: &EventFd, route: &Route) -> Result<(), RouterError> {
+        self.look();
+        self.router.attach(eventfd, route)
+    }
+
+    fn detach(&self, eventfd: &EventFd, route: &Route) -> Result<(), RouterError> {
+        self.look();
+        self.router.detach(eventfd, route)
+    }
+
+    fn withdraw(&self, route: Route) {
+        self.router.withdraw(route);
+    }
+
+    fn signal(&self, message: ApicMessage) -> Result<(), RouterError> {
+        self.router.signal(message)
+    }
+}
+
+#[test]
+fn the_thread_is_called_when_the_guests_access_has_given_the_device_up() {
+    let layout = Layout::new(TableSize::new(VECTORS as u16).unwrap(), (bar(0), 0), (bar(0), 0x8000)).unwrap();
+    let router = FakeRouter::new(Failures::default());
+    let (growth, not_called, called) = Default::default();
+    let router = Arc::new(Looking { router, growth, not_called, called });
+    let device = FakeBackend::new(Failures::default());
+    let function = MsixFunction::new(layout, Arc::clone(&router), device);
+    function.write_config(2, &ENABLE.to_le_bytes());
+    unmask(&function, 0..4);
+    function.write_config(2, &(ENABLE | FUNCTION_MASK).to_le_bytes());
+    unmask(&function, 4..8);
+    let growth = router.growth.get_or_init(|| function.growth().unwrap());
+    function.write_config(2, &ENABLE.to_le_bytes());
+    let seen = [&router.not_called, &router.called].map(|seen| seen.load(Ordering::Relaxed));
+    assert_eq!(seen, [5, 0], "one batch of messages, and the four that have their host vectors");
+    assert_eq!((function.growing(), is_readable(growth)), (4, true));
 }
 
 #[test]

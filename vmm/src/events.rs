@@ -14,6 +14,7 @@ use std::thread::{Builder, JoinHandle};
 use event_manager::{EventManager, EventOps, EventSet, Events, MutEventSubscriber, SubscriberOps};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
 
+use crate::batch;
 use crate::error::{Doing, Result};
 use crate::outcome::{Ending, Outcome, PanicGuard};
 
@@ -56,7 +57,7 @@ impl EventLoop {
     }
 }
 
-/// A loop on a thread of its own. Dropping it ends it.
+/// A loop on a thread of its own, which the vCPUs' go before. Dropping it ends it.
 pub struct SideLoop {
     /// The loop's own, not the run's.
     ending: Arc<Ending>,
@@ -74,6 +75,9 @@ impl SideLoop {
         events.add(subscriber);
         let run = PanicGuard { ending: Arc::clone(run), doing: format!("running the thread for {name}") };
         let serve = move || {
+            if let Err(error) = batch::let_others_go_first() {
+                tracing::info!("a thread beside the vcpus' goes no later than they: {error}");
+            }
             if let Err(error) = events.run() {
                 run.ending.end(Outcome::Failed(error));
             }

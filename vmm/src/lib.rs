@@ -2,6 +2,7 @@
 //!
 //! The binary is a thin entry over this library, so that every part can be tested on its own.
 
+mod batch;
 pub mod boot;
 pub mod cli;
 pub mod config;

@@ -18,6 +18,22 @@ use crate::domain::REQUESTS;
 use crate::domain::slot::Slot;
 use crate::router::Router;
 
+/// Calls whoever is to [grow](Host::grow), once the domain's lock is given up: who wakes up at once would only wait for it,
+/// on the CPU of the guest's own access. Until then the descriptor may be silent while vectors wait; where they have grown
+/// by then, it is ready for nothing, once.
+#[derive(Default)]
+#[must_use]
+pub(in crate::domain) struct Call(Option<Arc<OwnedFd>>);
+
+impl Call {
+    pub(in crate::domain) fn make(self) {
+        if let Some(growth) = self.0 {
+            // Readable is all that it has to be, and it fails only where it is.
+            let _ = write(growth, &1u64.to_ne_bytes());
+        }
+    }
+}
+
 impl<B: Backend> Host<B> {
     /// A descriptor that is readable while vectors wait for [`Host::grow`], which they do from now on.
     pub(in crate::domain) fn growth(&mut self) -> io::Result<Arc<OwnedFd>> {
@@ -32,10 +48,12 @@ impl<B: Backend> Host<B> {
 
     /// Of the vectors on their way up, those without a host vector wait for [`Host::grow`], if an embedder calls that. MSI's
     /// do not: a device without mask bits could not wait.
-    pub(super) fn postpone(&mut self) {
-        let Self { growth: Some(growth), growing, rising, slots, backend, .. } = self else { return };
+    pub(super) fn postpone(&mut self) -> Call {
+        let Self { growth: Some(growth), growing, rising, slots, backend, .. } = self else {
+            return Call::default();
+        };
         if rising.is_empty() || !backend.capabilities().independent {
-            return;
+            return Call::default();
         }
         let were_none = growing.is_empty();
         rising.retain(|(vector, _)| {
@@ -45,10 +63,7 @@ impl<B: Backend> Host<B> {
             }
             !is_idle
         });
-        if were_none && !growing.is_empty() {
-            // Readable is all that it has to be, and it fails only where it is.
-            let _ = write(growth, &1u64.to_ne_bytes());
-        }
+        Call((were_none && !growing.is_empty()).then(|| growth.clone()))
     }
 
     /// Brings up some of the vectors that wait for it, as the store has them now; true where others wait still.
@@ -56,7 +71,7 @@ impl<B: Backend> Host<B> {
         let next: Vec<Vector> = iter::from_fn(|| self.growing.pop_first()).take(REQUESTS).collect();
         let rest = !self.growing.is_empty();
         if let Some(growth) = self.growth.as_deref().filter(|_| !rest) {
-            // Nothing to read where the thread was not told.
+            // Nothing to read where nobody was called (yet).
             let _ = read(growth, &mut [0; 8]);
         }
         if !next.is_empty() {

@@ -26,6 +26,7 @@ use crate::budget::Budget;
 use crate::delivery::{Delivery, Store, Vector};
 use crate::domain::{BusMaster, REQUESTS};
 use crate::router::{Route, Router, RouterError};
+use growth::Call;
 
 /// What the host has for the device.
 #[derive(Debug)]
@@ -101,10 +102,11 @@ impl<B: Backend> Host<B> {
         router: &impl Router,
         store: &impl Store,
         touched: impl Iterator<Item = Vector>,
-    ) {
+    ) -> Call {
         self.lower(router, store, touched);
-        self.postpone();
+        let call = self.postpone();
         self.raise(router);
+        call
     }
 
     /// Brings vectors to what the store says.
@@ -154,16 +156,17 @@ impl<B: Backend> Host<B> {
 
     /// Tries again what the host refused, those first that userspace delivers most often. Host vectors are requested where
     /// they were at first: each may take as long as the host does.
-    pub(super) fn retry(&mut self, router: &impl Router, store: &impl Store) {
+    pub(super) fn retry(&mut self, router: &impl Router, store: &impl Store) -> Call {
         let mut vectors: Vec<Vector> = match self.window_error {
             // At least one, so that a window that could not be closed is tried again too.
             Some(_) => (0..store.vectors().max(1)).map(Vector).collect(),
             None => self.unsettled.keys().copied().collect(),
         };
-        if !vectors.is_empty() {
-            vectors.sort_by_key(|vector| std::cmp::Reverse(self.slot(*vector).map_or(0, Slot::relayed)));
-            self.follow(router, store, vectors.into_iter());
+        if vectors.is_empty() {
+            return Call::default();
         }
+        vectors.sort_by_key(|vector| std::cmp::Reverse(self.slot(*vector).map_or(0, Slot::relayed)));
+        self.follow(router, store, vectors.into_iter())
     }
 
     /// How many steps wait for another try.
