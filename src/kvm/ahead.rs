@@ -2,8 +2,9 @@
 //!
 //! A commit hands the whole table over, so one for each message would make N messages cost N²; and each message that
 //! nobody asks for makes every commit dearer. Hence: nothing ahead, so that a vector that moves costs a commit of what
-//! there is; until in all each message would have been handed over more than two and a half times. Then twice as many ahead
-//! as there are. So n messages cost about log n commits, in whatever order they are wanted.
+//! there is; until a message comes next after one that there is, as while a guest grows, or in all each message would have
+//! been handed over more than two and a half times. Then twice as many ahead as there are. So n messages cost about log n
+//! commits, in whatever order they are wanted.
 
 use std::collections::HashSet;
 use std::ops::RangeInclusive;
@@ -24,12 +25,14 @@ const FIRST: usize = 64;
 /// further message would cost a commit of the full table. Of a batch only the first message of each destination
 /// counts, or a large one would look each neighbour up for each of its messages.
 pub(super) fn place(routes: &mut Routes) {
-    if routes.len() >= FIRST && !routes.is_handed_over_too_often() {
+    let wanted: Vec<ApicMessage> = routes.placed().iter().map(|placed| placed.message).collect();
+    let comes_next =
+        || wanted.iter().any(|message| before(*message).is_some_and(|it| routes.has_settled(it)));
+    if routes.len() >= FIRST && !routes.is_handed_over_too_often() && !comes_next() {
         return;
     }
-    let wanted: Vec<ApicMessage> = routes.placed().iter().map(|placed| placed.message).collect();
-    let before = routes.len().saturating_sub(wanted.len());
-    let enough = routes.len().saturating_add(before.saturating_mul(2)).max(FIRST);
+    let there_were = routes.len().saturating_sub(wanted.len());
+    let enough = routes.len().saturating_add(there_were.saturating_mul(2)).max(FIRST);
     let mut destinations = HashSet::new();
     for message in wanted.iter().filter(|message| destinations.insert(message.with_vector(u8::MAX))) {
         block(routes, *message, enough, routes.unused());
@@ -45,10 +48,19 @@ pub(super) fn place(routes: &mut Routes) {
     }
 }
 
+/// The message that a guest hands out before this one.
+fn before(message: ApicMessage) -> Option<ApicMessage> {
+    message.with_vector(vector(message).checked_sub(1)?)
+}
+
+fn vector(message: ApicMessage) -> u8 {
+    message.message().data as u8
+}
+
 /// Places a message's neighbours of the same destination until there are so many messages, in spare entries and so many
 /// others.
 fn block(routes: &mut Routes, message: ApicMessage, enough: usize, mut evictable: usize) {
-    let vector = message.message().data as u8;
+    let vector = vector(message);
     let rest = (vector..=*DEVICE_VECTORS.end()).chain(*DEVICE_VECTORS.start()..vector);
     for neighbour in rest.take(routes.share()).filter_map(|vector| message.with_vector(vector)) {
         if routes.len() >= enough || routes.has(neighbour) {

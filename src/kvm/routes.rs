@@ -153,6 +153,14 @@ impl Routes {
         self.published.get(message).is_some()
     }
 
+    /// Whether the kernel has it.
+    pub(super) fn has_settled(&self, message: ApicMessage) -> bool {
+        self.published
+            .get(message)
+            .and_then(|index| self.slots.get(index))
+            .is_some_and(|slot| !slot.on_its_way)
+    }
+
     /// Puts a message in the table that is not there: in an unused entry, or in that of a message that nobody uses,
     /// from which every irqfd is detached. Nothing where there is neither.
     pub(super) fn place(&mut self, message: ApicMessage) {

@@ -109,6 +109,20 @@ fn the_first_message_is_published_with_the_next_ones_of_its_destination() {
 }
 
 #[test]
+fn while_a_guest_grows_the_message_that_comes_next_is_published_with_twice_as_many_as_there_are() {
+    let (routes, kernel) = (Publisher::new(Irqchip::Kernel, 4), Kernel::default());
+    for vector in 0x30..0x30 + 64 {
+        let _ = publish_one(&routes, &kernel, message(1, vector));
+    }
+    let _ = publish_one(&routes, &kernel, message(1, 0x30 + 64));
+    assert_eq!((kernel.messages(), routes.counters().commits), (65 + 2 * 64, 2));
+    // The neighbours that are wanted by then bring no others.
+    let _ = publish(&routes, &kernel, &[message(3, 0x20), message(3, 0x21)]);
+    assert_eq!((kernel.messages(), routes.counters().commits), (65 + 2 * 64 + 2, 3));
+    assert_agreement(&routes, &kernel);
+}
+
+#[test]
 fn one_message_more_is_published_alone_and_the_next_one_with_twice_as_many_as_there_are() {
     let (routes, kernel) = (Publisher::new(Irqchip::Kernel, 4), Kernel::default());
     let batch: Vec<_> = (0x20..0x20 + 100).map(|vector| message(0, vector)).collect();
@@ -131,14 +145,15 @@ fn in_whatever_order_messages_are_wanted_each_is_handed_over_three_times_at_the_
     let in_order = (0..2048).map(|n| (n / 200, n % 200));
     let by_turns = (0..2048).map(|n| (n % 11, n / 11));
     let scattered = (0..2048).map(|n| n * 1021 % 2048).map(|n| (n % 11, n / 11));
-    let wanted: [Vec<(u32, u32)>; 3] = [in_order.collect(), by_turns.collect(), scattered.collect()];
-    for wanted in wanted {
+    let wanted: [(u64, Vec<(u32, u32)>); 3] =
+        [(5, in_order.collect()), (6, by_turns.collect()), (6, scattered.collect())];
+    for (expected, wanted) in wanted {
         let (routes, kernel) = (Publisher::new(Irqchip::Kernel, 11), Kernel::default());
         for (destination, vector) in wanted {
             let _ = publish_one(&routes, &kernel, message(destination, 0x24 + vector as u8));
         }
         let RouteCounters { commits, handed_over, published, .. } = routes.counters();
-        assert_eq!(commits, 6);
+        assert_eq!(commits, expected);
         assert!(handed_over <= 3 * published as u64, "{handed_over} for {published}");
         assert_agreement(&routes, &kernel);
     }
