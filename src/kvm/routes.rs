@@ -153,7 +153,7 @@ impl Routes {
         self.published.get(message).is_some()
     }
 
-    /// Whether the kernel has it.
+    /// Whether a message is in the table that the kernel has.
     pub(super) fn has_settled(&self, message: ApicMessage) -> bool {
         self.published
             .get(message)

@@ -116,7 +116,7 @@ fn while_a_guest_grows_the_message_that_comes_next_is_published_with_twice_as_ma
     }
     let _ = publish_one(&routes, &kernel, message(1, 0x30 + 64));
     assert_eq!((kernel.messages(), routes.counters().commits), (65 + 2 * 64, 2));
-    // The neighbours that are wanted by then bring no others.
+    // What comes next only after one that is on its way itself brings none.
     let _ = publish(&routes, &kernel, &[message(3, 0x20), message(3, 0x21)]);
     assert_eq!((kernel.messages(), routes.counters().commits), (65 + 2 * 64 + 2, 3));
     assert_agreement(&routes, &kernel);
