@@ -19,13 +19,13 @@ pub(crate) fn let_others_go_first() -> io::Result<()> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use std::{fs, thread};
 
     use super::*;
 
     /// The calling thread's policy, as the kernel tells it (proc(5), `/proc/pid/stat`, field 41).
-    fn policy() -> i32 {
+    pub(crate) fn policy() -> i32 {
         let stat = fs::read_to_string("/proc/thread-self/stat").unwrap();
         let after_name = stat.rsplit_once(')').unwrap().1;
         after_name.split_whitespace().nth(41 - 3).unwrap().parse().unwrap()

@@ -163,6 +163,7 @@ fn watch(ops: &mut EventOps, source: &impl AsRawFd) {
 #[cfg(test)]
 mod tests {
     use std::sync::atomic::{AtomicU32, Ordering};
+    use std::sync::mpsc;
     use std::time::{Duration, Instant};
 
     use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
@@ -180,6 +181,28 @@ mod tests {
         fn init(&mut self, ops: &mut EventOps) {
             watch(ops, &self.0);
         }
+    }
+
+    /// It tells the policy of the thread that serves it, again and again.
+    struct Tells(EventFd, mpsc::Sender<i32>);
+
+    impl MutEventSubscriber for Tells {
+        fn process(&mut self, _events: Events, _ops: &mut EventOps) {
+            let _ = self.1.send(batch::tests::policy());
+        }
+
+        fn init(&mut self, ops: &mut EventOps) {
+            watch(ops, &self.0);
+        }
+    }
+
+    #[test]
+    fn a_thread_beside_the_vcpus_lets_them_go_first() {
+        let (run, ready) = (Ending::new().unwrap(), EventFd::new(EFD_NONBLOCK).unwrap());
+        let (tells, told) = mpsc::channel();
+        ready.write(1).unwrap();
+        let _side = SideLoop::start("a test", Arc::new(Mutex::new(Tells(ready, tells))), &run).unwrap();
+        assert_eq!(told.recv_timeout(Duration::from_secs(20)), Ok(libc::SCHED_BATCH));
     }
 
     #[test]
