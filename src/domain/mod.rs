@@ -128,7 +128,7 @@ impl<R: Router, B: Backend> DeviceDomain<R, B> {
             }
         }
         let call = self.host_in_turn().retry(&*self.router, store);
-        call.make();
+        drop(call);
     }
 
     /// Of the vectors that userspace delivers, how often it has delivered the one that it delivers most; 0 where there is
@@ -169,8 +169,8 @@ impl<R: Router, B: Backend> DeviceDomain<R, B> {
         self.host().deliver(&*self.router);
     }
 
-    /// A descriptor that is readable while there is something for [`DeviceDomain::grow`] to do. From the first call on, a
-    /// vector that the guest unmasks, and that has no host vector yet, gets it there, and the guest's write does not wait
+    /// A descriptor that is readable while there is something for [`DeviceDomain::grow`] to do, from the moment on at which the
+    /// access that brought it returns. From the first call on, a vector that the guest unmasks, and that has no host vector yet, gets it there, and the guest's write does not wait
     /// for the host. What the device raises for it meanwhile waits in its own pending bits, and comes when it has grown. A
     /// vector that has its host vector waits for nobody, nor does one of [MSI](crate::backend::Capabilities::independent).
     ///
@@ -235,7 +235,7 @@ impl<R: Router, B: Backend> Domain for DeviceDomain<R, B> {
     fn sync(&self, store: &impl Store, touched: Touched) {
         if !touched.is_empty() {
             let call = self.host().follow(&*self.router, store, touched.vectors());
-            call.make();
+            drop(call);
         }
     }
 

@@ -2,7 +2,8 @@
 
 use std::ops::Range;
 use std::os::fd::OwnedFd;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::panic::{self, AssertUnwindSafe};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Barrier, OnceLock};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -138,6 +139,7 @@ struct Looking {
     /// So often it has seen that the thread has not been called, and that it has.
     not_called: AtomicUsize,
     called: AtomicUsize,
+    panics: AtomicBool,
 }
 
 impl Looking {
@@ -145,6 +147,7 @@ impl Looking {
         let Some(growth) = self.growth.get() else { return };
         let seen = if is_readable(growth) { &self.called } else { &self.not_called };
         seen.fetch_add(1, Ordering::Relaxed);
+        assert!(!self.panics.load(Ordering::Relaxed), "as it was told");
     }
 }
 
@@ -173,23 +176,38 @@ impl Router for Looking {
     }
 }
 
-#[test]
-fn the_thread_is_called_when_the_guests_access_has_given_the_device_up() {
+/// Four vectors that have their host vectors, and four that are to grow, all masked by Function Mask.
+fn eight() -> (Arc<Looking>, MsixFunction<Looking, FakeBackend>) {
     let layout = Layout::new(TableSize::new(VECTORS as u16).unwrap(), (bar(0), 0), (bar(0), 0x8000)).unwrap();
     let router = FakeRouter::new(Failures::default());
-    let (growth, not_called, called) = Default::default();
-    let router = Arc::new(Looking { router, growth, not_called, called });
-    let device = FakeBackend::new(Failures::default());
-    let function = MsixFunction::new(layout, Arc::clone(&router), device);
+    let (growth, not_called, called, panics) = Default::default();
+    let router = Arc::new(Looking { router, growth, not_called, called, panics });
+    let function = MsixFunction::new(layout, Arc::clone(&router), FakeBackend::new(Failures::default()));
     function.write_config(2, &ENABLE.to_le_bytes());
     unmask(&function, 0..4);
     function.write_config(2, &(ENABLE | FUNCTION_MASK).to_le_bytes());
     unmask(&function, 4..8);
-    let growth = router.growth.get_or_init(|| function.growth().unwrap());
+    router.growth.get_or_init(|| function.growth().unwrap());
+    (router, function)
+}
+
+#[test]
+fn the_thread_is_called_when_the_guests_access_has_given_the_device_up() {
+    let (router, function) = eight();
     function.write_config(2, &ENABLE.to_le_bytes());
     let seen = [&router.not_called, &router.called].map(|seen| seen.load(Ordering::Relaxed));
     assert_eq!(seen, [5, 0], "one batch of messages, and the four that have their host vectors");
-    assert_eq!((function.growing(), is_readable(growth)), (4, true));
+    assert_eq!((function.growing(), is_readable(router.growth.get().unwrap())), (4, true));
+}
+
+#[test]
+fn the_thread_is_called_also_where_the_access_panics_on_its_way() {
+    let (router, function) = eight();
+    router.panics.store(true, Ordering::Relaxed);
+    let write = || function.write_config(2, &ENABLE.to_le_bytes());
+    assert!(panic::catch_unwind(AssertUnwindSafe(write)).is_err());
+    router.panics.store(false, Ordering::Relaxed);
+    assert_eq!((function.growing(), is_readable(router.growth.get().unwrap())), (4, true));
 }
 
 #[test]

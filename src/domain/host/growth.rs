@@ -18,16 +18,16 @@ use crate::domain::REQUESTS;
 use crate::domain::slot::Slot;
 use crate::router::Router;
 
-/// Calls whoever is to [grow](Host::grow), once the domain's lock is given up: who wakes up at once would only wait for it,
-/// on the CPU of the guest's own access. Until then the descriptor may be silent while vectors wait; where they have grown
-/// by then, it is ready for nothing, once.
+/// Dropping it calls whoever is to [grow](Host::grow). Drop it once the domain's lock is given up: who wakes up at once would
+/// only wait for that, on the CPU of the guest's own access. Until then the descriptor may be silent while vectors wait; where
+/// they have grown by then, it is ready for nothing, once. A panic on the way calls too, as nobody else would.
 #[derive(Default)]
 #[must_use]
 pub(in crate::domain) struct Call(Option<Arc<OwnedFd>>);
 
-impl Call {
-    pub(in crate::domain) fn make(self) {
-        if let Some(growth) = self.0 {
+impl Drop for Call {
+    fn drop(&mut self) {
+        if let Some(growth) = &self.0 {
             // Readable is all that it has to be, and it fails only where it is.
             let _ = write(growth, &1u64.to_ne_bytes());
         }
