@@ -19,9 +19,10 @@ pub struct Counters {
     pub binds: u64,
     /// Host vectors given back one by one.
     pub unbinds: u64,
-    /// Vectors that went live.
+    /// Vectors that got an irqfd: they went live, or were refused by the device's side and then by the kernel, which kept
+    /// the irqfd ([`State::Ending`]).
     pub attaches: u64,
-    /// Vectors that went from live to held, or to nothing.
+    /// Vectors that lost it. So many as the counters differ by have one now.
     pub detaches: u64,
     /// Times the whole capability was turned on in the host.
     pub opens: u64,

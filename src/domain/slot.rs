@@ -89,6 +89,14 @@ impl Slot {
         }
     }
 
+    /// True of a vector that has an irqfd: what its eventfd is signalled, the kernel delivers.
+    pub(super) fn is_attached(&self) -> bool {
+        match self {
+            Self::Live { .. } | Self::Ending { .. } => true,
+            Self::Idle { .. } | Self::Held { .. } | Self::Relayed { .. } => false,
+        }
+    }
+
     /// The eventfd of a vector whose interrupts wait in one.
     pub(super) fn waiting(&self) -> Option<&EventFd> {
         match self {

@@ -1,24 +1,24 @@
 //! The host's side of one device: its backend, its vectors' states, and what the host refused.
 //!
 //! Owned by one domain and used under its lock. A sync closes or opens the window (`window.rs`), takes vectors
-//! down (here), and brings vectors up (`raise.rs`), some of them later (`growth.rs`); what waits is asked in `pending.rs`,
-//! and all is held in `suspend.rs`.
+//! down (here), and brings vectors up (`raise.rs`), some of them later (`growth.rs`), each by its steps (`step.rs`); what waits
+//! is asked in `pending.rs`, and all is held in `suspend.rs`.
 
 mod growth;
 mod pending;
 mod raise;
+mod step;
 mod suspend;
 mod window;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::mem;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::error::{Cause, DomainError};
+use super::error::DomainError;
 use super::report::Counters;
-use super::slot::{Slot, Step};
+use super::slot::Slot;
 use super::slots::Slots;
 use crate::apic::ApicMessage;
 use crate::backend::{Backend, BackendError, Cookie};
@@ -283,54 +283,20 @@ impl<B: Backend> Host<B> {
     /// Gives a held vector back to the host.
     fn free(&mut self, vector: Vector) {
         self.lingering.remove(&vector);
-        let Self { backend, slots, .. } = self;
-        let Some(slot @ Slot::Held { .. }) = slots.get_mut(vector) else { return };
-        let step = mem::replace(slot, Slot::UNUSED).unbind(vector, backend);
-        if self.take(vector, step) {
-            self.bound = self.bound.saturating_sub(1);
-            self.counters.unbinds = self.counters.unbinds.saturating_add(1);
+        if matches!(self.slot(vector), Some(Slot::Held { .. }))
+            && self.try_step(vector, |slot, means| slot.unbind(vector, means.backend))
+        {
+            self.count_given_back();
         }
     }
 
     /// Lets a vector's interrupts wait; true where they do.
     fn hold(&mut self, vector: Vector, router: &impl Router) -> bool {
-        let Self { slots, relay, .. } = self;
-        let Some(slot @ (Slot::Live { .. } | Slot::Relayed { .. } | Slot::Ending { .. })) =
-            slots.get_mut(vector)
-        else {
-            return true;
-        };
-        let step = mem::replace(slot, Slot::UNUSED).hold(router, relay.as_deref());
-        let taken = self.take(vector, step);
-        if taken {
-            self.counters.detaches = self.counters.detaches.saturating_add(1);
+        match self.slot(vector) {
+            None | Some(Slot::Idle { .. } | Slot::Held { .. }) => true,
+            Some(Slot::Live { .. } | Slot::Relayed { .. } | Slot::Ending { .. }) => {
+                self.try_step(vector, |slot, means| slot.hold(router, means.relay))
+            }
         }
-        taken
-    }
-
-    /// Puts a vector where its step has left it; true where the step was taken.
-    fn take(&mut self, vector: Vector, step: Step) -> bool {
-        let (slot, error) = match step {
-            Ok(slot) => (slot, None),
-            Err((slot, error)) => (slot, Some(error)),
-        };
-        self.slots.put(vector, slot);
-        let taken = error.is_none();
-        if let Some(error) = error {
-            self.leave_unsettled(vector, error);
-        }
-        taken
-    }
-
-    fn leave_unsettled(&mut self, vector: Vector, error: DomainError) {
-        // A budget counts its refusals itself: they are none of the host's.
-        if error.cause() != Cause::Budget {
-            self.count_failure();
-        }
-        self.unsettled.insert(vector, error);
-    }
-
-    fn count_failure(&mut self) {
-        self.counters.host_failures = self.counters.host_failures.saturating_add(1);
     }
 }

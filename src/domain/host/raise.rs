@@ -2,19 +2,18 @@
 
 use std::mem;
 use std::os::fd::AsFd;
-use std::sync::Arc;
 
 use rustix::buffer::spare_capacity;
 use rustix::event::{Timespec, epoll};
 
 use super::Host;
+use super::step::Means;
 use crate::apic::ApicMessage;
 use crate::backend::Backend;
-use crate::budget::Budget;
 use crate::delivery::Vector;
 use crate::domain::REQUESTS;
 use crate::domain::error::{Cause, DomainError};
-use crate::domain::slot::{Slot, Step};
+use crate::domain::slot::Slot;
 use crate::router::{Route, Router};
 
 /// How many vectors one call delivers at the most: the domain's lock is not held for longer.
@@ -55,11 +54,13 @@ impl<B: Backend> Host<B> {
     }
 
     fn attach(&mut self, vector: Vector, route: Route, router: &impl Router) {
-        // A vector leaves the set that userspace watches before its irqfd attaches.
-        self.hold(vector, router);
+        // A vector leaves the set that userspace watches before its irqfd attaches, and has one irqfd at a time.
+        if !self.hold(vector, router) {
+            return router.withdraw(route);
+        }
         let message = route.message();
         let is_refusing = self.is_refusing;
-        let risen = self.climb(vector, |slot, backend, budget| match slot {
+        let risen = self.step(vector, |slot, Means { backend, budget, .. }| match slot {
             // Not while the host refuses vectors: each would be detached again, which takes its time.
             Slot::Idle { latched: false } if !is_refusing => {
                 slot.request(vector, route, router, backend, budget)
@@ -73,19 +74,17 @@ impl<B: Backend> Host<B> {
                 }
             },
         });
-        match risen {
-            Ok(()) => self.counters.attaches = self.counters.attaches.saturating_add(1),
-            Err(error) => self.refused(vector, message, error),
+        if let Err(error) = risen {
+            self.refused(vector, message, error);
         }
     }
 
     /// A vector that the kernel cannot deliver is delivered from userspace, where an embedder watches for it, and is held
     /// otherwise. It stays unsettled, so that it is tried again.
     fn relay(&mut self, vector: Vector, message: ApicMessage) {
-        let relay = self.relay.clone();
-        let relayed = self.climb(vector, |slot, backend, budget| {
+        let relayed = self.step(vector, |slot, Means { backend, budget, relay }| {
             let slot = slot.bind(vector, backend, budget)?;
-            match &relay {
+            match relay {
                 Some(relay) => slot.relay(vector, message, relay),
                 None => Ok(slot),
             }
@@ -93,29 +92,6 @@ impl<B: Backend> Host<B> {
         if let Err(error) = relayed {
             self.refused(vector, message, error);
         }
-    }
-
-    /// Takes a vector a step up, and counts the host vector that it may have then.
-    fn climb(
-        &mut self,
-        vector: Vector,
-        step: impl FnOnce(Slot, &mut B, &Arc<Budget>) -> Step,
-    ) -> Result<(), DomainError> {
-        let Self { slots, backend, budget, .. } = self;
-        let slot = slots.take(vector);
-        let had_host_vector = slot.has_host_vector();
-        let (slot, result) = match step(slot, backend, budget) {
-            Ok(slot) => (slot, Ok(())),
-            Err((slot, error)) => (slot, Err(error)),
-        };
-        if slot.has_host_vector() && !had_host_vector {
-            self.is_refusing = false;
-            self.bound = self.bound.saturating_add(1);
-            self.counters.binds = self.counters.binds.saturating_add(1);
-            self.counters.high_water = self.counters.high_water.max(self.bound);
-        }
-        self.slots.put(vector, slot);
-        result
     }
 
     /// The host has refused a vector on its way up.

@@ -65,8 +65,7 @@ impl<B: Backend> Host<B> {
                     for vector in unbound {
                         self.unsettled.remove(vector);
                         self.shut(*vector, router);
-                        self.bound = self.bound.saturating_sub(1);
-                        self.counters.unbinds = self.counters.unbinds.saturating_add(1);
+                        self.count_given_back();
                     }
                 }
                 self.refuse(error.into());
@@ -101,16 +100,15 @@ impl<B: Backend> Host<B> {
             if let Some((vector, share)) = parted.get_mut(index)
                 && let Some(share) = share.take()
             {
-                let ending = Slot::unparted((eventfd, route), share);
-                self.take(*vector, Err((ending, source.into())));
+                self.slots.put(*vector, Slot::unparted((eventfd, route), share));
+                self.leave_unsettled(*vector, source.into());
             }
         }
     }
 
     /// A vector that the device has let go of.
     fn shut(&mut self, vector: Vector, router: &impl Router) {
-        let step = self.slots.take(vector).shut(router);
-        self.take(vector, step);
+        self.try_step(vector, |slot, _| slot.shut(router));
     }
 
     fn refuse(&mut self, error: DomainError) {

@@ -85,6 +85,8 @@ impl<R: Reference> Run<R> {
         self.bound = device.used;
         let (attached, users) = self.router.in_use();
         assert_eq!(attached, report.live as usize + ending);
+        let counters = &report.counters;
+        assert_eq!(counters.attaches - counters.detaches, attached as u64, "every irqfd was counted once");
         assert_eq!(users, attached, "every use of a message belongs to an eventfd that is attached");
         assert_eq!(self.backend.in_use(), (report.host_vectors as usize, report.open));
     }
