@@ -6,7 +6,7 @@ TOOLS   := $(CURDIR)/target/tools
 DENY    := $(TOOLS)/bin/cargo-deny
 FUZZ    := $(TOOLS)/bin/cargo-fuzz
 T       ?= 60
-TURNS   ?= 2
+TURNS   ?= 4
 
 .DEFAULT_GOAL := help
 .PHONY: help build run test test-fast test-kvm test-lab test-linux compare bench bench-guest instructions check fuzz lab provision clean
@@ -58,11 +58,11 @@ $(DENY):
 	@echo "check: building cargo-deny, once (some minutes)"
 	$(CARGO) install cargo-deny --locked --quiet --root $(TOOLS)
 
-bench-guest: build  ## boot, growth, moves and disk reads in pairs of Linux guests, ours beside Debian's QEMU, in the lab host; TURNS=2, HOST=6.1
+bench-guest: build  ## boot, growth, moves and disk reads in pairs of Linux guests, ours beside Debian's QEMU, in the lab host; TURNS=4, HOST=6.1
 	target/release/demo bench-guest --host $(HOST) --turns $(TURNS)
 
 compare: build  ## boot time and lost interrupts, ours beside Debian's QEMU, in the lab host
-	target/release/demo bench-guest boot --turns 3
+	target/release/demo bench-guest boot --turns 6
 	target/release/demo compare-losses --host 6.1 --rings 3000 --qemu-rings 3000
 
 bench:  ## what interrupts cost on this machine's KVM, beside the raw system calls

@@ -83,10 +83,10 @@ pub(crate) struct BenchGuest {
     /// The kernel of the emulated host.
     #[arg(long, default_value_t = Series::V6_12)]
     pub(crate) host: Series,
-    /// How often guests boot for it, ours and QEMU's side by side: each time 8 pairs of most pieces
-    /// of work, 4 of long ones, and 2 of boots.
+    /// How often guests boot for it, ours and QEMU's side by side: each time 4 pairs of most pieces
+    /// of work, 2 of long ones, and 1 of boots.
     /// What differs between first and second is even after an even number.
-    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=100))]
+    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=100))]
     pub(crate) turns: u32,
 }
 
