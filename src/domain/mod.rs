@@ -169,10 +169,11 @@ impl<R: Router, B: Backend> DeviceDomain<R, B> {
         self.host().deliver(&*self.router);
     }
 
-    /// A descriptor that is readable while there is something for [`DeviceDomain::grow`] to do, from the moment on at which the
-    /// access that brought it returns. From the first call on, a vector that the guest unmasks, and that has no host vector yet, gets it there, and the guest's write does not wait
-    /// for the host. What the device raises for it meanwhile waits in its own pending bits, and comes when it has grown. A
-    /// vector that has its host vector waits for nobody, nor does one of [MSI](crate::backend::Capabilities::independent).
+    /// A descriptor that is readable while there is something for [`DeviceDomain::grow`] to do, from the moment on at which
+    /// the access that brought it returns. From the first call on, a vector that the guest unmasks, and that has no host
+    /// vector yet, gets it there, and the guest's write does not wait for the host. What the device raises for it meanwhile
+    /// waits in its own pending bits, and comes when it has grown. A vector that has its host vector waits for nobody, nor
+    /// does one of [MSI](crate::backend::Capabilities::independent).
     ///
     /// # Errors
     /// No descriptor to be had.

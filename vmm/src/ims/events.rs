@@ -1,4 +1,6 @@
-//! What devices need of the event loop: their models' clocks, and the delivery of what the kernel has no room for.
+//! What devices need of the event loop: their models' clocks, and the delivery of what the kernel has no room for. Where the
+//! host refuses to have the one or the other watched, clocks are looked at here now and then, and
+//! [`upkeep`](super::upkeep) delivers.
 
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::Arc;
@@ -101,7 +103,7 @@ impl MutEventSubscriber for DeviceEvents {
         let theirs = self.devices.iter().flat_map(|device| [device.clock, device.relay]).flatten();
         for descriptor in theirs.chain([self.again.as_raw_fd()]) {
             if let Err(error) = ops.add(Events::new(&descriptor, EventSet::IN)) {
-                tracing::error!("a device's clock or interrupts are not heard: {error}");
+                tracing::warn!("a device's clock or interrupts are heard only now and then: {error}");
             }
         }
     }

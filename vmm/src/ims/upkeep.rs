@@ -1,8 +1,9 @@
 //! What takes as long as the host does, on a thread of its own: another try at what the host refused, and the end of what
 //! has lingered of slots that a device of the host's fires.
 //!
-//! Not where interrupts are delivered from userspace and clocks are heard: who does that waits for no commit and for no
-//! detach of its own making.
+//! Not where interrupts are delivered from userspace at once and clocks are heard ([`events`](super::events)): who does that
+//! waits for no commit and for no detach of its own making. Where the host has refused to have that one told of interrupts,
+//! they are delivered from here, late.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -39,12 +40,61 @@ impl MutEventSubscriber for Upkeep {
         if let Err(error) = self.timer.wait() {
             tracing::warn!("the clock of the devices' interrupts: {error}");
         }
-        self.devices.iter().for_each(|device| device.retry());
+        retry(&self.devices);
     }
 
     fn init(&mut self, ops: &mut EventOps) {
         if let Err(error) = ops.add(Events::new(&self.timer, EventSet::IN)) {
             tracing::error!("the devices' interrupts are not looked after: {error}");
         }
+    }
+}
+
+fn retry(devices: &[Arc<dyn Attended>]) {
+    for device in devices {
+        device.retry();
+        // Also where its descriptor is silent: the host may have refused to have it watched.
+        device.deliver();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::RawFd;
+    use std::sync::Mutex;
+    use std::time::Instant;
+
+    use super::*;
+
+    #[derive(Default)]
+    struct Recorder(Mutex<Vec<&'static str>>);
+
+    impl Attended for Recorder {
+        fn clock(&self) -> Option<RawFd> {
+            None
+        }
+
+        fn wake(&self, _now: Instant) {
+            self.0.lock().unwrap().push("wakes");
+        }
+
+        fn retry(&self) {
+            self.0.lock().unwrap().push("again");
+        }
+
+        fn relay(&self) -> Option<RawFd> {
+            None
+        }
+
+        fn deliver(&self) {
+            self.0.lock().unwrap().push("delivers");
+        }
+    }
+
+    #[test]
+    fn what_the_host_refuses_is_tried_again_and_then_delivered_where_nobody_else_is_told() {
+        let device = Arc::new(Recorder::default());
+        retry(&[Arc::clone(&device) as _]);
+        assert_eq!(*device.0.lock().unwrap(), ["again", "delivers"]);
     }
 }

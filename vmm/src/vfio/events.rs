@@ -1,4 +1,5 @@
-//! What devices need of the event loop: the delivery of what the kernel has no room for.
+//! What devices need of the event loop: the delivery of what the kernel has no room for, as it comes. Where the host refuses
+//! to have that watched, [`upkeep`](super::upkeep) delivers it.
 
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
@@ -40,7 +41,7 @@ impl MutEventSubscriber for DeviceEvents {
     fn init(&mut self, ops: &mut EventOps) {
         for (relay, _) in &self.relays {
             if let Err(error) = ops.add(Events::new(relay, EventSet::IN)) {
-                tracing::error!("a device's interrupts are not delivered from userspace: {error}");
+                tracing::warn!("a device's interrupts come late where userspace delivers them: {error}");
             }
         }
     }

@@ -1,8 +1,9 @@
 //! What takes as long as the host does, on a thread of its own: host vectors for what the guest has begun to use, another
 //! try at what the host refused, and the end of what has lingered.
 //!
-//! Not on the guest's vCPUs, as they need not wait for it, and not where interrupts are delivered from userspace: who
-//! delivers waits for no commit and for no detach of its own making.
+//! Not on the guest's vCPUs, as they need not wait for it, and not where interrupts are delivered from userspace at once
+//! ([`events`](super::events)): who delivers waits for no commit and for no detach of its own making. Where the host has
+//! refused to have that one told, interrupts are delivered from here, late.
 
 use std::cmp::Reverse;
 use std::io;
@@ -58,9 +59,13 @@ impl MutEventSubscriber for Upkeep {
     }
 
     fn init(&mut self, ops: &mut EventOps) {
-        watch(ops, self.timer.as_raw_fd());
+        if let Err(error) = watch(ops, self.timer.as_raw_fd()) {
+            tracing::error!("what the host refuses to devices' interrupts is not tried again: {error}");
+        }
         for (growth, _) in &self.growths {
-            watch(ops, growth.as_raw_fd());
+            if let Err(error) = watch(ops, growth.as_raw_fd()) {
+                tracing::warn!("interrupts that a guest begins to use come late: {error}");
+            }
         }
     }
 }
@@ -70,15 +75,14 @@ fn retry(growths: &mut [Growth]) {
     growths.sort_by_cached_key(|(_, vectors)| Reverse(vectors.busiest()));
     for (_, vectors) in growths {
         vectors.retry();
-        // Also where its descriptor is silent: the host may have refused to have it watched.
+        // Also where their descriptors are silent: the host may have refused to have them watched.
         vectors.grow();
+        vectors.deliver();
     }
 }
 
-fn watch(ops: &mut EventOps, descriptor: RawFd) {
-    if let Err(error) = ops.add(Events::new(&descriptor, EventSet::IN)) {
-        tracing::error!("a device's interrupts are not looked after: {error}");
-    }
+fn watch(ops: &mut EventOps, descriptor: RawFd) -> event_manager::Result<()> {
+    ops.add(Events::new(&descriptor, EventSet::IN))
 }
 
 #[cfg(test)]
@@ -87,10 +91,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_busiest_vectors_are_the_first_to_be_tried_again_and_each_grows_on() {
+    fn the_busiest_vectors_are_the_first_to_be_tried_again_and_each_grows_and_delivers() {
         let (interrupts, log) = interrupts();
         let growths = interrupts.vectors().map(|vectors| (vectors.growth().unwrap(), Arc::clone(vectors)));
         retry(&mut growths.collect::<Vec<_>>());
-        assert_eq!(*log.lock().unwrap(), ["msix again", "msix grows", "msi again", "msi grows"]);
+        assert_eq!(
+            *log.lock().unwrap(),
+            ["msix again", "msix grows", "msix delivers", "msi again", "msi grows", "msi delivers"]
+        );
     }
 }

@@ -94,3 +94,21 @@ fn pages_of_the_table_are_read_without_an_exit_and_written_with_one() {
     let rest: Vec<_> = trapped.into_iter().filter(|exit| !matches!(exit, Reads(_))).collect();
     assert_eq!(rest, shown);
 }
+
+#[test]
+fn a_range_that_kvm_refuses_stays_as_it_is_and_can_be_had_later() {
+    let vm = Arc::new(Kvm::new().and_then(|kvm| kvm.create_vm()).expect("/dev/kvm"));
+    let slots = Slots::new(vm);
+    let map = |access| {
+        let page = Arc::new(MmapRegion::new(0x1000).unwrap());
+        slots.map(GuestAddress(TABLE), page, 0..0x1000, access)
+    };
+    let first = map(Access::ReadWrite).unwrap();
+    let refused = map(Access::ReadOnly).unwrap_err().to_string();
+    assert!(refused.starts_with("mapping 0x1000 bytes into the guest at 0x10000"), "{refused}");
+    // The first is not taken away with what was refused: its range is still not to be had.
+    map(Access::ReadOnly).unwrap_err();
+    assert_eq!(first.guest(), TABLE..TABLE + 0x1000);
+    drop(first);
+    assert_eq!(map(Access::ReadOnly).unwrap().guest(), TABLE..TABLE + 0x1000);
+}

@@ -313,7 +313,9 @@ pub(super) mod tests {
             self.0.len() as u32
         }
 
-        fn deliver(&self) {}
+        fn deliver(&self) {
+            self.1.lock().unwrap().push(format!("{} delivers", self.0));
+        }
 
         fn relay(&self) -> io::Result<Arc<OwnedFd>> {
             Err(io::ErrorKind::Unsupported.into())
