@@ -127,6 +127,7 @@ impl<R: Router, B: Backend> DeviceDomain<R, B> {
                 break;
             }
         }
+        // In a statement of its own, after the lock.
         let call = self.host_in_turn().retry(&*self.router, store);
         drop(call);
     }
@@ -235,6 +236,7 @@ impl<R: Router, B: Backend> DeviceDomain<R, B> {
 impl<R: Router, B: Backend> Domain for DeviceDomain<R, B> {
     fn sync(&self, store: &impl Store, touched: Touched) {
         if !touched.is_empty() {
+            // In a statement of its own, after the lock.
             let call = self.host().follow(&*self.router, store, touched.vectors());
             drop(call);
         }
