@@ -18,6 +18,14 @@ pub struct Lane {
 }
 
 impl Lane {
+    /// The DWORD's bits whose bytes are enabled.
+    #[inline]
+    pub fn enabled(&self) -> u32 {
+        let bits = |bytes: usize| 8u32.wrapping_mul(bytes as u32);
+        let width = bits(self.bytes.len());
+        u32::MAX.wrapping_shr(32u32.wrapping_sub(width)).wrapping_shl(bits(self.first.into()))
+    }
+
     /// Copies the enabled bytes of `register` to where the access wants them.
     #[inline]
     pub fn read(&self, register: u32, data: &mut [u8]) {
@@ -95,7 +103,11 @@ mod tests {
                 let data: Vec<u8> = (1..=len as u8).collect();
                 for lane in lanes(offset as u64, len) {
                     let register = &mut registers[lane.dword as usize];
-                    *register = lane.merge(*register, &data);
+                    let written = lane.merge(*register, &data);
+                    let enabled = lane.enabled();
+                    assert_eq!(written, *register & !enabled | lane.merge(0, &data) & enabled);
+                    assert_eq!(lane.merge(0, &[0xff; 17]), enabled, "no byte more and none less");
+                    *register = written;
                 }
                 let flat: Vec<u8> = registers.iter().flat_map(|r| r.to_le_bytes()).collect();
                 assert_eq!(&flat[offset..offset + len], &data[..]);

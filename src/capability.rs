@@ -15,5 +15,5 @@ pub trait Capability: Registers {
     fn read_config(&self, offset: u16, data: &mut [u8]);
 
     /// Writes, as [`Capability::read_config`] reads.
-    fn write_config(&mut self, offset: u16, data: &[u8]) -> Touched;
+    fn write_config(registers: &Self::Shared, offset: u16, data: &[u8]) -> Touched;
 }

@@ -69,7 +69,7 @@ pub use function::{
     Function, ImsFunction, MsiFunction, MsixFunction, QueueFunction, SoftwareIms, SoftwareMsix, SoftwareQueue,
 };
 pub use message::MsiMessage;
-pub use registers::Registers;
+pub use registers::{Registers, Shared};
 pub use requester::RequesterId;
 pub use router::Router;
 

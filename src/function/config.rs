@@ -4,11 +4,12 @@ use super::Function;
 use crate::access::lanes;
 use crate::capability::Capability;
 use crate::domain::Domain;
+use crate::registers::Shared;
 
 impl<C: Capability, D: Domain> Function<C, D> {
     /// Reads the capability; `offset` counts from its ID. The next pointer reads 0, it is the embedder's.
     pub fn read_config(&self, offset: u16, data: &mut [u8]) {
-        self.registers().read_config(offset, data);
+        self.registers.look(|capability| capability.read_config(offset, data));
         let Some(register) = C::pending_register(&self.layout) else { return };
         let dword = u64::from(register / 4);
         for lane in lanes(offset.into(), data.len()).filter(|lane| lane.dword == dword) {
@@ -21,6 +22,6 @@ impl<C: Capability, D: Domain> Function<C, D> {
     /// Interrupts meanwhile: none is lost; after the call none is delivered for a vector that is masked or off,
     /// nor on a message that it no longer has.
     pub fn write_config(&self, offset: u16, data: &[u8]) {
-        self.change(|capability| capability.write_config(offset, data));
+        self.sync(C::write_config(&self.registers, offset, data));
     }
 }

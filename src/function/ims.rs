@@ -4,12 +4,13 @@ use super::Function;
 use crate::access::lanes;
 use crate::domain::Domain;
 use crate::ims::{CONTROL, ControlFormat, SlotArray};
+use crate::registers::lock;
 
 impl<D: Domain> Function<SlotArray, D> {
     /// Reads the slots; `offset` counts from the first. Where their format has a pending bit, it says whether an
     /// interrupt waits; reading takes nothing.
     pub fn read_slots(&self, offset: u64, data: &mut [u8]) {
-        self.registers().read_slots(offset, data);
+        lock(&self.registers).read_slots(offset, data);
         with_pending(&self.domain, self.layout.control, offset, data);
     }
 

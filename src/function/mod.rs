@@ -1,8 +1,8 @@
 //! One PCI function's interrupts, put together for an embedder: the registers, and the domain behind them.
 //!
-//! Owns no rule of its own. Each access changes the registers under their lock and then syncs what it touched,
-//! so when a guest's write returns, the host has followed. Locks: registers innermost, never across a call to
-//! the host.
+//! Owns no rule of its own. Each access changes the registers and then syncs what it touched,
+//! so when a guest's write returns, the host has followed. Locks: those of registers that have one innermost, never across a
+//! call to the host.
 
 mod config;
 mod ims;
@@ -12,19 +12,19 @@ mod state;
 
 use std::io;
 use std::os::fd::OwnedFd;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use crate::backend::{Backend, Cookie, Unsupported};
 use crate::budget::Budget;
-use crate::delivery::{Touched, Vector};
+use crate::delivery::{Store, Touched, Vector};
 use crate::domain::{
     BusMaster, DeviceDomain, Domain, DomainReport, Latched, SoftwareCounters, SoftwareDomain,
 };
 use crate::ims::{QueueStore, SlotArray};
 use crate::msi::Msi;
 use crate::msix::Msix;
-use crate::registers::Registers;
+use crate::registers::{Registers, Shared, lock};
 use crate::router::Router;
 
 /// The MSI of one PCI function.
@@ -52,7 +52,7 @@ pub type SoftwareQueue<R> = Function<QueueStore, SoftwareDomain<R>>;
 #[derive(Debug)]
 pub struct Function<C: Registers, D: Domain> {
     layout: C::Layout,
-    registers: Mutex<C>,
+    registers: C::Shared,
     domain: D,
 }
 
@@ -62,20 +62,10 @@ impl<C: Registers, D: Domain> Function<C, D> {
         &self.layout
     }
 
-    /// A guest's access that writes, to registers of whatever kind: `write` changes them and says which vectors it
-    /// touched. It runs under their lock, so it calls nothing of this function.
-    ///
-    /// Interrupts meanwhile: none is lost; after the call none is delivered for a vector that is masked or off,
-    /// nor on a message that it no longer has.
-    pub fn change(&self, write: impl FnOnce(&mut C) -> Touched) {
-        let touched = write(&mut self.registers());
-        self.sync(touched);
-    }
-
-    /// A guest's access that reads, to registers of whatever kind. It runs under their lock, as
-    /// [`Function::change`] does.
+    /// A guest's access that reads, to registers of whatever kind. Where they have a lock, `read` runs under it, so it calls
+    /// nothing of this function.
     pub fn look<T>(&self, read: impl FnOnce(&C) -> T) -> T {
-        read(&self.registers())
+        self.registers.look(read)
     }
 
     /// The pending bits of vectors 64 × `group` to 64 × `group` + 63, lowest vector in the lowest bit. Reading
@@ -88,7 +78,7 @@ impl<C: Registers, D: Domain> Function<C, D> {
     /// device itself, and the registers are as after power-on. What was pending is gone, as the specification
     /// has it.
     pub fn reset(&self, reset_device: impl FnOnce()) {
-        let touched = self.registers().reset();
+        let touched = self.registers.reset();
         self.sync(touched);
         reset_device();
         self.domain.clear_pending();
@@ -129,12 +119,12 @@ impl<C: Registers, D: Domain> Function<C, D> {
 
     /// What a vector's interrupts carry beside their message.
     pub fn cookie(&self, vector: Vector) -> Option<Cookie> {
-        self.registers().cookie(vector)
+        self.registers.cookie(vector)
     }
 
     /// How many vectors the guest may use now.
     pub fn vectors(&self) -> u32 {
-        self.registers().vectors()
+        self.registers.vectors()
     }
 
     /// Most accesses touch nothing: they end here.
@@ -144,9 +134,18 @@ impl<C: Registers, D: Domain> Function<C, D> {
             self.domain.sync(&self.registers, touched);
         }
     }
+}
 
-    fn registers(&self) -> MutexGuard<'_, C> {
-        self.registers.lock().unwrap_or_else(PoisonError::into_inner)
+/// Registers behind a lock.
+impl<C: Registers<Shared = Mutex<C>>, D: Domain> Function<C, D> {
+    /// A guest's access that writes, to registers of whatever kind: `write` changes them and says which vectors it
+    /// touched. It runs under their lock, so it calls nothing of this function.
+    ///
+    /// Interrupts meanwhile: none is lost; after the call none is delivered for a vector that is masked or off,
+    /// nor on a message that it no longer has.
+    pub fn change(&self, write: impl FnOnce(&mut C) -> Touched) {
+        let touched = write(&mut lock(&self.registers));
+        self.sync(touched);
     }
 }
 
@@ -154,7 +153,7 @@ impl<C: Registers, D: Domain> Function<C, D> {
 impl<C: Registers, R: Router, B: Backend> Function<C, DeviceDomain<R, B>> {
     /// A function after power-on: interrupts off, nothing taken from the host.
     pub fn new(layout: C::Layout, router: Arc<R>, backend: B) -> Self {
-        let registers = Mutex::new(C::at_power_on(&layout));
+        let registers = C::at_power_on(&layout).into();
         let domain = DeviceDomain::new(C::capacity(&layout), router, backend);
         Self { layout, registers, domain }
     }
@@ -243,7 +242,7 @@ impl<C: Registers, R: Router, B: Backend> Function<C, DeviceDomain<R, B>> {
 impl<C: Registers, R: Router> Function<C, SoftwareDomain<R>> {
     /// A function after power-on.
     pub fn software(layout: C::Layout, router: Arc<R>) -> Self {
-        let registers = Mutex::new(C::at_power_on(&layout));
+        let registers = C::at_power_on(&layout).into();
         let domain = SoftwareDomain::new(C::capacity(&layout), router);
         Self { layout, registers, domain }
     }

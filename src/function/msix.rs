@@ -8,7 +8,7 @@ use crate::msix::{Bar, Msix, Owner};
 impl<D: Domain> Function<Msix, D> {
     /// Reads the table; `offset` counts from its first entry.
     pub fn read_table(&self, offset: u64, data: &mut [u8]) {
-        self.registers().read_table(offset, data);
+        self.registers.read_table(offset, data);
     }
 
     /// Writes the table; `offset` counts from its first entry.
@@ -16,7 +16,7 @@ impl<D: Domain> Function<Msix, D> {
     /// Interrupts meanwhile: none is lost; after the call none is delivered for a vector that is masked, nor on
     /// a message that the entry no longer has.
     pub fn write_table(&self, offset: u64, data: &[u8]) {
-        self.change(|msix| msix.write_table(offset, data));
+        self.sync(self.registers.write_table(offset, data));
     }
 
     /// Reads the pending bits; `offset` counts from the first. They are read-only: a write is ignored.

@@ -8,6 +8,7 @@ use super::ims::with_pending;
 use crate::delivery::Vector;
 use crate::domain::Domain;
 use crate::ims::{QueueStore, SlotRefusal};
+use crate::registers::lock;
 
 impl<D: Domain> Function<QueueStore, D> {
     /// See [`QueueStore::place`].
@@ -15,7 +16,7 @@ impl<D: Domain> Function<QueueStore, D> {
     /// # Errors
     /// The guest's mistake, with nothing changed; a device model shows it to its guest.
     pub fn place(&self, slot: Vector, address: GuestAddress) -> Result<(), SlotRefusal> {
-        self.registers().place(slot, address)
+        lock(&self.registers).place(slot, address)
     }
 
     /// See [`QueueStore::unplace`].
@@ -26,7 +27,7 @@ impl<D: Domain> Function<QueueStore, D> {
     /// # Errors
     /// The guest's mistake, with nothing changed.
     pub fn unplace(&self, slot: Vector) -> Result<(), SlotRefusal> {
-        let touched = self.registers().unplace(slot)?;
+        let touched = lock(&self.registers).unplace(slot)?;
         self.sync(touched);
         Ok(())
     }
@@ -40,7 +41,7 @@ impl<D: Domain> Function<QueueStore, D> {
     /// # Errors
     /// The guest's mistake; the slot is off then, and its interrupts wait until it was read.
     pub fn fetch(&self, slot: Vector, memory: &impl GuestAddressSpace) -> Result<(), SlotRefusal> {
-        let (touched, read) = self.registers().fetch(slot, memory);
+        let (touched, read) = lock(&self.registers).fetch(slot, memory);
         self.sync(touched);
         read
     }
@@ -48,7 +49,7 @@ impl<D: Domain> Function<QueueStore, D> {
     /// Reads the slots as they are in force, as if they were an array; `offset` counts from the first. For a device that
     /// shows them: the pending bits are told here, and nothing is written to guest memory.
     pub fn read_copies(&self, offset: u64, data: &mut [u8]) {
-        self.registers().copies().read_slots(offset, data);
+        lock(&self.registers).copies().read_slots(offset, data);
         with_pending(&self.domain, self.layout.control, offset, data);
     }
 }

@@ -4,7 +4,7 @@ use super::Function;
 use crate::apic::ApicMessage;
 use crate::delivery::Touched;
 use crate::domain::Domain;
-use crate::registers::Registers;
+use crate::registers::{Registers, Shared};
 use crate::state::{FunctionState, RestoreError, Resume, SuspendError, VERSION};
 
 impl<C: Registers, D: Domain> Function<C, D> {
@@ -20,7 +20,7 @@ impl<C: Registers, D: Domain> Function<C, D> {
     /// [`SuspendError`]: the function runs on.
     pub fn suspend(&self) -> Result<FunctionState<C::State>, SuspendError> {
         let pending = self.domain.suspend(&self.registers)?;
-        Ok(FunctionState { version: VERSION, registers: self.registers().state(), pending })
+        Ok(FunctionState { version: VERSION, registers: self.registers.look(C::state), pending })
     }
 
     /// Puts the function into a state, in place of the one that it has, and leaves it suspended: nothing is asked
@@ -40,9 +40,9 @@ impl<C: Registers, D: Domain> Function<C, D> {
         let restored = C::from_state(&self.layout, registers)?;
         self.domain.suspend(&self.registers)?;
         // Where it was in use, the host gets everything back first.
-        *self.registers() = C::at_power_on(&self.layout);
+        self.registers.replace(C::at_power_on(&self.layout));
         self.sync(Touched::first(C::capacity(&self.layout)));
-        *self.registers() = restored;
+        self.registers.replace(restored);
         self.domain.set_pending(pending);
         Ok(())
     }

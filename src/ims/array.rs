@@ -3,6 +3,8 @@
 //! Every access of any offset and width is answered; what lies beyond the last slot reads 0 and ignores writes. A
 //! slot takes 16 bytes from the first write after a reset on, and nothing before.
 
+use std::sync::Mutex;
+
 use super::layout::SlotArrayLayout;
 use super::slot::Slot;
 use super::state::SlotArrayState;
@@ -109,6 +111,7 @@ impl SlotArray {
 impl Registers for SlotArray {
     type Layout = SlotArrayLayout;
     type State = SlotArrayState;
+    type Shared = Mutex<Self>;
 
     fn at_power_on(layout: &SlotArrayLayout) -> Self {
         Self::of_slots(*layout, Vec::new())

@@ -7,6 +7,8 @@
 //!
 //! Invariant: a slot that is nowhere is off, and so is one that could not be read when it was rung for.
 
+use std::sync::Mutex;
+
 use vm_memory::{GuestAddress, GuestAddressSpace, GuestMemory, Permissions};
 
 use super::array::SlotArray;
@@ -169,6 +171,7 @@ impl QueueStore {
 impl Registers for QueueStore {
     type Layout = QueueLayout;
     type State = QueueState;
+    type Shared = Mutex<Self>;
 
     fn at_power_on(layout: &QueueLayout) -> Self {
         Self::of_parts(Vec::new(), SlotArray::at_power_on(&layout.copies()))

@@ -13,12 +13,14 @@ pub use layout::{AddressWidth, MessageCount, MsiLayout, MsiLayoutError, VectorMa
 pub use regs::MessageControl;
 pub use state::MsiState;
 
+use std::sync::Mutex;
+
 use crate::access::lanes;
 use crate::backend::{Capabilities, Growth};
 use crate::capability::Capability;
 use crate::delivery::{Delivery, Store, Touched, Vector};
 use crate::message::MsiMessage;
-use crate::registers::Registers;
+use crate::registers::{Registers, lock};
 use crate::state::RestoreError;
 use layout::{CAPABILITY_ID, Register};
 
@@ -92,6 +94,7 @@ impl Msi {
 impl Registers for Msi {
     type Layout = MsiLayout;
     type State = MsiState;
+    type Shared = Mutex<Self>;
 
     fn at_power_on(layout: &MsiLayout) -> Self {
         Self { layout: *layout, control: layout.control(), message: MsiMessage::BLANK, mask: 0 }
@@ -141,15 +144,16 @@ impl Capability for Msi {
         }
     }
 
-    fn write_config(&mut self, offset: u16, data: &[u8]) -> Touched {
-        let before = self.clone();
+    fn write_config(registers: &Mutex<Self>, offset: u16, data: &[u8]) -> Touched {
+        let registers = &mut *lock(registers);
+        let before = registers.clone();
         for lane in lanes(offset.into(), data.len()) {
-            let register = usize::try_from(lane.dword).ok().and_then(|i| self.layout.registers().get(i));
+            let register = usize::try_from(lane.dword).ok().and_then(|i| before.layout.registers().get(i));
             if let Some(register) = register {
-                self.write_register(*register, lane.merge(self.register(*register), data));
+                registers.write_register(*register, lane.merge(registers.register(*register), data));
             }
         }
-        self.touched_since(&before)
+        registers.touched_since(&before)
     }
 }
 

@@ -1,8 +1,8 @@
-//! MSI-X as a guest sees it (PCIe r6 §6.1.4, §7.7.2): capability and table, as plain state.
+//! MSI-X as a guest sees it (PCIe r6 §6.1.4, §7.7.2): capability and table, which any number of vCPUs use at once.
 //!
 //! Owns the registers. Invariant: after any access of any offset, width and value the state is one that a
 //! function could have, and [`Touched`] names every vector whose [`Delivery`] changed in a way that the host
-//! has to follow. No I/O, no lock, no log, no panic. The pending bits are not here: they belong to the domain, which knows what waits where.
+//! has to follow: also where several vCPUs change it at once (see `table.rs`). No I/O, no lock, no log, no panic. The pending bits are not here: they belong to the domain, which knows what waits where.
 
 pub mod layout;
 pub mod regs;
@@ -13,11 +13,14 @@ pub use layout::{Bar, Layout, LayoutError, Owner, TableSize, Window};
 pub use regs::{MessageControl, VectorControl};
 pub use state::{EntryState, MsixState};
 
+use std::sync::atomic::AtomicU16;
+use std::sync::atomic::Ordering::SeqCst;
+
 use crate::access::lanes;
 use crate::backend::{Capabilities, Growth};
 use crate::capability::Capability;
 use crate::delivery::{Delivery, Store, Touched, Vector};
-use crate::registers::Registers;
+use crate::registers::{Registers, Shared};
 use crate::state::RestoreError;
 use layout::CAPABILITY_ID;
 use table::{Entry, Table};
@@ -26,11 +29,11 @@ use table::{Entry, Table};
 ///
 /// ```
 /// use vm_msi::msix::{Bar, Layout, Msix, TableSize};
-/// use vm_msi::{Capability, Delivery, MsiMessage, Registers, Store, Vector};
+/// use vm_msi::{Delivery, MsiMessage, Registers, Store, Vector};
 ///
 /// let bar = Bar::new(0).unwrap();
 /// let layout = Layout::new(TableSize::new(2).unwrap(), (bar, 0), (bar, 0x1000)).unwrap();
-/// let mut msix = Msix::at_power_on(&layout);
+/// let msix = Msix::at_power_on(&layout);
 ///
 /// // What a driver does: the message and then the mask bit of entry 1, and MSI-X Enable.
 /// let _ = msix.write_table(16, &0xfee0_0000u32.to_le_bytes());
@@ -43,9 +46,9 @@ use table::{Entry, Table};
 /// let message = MsiMessage { address: 0xfee0_0000, data: 0x41 };
 /// assert_eq!(msix.delivery(Vector(1)), Delivery::Live(message));
 /// ```
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub struct Msix {
-    control: MessageControl,
+    control: AtomicU16,
     windows: [u32; 2],
     table: Table,
 }
@@ -53,7 +56,7 @@ pub struct Msix {
 impl Msix {
     /// Message Control as it reads now.
     pub fn control(&self) -> MessageControl {
-        self.control
+        self.control.load(SeqCst).into()
     }
 
     /// Reads the table; `offset` counts from its first entry.
@@ -63,30 +66,51 @@ impl Msix {
     }
 
     /// Writes the table. Bytes beyond its end are ignored.
-    pub fn write_table(&mut self, offset: u64, data: &[u8]) -> Touched {
-        let control = self.control;
+    #[inline]
+    pub fn write_table(&self, offset: u64, data: &[u8]) -> Touched {
         self.table.write(offset, data, |before, after| {
+            let control = self.control();
             delivery(control, after).concerns_host(delivery(control, before))
         })
     }
 
-    fn table_size(&self) -> u32 {
-        u32::from(self.control.table_size_less_one()).saturating_add(1)
+    /// Writes the capability; `offset` counts from its ID.
+    pub fn write_config(&self, offset: u16, data: &[u8]) -> Touched {
+        let written = |control: MessageControl| {
+            let message_control = lanes(offset.into(), data.len()).filter(|lane| lane.dword == 0);
+            message_control.fold(control, |control, lane| {
+                control.written((lane.merge(first_dword(control), data) >> 16) as u16)
+            })
+        };
+        let change = |control: u16| {
+            let after = written(control.into()).into_bits();
+            (after != control).then_some(after)
+        };
+        // Entries that were written before are looked at after: see `table.rs`.
+        match self.control.fetch_update(SeqCst, SeqCst, change) {
+            Ok(_) => self.table.written(),
+            Err(_) => Touched::NOTHING,
+        }
     }
 
-    fn first_dword(&self) -> u32 {
-        u32::from(self.control.into_bits()) << 16 | u32::from(CAPABILITY_ID)
+    fn table_size(&self) -> u32 {
+        u32::from(self.control().table_size_less_one()).saturating_add(1)
     }
+}
+
+fn first_dword(control: MessageControl) -> u32 {
+    u32::from(control.into_bits()) << 16 | u32::from(CAPABILITY_ID)
 }
 
 impl Registers for Msix {
     type Layout = Layout;
     type State = MsixState;
+    type Shared = Self;
 
     fn at_power_on(layout: &Layout) -> Self {
         let less_one = layout.size().get().saturating_sub(1);
         Self {
-            control: MessageControl::new().with_table_size_less_one(less_one),
+            control: MessageControl::new().with_table_size_less_one(less_one).into_bits().into(),
             windows: layout.registers(),
             table: Table::new(layout.size()),
         }
@@ -117,10 +141,24 @@ impl Registers for Msix {
     }
 
     fn reset(&mut self) -> Touched {
-        let written = self.table.written();
-        self.control = self.control.written(0);
+        Shared::reset(self)
+    }
+}
+
+impl Shared<Self> for Msix {
+    fn look<T>(&self, read: impl FnOnce(&Self) -> T) -> T {
+        read(self)
+    }
+
+    fn reset(&self) -> Touched {
+        self.control.store(self.control().written(0).into_bits(), SeqCst);
         self.table.reset();
-        written
+        self.table.written()
+    }
+
+    fn replace(&self, registers: Self) {
+        self.table.replace(&registers.table);
+        self.control.store(registers.control().into_bits(), SeqCst);
     }
 }
 
@@ -134,7 +172,7 @@ impl Capability for Msix {
         let [table, pba] = self.windows;
         for lane in lanes(offset.into(), data.len()) {
             let register = match lane.dword {
-                0 => self.first_dword(),
+                0 => first_dword(self.control()),
                 1 => table,
                 2 => pba,
                 _ => 0,
@@ -143,23 +181,18 @@ impl Capability for Msix {
         }
     }
 
-    fn write_config(&mut self, offset: u16, data: &[u8]) -> Touched {
-        let before = self.control;
-        for lane in lanes(offset.into(), data.len()).filter(|lane| lane.dword == 0) {
-            let written = lane.merge(self.first_dword(), data);
-            self.control = self.control.written((written >> 16) as u16);
-        }
-        if self.control == before { Touched::NOTHING } else { self.table.written() }
+    fn write_config(registers: &Self, offset: u16, data: &[u8]) -> Touched {
+        registers.write_config(offset, data)
     }
 }
 
 impl Store for Msix {
     fn vectors(&self) -> u32 {
-        if self.control.enable() { self.table_size() } else { 0 }
+        if self.control().enable() { self.table_size() } else { 0 }
     }
 
     fn delivery(&self, vector: Vector) -> Delivery {
-        self.table.entry(vector).map_or(Delivery::Off, |entry| delivery(self.control, entry))
+        self.table.entry(vector).map_or(Delivery::Off, |entry| delivery(self.control(), &entry))
     }
 }
 

@@ -57,9 +57,12 @@ impl VectorControl {
     /// After reset: masked.
     pub const RESET: Self = Self::new().with_mask(true);
 
+    /// The bits that software may write.
+    pub const WRITABLE: Self = Self::new().with_mask(true);
+
     /// This register after a write of `value`: reserved bits stay 0.
     pub fn written(value: u32) -> Self {
-        Self::new().with_mask(Self::from_bits(value).mask())
+        Self::from_bits(value & Self::WRITABLE.into_bits())
     }
 }
 

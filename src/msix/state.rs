@@ -37,31 +37,33 @@ pub struct EntryState {
 impl Msix {
     pub(super) fn to_state(&self) -> MsixState {
         let [table_window, pba_window] = self.windows;
-        let entry = |entry: &Entry| EntryState {
+        let entry = |entry: Entry| EntryState {
             message: entry.message(),
             vector_control: VectorControl::new().with_mask(entry.is_masked()).into_bits(),
         };
         MsixState {
-            message_control: self.control.into_bits(),
+            message_control: self.control().into_bits(),
             table_window,
             pba_window,
-            entries: self.table.entries().iter().map(entry).collect(),
+            entries: self.table.entries().map(entry).collect(),
         }
     }
 
     pub(super) fn try_from_state(layout: &Layout, state: &MsixState) -> Result<Self, RestoreError> {
-        let Self { control, windows: [table_window, pba_window], table } = Self::at_power_on(layout);
+        let at_power_on = Self::at_power_on(layout);
+        let Self { windows: [table_window, pba_window], ref table, .. } = at_power_on;
         let found = MessageControl::from_bits(state.message_control);
-        fixed("Message Control", found.written(0).into_bits().into(), control.into_bits().into())?;
+        fixed("Message Control", found.written(0).into_bits().into(), at_power_on.control().into_bits().into())?;
         fixed("Table Offset/Table BIR", state.table_window, table_window)?;
         fixed("PBA Offset/PBA BIR", state.pba_window, pba_window)?;
-        let (entries, expected) = (state.entries.len(), table.entries().len());
+        let (entries, expected) = (state.entries.len(), table.len());
         if entries != expected {
             return Err(RestoreError::TableSize { found: entries, expected });
         }
-        let entries: Result<Box<[Entry]>, RestoreError> =
+        let entries: Result<Vec<Entry>, RestoreError> =
             (0..).map(Vector).zip(&state.entries).map(|(vector, state)| entry(vector, state)).collect();
-        Ok(Self { control: found, windows: [table_window, pba_window], table: Table::from_entries(entries?) })
+        let table = Table::from_entries(entries?.into_iter());
+        Ok(Self { control: found.into_bits().into(), windows: [table_window, pba_window], table })
     }
 }
 

@@ -1,7 +1,17 @@
-//! The MSI-X table as plain memory with one rule: Vector Control keeps only its mask bit (PCIe r6 §7.7.2.5).
+//! The MSI-X table as memory that any number of vCPUs use at once, with one rule: Vector Control keeps only its mask bit
+//! (PCIe r6 §7.7.2.5).
 //!
 //! Owns the entries and nothing else: no enable bit, no function mask, no host. Every access of any offset and
 //! width is answered; what lies beyond the last entry reads 0 and ignores writes.
+//!
+//! Locking: none. An entry is two QWORDs, and each write of (a part of) one is one atomic step; a read waits for nobody and
+//! keeps nobody waiting. Invariant: whoever changes something looks at all else that the [`Delivery`](crate::Delivery)
+//! depends on *after* that, and all steps and looks are in one order (`SeqCst`). So of two vCPUs that change an entry in two
+//! places, or an entry and Message Control, the later one sees both changes, and no change that the host has to follow is
+//! missed by both.
+
+use std::sync::atomic::Ordering::SeqCst;
+use std::sync::atomic::{AtomicU64, AtomicUsize};
 
 use super::layout::TableSize;
 use super::regs::VectorControl;
@@ -9,104 +19,142 @@ use crate::access::lanes;
 use crate::delivery::{Touched, Vector};
 use crate::message::MsiMessage;
 
-/// One entry: Message Address, Message Upper Address, Message Data, Vector Control.
+/// One entry: Message Address and Message Upper Address; Message Data and Vector Control.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Entry([u32; 4]);
+pub(super) struct Entry([u64; 2]);
 
-/// The index of Vector Control among an entry's registers.
-const CONTROL: usize = 3;
+/// What a write may change of each QWORD.
+const WRITABLE: [u64; 2] = [u64::MAX, (VectorControl::WRITABLE.into_bits() as u64) << 32 | u32::MAX as u64];
 
 impl Entry {
     /// After reset: masked. The specification leaves the message undefined; it is blank here.
-    const RESET: Self = Self([0, 0, 0, VectorControl::RESET.into_bits()]);
+    const RESET: Self = Self([0, (VectorControl::RESET.into_bits() as u64) << 32]);
 
     pub(super) fn new(message: MsiMessage, control: VectorControl) -> Self {
-        Self([message.address_low(), message.address_high(), message.data, control.into_bits()])
+        Self([message.address, u64::from(control.into_bits()) << 32 | u64::from(message.data)])
     }
 
     pub(super) fn message(&self) -> MsiMessage {
-        let Self([low, high, data, _]) = *self;
-        MsiMessage::from_registers(low, high, data)
+        let Self([address, data_and_control]) = *self;
+        MsiMessage { address, data: data_and_control as u32 }
+    }
+
+    fn control(&self) -> VectorControl {
+        let Self([_, data_and_control]) = *self;
+        VectorControl::from_bits((data_and_control >> 32) as u32)
     }
 
     pub(super) fn is_masked(&self) -> bool {
-        let Self([.., control]) = *self;
-        VectorControl::from_bits(control).mask()
+        self.control().mask()
     }
 
-    /// What a register is to be when a value is written to it.
-    fn kept(register: usize, value: u32) -> u32 {
-        if register == CONTROL { VectorControl::written(value).into_bits() } else { value }
+    fn masked(&self) -> Self {
+        Self::new(self.message(), self.control().with_mask(true))
     }
 
     /// No message: [`MsiMessage::BLANK`].
     pub(super) fn is_blank(&self) -> bool {
-        let Self([low, high, data, _]) = *self;
-        low | high | data == 0
+        self.message() == MsiMessage::BLANK
+    }
+}
+
+/// Where an entry is.
+#[derive(Debug)]
+struct Place([AtomicU64; 2]);
+
+impl Place {
+    fn new(Entry([address, data_and_control]): Entry) -> Self {
+        Self([address.into(), data_and_control.into()])
+    }
+
+    fn store(&self, Entry([address, data_and_control]): Entry) {
+        let Self([first, second]) = self;
+        // Masked before the message goes, and unmasked after it has come.
+        second.store(Entry([0, data_and_control]).masked().0[1], SeqCst);
+        first.store(address, SeqCst);
+        second.store(data_and_control, SeqCst);
+    }
+
+    /// The entry, of one moment: one that a vCPU unmasks right now is masked until that vCPU has it followed.
+    fn load(&self) -> Entry {
+        let Self([first, second]) = self;
+        let before = second.load(SeqCst);
+        let entry = Entry([first.load(SeqCst), second.load(SeqCst)]);
+        if entry.0[1] == before { entry } else { entry.masked() }
     }
 }
 
 /// The entries of one function.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(super) struct Table {
-    entries: Box<[Entry]>,
-    /// From here on every entry is as after reset.
-    extent: usize,
-}
-
-/// What a guest sees: not how far it has ever come.
-impl PartialEq for Table {
-    fn eq(&self, other: &Self) -> bool {
-        self.entries == other.entries
-    }
-}
-
-impl Eq for Table {}
-
-/// Which entry and which of its four registers a DWORD of the table is.
-fn place(dword: u64) -> (usize, usize) {
-    (usize::try_from(dword / 4).unwrap_or(usize::MAX), (dword % 4) as usize)
+    places: Box<[Place]>,
+    /// From here on every entry is as after power-on, and always was.
+    extent: AtomicUsize,
 }
 
 impl Table {
     pub(super) fn new(size: TableSize) -> Self {
-        Self { entries: vec![Entry::RESET; usize::from(size.get())].into(), extent: 0 }
+        Self::from_entries((0..size.get()).map(|_| Entry::RESET))
     }
 
-    pub(super) fn from_entries(entries: Box<[Entry]>) -> Self {
-        let last = entries.iter().rposition(|entry| *entry != Entry::RESET);
-        Self { entries, extent: last.map_or(0, |last| last.saturating_add(1)) }
+    pub(super) fn from_entries(entries: impl Iterator<Item = Entry>) -> Self {
+        let mut extent = 0;
+        let place = |(index, entry): (usize, Entry)| {
+            if entry != Entry::RESET {
+                extent = index.saturating_add(1);
+            }
+            Place::new(entry)
+        };
+        let places = entries.enumerate().map(place).collect();
+        Self { places, extent: extent.into() }
     }
 
-    pub(super) fn entries(&self) -> &[Entry] {
-        &self.entries
+    pub(super) fn len(&self) -> usize {
+        self.places.len()
     }
 
-    pub(super) fn reset(&mut self) {
-        self.entries.fill(Entry::RESET);
-        self.extent = 0;
+    pub(super) fn entries(&self) -> impl Iterator<Item = Entry> {
+        self.places.iter().map(Place::load)
     }
 
-    pub(super) fn entry(&self, vector: Vector) -> Option<&Entry> {
-        self.entries.get(vector.index())
+    pub(super) fn entry(&self, vector: Vector) -> Option<Entry> {
+        self.places.get(vector.index()).map(Place::load)
+    }
+
+    pub(super) fn reset(&self) {
+        let extent = self.extent.load(SeqCst);
+        self.places.iter().take(extent).for_each(|place| place.store(Entry::RESET));
+    }
+
+    /// Puts other entries in the place of these.
+    pub(super) fn replace(&self, other: &Self) {
+        self.extent.fetch_max(other.extent.load(SeqCst), SeqCst);
+        self.places.iter().zip(other.entries()).for_each(|(place, entry)| place.store(entry));
     }
 
     /// What a change of Message Control touches: each entry that may differ from what it is after reset, and the first
     /// one in any case, as the domain is to know. A driver uses the first few of a large table, and pays for no others.
     pub(super) fn written(&self) -> Touched {
-        Touched::first(self.extent.max(1) as u32)
+        Touched::first(self.extent.load(SeqCst).max(1) as u32)
     }
 
-    fn register(&self, dword: u64) -> u32 {
-        let (entry, register) = place(dword);
-        let value = self.entries.get(entry).and_then(|Entry(registers)| registers.get(register));
-        value.copied().unwrap_or_default()
+    fn qword(&self, qword: u64) -> Option<(usize, usize, &AtomicU64)> {
+        let (index, half) = (usize::try_from(qword / 2).ok()?, (qword % 2) as usize);
+        Some((index, half, self.places.get(index)?.0.get(half)?))
+    }
+
+    fn read_qword(&self, qword: u64) -> u64 {
+        self.qword(qword).map_or(0, |(.., place)| place.load(SeqCst))
+    }
+
+    fn read_dword(&self, dword: u64) -> u32 {
+        self.read_qword(dword / 2).wrapping_shr(shift(dword)) as u32
     }
 
     #[inline]
     pub(super) fn read(&self, offset: u64, data: &mut [u8]) {
         match data.as_chunks_mut() {
-            ([value], []) if offset.is_multiple_of(4) => *value = self.register(offset / 4).to_le_bytes(),
+            ([value], []) if offset.is_multiple_of(4) => *value = self.read_dword(offset / 4).to_le_bytes(),
             _ => self.read_any(offset, data),
         }
     }
@@ -114,13 +162,17 @@ impl Table {
     /// Apart, as what it needs of the stack and of registers would be paid for by every read. So with writes.
     #[inline(never)]
     fn read_any(&self, offset: u64, data: &mut [u8]) {
-        lanes(offset, data.len()).for_each(|lane| lane.read(self.register(lane.dword), data));
+        match data.as_chunks_mut() {
+            ([value], []) if offset.is_multiple_of(8) => *value = self.read_qword(offset / 8).to_le_bytes(),
+            _ => lanes(offset, data.len()).for_each(|lane| lane.read(self.read_dword(lane.dword), data)),
+        }
     }
 
-    /// Writes, and tells which vectors the host has to follow: `follows` says so of an entry before and after.
+    /// Writes, and tells which vectors the host has to follow: `follows` says so of an entry before and after, and looks at
+    /// nothing else before it is called.
     #[inline]
     pub(super) fn write(
-        &mut self,
+        &self,
         offset: u64,
         data: &[u8],
         follows: impl Fn(&Entry, &Entry) -> bool,
@@ -128,45 +180,78 @@ impl Table {
         match data.as_chunks() {
             // As Linux writes, and the specification asks.
             ([value], []) if offset.is_multiple_of(4) => {
-                self.write_register(offset / 4, u32::from_le_bytes(*value), follows)
+                self.write_dword(offset / 4, u32::MAX, u32::from_le_bytes(*value), follows)
             }
             _ => self.write_any(offset, data, follows),
         }
     }
 
     #[inline(never)]
-    fn write_any(&mut self, offset: u64, data: &[u8], follows: impl Fn(&Entry, &Entry) -> bool) -> Touched {
+    fn write_any(&self, offset: u64, data: &[u8], follows: impl Fn(&Entry, &Entry) -> bool) -> Touched {
         match data.as_chunks() {
             // The other way that it allows.
-            ([low, high], []) if offset.is_multiple_of(4) => {
-                let (dword, of) = (offset / 4, |bytes: &[u8; 4]| u32::from_le_bytes(*bytes));
-                let touched = self.write_register(dword, of(low), &follows);
-                touched.and(self.write_register(dword.saturating_add(1), of(high), &follows))
+            ([value], []) if offset.is_multiple_of(8) => {
+                self.write_qword(offset / 8, u64::MAX, u64::from_le_bytes(*value), &follows)
             }
             _ => lanes(offset, data.len()).fold(Touched::NOTHING, |touched, lane| {
-                let value = lane.merge(self.register(lane.dword), data);
-                touched.and(self.write_register(lane.dword, value, &follows))
+                let value = lane.merge(0, data);
+                touched.and(self.write_dword(lane.dword, lane.enabled(), value, &follows))
             }),
         }
     }
 
     #[inline]
-    fn write_register(
-        &mut self,
+    fn write_dword(
+        &self,
         dword: u64,
+        enabled: u32,
         value: u32,
         follows: impl Fn(&Entry, &Entry) -> bool,
     ) -> Touched {
-        let (index, register) = place(dword);
-        let Some(entry) = self.entries.get_mut(index) else { return Touched::NOTHING };
-        let before = *entry;
-        let Some(place) = entry.0.get_mut(register) else { return Touched::NOTHING };
-        let value = Entry::kept(register, value);
-        if *place == value {
-            return Touched::NOTHING;
-        }
-        *place = value;
-        self.extent = self.extent.max(index.saturating_add(1));
-        if follows(&before, entry) { Touched::one(Vector(index as u32)) } else { Touched::NOTHING }
+        let at = |dword_of_it: u32| u64::from(dword_of_it).wrapping_shl(shift(dword));
+        self.write_qword(dword / 2, at(enabled), at(value), follows)
     }
+
+    /// Writes the enabled bits of one half of an entry.
+    #[inline]
+    fn write_qword(
+        &self,
+        qword: u64,
+        enabled: u64,
+        value: u64,
+        follows: impl Fn(&Entry, &Entry) -> bool,
+    ) -> Touched {
+        let Some((index, half, place)) = self.qword(qword) else { return Touched::NOTHING };
+        let [enabled_of_first, enabled_of_second] = WRITABLE.map(|writable| writable & enabled);
+        let enabled = if half == 0 { enabled_of_first } else { enabled_of_second };
+        let mut before = place.load(SeqCst);
+        let after = loop {
+            let after = before & !enabled | value & enabled;
+            if after == before {
+                return Touched::NOTHING;
+            }
+            self.reach(index.saturating_add(1));
+            match place.compare_exchange_weak(before, after, SeqCst, SeqCst) {
+                Ok(_) => break after,
+                Err(now) => before = now,
+            }
+        };
+        // Not earlier: see the invariant.
+        let other = self.read_qword(qword ^ 1);
+        let entry = |this| if half == 0 { Entry([this, other]) } else { Entry([other, this]) };
+        if follows(&entry(before), &entry(after)) { Touched::one(Vector(index as u32)) } else { Touched::NOTHING }
+    }
+
+    /// Who turns the function on after an entry was changed looks at it.
+    #[inline]
+    fn reach(&self, extent: usize) {
+        if self.extent.load(SeqCst) < extent {
+            self.extent.fetch_max(extent, SeqCst);
+        }
+    }
+}
+
+/// Where a DWORD begins in its QWORD, in bits.
+fn shift(dword: u64) -> u32 {
+    if dword.is_multiple_of(2) { 0 } else { 32 }
 }

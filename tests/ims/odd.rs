@@ -1,7 +1,7 @@
 //! A store that this crate knows nothing of, by the same traits and the same domains: 8-byte entries of which only
 //! destination and vector are kept, and whose mask bits are elsewhere and inverted.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use vm_msi::backend::{Capabilities, Growth};
 use vm_msi::delivery::Touched;
@@ -46,6 +46,7 @@ impl Store for Doorbells {
 impl Registers for Doorbells {
     type Layout = ();
     type State = Self;
+    type Shared = Mutex<Self>;
 
     fn at_power_on(_: &()) -> Self {
         Self::default()
