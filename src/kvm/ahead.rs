@@ -3,8 +3,8 @@
 //! A commit hands the whole table over, so one for each message would make N messages cost N²; and each message that
 //! nobody asks for makes every commit dearer. Hence: nothing ahead, so that a vector that moves costs a commit of what
 //! there is; until a message comes next after one that there is, as while a guest grows, or in all each message would have
-//! been handed over more than two and a half times. Then twice as many ahead as there are. So n messages cost about log n
-//! commits, in whatever order they are wanted.
+//! been handed over more than two and a half times. Then twice as many ahead as there are, or all that a guest can have where
+//! that is not many more. So n messages cost about log n commits, in whatever order they are wanted.
 
 use std::collections::HashSet;
 use std::ops::RangeInclusive;
@@ -33,6 +33,12 @@ pub(super) fn place(routes: &mut Routes) {
     }
     let there_were = routes.len().saturating_sub(wanted.len());
     let enough = routes.len().saturating_add(there_were.saturating_mul(2)).max(FIRST);
+    // The last commit but one would be nearly as large as the last.
+    let enough = if enough.saturating_mul(4) >= all(routes).saturating_mul(3) {
+        enough.max(all(routes))
+    } else {
+        enough
+    };
     let mut destinations = HashSet::new();
     for message in wanted.iter().filter(|message| destinations.insert(message.with_vector(u8::MAX))) {
         block(routes, *message, enough, routes.unused());
@@ -46,6 +52,11 @@ pub(super) fn place(routes: &mut Routes) {
         block(routes, next, enough, 0);
         (message, left) = (Some(next), left.saturating_sub(1));
     }
+}
+
+/// How many messages a guest can have: an even share for each vCPU.
+fn all(routes: &Routes) -> usize {
+    routes.share().saturating_mul(routes.vcpus() as usize)
 }
 
 /// The message that a guest hands out before this one.
@@ -63,10 +74,13 @@ fn block(routes: &mut Routes, message: ApicMessage, enough: usize, mut evictable
     let vector = vector(message);
     let rest = (vector..=*DEVICE_VECTORS.end()).chain(*DEVICE_VECTORS.start()..vector);
     for neighbour in rest.take(routes.share()).filter_map(|vector| message.with_vector(vector)) {
-        if routes.len() >= enough || routes.has(neighbour) {
-            continue;
+        if routes.len() >= enough {
+            return;
         }
         if !routes.has_spare() {
+            if routes.has(neighbour) {
+                continue;
+            }
             if evictable == 0 {
                 return;
             }

@@ -38,14 +38,16 @@ impl Published {
         (place != NOWHERE).then_some(place.into())
     }
 
-    pub(super) fn insert(&mut self, message: ApicMessage, place: usize) {
+    /// True where it had no place before; one that has keeps it.
+    pub(super) fn insert(&mut self, message: ApicMessage, place: usize) -> bool {
         let (destination, vector) = split(message);
         let empty = || Destination { places: Box::new([NOWHERE; 256]), count: 0 };
         let Destination { places, count } = self.0.entry(destination).or_insert_with(empty);
-        if let (Some(to), Ok(place)) = (places.get_mut(vector), u16::try_from(place)) {
-            *count = count.saturating_add((*to == NOWHERE).into());
-            *to = place;
-        }
+        let vacant = places.get_mut(vector).filter(|place| **place == NOWHERE);
+        let (Some(vacant), Ok(place)) = (vacant, u16::try_from(place)) else { return false };
+        *vacant = place;
+        *count = count.saturating_add(1);
+        true
     }
 
     pub(super) fn remove(&mut self, message: ApicMessage) {
@@ -97,9 +99,10 @@ mod tests {
     fn a_destination_costs_nothing_once_its_last_message_is_gone() {
         let (one, other) = (message(0xfee0_0000, 0x41), message(0xfee0_0000, 0x42));
         let mut published = Published::default();
-        published.insert(one, 7);
-        published.insert(one, 8);
-        published.insert(other, 9);
+        assert!(published.insert(one, 7));
+        assert!(!published.insert(one, 8));
+        assert_eq!(published.get(one), Some(7));
+        assert!(published.insert(other, 9));
         published.remove(one);
         published.remove(one);
         assert_eq!((published.get(one), published.get(other)), (None, Some(9)));

@@ -164,22 +164,26 @@ impl Routes {
     /// Puts a message in the table that is not there: in an unused entry, or in that of a message that nobody uses,
     /// from which every irqfd is detached. Nothing where there is neither.
     pub(super) fn place(&mut self, message: ApicMessage) {
-        if self.has(message) {
-            return;
-        }
         let slot = Slot { message, users: 0, on_its_way: true };
         let (index, before) = if self.has_spare() {
+            let index = self.len();
+            if !self.published.insert(message, index) {
+                return;
+            }
             self.slots.push(slot);
-            (self.len().saturating_sub(1), None)
+            (index, None)
         } else {
+            if self.has(message) {
+                return;
+            }
             let Some(index) = self.next_unused() else { return };
             let Some(place) = self.slots.get_mut(index) else { return };
             let before = std::mem::replace(place, slot).message;
             self.published.remove(before);
+            self.published.insert(message, index);
             self.counters.evictions = self.counters.evictions.saturating_add(1);
             (index, Some(before))
         };
-        self.published.insert(message, index);
         self.placed.push(Placed { index, message, before });
         self.ever = self.ever.saturating_add(1);
     }

@@ -192,7 +192,9 @@ impl Store for Msix {
     }
 
     fn delivery(&self, vector: Vector) -> Delivery {
-        self.table.entry(vector).map_or(Delivery::Off, |entry| delivery(self.control(), &entry))
+        // The function mask before the vector's own, for the reason that `Place::load` has.
+        let control = self.control();
+        self.table.entry(vector).map_or(Delivery::Off, |entry| delivery(control, &entry))
     }
 }
 

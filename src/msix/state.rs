@@ -53,7 +53,11 @@ impl Msix {
         let at_power_on = Self::at_power_on(layout);
         let Self { windows: [table_window, pba_window], ref table, .. } = at_power_on;
         let found = MessageControl::from_bits(state.message_control);
-        fixed("Message Control", found.written(0).into_bits().into(), at_power_on.control().into_bits().into())?;
+        fixed(
+            "Message Control",
+            found.written(0).into_bits().into(),
+            at_power_on.control().into_bits().into(),
+        )?;
         fixed("Table Offset/Table BIR", state.table_window, table_window)?;
         fixed("PBA Offset/PBA BIR", state.pba_window, pba_window)?;
         let (entries, expected) = (state.entries.len(), table.len());

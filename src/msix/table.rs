@@ -48,10 +48,6 @@ impl Entry {
         self.control().mask()
     }
 
-    fn masked(&self) -> Self {
-        Self::new(self.message(), self.control().with_mask(true))
-    }
-
     /// No message: [`MsiMessage::BLANK`].
     pub(super) fn is_blank(&self) -> bool {
         self.message() == MsiMessage::BLANK
@@ -69,18 +65,16 @@ impl Place {
 
     fn store(&self, Entry([address, data_and_control]): Entry) {
         let Self([first, second]) = self;
-        // Masked before the message goes, and unmasked after it has come.
-        second.store(Entry([0, data_and_control]).masked().0[1], SeqCst);
         first.store(address, SeqCst);
         second.store(data_and_control, SeqCst);
     }
 
-    /// The entry, of one moment: one that a vCPU unmasks right now is masked until that vCPU has it followed.
+    /// The mask bit first: who masks an entry to rewrite it waits for whoever looks now, on the domain's lock. So the message of
+    /// one that is not masked is whole.
     fn load(&self) -> Entry {
         let Self([first, second]) = self;
-        let before = second.load(SeqCst);
-        let entry = Entry([first.load(SeqCst), second.load(SeqCst)]);
-        if entry.0[1] == before { entry } else { entry.masked() }
+        let data_and_control = second.load(SeqCst);
+        Entry([first.load(SeqCst), data_and_control])
     }
 }
 
@@ -239,7 +233,11 @@ impl Table {
         // Not earlier: see the invariant.
         let other = self.read_qword(qword ^ 1);
         let entry = |this| if half == 0 { Entry([this, other]) } else { Entry([other, this]) };
-        if follows(&entry(before), &entry(after)) { Touched::one(Vector(index as u32)) } else { Touched::NOTHING }
+        if follows(&entry(before), &entry(after)) {
+            Touched::one(Vector(index as u32))
+        } else {
+            Touched::NOTHING
+        }
     }
 
     /// Who turns the function on after an entry was changed looks at it.

@@ -13,6 +13,7 @@ mod masking;
 mod msi;
 mod parents;
 mod pba;
+mod races;
 mod remapping;
 mod software;
 mod table;
