@@ -2,19 +2,25 @@
 //!
 //! Owns the registers. Invariant: after any access of any offset, width and value the state is one that a
 //! function could have, and [`Touched`] names every vector whose [`Delivery`] changed in a way that the host
-//! has to follow: also where several vCPUs change it at once (see `table.rs`). No I/O, no lock, no log, no panic. The pending bits are not here: they belong to the domain, which knows what waits where.
+//! has to follow: also where several vCPUs change it at once (`shared.rs`). No I/O, no lock, no log, no panic. The pending bits are not here: they belong to the domain, which knows what waits where.
 
 pub mod layout;
 pub mod regs;
+mod shared;
 mod state;
 mod table;
+
+#[cfg(test)]
+mod interleaved;
+
+/// A test has others here: see `interleaved.rs`.
+mod atomic {
+    pub(super) use std::sync::atomic::{AtomicU16, AtomicU64, AtomicUsize, Ordering};
+}
 
 pub use layout::{Bar, Layout, LayoutError, Owner, TableSize, Window};
 pub use regs::{MessageControl, VectorControl};
 pub use state::{EntryState, MsixState};
-
-use std::sync::atomic::AtomicU16;
-use std::sync::atomic::Ordering::SeqCst;
 
 use crate::access::lanes;
 use crate::backend::{Capabilities, Growth};
@@ -22,8 +28,7 @@ use crate::capability::Capability;
 use crate::delivery::{Delivery, Store, Touched, Vector};
 use crate::registers::{Registers, Shared};
 use crate::state::RestoreError;
-use layout::CAPABILITY_ID;
-use table::{Entry, Table};
+use shared::{SharedRegisters, first_dword};
 
 /// A function's MSI-X registers.
 ///
@@ -48,58 +53,36 @@ use table::{Entry, Table};
 /// ```
 #[derive(Debug)]
 pub struct Msix {
-    control: AtomicU16,
     windows: [u32; 2],
-    table: Table,
+    shared: SharedRegisters,
 }
 
 impl Msix {
     /// Message Control as it reads now.
     pub fn control(&self) -> MessageControl {
-        self.control.load(SeqCst).into()
+        self.shared.control()
     }
 
     /// Reads the table; `offset` counts from its first entry.
     #[inline]
     pub fn read_table(&self, offset: u64, data: &mut [u8]) {
-        self.table.read(offset, data);
+        self.shared.table().read(offset, data);
     }
 
     /// Writes the table. Bytes beyond its end are ignored.
     #[inline]
     pub fn write_table(&self, offset: u64, data: &[u8]) -> Touched {
-        self.table.write(offset, data, |before, after| {
-            let control = self.control();
-            delivery(control, after).concerns_host(delivery(control, before))
-        })
+        self.shared.write_table(offset, data)
     }
 
     /// Writes the capability; `offset` counts from its ID.
     pub fn write_config(&self, offset: u16, data: &[u8]) -> Touched {
-        let written = |control: MessageControl| {
-            let message_control = lanes(offset.into(), data.len()).filter(|lane| lane.dword == 0);
-            message_control.fold(control, |control, lane| {
-                control.written((lane.merge(first_dword(control), data) >> 16) as u16)
-            })
-        };
-        let change = |control: u16| {
-            let after = written(control.into()).into_bits();
-            (after != control).then_some(after)
-        };
-        // Entries that were written before are looked at after: see `table.rs`.
-        match self.control.fetch_update(SeqCst, SeqCst, change) {
-            Ok(_) => self.table.written(),
-            Err(_) => Touched::NOTHING,
-        }
+        self.shared.write_config(offset, data)
     }
 
     fn table_size(&self) -> u32 {
         u32::from(self.control().table_size_less_one()).saturating_add(1)
     }
-}
-
-fn first_dword(control: MessageControl) -> u32 {
-    u32::from(control.into_bits()) << 16 | u32::from(CAPABILITY_ID)
 }
 
 impl Registers for Msix {
@@ -108,12 +91,7 @@ impl Registers for Msix {
     type Shared = Self;
 
     fn at_power_on(layout: &Layout) -> Self {
-        let less_one = layout.size().get().saturating_sub(1);
-        Self {
-            control: MessageControl::new().with_table_size_less_one(less_one).into_bits().into(),
-            windows: layout.registers(),
-            table: Table::new(layout.size()),
-        }
+        Self { windows: layout.registers(), shared: SharedRegisters::new(layout.size()) }
     }
 
     fn capacity(layout: &Layout) -> u32 {
@@ -151,14 +129,11 @@ impl Shared<Self> for Msix {
     }
 
     fn reset(&self) -> Touched {
-        self.control.store(self.control().written(0).into_bits(), SeqCst);
-        self.table.reset();
-        self.table.written()
+        self.shared.reset()
     }
 
     fn replace(&self, registers: Self) {
-        self.table.replace(&registers.table);
-        self.control.store(registers.control().into_bits(), SeqCst);
+        self.shared.replace(&registers.shared);
     }
 }
 
@@ -192,20 +167,6 @@ impl Store for Msix {
     }
 
     fn delivery(&self, vector: Vector) -> Delivery {
-        // The function mask before the vector's own, for the reason that `Place::load` has.
-        let control = self.control();
-        self.table.entry(vector).map_or(Delivery::Off, |entry| delivery(control, &entry))
-    }
-}
-
-/// What an entry should be. A masked entry without a message is one that its driver has not requested yet, or
-/// has freed: it needs nothing of the host.
-fn delivery(control: MessageControl, entry: &Entry) -> Delivery {
-    if !control.enable() || entry.is_masked() && entry.is_blank() {
-        Delivery::Off
-    } else if control.function_mask() || entry.is_masked() {
-        Delivery::Held
-    } else {
-        Delivery::Live(entry.message())
+        self.shared.delivery(vector)
     }
 }

@@ -4,6 +4,7 @@
 use super::Msix;
 use super::layout::Layout;
 use super::regs::{MessageControl, VectorControl};
+use super::shared::SharedRegisters;
 use super::table::{Entry, Table};
 use crate::delivery::Vector;
 use crate::message::MsiMessage;
@@ -45,13 +46,13 @@ impl Msix {
             message_control: self.control().into_bits(),
             table_window,
             pba_window,
-            entries: self.table.entries().map(entry).collect(),
+            entries: self.shared.table().entries().map(entry).collect(),
         }
     }
 
     pub(super) fn try_from_state(layout: &Layout, state: &MsixState) -> Result<Self, RestoreError> {
         let at_power_on = Self::at_power_on(layout);
-        let Self { windows: [table_window, pba_window], ref table, .. } = at_power_on;
+        let [table_window, pba_window] = at_power_on.windows;
         let found = MessageControl::from_bits(state.message_control);
         fixed(
             "Message Control",
@@ -60,14 +61,14 @@ impl Msix {
         )?;
         fixed("Table Offset/Table BIR", state.table_window, table_window)?;
         fixed("PBA Offset/PBA BIR", state.pba_window, pba_window)?;
-        let (entries, expected) = (state.entries.len(), table.len());
+        let (entries, expected) = (state.entries.len(), at_power_on.shared.table().len());
         if entries != expected {
             return Err(RestoreError::TableSize { found: entries, expected });
         }
         let entries: Result<Vec<Entry>, RestoreError> =
             (0..).map(Vector).zip(&state.entries).map(|(vector, state)| entry(vector, state)).collect();
         let table = Table::from_entries(entries?.into_iter());
-        Ok(Self { control: found.into_bits().into(), windows: [table_window, pba_window], table })
+        Ok(Self { windows: [table_window, pba_window], shared: SharedRegisters::from_parts(found, table) })
     }
 }
 

@@ -5,14 +5,10 @@
 //! width is answered; what lies beyond the last entry reads 0 and ignores writes.
 //!
 //! Locking: none. An entry is two QWORDs, and each write of (a part of) one is one atomic step; a read waits for nobody and
-//! keeps nobody waiting. Invariant: whoever changes something looks at all else that the [`Delivery`](crate::Delivery)
-//! depends on *after* that, and all steps and looks are in one order (`SeqCst`). So of two vCPUs that change an entry in two
-//! places, or an entry and Message Control, the later one sees both changes, and no change that the host has to follow is
-//! missed by both.
+//! keeps nobody waiting. In what order an entry's halves are looked at matters: see `shared.rs`.
 
-use std::sync::atomic::Ordering::SeqCst;
-use std::sync::atomic::{AtomicU64, AtomicUsize};
-
+use super::atomic::Ordering::SeqCst;
+use super::atomic::{AtomicU64, AtomicUsize};
 use super::layout::TableSize;
 use super::regs::VectorControl;
 use crate::access::lanes;
@@ -60,7 +56,7 @@ struct Place([AtomicU64; 2]);
 
 impl Place {
     fn new(Entry([address, data_and_control]): Entry) -> Self {
-        Self([address.into(), data_and_control.into()])
+        Self([AtomicU64::new(address), AtomicU64::new(data_and_control)])
     }
 
     fn store(&self, Entry([address, data_and_control]): Entry) {
@@ -69,8 +65,7 @@ impl Place {
         second.store(data_and_control, SeqCst);
     }
 
-    /// The mask bit first: who masks an entry to rewrite it waits for whoever looks now, on the domain's lock. So the message of
-    /// one that is not masked is whole.
+    /// The mask bit first.
     fn load(&self) -> Entry {
         let Self([first, second]) = self;
         let data_and_control = second.load(SeqCst);
@@ -100,7 +95,7 @@ impl Table {
             Place::new(entry)
         };
         let places = entries.enumerate().map(place).collect();
-        Self { places, extent: extent.into() }
+        Self { places, extent: AtomicUsize::new(extent) }
     }
 
     pub(super) fn len(&self) -> usize {
@@ -230,7 +225,7 @@ impl Table {
                 Err(now) => before = now,
             }
         };
-        // Not earlier: see the invariant.
+        // Not earlier: it may have changed with this one.
         let other = self.read_qword(qword ^ 1);
         let entry = |this| if half == 0 { Entry([this, other]) } else { Entry([other, this]) };
         if follows(&entry(before), &entry(after)) {
