@@ -183,8 +183,7 @@ struct UnderWay<'a> {
 impl UnderWay<'_> {
     fn hand_over(mut self, commit: impl FnOnce(&KvmIrqRouting) -> io::Result<()>) {
         let Self { table: Some(table), placed, result, .. } = &mut self else { return };
-        let put = placed.iter().try_for_each(|placed| table.put(placed.index, placed.message));
-        *result = put.and_then(|()| commit(table.entries()));
+        *result = table.put(placed).and_then(|()| commit(table.entries()));
     }
 }
 

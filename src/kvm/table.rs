@@ -47,21 +47,35 @@ impl Table {
         &self.entries
     }
 
-    /// Puts a message in its place, which exists or is the next one.
-    pub(super) fn put(&mut self, index: usize, message: ApicMessage) -> io::Result<()> {
-        let entry = msi_route(gsi(index), message.message());
-        match self.entries.as_mut_slice().get_mut(self.pins.saturating_add(index)) {
-            Some(place) => *place = entry,
-            None => self.entries.push(entry).map_err(|_| io::ErrorKind::OutOfMemory)?,
+    /// Puts messages in their places, which exist or are the next ones.
+    pub(super) fn put(&mut self, placed: &[Placed]) -> io::Result<()> {
+        let messages = placed.iter().map(|placed| placed.index.saturating_add(1)).max().unwrap_or(0);
+        self.make_room(messages)?;
+        placed.iter().for_each(|placed| self.set(placed.index, placed.message));
+        Ok(())
+    }
+
+    /// At once: to push an entry costs more than to fill one.
+    fn make_room(&mut self, messages: usize) -> io::Result<()> {
+        let (entries, wanted) = (self.entries.as_slice(), self.pins.saturating_add(messages));
+        if entries.len() < wanted {
+            let mut larger = KvmIrqRouting::new(wanted).map_err(|_| io::ErrorKind::OutOfMemory)?;
+            larger.as_mut_slice().iter_mut().zip(entries).for_each(|(to, from)| *to = *from);
+            self.entries = larger;
         }
         Ok(())
+    }
+
+    fn set(&mut self, index: usize, message: ApicMessage) {
+        if let Some(place) = self.entries.as_mut_slice().get_mut(self.pins.saturating_add(index)) {
+            *place = msi_route(gsi(index), message.message());
+        }
     }
 
     /// The way back: the messages of before in their places, and no more than so many.
     pub(super) fn take_back(&mut self, placed: &[Placed], messages: usize) {
         for Placed { index, before, .. } in placed {
-            // Its entry exists: nothing to allocate.
-            let _ = before.map(|before| self.put(*index, before));
+            before.iter().for_each(|before| self.set(*index, *before));
         }
         let mut left = self.pins.saturating_add(messages);
         self.entries.retain(|_| {
