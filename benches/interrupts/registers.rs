@@ -1,4 +1,4 @@
-//! Accesses that reach no host: beside one uncontended lock, which is their floor.
+//! Accesses that reach no host: beside one uncontended lock, which an MSI-X table does without.
 
 use std::hint::black_box;
 use std::sync::Mutex;

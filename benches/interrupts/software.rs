@@ -36,7 +36,7 @@ pub(crate) fn measure(notes: &mut Notes) -> Result<()> {
         }
         Ok(figure.each_of(BATCH.into()))
     })?;
-    // Masked, another message, unmasked: plain state, so the floor is a lock.
+    // Masked, another message, unmasked: beside one uncontended lock.
     let mut at = 0;
     notes.take("software_retarget", |name| {
         without_allocating(name, || {

@@ -131,6 +131,27 @@ fn of_any_two_writes_at_the_same_moment_the_host_follows_both() {
     }
 }
 
+#[test]
+fn a_vector_that_a_vcpu_has_masked_is_silent_whatever_another_one_does() {
+    for other in [0, FUNCTION_MASK, ENABLE, ENABLE | FUNCTION_MASK].map(MessageControl) {
+        for control in [ENABLE, ENABLE | FUNCTION_MASK] {
+            let run = move || {
+                let function =
+                    Function::after(&[Address(0xfee0_0000), Data(0x40), UNMASK, MessageControl(control)]);
+                let vcpu = thread::spawn({
+                    let function = function.clone();
+                    move || function.write(other)
+                });
+                function.write(MASK);
+                let host = *function.host.lock().unwrap();
+                assert!(matches!(host, Delivery::Held | Delivery::Off), "{host:?} with {other:?}");
+                vcpu.join().unwrap();
+            };
+            check_dfs(run, None);
+        }
+    }
+}
+
 /// Whether address and data are of one message, where each has the same odd or even number.
 fn is_whole(MsiMessage { address, data }: MsiMessage) -> bool {
     address >> 12 & 1 == u64::from(data & 1)

@@ -44,8 +44,10 @@ impl SharedRegisters {
     #[inline]
     pub(super) fn write_table(&self, offset: u64, data: &[u8]) -> Touched {
         self.table.write(offset, data, |before, after| {
+            // Where Message Control keeps it silent already, another vCPU may not be as far with the host as to have it so.
+            let is_masked_now = after.is_masked() && !before.is_masked();
             let control = self.control();
-            delivery(control, after).concerns_host(delivery(control, before))
+            is_masked_now || delivery(control, after).concerns_host(delivery(control, before))
         })
     }
 
