@@ -4,7 +4,7 @@
 use crate::delivery::Touched;
 use crate::registers::Registers;
 
-/// A capability's registers, as plain state.
+/// A capability's registers.
 pub trait Capability: Registers {
     /// Where configuration space shows the pending bits of the first 32 vectors, from the capability's ID on;
     /// `None` where it does not.

@@ -48,7 +48,7 @@ impl Delivery {
     }
 }
 
-/// The registers of one kind of message-signalled interrupt, as plain state.
+/// The registers of one kind of message-signalled interrupt: state, and nothing that happens.
 pub trait Store {
     /// How many vectors the guest may use now: 0 while the capability is off, and then the host may turn the
     /// whole thing off too.

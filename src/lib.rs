@@ -3,7 +3,7 @@
 //!
 //! | part | owns | never does |
 //! |---|---|---|
-//! | [`msi`], [`msix`], [`ims`] | the registers that a guest sees, as plain state | I/O, locks, logging, panics |
+//! | [`msi`], [`msix`], [`ims`] | the registers that a guest sees | I/O, locks, logging, panics |
 //! | [`domain`] | what each vector *is* in the host, and the way to what it *should be* | look at registers |
 //! | [`router`], [`kvm`] | messages, their GSIs, irqfds | know vectors or devices |
 //! | [`remap`] | what a function's messages mean now, where the guest remaps them | call back into a domain |
@@ -14,7 +14,7 @@
 //! | [`function`] | one PCI function's interrupts, put together for an embedder | anything of its own |
 //! | [`state`] | a function's interrupts as data, for snapshots | trust what it reads |
 //!
-//! A guest's write changes plain state and yields the vectors it [touched](delivery::Touched). The device's
+//! A guest's write changes registers and yields the vectors it [touched](delivery::Touched). The device's
 //! domain then compares what each of them should be ([`Delivery`]) with what the host has, and takes the
 //! steps between in the one order that loses nothing. `src/design.md` tells the whole story and its rules.
 //!
@@ -69,7 +69,7 @@ pub use function::{
     Function, ImsFunction, MsiFunction, MsixFunction, QueueFunction, SoftwareIms, SoftwareMsix, SoftwareQueue,
 };
 pub use message::MsiMessage;
-pub use registers::{Registers, Shared};
+pub use registers::{Registers, SharedRegisters};
 pub use requester::RequesterId;
 pub use router::Router;
 

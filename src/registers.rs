@@ -22,7 +22,7 @@ pub trait Registers: Store + Sized {
 
     /// How vCPUs share them: `Mutex<Self>` for plain state. Its lock is the innermost one of the crate, and is held for no
     /// system call.
-    type Shared: Shared<Self> + Debug + Send + Sync;
+    type Shared: SharedRegisters<Self> + Debug + Send + Sync;
 
     /// The registers after power-on.
     fn at_power_on(layout: &Self::Layout) -> Self;
@@ -46,8 +46,9 @@ pub trait Registers: Store + Sized {
     fn reset(&mut self) -> Touched;
 }
 
-/// Registers that several vCPUs use at once: each call is as if it had the registers to itself.
-pub trait Shared<C>: Store + From<C> {
+/// Registers that several vCPUs use at once. However their accesses fall together, none that the host has to follow is missed
+/// by all of them: the last one touches it.
+pub trait SharedRegisters<C>: Store + From<C> {
     /// Looks at them.
     fn look<T>(&self, read: impl FnOnce(&C) -> T) -> T;
 
@@ -58,7 +59,7 @@ pub trait Shared<C>: Store + From<C> {
     fn replace(&self, registers: C);
 }
 
-impl<C: Registers> Shared<C> for Mutex<C> {
+impl<C: Registers> SharedRegisters<C> for Mutex<C> {
     fn look<T>(&self, read: impl FnOnce(&C) -> T) -> T {
         read(&lock(self))
     }

@@ -5,8 +5,8 @@
 //! is kept with the host's reason. Everything is one operation, [`Domain::sync`]: enable, mask,
 //! grow, shrink, retarget, reset and restore differ only in what the store says, and it may be called twice.
 //!
-//! Locking: one lock a domain, taken before the router's and the store's. A guest access that changes nothing
-//! in the host does not come here at all. PBA reads do: pending bits belong to the domain (PCIe r6 §7.7.2.7).
+//! Locking: one lock a domain, taken before the router's and the store's. Hardly any guest access that changes
+//! nothing in the host comes here. PBA reads do: pending bits belong to the domain (PCIe r6 §7.7.2.7).
 //! Who finds the lock taken waits for it in turn, and so does growth each time that it takes it again: a lock that is given
 //! up and taken at once would be had by nobody else.
 

@@ -4,7 +4,7 @@ use super::Function;
 use crate::access::lanes;
 use crate::capability::Capability;
 use crate::domain::Domain;
-use crate::registers::Shared;
+use crate::registers::SharedRegisters;
 
 impl<C: Capability, D: Domain> Function<C, D> {
     /// Reads the capability; `offset` counts from its ID. The next pointer reads 0, it is the embedder's.

@@ -1,8 +1,7 @@
 //! One PCI function's interrupts, put together for an embedder: the registers, and the domain behind them.
 //!
-//! Owns no rule of its own. Each access changes the registers and then syncs what it touched,
-//! so when a guest's write returns, the host has followed. Locks: those of registers that have one innermost, never across a
-//! call to the host.
+//! Owns no rule of its own. Each access changes the registers and then syncs what it touched, so when a guest's write
+//! returns, the host has followed. Locks: those of registers that have one innermost, never across a call to the host.
 
 mod config;
 mod ims;
@@ -24,7 +23,7 @@ use crate::domain::{
 use crate::ims::{QueueStore, SlotArray};
 use crate::msi::Msi;
 use crate::msix::Msix;
-use crate::registers::{Registers, Shared, lock};
+use crate::registers::{Registers, SharedRegisters, lock};
 use crate::router::Router;
 
 /// The MSI of one PCI function.

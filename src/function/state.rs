@@ -4,12 +4,13 @@ use super::Function;
 use crate::apic::ApicMessage;
 use crate::delivery::Touched;
 use crate::domain::Domain;
-use crate::registers::{Registers, Shared};
+use crate::registers::{Registers, SharedRegisters};
 use crate::state::{FunctionState, RestoreError, Resume, SuspendError, VERSION};
 
 impl<C: Registers, D: Domain> Function<C, D> {
     /// Stops the delivery of the function's interrupts, and answers its state as of then. Calling it again answers
-    /// the state of then. The vCPUs should be stopped before, their local APICs read afterwards.
+    /// the state of then. The vCPUs are to be stopped before, or registers without a lock are not of
+    /// one moment; their local APICs are read afterwards.
     ///
     /// Interrupts meanwhile: those of before have been delivered to the local APICs. Those that come from now on
     /// wait, until [`Resume::resume`], and are in the state if they came before it was taken; nothing that is told

@@ -32,13 +32,11 @@ pub(super) fn place(routes: &mut Routes) {
         return;
     }
     let there_were = routes.len().saturating_sub(wanted.len());
-    let enough = routes.len().saturating_add(there_were.saturating_mul(2)).max(FIRST);
+    let mut enough = routes.len().saturating_add(there_were.saturating_mul(2)).max(FIRST);
     // The last commit but one would be nearly as large as the last.
-    let enough = if enough.saturating_mul(4) >= all(routes).saturating_mul(3) {
-        enough.max(all(routes))
-    } else {
-        enough
-    };
+    if enough.saturating_mul(4) >= all(routes).saturating_mul(3) {
+        enough = enough.max(all(routes));
+    }
     let mut destinations = HashSet::new();
     for message in wanted.iter().filter(|message| destinations.insert(message.with_vector(u8::MAX))) {
         block(routes, *message, enough, routes.unused());

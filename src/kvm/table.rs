@@ -75,7 +75,9 @@ impl Table {
     /// The way back: the messages of before in their places, and no more than so many.
     pub(super) fn take_back(&mut self, placed: &[Placed], messages: usize) {
         for Placed { index, before, .. } in placed {
-            before.iter().for_each(|before| self.set(*index, *before));
+            if let Some(before) = before {
+                self.set(*index, *before);
+            }
         }
         let mut left = self.pins.saturating_add(messages);
         self.entries.retain(|_| {

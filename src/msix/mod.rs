@@ -2,11 +2,12 @@
 //!
 //! Owns the registers. Invariant: after any access of any offset, width and value the state is one that a
 //! function could have, and [`Touched`] names every vector whose [`Delivery`] changed in a way that the host
-//! has to follow: also where several vCPUs change it at once (`shared.rs`). No I/O, no lock, no log, no panic. The pending bits are not here: they belong to the domain, which knows what waits where.
+//! has to follow: also where several vCPUs change it at once (`concurrent.rs`). No I/O, no lock, no log, no panic. The
+//! pending bits are not here: they belong to the domain, which knows what waits where.
 
+mod concurrent;
 pub mod layout;
 pub mod regs;
-mod shared;
 mod state;
 mod table;
 
@@ -26,9 +27,9 @@ use crate::access::lanes;
 use crate::backend::{Capabilities, Growth};
 use crate::capability::Capability;
 use crate::delivery::{Delivery, Store, Touched, Vector};
-use crate::registers::{Registers, Shared};
+use crate::registers::{Registers, SharedRegisters};
 use crate::state::RestoreError;
-use shared::{SharedRegisters, first_dword};
+use concurrent::{ControlAndTable, first_dword};
 
 /// A function's MSI-X registers.
 ///
@@ -54,30 +55,30 @@ use shared::{SharedRegisters, first_dword};
 #[derive(Debug)]
 pub struct Msix {
     windows: [u32; 2],
-    shared: SharedRegisters,
+    registers: ControlAndTable,
 }
 
 impl Msix {
     /// Message Control as it reads now.
     pub fn control(&self) -> MessageControl {
-        self.shared.control()
+        self.registers.control()
     }
 
     /// Reads the table; `offset` counts from its first entry.
     #[inline]
     pub fn read_table(&self, offset: u64, data: &mut [u8]) {
-        self.shared.table().read(offset, data);
+        self.registers.table().read(offset, data);
     }
 
     /// Writes the table. Bytes beyond its end are ignored.
     #[inline]
     pub fn write_table(&self, offset: u64, data: &[u8]) -> Touched {
-        self.shared.write_table(offset, data)
+        self.registers.write_table(offset, data)
     }
 
     /// Writes the capability; `offset` counts from its ID.
     pub fn write_config(&self, offset: u16, data: &[u8]) -> Touched {
-        self.shared.write_config(offset, data)
+        self.registers.write_config(offset, data)
     }
 
     fn table_size(&self) -> u32 {
@@ -91,7 +92,7 @@ impl Registers for Msix {
     type Shared = Self;
 
     fn at_power_on(layout: &Layout) -> Self {
-        Self { windows: layout.registers(), shared: SharedRegisters::new(layout.size()) }
+        Self { windows: layout.registers(), registers: ControlAndTable::new(layout.size()) }
     }
 
     fn capacity(layout: &Layout) -> u32 {
@@ -119,21 +120,21 @@ impl Registers for Msix {
     }
 
     fn reset(&mut self) -> Touched {
-        Shared::reset(self)
+        SharedRegisters::reset(self)
     }
 }
 
-impl Shared<Self> for Msix {
+impl SharedRegisters<Self> for Msix {
     fn look<T>(&self, read: impl FnOnce(&Self) -> T) -> T {
         read(self)
     }
 
     fn reset(&self) -> Touched {
-        self.shared.reset()
+        self.registers.reset()
     }
 
     fn replace(&self, registers: Self) {
-        self.shared.replace(&registers.shared);
+        self.registers.replace(&registers.registers);
     }
 }
 
@@ -167,6 +168,6 @@ impl Store for Msix {
     }
 
     fn delivery(&self, vector: Vector) -> Delivery {
-        self.shared.delivery(vector)
+        self.registers.delivery(vector)
     }
 }

@@ -2,9 +2,9 @@
 //! of the given layout could have in its registers.
 
 use super::Msix;
+use super::concurrent::ControlAndTable;
 use super::layout::Layout;
 use super::regs::{MessageControl, VectorControl};
-use super::shared::SharedRegisters;
 use super::table::{Entry, Table};
 use crate::delivery::Vector;
 use crate::message::MsiMessage;
@@ -46,7 +46,7 @@ impl Msix {
             message_control: self.control().into_bits(),
             table_window,
             pba_window,
-            entries: self.shared.table().entries().map(entry).collect(),
+            entries: self.registers.table().entries().map(entry).collect(),
         }
     }
 
@@ -61,14 +61,14 @@ impl Msix {
         )?;
         fixed("Table Offset/Table BIR", state.table_window, table_window)?;
         fixed("PBA Offset/PBA BIR", state.pba_window, pba_window)?;
-        let (entries, expected) = (state.entries.len(), at_power_on.shared.table().len());
+        let (entries, expected) = (state.entries.len(), at_power_on.registers.table().len());
         if entries != expected {
             return Err(RestoreError::TableSize { found: entries, expected });
         }
         let entries: Result<Vec<Entry>, RestoreError> =
             (0..).map(Vector).zip(&state.entries).map(|(vector, state)| entry(vector, state)).collect();
         let table = Table::from_entries(entries?.into_iter());
-        Ok(Self { windows: [table_window, pba_window], shared: SharedRegisters::from_parts(found, table) })
+        Ok(Self { windows: [table_window, pba_window], registers: ControlAndTable::from_parts(found, table) })
     }
 }
 

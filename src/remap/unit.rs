@@ -19,7 +19,7 @@ pub trait Invalidate: Send + Sync {
     fn invalidate(&self);
 }
 
-impl<C: Registers + Send, D: Domain + Send + Sync> Invalidate for Function<C, D>
+impl<C: Registers, D: Domain + Send + Sync> Invalidate for Function<C, D>
 where
     C::Layout: Send + Sync,
 {

@@ -190,9 +190,7 @@ impl<B: Backend> Host<B> {
         if vector.index() >= self.slots.capacity() {
             return;
         }
-        self.unsettled.remove(&vector);
-        self.lingering.remove(&vector);
-        self.growing.remove(&vector);
+        self.forget_waiting(vector);
         let (delivery, cookie) = store.answer(vector);
         match delivery {
             Delivery::Off => {
@@ -218,6 +216,16 @@ impl<B: Backend> Host<B> {
                 }
             },
         }
+    }
+
+    /// A vector that is aimed at waits for nothing. Most often none does, and then to look it up is what costs.
+    fn forget_waiting(&mut self, vector: Vector) {
+        if self.unsettled.is_empty() && self.lingering.is_empty() && self.growing.is_empty() {
+            return;
+        }
+        self.unsettled.remove(&vector);
+        self.lingering.remove(&vector);
+        self.growing.remove(&vector);
     }
 
     /// Has a vector's interrupts carry what they should from now on; true where they do. One that is bound gets

@@ -5,8 +5,8 @@
 //! steps and looks are in one order (`SeqCst`): so of two changes the later one sees both.
 //!
 //! A look that is to be followed begins with what keeps a vector from delivering: the function mask, the vector's mask bit,
-//! then the message. It is made under the domain's lock, and whoever masks a vector to rewrite its message waits for that
-//! lock before. So the message of one that is seen unmasked is whole.
+//! then the message. It is made under the domain's lock, and a write that masks a vector waits for that lock before its
+//! driver rewrites the message. So the message of one that is seen unmasked is whole. Who looks elsewhere may see halves.
 
 use super::atomic::AtomicU16;
 use super::atomic::Ordering::SeqCst;
@@ -18,12 +18,12 @@ use crate::delivery::{Delivery, Touched, Vector};
 
 /// Message Control and the table of one function.
 #[derive(Debug)]
-pub(super) struct SharedRegisters {
+pub(super) struct ControlAndTable {
     control: AtomicU16,
     table: Table,
 }
 
-impl SharedRegisters {
+impl ControlAndTable {
     pub(super) fn new(size: TableSize) -> Self {
         let control = MessageControl::new().with_table_size_less_one(size.get().saturating_sub(1));
         Self::from_parts(control, Table::new(size))
@@ -71,7 +71,13 @@ impl SharedRegisters {
 
     pub(super) fn delivery(&self, vector: Vector) -> Delivery {
         let control = self.control();
-        self.table.entry(vector).map_or(Delivery::Off, |entry| delivery(control, &entry))
+        let Some(entry) = self.table.entry(vector) else { return Delivery::Off };
+        match delivery(control, &entry) {
+            // Who has masked the function meanwhile may have done so before this entry was ever written, and then does not
+            // have it followed.
+            Delivery::Live(_) => delivery(self.control(), &entry),
+            silent => silent,
+        }
     }
 
     pub(super) fn reset(&self) -> Touched {
