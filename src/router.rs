@@ -2,8 +2,8 @@
 //!
 //! One router serves a whole VM and every domain in it; implementations lock for themselves, after the domain
 //! and before the store. The order of the calls is a type's matter: an eventfd attaches to a [`Route`], which
-//! only publishing gives, and a `Route` that is withdrawn is gone. So no signal can meet an irqfd without a
-//! route, where KVM would drop it.
+//! there is only for a message that is published, and a `Route` that is withdrawn is gone. So no signal can meet an irqfd
+//! without a route, where KVM would drop it.
 
 use std::fmt;
 use std::io;
@@ -131,6 +131,12 @@ pub trait Router: Send + Sync {
     /// What this parent can do for a function's vectors. It stays the same for the router's life.
     fn capabilities(&self) -> Capabilities {
         Capabilities::UNLIMITED
+    }
+
+    /// One more use of a message that is published, where that takes no call to the host. None may say nothing: a router that
+    /// cannot tell has this one, and is asked to [publish](Router::publish) the message.
+    fn find(&self, _message: ApicMessage) -> Option<Route> {
+        None
     }
 
     /// Gives each message a route, those that are not published yet by one commit for all of them. `routes`

@@ -63,6 +63,10 @@ fn commit(vm: &VmFd, table: &kvm_bindings::KvmIrqRouting) -> Result<(), io::Erro
 }
 
 impl Router for KvmRouter {
+    fn find(&self, message: ApicMessage) -> Option<Route> {
+        self.publisher.find(message)
+    }
+
     fn publish(&self, messages: &[ApicMessage], routes: &mut Vec<Result<Route, RouterError>>) {
         self.publisher.publish(messages, routes, |table| commit(&self.vm, table));
     }

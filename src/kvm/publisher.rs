@@ -60,6 +60,11 @@ impl Publisher {
         Self { shared: Mutex::new(shared), ended: Condvar::new() }
     }
 
+    /// As [`Router::find`](crate::Router::find).
+    pub(super) fn find(&self, message: ApicMessage) -> Option<Route> {
+        self.shared().routes.find(message)
+    }
+
     /// As [`Router::publish`](crate::Router::publish); `commit` is the kernel's part.
     pub(super) fn publish(
         &self,

@@ -43,6 +43,10 @@ impl<R: Router, S: Stage> Router for Remapped<R, S> {
         self.router.capabilities().intersection(self.stage.capabilities(self.requester))
     }
 
+    fn find(&self, message: ApicMessage) -> Option<Route> {
+        self.router.find(message)
+    }
+
     fn publish(&self, messages: &[ApicMessage], routes: &mut Vec<Result<Route, RouterError>>) {
         self.router.publish(messages, routes);
     }

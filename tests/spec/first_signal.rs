@@ -90,8 +90,8 @@ fn while_the_host_refuses_vectors_none_is_attached_first() {
     fixture.refuse(0b100);
     fixture.set_mask(3, 0);
     assert!(error().contains("refused vector 3"), "{}", error());
-    // The second call is for the host vector now.
-    fixture.refuse(0b10);
+    // The message is found, so the first call is for the host vector now.
+    fixture.refuse(0b1);
     fixture.function.retry();
     assert!(error().contains("refused vector 3"), "{}", error());
     fixture.function.retry();

@@ -15,7 +15,7 @@ pub(crate) const ENABLE: u16 = 1 << 15;
 
 pub(crate) struct Fixture {
     pub(crate) function: MsixFunction<FakeRouter, FakeBackend>,
-    router: Arc<FakeRouter>,
+    pub(crate) router: Arc<FakeRouter>,
     device: FakeBackend,
     failures: Failures,
 }

@@ -17,4 +17,5 @@ mod races;
 mod remapping;
 mod software;
 mod table;
+mod together;
 mod turns;

@@ -25,7 +25,7 @@ use crate::backend::{Backend, BackendError, Cookie};
 use crate::budget::Budget;
 use crate::delivery::{Delivery, Store, Vector};
 use crate::domain::{BusMaster, REQUESTS};
-use crate::router::{Route, Router, RouterError};
+use crate::router::Router;
 use growth::Call;
 
 /// What the host has for the device.
@@ -60,12 +60,9 @@ pub(super) struct Host<B> {
     /// The device's side has refused the last host vector that it was asked for.
     is_refusing: bool,
     counters: Counters,
-    /// Vectors on their way up, those of them for which the host is short, and their routes: kept between calls for their
-    /// memory only.
+    /// Vectors on their way up, and those of them for which the host is short: kept between calls for their memory only.
     rising: Vec<(Vector, ApicMessage)>,
     short: Vec<(Vector, ApicMessage)>,
-    messages: Vec<ApicMessage>,
-    routes: Vec<Result<Route, RouterError>>,
 }
 
 impl<B: Backend> Host<B> {
@@ -90,8 +87,6 @@ impl<B: Backend> Host<B> {
             counters: Counters::default(),
             rising: Vec::new(),
             short: Vec::new(),
-            messages: Vec::new(),
-            routes: Vec::new(),
         }
     }
 
@@ -122,6 +117,8 @@ impl<B: Backend> Host<B> {
 
     /// Closes or opens the window, takes vectors down as far as they should be, and notes what should rise.
     fn lower(&mut self, router: &impl Router, store: &impl Store, touched: impl Iterator<Item = Vector>) {
+        // An embedder's router may have panicked before these had risen, and they may not be to rise any more.
+        (self.rising.clear(), self.short.clear());
         let vectors = store.vectors();
         // The host may have refused to open the window for earlier touches.
         let missed = self.window_error.is_some();

@@ -20,8 +20,8 @@ use crate::router::{Route, Router};
 const DELIVERIES: usize = 64;
 
 impl<B: Backend> Host<B> {
-    /// Routes first, by one commit for all; then the irqfds; the host vectors last. Where the host is short, what lingers is
-    /// there to be given back: some of it goes, and those that were refused are tried once more.
+    /// A route first, by one commit for all whose messages are missing; then the irqfd; the host vector last. Where the host
+    /// is short, what lingers is there to be given back: some of it goes, and those that were refused are tried once more.
     pub(super) fn raise(&mut self, router: &impl Router) {
         if self.rising.is_empty() {
             return;
@@ -37,20 +37,30 @@ impl<B: Backend> Host<B> {
         self.short.clear();
     }
 
+    /// Each whose message is published, up to the first whose message is not: who comes first has the first claim to room.
     fn raise_once(&mut self, router: &impl Router) {
-        let mut messages = mem::take(&mut self.messages);
-        let mut routes = mem::take(&mut self.routes);
-        let mut rising = mem::take(&mut self.rising);
-        messages.extend(rising.iter().map(|(_, message)| *message));
+        let mut index = 0usize;
+        while let Some((vector, message)) = self.rising.get(index).copied() {
+            let Some(route) = router.find(message) else { return self.publish_from(index, router) };
+            self.attach(vector, route, router);
+            index = index.saturating_add(1);
+        }
+        self.rising.clear();
+    }
+
+    /// The others.
+    fn publish_from(&mut self, index: usize, router: &impl Router) {
+        let rising = self.rising.split_off(index);
+        self.rising.clear();
+        let messages: Vec<_> = rising.iter().map(|(_, message)| *message).collect();
+        let mut routes = Vec::with_capacity(messages.len());
         router.publish(&messages, &mut routes);
-        for ((vector, message), route) in rising.drain(..).zip(routes.drain(..)) {
+        for ((vector, message), route) in rising.into_iter().zip(routes) {
             match route {
                 Ok(route) => self.attach(vector, route, router),
                 Err(error) => self.refused(vector, message, error.into()),
             }
         }
-        messages.clear();
-        (self.messages, self.routes, self.rising) = (messages, routes, rising);
     }
 
     fn attach(&mut self, vector: Vector, route: Route, router: &impl Router) {

@@ -210,7 +210,7 @@ fn messages_of_one_batch_cost_one_commit() {
 fn equal_messages_share_a_route_until_the_last_of_them_is_withdrawn() {
     let (routes, kernel) = full();
     let first = publish_one(&routes, &kernel, message(0, 0x41));
-    let second = publish_one(&routes, &kernel, message(0, 0x41));
+    let second = routes.find(message(0, 0x41)).unwrap();
     assert_eq!(first.gsi(), second.gsi());
     assert_eq!(routes.counters().in_use, 1);
     routes.withdraw(&first);
@@ -356,6 +356,7 @@ fn assert_agreement(publisher: &Publisher, kernel: &Kernel) {
 
 #[derive(Clone, Debug)]
 enum Step {
+    Find { destination: u32, vector: u8 },
     Publish { destination: u32, vectors: Vec<u8>, refused: bool },
     Withdraw(prop::sample::Index),
 }
@@ -363,6 +364,7 @@ enum Step {
 fn step() -> impl Strategy<Value = Step> {
     let vectors = prop::collection::vec(16u8.., 1..300);
     prop_oneof![
+        1 => (15u32..25, 16u8..).prop_map(|(destination, vector)| Step::Find { destination, vector }),
         2 => (15u32..40, vectors, prop::bool::weighted(0.3))
             .prop_map(|(destination, vectors, refused)| Step::Publish { destination, vectors, refused }),
         1 => any::<prop::sample::Index>().prop_map(Step::Withdraw),
@@ -378,6 +380,12 @@ proptest! {
         let mut in_use: Vec<Route> = Vec::new();
         for step in steps {
             match step {
+                Step::Find { destination, vector } => {
+                    let message = message(destination, vector);
+                    let found = routes.find(message);
+                    prop_assert_eq!(found.is_some(), kernel.taken().messages.values().any(|taken| *taken == message));
+                    in_use.extend(found);
+                }
                 Step::Publish { destination, vectors, refused } => {
                     let batch: Vec<_> = vectors.iter().map(|vector| message(destination, *vector)).collect();
                     let mut answers = Vec::new();

@@ -93,6 +93,7 @@ fn a_published_message_is_had_while_another_ones_commit_is_under_way() {
         publisher.publish(&[message(0, 0x41)], &mut answers, |_| panic!("it is published"));
         assert_eq!(answers.pop().unwrap().unwrap(), route);
         publisher.withdraw(&route);
+        assert_eq!(publisher.find(message(0, 0x41)), Some(route));
         under_way.end(Ok(()));
     });
 }
@@ -108,6 +109,7 @@ fn a_message_on_its_way_is_not_had_before_the_kernel_has_it() {
             let second = kernel.publish(scope, publisher, message(0, 0x41));
             wait_until_waiting(publisher, 1);
             assert!(!second.is_finished());
+            assert_eq!(publisher.find(message(0, 0x41)), None);
             under_way.end(if refused { Err(io::ErrorKind::OutOfMemory.into()) } else { Ok(()) });
             if refused {
                 // It is tried again by who wants it.
