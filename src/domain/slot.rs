@@ -186,13 +186,16 @@ impl Slot {
                 return Err((self, error));
             }
         };
-        let bound = backend.bind(vector, &host.eventfd);
-        let live = Self::Live { host, route };
-        match bound {
-            Ok(()) => Ok(live),
-            // The kernel may refuse the way back, and that is what has to be tried again first.
-            Err(error) => live.shut(router).and_then(|idle| Err((idle, error.into()))),
+        match backend.bind(vector, &host.eventfd) {
+            Ok(()) => Ok(Self::Live { host, route }),
+            Err(error) => Self::unrequested(host, route, router, error.into()),
         }
+    }
+
+    /// The kernel may refuse the way back, and that is what has to be tried again first.
+    #[cold]
+    fn unrequested(host: HostVector, route: Route, router: &impl Router, error: DomainError) -> Step {
+        Self::Live { host, route }.shut(router).and_then(|idle| Err((idle, error)))
     }
 
     /// Held to live. The route is published already, so a signal that waits or comes meanwhile meets it. One that comes

@@ -187,7 +187,10 @@ impl<B: Backend> Host<B> {
         if vector.index() >= self.slots.capacity() {
             return;
         }
-        self.forget_waiting(vector);
+        // Most often none waits, and then to look this one up is what would cost.
+        if !(self.unsettled.is_empty() && self.lingering.is_empty() && self.growing.is_empty()) {
+            self.forget_waiting(vector);
+        }
         let (delivery, cookie) = store.answer(vector);
         match delivery {
             Delivery::Off => {
@@ -215,11 +218,9 @@ impl<B: Backend> Host<B> {
         }
     }
 
-    /// A vector that is aimed at waits for nothing. Most often none does, and then to look it up is what costs.
+    /// A vector that is aimed at waits for nothing.
+    #[cold]
     fn forget_waiting(&mut self, vector: Vector) {
-        if self.unsettled.is_empty() && self.lingering.is_empty() && self.growing.is_empty() {
-            return;
-        }
         self.unsettled.remove(&vector);
         self.lingering.remove(&vector);
         self.growing.remove(&vector);
@@ -228,9 +229,11 @@ impl<B: Backend> Host<B> {
     /// Has a vector's interrupts carry what they should from now on; true where they do. One that is bound gets
     /// another eventfd for it, and nothing that waits is lost meanwhile.
     fn carry(&mut self, vector: Vector, cookie: Option<Cookie>, router: &impl Router) -> bool {
-        if self.cookies.get(&vector).copied() == cookie {
-            return true;
-        }
+        self.cookies.get(&vector).copied() == cookie || self.change_cookie(vector, cookie, router)
+    }
+
+    #[cold]
+    fn change_cookie(&mut self, vector: Vector, cookie: Option<Cookie>, router: &impl Router) -> bool {
         self.hold(vector, router);
         self.free(vector);
         if !matches!(self.slot(vector), None | Some(Slot::Idle { .. })) {

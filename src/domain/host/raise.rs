@@ -1,4 +1,6 @@
 //! The way up: a route for the message, an eventfd attached to it, and a host vector for the device that signals that.
+//!
+//! What most vectors do not take is `#[cold]`: the others' code is fetched again for each, as the kernel has used the cache.
 
 use std::mem;
 use std::os::fd::AsFd;
@@ -49,6 +51,7 @@ impl<B: Backend> Host<B> {
     }
 
     /// The others.
+    #[cold]
     fn publish_from(&mut self, index: usize, router: &impl Router) {
         let rising = self.rising.split_off(index);
         self.rising.clear();
@@ -91,6 +94,7 @@ impl<B: Backend> Host<B> {
 
     /// A vector that the kernel cannot deliver is delivered from userspace, where an embedder watches for it, and is held
     /// otherwise. It stays unsettled, so that it is tried again.
+    #[cold]
     fn relay(&mut self, vector: Vector, message: ApicMessage) {
         let relayed = self.step(vector, |slot, Means { backend, budget, relay }| {
             let slot = slot.bind(vector, backend, budget)?;
@@ -105,6 +109,7 @@ impl<B: Backend> Host<B> {
     }
 
     /// The host has refused a vector on its way up.
+    #[cold]
     fn refused(&mut self, vector: Vector, message: ApicMessage, error: DomainError) {
         let cause = error.cause();
         self.leave_unsettled(vector, error);

@@ -67,6 +67,7 @@ impl<B: Backend> Host<B> {
         self.counters.unbinds = self.counters.unbinds.saturating_add(1);
     }
 
+    #[cold]
     pub(super) fn leave_unsettled(&mut self, vector: Vector, error: DomainError) {
         // A budget counts its refusals itself: they are none of the host's.
         if error.cause() != Cause::Budget {
