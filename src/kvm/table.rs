@@ -55,15 +55,18 @@ impl Table {
         Ok(())
     }
 
-    /// At once: to push an entry costs more than to fill one.
+    /// Where it is much, at once: to push an entry costs more than to fill one, and to begin anew some of both.
     fn make_room(&mut self, messages: usize) -> io::Result<()> {
         let (entries, wanted) = (self.entries.as_slice(), self.pins.saturating_add(messages));
-        if entries.len() < wanted {
+        let missing = wanted.saturating_sub(entries.len());
+        if missing > entries.len() / 4 {
             let mut larger = KvmIrqRouting::new(wanted).map_err(|_| io::ErrorKind::OutOfMemory)?;
             larger.as_mut_slice().iter_mut().zip(entries).for_each(|(to, from)| *to = *from);
             self.entries = larger;
+            return Ok(());
         }
-        Ok(())
+        let push = |_| self.entries.push(kvm_irq_routing_entry::default());
+        (0..missing).try_for_each(push).map_err(|_| io::ErrorKind::OutOfMemory.into())
     }
 
     fn set(&mut self, index: usize, message: ApicMessage) {
