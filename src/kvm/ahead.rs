@@ -9,7 +9,7 @@
 use std::collections::HashSet;
 use std::ops::RangeInclusive;
 
-use super::routes::Routes;
+use super::routes::{Placed, Routes};
 use crate::apic::ApicMessage;
 
 /// The vectors that guests give to devices: below are exceptions, above are the guest's own.
@@ -25,12 +25,13 @@ const FIRST: usize = 64;
 /// further message would cost a commit of the full table. Of a batch only the first message of each destination
 /// counts, or a large one would look each neighbour up for each of its messages.
 pub(super) fn place(routes: &mut Routes) {
-    let wanted: Vec<ApicMessage> = routes.placed().iter().map(|placed| placed.message).collect();
     let comes_next =
-        || wanted.iter().any(|message| before(*message).is_some_and(|it| routes.has_settled(it)));
-    if routes.len() >= FIRST && !routes.is_handed_over_too_often() && !comes_next() {
+        |placed: &Placed| before(placed.message).is_some_and(|message| routes.has_settled(message));
+    let any_comes_next = || routes.placed().iter().any(comes_next);
+    if routes.len() >= FIRST && !routes.is_handed_over_too_often() && !any_comes_next() {
         return;
     }
+    let wanted: Vec<ApicMessage> = routes.placed().iter().map(|placed| placed.message).collect();
     let there_were = routes.len().saturating_sub(wanted.len());
     let mut enough = routes.len().saturating_add(there_were.saturating_mul(2)).max(FIRST);
     // The last commit but one would be nearly as large as the last.

@@ -164,6 +164,11 @@ impl Shared {
         }
     }
 
+    /// Whether anybody waits besides who has led the commit that has just ended. It costs a system call to tell nobody.
+    fn others_wait(&self) -> bool {
+        !self.waiting.is_empty() || self.answered.len() > 1
+    }
+
     fn has_answered(&self, ticket: Ticket) -> bool {
         self.answered.iter().any(|asked| asked.ticket == ticket)
     }
@@ -216,7 +221,9 @@ impl Drop for UnderWay<'_> {
         let found: Vec<_> = waiting.extract_if(.., |asked| asked.find(routes)).collect();
         shared.answer(found);
         shared.table = self.table.take();
-        publisher.ended.notify_all();
+        if shared.others_wait() {
+            publisher.ended.notify_all();
+        }
     }
 }
 
