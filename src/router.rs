@@ -133,8 +133,8 @@ pub trait Router: Send + Sync {
         Capabilities::UNLIMITED
     }
 
-    /// One more use of a message that is published, where that takes no call to the host. None may say nothing: a router that
-    /// cannot tell has this one, and is asked to [publish](Router::publish) the message.
+    /// One more use of a message that is published, where that takes no call to the host. `None` does not mean that it is not
+    /// published, as of a router that cannot tell: it is asked to [publish](Router::publish) it then.
     fn find(&self, _message: ApicMessage) -> Option<Route> {
         None
     }

@@ -164,7 +164,8 @@ impl Shared {
         }
     }
 
-    /// Whether anybody waits besides who has led the commit that has just ended. It costs a system call to tell nobody.
+    /// Whether anybody may wait besides who has led the commit that has just ended, and has its answer here already. It costs
+    /// a system call to tell nobody.
     fn others_wait(&self) -> bool {
         !self.waiting.is_empty() || self.answered.len() > 1
     }

@@ -55,7 +55,7 @@ impl Table {
         Ok(())
     }
 
-    /// Where it is much, at once: to push an entry costs more than to fill one, and to begin anew some of both.
+    /// Many at once, in a new table: a push costs more than to fill an entry. But a new table is zeroed and copied whole.
     fn make_room(&mut self, messages: usize) -> io::Result<()> {
         let (entries, wanted) = (self.entries.as_slice(), self.pins.saturating_add(messages));
         let missing = wanted.saturating_sub(entries.len());

@@ -49,7 +49,7 @@ fn another_cookie_takes_another_eventfd_and_loses_nothing() {
 
 #[test]
 fn a_slot_whose_host_refuses_on_the_way_to_another_cookie_is_tried_again_and_loses_nothing() {
-    // Unbinding, the route, the new eventfd.
+    // Unbinding, the new eventfd, its irqfd. Its route is there already.
     for refused in [0b1, 0b10, 0b100] {
         let fixture = Fixture::using([SLOT]);
         fixture.set_control(SLOT, MASK);

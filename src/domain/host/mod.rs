@@ -117,8 +117,9 @@ impl<B: Backend> Host<B> {
 
     /// Closes or opens the window, takes vectors down as far as they should be, and notes what should rise.
     fn lower(&mut self, router: &impl Router, store: &impl Store, touched: impl Iterator<Item = Vector>) {
-        // An embedder's router may have panicked before these had risen, and they may not be to rise any more.
-        (self.rising.clear(), self.short.clear());
+        if !(self.rising.is_empty() && self.short.is_empty()) {
+            self.lower_left(router, store);
+        }
         let vectors = store.vectors();
         // The host may have refused to open the window for earlier touches.
         let missed = self.window_error.is_some();
@@ -136,6 +137,14 @@ impl<B: Backend> Host<B> {
                 touched.for_each(&mut aim);
             }
         }
+    }
+
+    /// An embedder's code has panicked before these had risen. What they should be may be something else by now.
+    #[cold]
+    fn lower_left(&mut self, router: &impl Router, store: &impl Store) {
+        let left: Vec<Vector> = self.rising.drain(..).map(|(vector, _)| vector).collect();
+        self.short.clear();
+        self.lower(router, store, left.into_iter());
     }
 
     /// Gives some vectors back to the host that have lingered long enough; true where others wait for that.

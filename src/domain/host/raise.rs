@@ -39,22 +39,25 @@ impl<B: Backend> Host<B> {
         self.short.clear();
     }
 
-    /// Each whose message is published, up to the first whose message is not: who comes first has the first claim to room.
+    /// Attaches each whose message is published, up to the first whose message is not: who comes first has the first claim to
+    /// room.
     fn raise_once(&mut self, router: &impl Router) {
         let mut index = 0usize;
         while let Some((vector, message)) = self.rising.get(index).copied() {
-            let Some(route) = router.find(message) else { return self.publish_from(index, router) };
+            let Some(route) = router.find(message) else {
+                self.publish_from(index, router);
+                break;
+            };
             self.attach(vector, route, router);
             index = index.saturating_add(1);
         }
         self.rising.clear();
     }
 
-    /// The others.
+    /// Publishes the messages of this one and of all after it, and attaches them.
     #[cold]
     fn publish_from(&mut self, index: usize, router: &impl Router) {
-        let rising = self.rising.split_off(index);
-        self.rising.clear();
+        let rising = self.rising.get(index..).unwrap_or_default().to_vec();
         let messages: Vec<_> = rising.iter().map(|(_, message)| *message).collect();
         let mut routes = Vec::with_capacity(messages.len());
         router.publish(&messages, &mut routes);
