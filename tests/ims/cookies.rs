@@ -49,16 +49,17 @@ fn another_cookie_takes_another_eventfd_and_loses_nothing() {
 
 #[test]
 fn a_slot_whose_host_refuses_on_the_way_to_another_cookie_is_tried_again_and_loses_nothing() {
-    // Unbinding, the new eventfd, its irqfd. Its route is there already.
-    for refused in [0b1, 0b10, 0b100] {
+    // Unbinding, the route, the new eventfd, its irqfd.
+    for refused in [0b1, 0b10, 0b100, 0b1000] {
         let fixture = Fixture::using([SLOT]);
         fixture.set_control(SLOT, MASK);
         assert_eq!(fixture.raise(SLOT), []);
+        fixture.set_message(SLOT, message(SLOT - 1));
         fixture.failures.schedule(refused);
         fixture.set_control(SLOT, carrying(7));
         assert_eq!((fixture.function.unsettled(), fixture.delivered()), (1, vec![]));
         fixture.function.retry();
-        assert_eq!((fixture.function.unsettled(), fixture.delivered()), (0, vec![message(SLOT)]));
+        assert_eq!((fixture.function.unsettled(), fixture.delivered()), (0, vec![message(SLOT - 1)]));
         assert_eq!(fixture.device.cookie(Vector(SLOT)), Some(Cookie(7)));
     }
 }
