@@ -118,7 +118,7 @@ impl<B: Backend> Host<B> {
     /// Closes or opens the window, takes vectors down as far as they should be, and notes what should rise.
     fn lower(&mut self, router: &impl Router, store: &impl Store, touched: impl Iterator<Item = Vector>) {
         if !(self.rising.is_empty() && self.short.is_empty()) {
-            self.lower_left(router, store);
+            self.settle_left(router, store);
         }
         let vectors = store.vectors();
         // The host may have refused to open the window for earlier touches.
@@ -139,12 +139,13 @@ impl<B: Backend> Host<B> {
         }
     }
 
-    /// An embedder's code has panicked before these had risen. What they should be may be something else by now.
+    /// An embedder's code has panicked before these had risen. What they should be may be something else by now. They rise
+    /// before anything else is looked at, as that may turn the capability off.
     #[cold]
-    fn lower_left(&mut self, router: &impl Router, store: &impl Store) {
+    fn settle_left(&mut self, router: &impl Router, store: &impl Store) {
         let left: Vec<Vector> = self.rising.drain(..).map(|(vector, _)| vector).collect();
         self.short.clear();
-        self.lower(router, store, left.into_iter());
+        self.settle(router, store, left.into_iter());
     }
 
     /// Gives some vectors back to the host that have lingered long enough; true where others wait for that.
