@@ -7,7 +7,7 @@ mod capabilities;
 
 use std::io;
 
-use vmm_sys_util::eventfd::EventFd;
+use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 pub use capabilities::{Capabilities, Growth, Unsupported};
 
@@ -70,6 +70,19 @@ pub enum BackendError {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Cookie(pub u32);
 
+/// Whether a device still has what the host programmed into it. A device that resets itself (a built-in self test, a firmware
+/// reset through its own registers) forgets the messages and the enable bit, and the host does not notice (Linux commit
+/// b8f02af096b1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Programming {
+    /// The device has it.
+    Kept,
+    /// The device has lost it: the host must program it again.
+    Lost,
+    /// The backend cannot tell.
+    Unknown,
+}
+
 /// Who may have eventfds open that a backend has let go of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Holders {
@@ -127,6 +140,37 @@ pub trait Backend: Send {
     /// vectors without an eventfd mean anything.
     fn pending(&mut self, group: u32) -> u64;
 
+    /// The eventfd for `vector`, about to be bound. The default makes a new one. A producer that hands out one stable eventfd a
+    /// vector (vhost-user, vdpa, ioeventfd) returns a duplicate of that: see the crate's adapter for those.
+    ///
+    /// The eventfd is non-blocking and no semaphore.
+    ///
+    /// # Errors
+    /// No descriptor is available.
+    fn eventfd(&mut self, vector: Vector) -> io::Result<EventFd> {
+        let _ = vector;
+        EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)
+    }
+
+    /// Forgets what is pending in the backend itself, because the function was reset. No vector is bound. A real device forgets
+    /// by its own reset, so the default does nothing.
+    fn clear_pending(&mut self) {}
+
+    /// Whether the device still has `vector`'s message as the host programmed it. The domain asks this of a bound vector only
+    /// when the guest's driver rewrites the vector's entry with the values that it has, or requests a freed vector again. It
+    /// unbinds the vector and binds it again unless the answer is [`Programming::Kept`].
+    fn vector_programming(&mut self, vector: Vector) -> Programming {
+        let _ = vector;
+        Programming::Unknown
+    }
+
+    /// Whether the device still has its capability enabled. The domain asks this of an open window only when the guest's driver
+    /// writes Message Control with the enable bit set although it is set already. On [`Programming::Lost`] the domain closes
+    /// the window and opens it again. On [`Programming::Unknown`] it does so only where the write changed nothing else.
+    fn enable_programming(&mut self) -> Programming {
+        Programming::Unknown
+    }
+
     /// What `vector`'s interrupts carry beside their message, from its next eventfd on; `None` for nothing, as at
     /// first. It stays until the next call, also while the window is closed.
     ///
@@ -169,6 +213,22 @@ impl<B: Backend + ?Sized> Backend for Box<B> {
 
     fn pending(&mut self, group: u32) -> u64 {
         (**self).pending(group)
+    }
+
+    fn eventfd(&mut self, vector: Vector) -> io::Result<EventFd> {
+        (**self).eventfd(vector)
+    }
+
+    fn clear_pending(&mut self) {
+        (**self).clear_pending();
+    }
+
+    fn vector_programming(&mut self, vector: Vector) -> Programming {
+        (**self).vector_programming(vector)
+    }
+
+    fn enable_programming(&mut self) -> Programming {
+        (**self).enable_programming()
     }
 
     fn set_cookie(&mut self, vector: Vector, cookie: Option<Cookie>) -> Result<(), BackendError> {
