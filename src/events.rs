@@ -15,32 +15,30 @@ use std::sync::Arc;
 
 use event_manager::{EventOps, EventSet, EventSubscriber, Events};
 
-use crate::backend::Backend;
 use crate::domain::DeviceDomain;
 use crate::function::Function;
 use crate::registers::Registers;
-use crate::router::Router;
 
 /// Delivers a function's interrupts from userspace where the kernel cannot.
 #[derive(Debug)]
-pub struct RelaySubscriber<C: Registers, R: Router, B: Backend> {
-    function: Arc<Function<C, DeviceDomain<R, B>>>,
+pub struct RelaySubscriber<C: Registers> {
+    function: Arc<Function<C, DeviceDomain>>,
     descriptor: Arc<OwnedFd>,
 }
 
-impl<C: Registers, R: Router, B: Backend> RelaySubscriber<C, R, B> {
+impl<C: Registers> RelaySubscriber<C> {
     /// From now on the function's vectors are delivered from userspace where need be; add this to an event
     /// manager at once.
     ///
     /// # Errors
     /// No descriptor to be had.
-    pub fn new(function: Arc<Function<C, DeviceDomain<R, B>>>) -> io::Result<Self> {
+    pub fn new(function: Arc<Function<C, DeviceDomain>>) -> io::Result<Self> {
         let descriptor = function.relay()?;
         Ok(Self { function, descriptor })
     }
 }
 
-impl<C: Registers, R: Router, B: Backend> EventSubscriber for RelaySubscriber<C, R, B> {
+impl<C: Registers> EventSubscriber for RelaySubscriber<C> {
     fn process(&self, _events: Events, _ops: &mut EventOps) {
         self.function.deliver();
     }
@@ -53,25 +51,25 @@ impl<C: Registers, R: Router, B: Backend> EventSubscriber for RelaySubscriber<C,
 /// Requests host vectors for what the guest has begun to use, so that its writes need not wait for the host. See
 /// [`DeviceDomain::growth`].
 #[derive(Debug)]
-pub struct GrowthSubscriber<C: Registers, R: Router, B: Backend> {
-    function: Arc<Function<C, DeviceDomain<R, B>>>,
+pub struct GrowthSubscriber<C: Registers> {
+    function: Arc<Function<C, DeviceDomain>>,
     descriptor: Arc<OwnedFd>,
 }
 
-impl<C: Registers, R: Router, B: Backend> GrowthSubscriber<C, R, B> {
+impl<C: Registers> GrowthSubscriber<C> {
     /// From now on vectors that have no host vector yet wait for this: add it to an event manager at once, of a thread that
     /// may wait for the host. Where vCPUs have no CPUs of their own, one that takes none from them by waking up
     /// (`SCHED_BATCH`): the guest is not done yet when it is woken.
     ///
     /// # Errors
     /// No descriptor to be had.
-    pub fn new(function: Arc<Function<C, DeviceDomain<R, B>>>) -> io::Result<Self> {
+    pub fn new(function: Arc<Function<C, DeviceDomain>>) -> io::Result<Self> {
         let descriptor = function.growth()?;
         Ok(Self { function, descriptor })
     }
 }
 
-impl<C: Registers, R: Router, B: Backend> EventSubscriber for GrowthSubscriber<C, R, B> {
+impl<C: Registers> EventSubscriber for GrowthSubscriber<C> {
     fn process(&self, _events: Events, _ops: &mut EventOps) {
         self.function.grow();
     }

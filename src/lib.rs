@@ -43,6 +43,7 @@ pub mod domain;
 pub mod events;
 pub mod function;
 pub mod ims;
+pub mod interrupt;
 pub mod kvm;
 pub mod message;
 pub mod mmio;
@@ -68,6 +69,7 @@ pub use domain::{DeviceDomain, Domain, SoftwareDomain};
 pub use function::{
     Function, ImsFunction, MsiFunction, MsixFunction, QueueFunction, SoftwareIms, SoftwareMsix, SoftwareQueue,
 };
+pub use interrupt::{DeviceId, Interrupt, Target};
 pub use message::MsiMessage;
 pub use registers::{Registers, SharedRegisters};
 pub use requester::RequesterId;

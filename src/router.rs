@@ -10,8 +10,9 @@ use std::io;
 
 use vmm_sys_util::eventfd::EventFd;
 
-use crate::apic::ApicMessage;
+use crate::apic::{ApicMessage, InvalidMessage};
 use crate::backend::Capabilities;
+use crate::interrupt::{Interrupt, Target};
 use crate::message::MsiMessage;
 use crate::refusal::Refusal;
 
@@ -34,12 +35,12 @@ impl fmt::Display for Gsi {
 #[derive(Debug, PartialEq, Eq)]
 pub struct Route {
     gsi: Gsi,
-    message: ApicMessage,
+    message: Interrupt,
 }
 
 impl Route {
     /// For routers: a use of `message`, which is published as `gsi`.
-    pub fn new(gsi: Gsi, message: ApicMessage) -> Self {
+    pub fn new(gsi: Gsi, message: Interrupt) -> Self {
         Self { gsi, message }
     }
 
@@ -49,7 +50,7 @@ impl Route {
     }
 
     /// The message.
-    pub fn message(&self) -> ApicMessage {
+    pub fn message(&self) -> Interrupt {
         self.message
     }
 }
@@ -62,7 +63,7 @@ pub enum RouterError {
     #[error("no room for {message}: all {routes} routes are in use")]
     NoRoom {
         /// The message without a route.
-        message: ApicMessage,
+        message: Interrupt,
         /// How many routes the VM has for messages.
         routes: usize,
     },
@@ -94,7 +95,7 @@ pub enum RouterError {
     #[error("KVM_SIGNAL_MSI of {message} failed: {source}")]
     Signal {
         /// The message.
-        message: ApicMessage,
+        message: Interrupt,
         /// The kernel's reason.
         source: io::Error,
     },
@@ -119,13 +120,24 @@ pub struct Unclosed {
 /// it delivers one interrupt for all of them, besides what comes [at that moment](Router::attach). Nothing that a router
 /// does reads or clears an eventfd that is not attached.
 pub trait Router: Send + Sync {
-    /// What a message that a guest wrote is as an interrupt now. Where nothing remaps, it is the message itself,
-    /// checked. The answer may change: see [`remap`](crate::remap).
+    /// What a message that a guest wrote does now. Where nothing remaps, that is the message itself, checked: by default as an
+    /// x86 local APIC takes it. The answer may change: see [`remap`](crate::remap).
     ///
     /// # Errors
-    /// Why it is none: the guest's doing, to be asked again when the guest has changed something.
-    fn translate(&self, message: MsiMessage) -> Result<ApicMessage, Refusal> {
-        Ok(ApicMessage::try_from(message)?)
+    /// The message is for an interrupt controller, which would not take it. It is the guest's mistake: the domain asks again
+    /// when the guest has changed something.
+    fn translate(&self, message: MsiMessage) -> Result<Target, Refusal> {
+        match ApicMessage::try_from(message) {
+            Ok(message) => Ok(Target::Interrupt(message.into())),
+            Err(InvalidMessage::Address(message)) => Ok(Target::Memory(message)),
+            Err(invalid) => Err(invalid.into()),
+        }
+    }
+
+    /// Writes a message's data to the guest's memory, as a device does whose message is no interrupt ([`Target::Memory`]).
+    /// Nothing is written where there is no memory, which is the default.
+    fn write_memory(&self, message: MsiMessage) {
+        let _ = message;
     }
 
     /// What this parent can do for a function's vectors. It stays the same for the router's life.
@@ -135,13 +147,13 @@ pub trait Router: Send + Sync {
 
     /// One more use of a message that is published, where that takes no call to the host. `None` does not mean that it is not
     /// published, as of a router that cannot tell: it is asked to [publish](Router::publish) it then.
-    fn find(&self, _message: ApicMessage) -> Option<Route> {
+    fn find(&self, _message: Interrupt) -> Option<Route> {
         None
     }
 
     /// Gives each message a route, those that are not published yet by one commit for all of them. `routes`
     /// receives one answer per message, in order; what it held before is dropped unseen, so pass it empty.
-    fn publish(&self, messages: &[ApicMessage], routes: &mut Vec<Result<Route, RouterError>>);
+    fn publish(&self, messages: &[Interrupt], routes: &mut Vec<Result<Route, RouterError>>);
 
     /// Attaches `eventfd`: from now on its signals are interrupts, beginning with one for what it holds. One that comes
     /// meanwhile may be two (KVM's own race); so an eventfd that nobody signals yet is attached before anybody can.
@@ -183,5 +195,5 @@ pub trait Router: Send + Sync {
     ///
     /// # Errors
     /// [`RouterError::Signal`]; nothing was delivered then.
-    fn signal(&self, message: ApicMessage) -> Result<(), RouterError>;
+    fn signal(&self, message: Interrupt) -> Result<(), RouterError>;
 }

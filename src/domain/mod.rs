@@ -19,6 +19,7 @@ mod slot;
 mod slots;
 mod software;
 
+use std::fmt;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
@@ -32,10 +33,10 @@ pub use latched::Latched;
 pub use report::{Counters, DomainReport, State, VectorReport};
 pub use software::{SoftwareCounters, SoftwareDomain};
 
-use crate::apic::ApicMessage;
 use crate::backend::Backend;
 use crate::budget::Budget;
 use crate::delivery::{Delivery, Store, Touched, Vector};
+use crate::interrupt::{Interrupt, Target};
 use crate::router::Router;
 use crate::state::{PendingBits, SuspendError};
 use host::Host;
@@ -50,11 +51,11 @@ pub trait Domain {
     /// touched vector delivers on an old message or while masked,
     /// whatever else the host refused (see [`Domain::unsettled`]). A vector that the host refuses to detach is the
     /// exception: it stays as it was, is unsettled, and is tried again.
-    fn sync(&self, store: &impl Store, touched: Touched);
+    fn sync(&self, store: &dyn Store, touched: Touched);
 
     /// Tries again what the host refused. Cheap where it refused nothing; call it now and then while
     /// [`Domain::unsettled`] is not 0.
-    fn retry(&self, store: &impl Store);
+    fn retry(&self, store: &dyn Store);
 
     /// How many vectors are not what they should be because the host refused a step.
     fn unsettled(&self) -> usize;
@@ -72,24 +73,24 @@ pub trait Domain {
     ///
     /// Interrupts meanwhile: none is delivered once this has returned, but those of a vector that the host refuses to
     /// detach, as in [`Domain::sync`].
-    fn set_bus_master(&self, store: &impl Store, bus_master: BusMaster);
+    fn set_bus_master(&self, store: &dyn Store, bus_master: BusMaster);
 
     /// Lets the interrupts of every vector wait, whatever the store says, until [`Domain::resume`]; and tells for
     /// which vectors some wait here. Telling takes nothing. It may be called again.
     ///
     /// # Errors
     /// The host refuses to let a vector's interrupts wait; the domain goes on as before.
-    fn suspend(&self, store: &impl Store) -> Result<PendingBits, SuspendError>;
+    fn suspend(&self, store: &dyn Store) -> Result<PendingBits, SuspendError>;
 
     /// From now on interrupts wait for exactly these vectors: the store is one that was restored. The domain is
     /// suspended.
     fn set_pending(&self, pending: &PendingBits);
 
     /// Adds the messages for which [`Domain::resume`] will ask the router.
-    fn messages(&self, store: &impl Store, messages: &mut Vec<ApicMessage>);
+    fn messages(&self, store: &dyn Store, messages: &mut Vec<Interrupt>);
 
     /// Brings every vector to what `store` says, if the domain is suspended.
-    fn resume(&self, store: &impl Store);
+    fn resume(&self, store: &dyn Store);
 }
 
 /// How many host vectors are requested or given back at the most before the domain's lock is given up.
@@ -99,17 +100,16 @@ const REQUESTS: usize = 16;
 const GROWTHS: u32 = 16;
 
 /// One device's vectors of one store, whose interrupts come through eventfds.
-#[derive(Debug)]
-pub struct DeviceDomain<R: Router, B: Backend> {
-    router: Arc<R>,
-    host: Mutex<Host<B>>,
+pub struct DeviceDomain {
+    router: Arc<dyn Router>,
+    host: Mutex<Host>,
     /// Whoever is the next to have the host holds this while it waits.
     turn: Mutex<()>,
 }
 
-impl<R: Router, B: Backend> DeviceDomain<R, B> {
+impl DeviceDomain {
     /// A domain of up to `vectors` vectors, none of which costs the host anything yet.
-    pub fn new(vectors: u32, router: Arc<R>, backend: B) -> Self {
+    pub fn new(vectors: u32, router: Arc<dyn Router>, backend: Box<dyn Backend>) -> Self {
         Self { router, host: Mutex::new(Host::new(vectors, backend)), turn: Mutex::default() }
     }
 
@@ -120,7 +120,7 @@ impl<R: Router, B: Backend> DeviceDomain<R, B> {
     }
 
     /// As [`Domain::retry`], and gives back what has lingered; for an embedder with a clock of its own.
-    pub fn retry_at(&self, store: &impl Store, now: Instant) {
+    pub fn retry_at(&self, store: &dyn Store, now: Instant) {
         // No more often than there are vectors that linger now, as the guest may go on to free some.
         for _ in 0..self.lingering().div_ceil(REQUESTS) {
             if !self.host_in_turn().give_back(now) {
@@ -186,7 +186,7 @@ impl<R: Router, B: Backend> DeviceDomain<R, B> {
     /// have masked them again. What the host refuses waits for [`Domain::retry`], and is requested here again then. For a
     /// thread of its own: it may take as long as the host does. A guest's access that needs the domain waits for 16 of them,
     /// and the thread's other work for 256.
-    pub fn grow(&self, store: &impl Store) {
+    pub fn grow(&self, store: &dyn Store) {
         for _ in 0..GROWTHS {
             if !self.host_in_turn().grow(&*self.router, store) {
                 break;
@@ -216,7 +216,7 @@ impl<R: Router, B: Backend> DeviceDomain<R, B> {
         self.host().report()
     }
 
-    fn host(&self) -> MutexGuard<'_, Host<B>> {
+    fn host(&self) -> MutexGuard<'_, Host> {
         match self.host.try_lock() {
             Ok(host) => host,
             // A panic elsewhere leaves each slot in one of its states: the next sync goes on from there.
@@ -227,14 +227,20 @@ impl<R: Router, B: Backend> DeviceDomain<R, B> {
 
     /// The same, for who has to wait: whoever has the turn is the next.
     #[cold]
-    fn host_in_turn(&self) -> MutexGuard<'_, Host<B>> {
+    fn host_in_turn(&self) -> MutexGuard<'_, Host> {
         let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
         self.host.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl<R: Router, B: Backend> Domain for DeviceDomain<R, B> {
-    fn sync(&self, store: &impl Store, touched: Touched) {
+impl fmt::Debug for DeviceDomain {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("DeviceDomain").finish_non_exhaustive()
+    }
+}
+
+impl Domain for DeviceDomain {
+    fn sync(&self, store: &dyn Store, touched: Touched) {
         if !touched.is_empty() {
             // In a statement of its own, after the lock.
             let call = self.host().follow(&*self.router, store, touched.vectors());
@@ -242,7 +248,7 @@ impl<R: Router, B: Backend> Domain for DeviceDomain<R, B> {
         }
     }
 
-    fn retry(&self, store: &impl Store) {
+    fn retry(&self, store: &dyn Store) {
         self.retry_at(store, Instant::now());
     }
 
@@ -259,13 +265,13 @@ impl<R: Router, B: Backend> Domain for DeviceDomain<R, B> {
         self.host().clear_pending();
     }
 
-    fn set_bus_master(&self, store: &impl Store, bus_master: BusMaster) {
+    fn set_bus_master(&self, store: &dyn Store, bus_master: BusMaster) {
         self.host().set_bus_master(&*self.router, store, bus_master);
     }
 
     /// Tells what waits in eventfds or was latched when one was closed. What is pending in the device itself is the
     /// device's to keep.
-    fn suspend(&self, store: &impl Store) -> Result<PendingBits, SuspendError> {
+    fn suspend(&self, store: &dyn Store) -> Result<PendingBits, SuspendError> {
         self.host().suspend(&*self.router, store)
     }
 
@@ -273,15 +279,18 @@ impl<R: Router, B: Backend> Domain for DeviceDomain<R, B> {
         self.host().set_pending(pending);
     }
 
-    fn messages(&self, store: &impl Store, messages: &mut Vec<ApicMessage>) {
+    fn messages(&self, store: &dyn Store, messages: &mut Vec<Interrupt>) {
         let vectors = (0..store.vectors()).map(Vector);
         messages.extend(vectors.filter_map(|vector| match store.delivery(vector) {
-            Delivery::Live(message) => self.router.translate(message).ok(),
+            Delivery::Live(message) => match self.router.translate(message) {
+                Ok(Target::Interrupt(interrupt)) => Some(interrupt),
+                Ok(Target::Memory(_)) | Err(_) => None,
+            },
             Delivery::Off | Delivery::Held => None,
         }));
     }
 
-    fn resume(&self, store: &impl Store) {
+    fn resume(&self, store: &dyn Store) {
         self.host().resume(&*self.router, store);
     }
 }
@@ -291,7 +300,7 @@ impl<R: Router, B: Backend> Domain for DeviceDomain<R, B> {
 /// Interrupts meanwhile: none reaches the guest once this has returned, also where the host refuses to turn the device
 /// off: then nobody listens to what it still signals. Shares of a budget go back in any case; the backend goes last, with
 /// what the host did not take back before.
-impl<R: Router, B: Backend> Drop for DeviceDomain<R, B> {
+impl Drop for DeviceDomain {
     fn drop(&mut self) {
         let host = self.host.get_mut().unwrap_or_else(PoisonError::into_inner);
         host.close(&*self.router);

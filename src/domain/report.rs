@@ -2,9 +2,9 @@
 
 use super::error::{Cause, DomainError};
 use super::slot::Slot;
-use crate::apic::ApicMessage;
 use crate::budget::BudgetReport;
 use crate::delivery::Vector;
+use crate::interrupt::Interrupt;
 use crate::message::MsiMessage;
 use crate::refusal::Refusal;
 use crate::router::Gsi;
@@ -135,7 +135,7 @@ impl VectorReport {
         Self {
             vector,
             state,
-            message: slot.message().map(ApicMessage::message),
+            message: slot.message().map(Interrupt::message),
             gsi,
             delivered,
             pending,

@@ -12,10 +12,10 @@ use rustix::event::epoll;
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use super::error::DomainError;
-use crate::apic::ApicMessage;
 use crate::backend::Backend;
 use crate::budget::{Budget, Share};
 use crate::delivery::Vector;
+use crate::interrupt::Interrupt;
 use crate::router::{Route, Router};
 use crate::signalled::{borrow, signalled};
 
@@ -30,7 +30,7 @@ pub(super) enum Slot {
     /// The kernel turns the eventfd's signals into `route`'s message.
     Live { host: HostVector, route: Route },
     /// Userspace watches the eventfd and turns its signals into `message` itself; so often it has.
-    Relayed { host: HostVector, message: ApicMessage, delivered: u32 },
+    Relayed { host: HostVector, message: Interrupt, delivered: u32 },
     /// The device does not have the eventfd (any more), and the kernel has refused to detach it: it is still `route`'s. An
     /// interrupt that was `latched` since then is not.
     Ending { host: HostVector, route: Route, latched: bool },
@@ -73,7 +73,7 @@ impl Slot {
     }
 
     /// The message that the vector's signals become now.
-    pub(super) fn message(&self) -> Option<ApicMessage> {
+    pub(super) fn message(&self) -> Option<Interrupt> {
         match self {
             Self::Live { route, .. } | Self::Ending { route, .. } => Some(route.message()),
             Self::Relayed { message, .. } => Some(*message),
@@ -151,7 +151,7 @@ impl Slot {
 
     /// Idle to held: the host vector is requested. What was latched, and what the device has pending, is in
     /// the eventfd afterwards.
-    pub(super) fn bind(self, vector: Vector, backend: &mut impl Backend, budget: &Arc<Budget>) -> Step {
+    pub(super) fn bind(self, vector: Vector, backend: &mut dyn Backend, budget: &Arc<Budget>) -> Step {
         let Self::Idle { latched } = self else { return Ok(self) };
         let bind = |host: HostVector| {
             if latched {
@@ -170,8 +170,8 @@ impl Slot {
         self,
         vector: Vector,
         route: Route,
-        router: &impl Router,
-        backend: &mut impl Backend,
+        router: &dyn Router,
+        backend: &mut dyn Backend,
         budget: &Arc<Budget>,
     ) -> Step {
         let prepare = || {
@@ -194,14 +194,14 @@ impl Slot {
 
     /// The kernel may refuse the way back, and that is what has to be tried again first.
     #[cold]
-    fn unrequested(host: HostVector, route: Route, router: &impl Router, error: DomainError) -> Step {
+    fn unrequested(host: HostVector, route: Route, router: &dyn Router, error: DomainError) -> Step {
         Self::Live { host, route }.shut(router).and_then(|idle| Err((idle, error)))
     }
 
     /// Held to live. The route is published already, so a signal that waits or comes meanwhile meets it. One that comes
     /// in that moment may be delivered twice (see [`Slot::request`]): the device has the eventfd, and an interrupt too many
     /// is harmless.
-    pub(super) fn attach(self, route: Route, router: &impl Router) -> Step {
+    pub(super) fn attach(self, route: Route, router: &dyn Router) -> Step {
         let Self::Held { host } = self else {
             router.withdraw(route);
             return Ok(self);
@@ -216,7 +216,7 @@ impl Slot {
     }
 
     /// Held to relayed: `relay` tells when there is something to deliver, beginning with what waits.
-    pub(super) fn relay(self, vector: Vector, message: ApicMessage, relay: &OwnedFd) -> Step {
+    pub(super) fn relay(self, vector: Vector, message: Interrupt, relay: &OwnedFd) -> Step {
         let Self::Held { host } = self else { return Ok(self) };
         let token = epoll::EventData::new_u64(vector.0.into());
         match epoll::add(relay, borrow(&host.eventfd), token, epoll::EventFlags::IN) {
@@ -227,7 +227,7 @@ impl Slot {
 
     /// Live or relayed to held: the eventfd is detached first, so what comes from now on waits in it; the route
     /// goes when nothing can meet its absence. Ending to idle, by the same steps.
-    pub(super) fn hold(self, router: &impl Router, relay: Option<&OwnedFd>) -> Step {
+    pub(super) fn hold(self, router: &dyn Router, relay: Option<&OwnedFd>) -> Step {
         match self {
             Self::Live { host, route } => match router.detach(&host.eventfd, &route) {
                 Ok(()) => {
@@ -253,7 +253,7 @@ impl Slot {
     }
 
     /// Held to idle: the host vector is given back, and only then is the eventfd looked at for the last time.
-    pub(super) fn unbind(self, vector: Vector, backend: &mut impl Backend) -> Step {
+    pub(super) fn unbind(self, vector: Vector, backend: &mut dyn Backend) -> Step {
         let Self::Held { host } = &self else { return Ok(self) };
         match backend.unbind(vector) {
             Ok(()) => Ok(Self::closed(host)),
@@ -283,7 +283,7 @@ impl Slot {
     }
 
     /// Any state to idle, where the device fires nothing any more; or to ending, where the kernel refuses to detach.
-    pub(super) fn shut(self, router: &impl Router) -> Step {
+    pub(super) fn shut(self, router: &dyn Router) -> Step {
         match self {
             Self::Idle { .. } | Self::Ending { .. } => Ok(self),
             Self::Held { host } | Self::Relayed { host, .. } => Ok(Self::closed(&host)),

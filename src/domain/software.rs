@@ -6,18 +6,18 @@
 //! router's and the store's.
 
 use std::collections::BTreeSet;
+use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::{BusMaster, Domain};
-use crate::apic::ApicMessage;
 use crate::delivery::{Delivery, Store, Touched, Vector};
+use crate::interrupt::{Interrupt, Target};
 use crate::router::Router;
 use crate::state::{PendingBits, SuspendError};
 
 /// One software device's vectors of one store.
-#[derive(Debug)]
-pub struct SoftwareDomain<R: Router> {
-    router: Arc<R>,
+pub struct SoftwareDomain {
+    router: Arc<dyn Router>,
     latches: Mutex<Latches>,
 }
 
@@ -50,9 +50,9 @@ pub struct SoftwareCounters {
     pub host_failures: u64,
 }
 
-impl<R: Router> SoftwareDomain<R> {
+impl SoftwareDomain {
     /// A domain of up to `vectors` vectors.
-    pub fn new(vectors: u32, router: Arc<R>) -> Self {
+    pub fn new(vectors: u32, router: Arc<dyn Router>) -> Self {
         let words = (vectors as usize).div_ceil(64);
         let latches = Latches { pending: vec![0; words], ..Default::default() };
         Self { router, latches: Mutex::new(latches) }
@@ -60,7 +60,7 @@ impl<R: Router> SoftwareDomain<R> {
 
     /// The device signals a vector: its message is delivered now, or waits while the vector is masked. One
     /// that the device has not, or that it signals while the capability is off, is dropped and counted.
-    pub fn trigger(&self, store: &impl Store, vector: Vector) {
+    pub fn trigger(&self, store: &dyn Store, vector: Vector) {
         let mut latches = self.latches();
         if vector.0 >= store.vectors() || !latches.set(vector) {
             latches.counters.dropped = latches.counters.dropped.saturating_add(1);
@@ -79,8 +79,14 @@ impl<R: Router> SoftwareDomain<R> {
     }
 }
 
-impl<R: Router> Domain for SoftwareDomain<R> {
-    fn sync(&self, store: &impl Store, touched: Touched) {
+impl fmt::Debug for SoftwareDomain {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SoftwareDomain").finish_non_exhaustive()
+    }
+}
+
+impl Domain for SoftwareDomain {
+    fn sync(&self, store: &dyn Store, touched: Touched) {
         if touched.is_empty() {
             return;
         }
@@ -91,7 +97,7 @@ impl<R: Router> Domain for SoftwareDomain<R> {
         }
     }
 
-    fn retry(&self, store: &impl Store) {
+    fn retry(&self, store: &dyn Store) {
         let mut latches = self.latches();
         for vector in std::mem::take(&mut latches.refused) {
             latches.settle(&*self.router, store, vector);
@@ -113,7 +119,7 @@ impl<R: Router> Domain for SoftwareDomain<R> {
         latches.refused.clear();
     }
 
-    fn set_bus_master(&self, store: &impl Store, bus_master: BusMaster) {
+    fn set_bus_master(&self, store: &dyn Store, bus_master: BusMaster) {
         let mut latches = self.latches();
         if std::mem::replace(&mut latches.bus_master, bus_master) != bus_master {
             latches.settle_all(&*self.router, store);
@@ -121,7 +127,7 @@ impl<R: Router> Domain for SoftwareDomain<R> {
     }
 
     /// A trigger that is under way has ended once the lock is had, so no host can refuse this.
-    fn suspend(&self, _: &impl Store) -> Result<PendingBits, SuspendError> {
+    fn suspend(&self, _: &dyn Store) -> Result<PendingBits, SuspendError> {
         let mut latches = self.latches();
         latches.suspended = true;
         latches.refused.clear();
@@ -135,9 +141,9 @@ impl<R: Router> Domain for SoftwareDomain<R> {
     }
 
     /// None: there are no routes.
-    fn messages(&self, _: &impl Store, _: &mut Vec<ApicMessage>) {}
+    fn messages(&self, _: &dyn Store, _: &mut Vec<Interrupt>) {}
 
-    fn resume(&self, store: &impl Store) {
+    fn resume(&self, store: &dyn Store) {
         let mut latches = self.latches();
         if std::mem::take(&mut latches.suspended) {
             latches.settle_all(&*self.router, store);
@@ -157,14 +163,14 @@ impl Latches {
     }
 
     /// Delivers what waits, and may be delivered.
-    fn settle_all(&mut self, router: &impl Router, store: &impl Store) {
+    fn settle_all(&mut self, router: &dyn Router, store: &dyn Store) {
         for vector in PendingBits(self.pending.clone()).vectors() {
             self.settle(router, store, vector);
         }
     }
 
     /// Delivers what waits for a vector, if it is live; true where something was delivered.
-    fn settle(&mut self, router: &impl Router, store: &impl Store, vector: Vector) -> bool {
+    fn settle(&mut self, router: &dyn Router, store: &dyn Store, vector: Vector) -> bool {
         self.refused.remove(&vector);
         if self.suspended || self.bus_master == BusMaster::Disabled {
             return false;
@@ -175,7 +181,10 @@ impl Latches {
         }
         let Delivery::Live(message) = store.delivery(vector) else { return false };
         // The guest's doing: another message, or another translation, is worth another try. This one is not.
-        let Ok(message) = router.translate(message) else { return false };
+        let message = match router.translate(message) {
+            Ok(Target::Interrupt(message)) => message,
+            Ok(Target::Memory(_)) | Err(_) => return false,
+        };
         match router.signal(message) {
             Ok(()) => {
                 *word &= !bit;

@@ -25,7 +25,7 @@ impl<D: Domain> Function<SlotArray, D> {
 }
 
 /// Sets the pending bits in what was read of slots.
-pub(super) fn with_pending(domain: &impl Domain, format: ControlFormat, offset: u64, data: &mut [u8]) {
+pub(super) fn with_pending(domain: &dyn Domain, format: ControlFormat, offset: u64, data: &mut [u8]) {
     let pending_bit = format.pending_bit();
     if pending_bit == 0 {
         return;

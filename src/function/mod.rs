@@ -27,21 +27,21 @@ use crate::registers::{Registers, SharedRegisters, lock};
 use crate::router::Router;
 
 /// The MSI of one PCI function.
-pub type MsiFunction<R, B> = Function<Msi, DeviceDomain<R, B>>;
+pub type MsiFunction = Function<Msi, DeviceDomain>;
 /// The MSI-X of one PCI function.
-pub type MsixFunction<R, B> = Function<Msix, DeviceDomain<R, B>>;
+pub type MsixFunction = Function<Msix, DeviceDomain>;
 /// The MSI-X of a device model inside the VMM, which triggers its vectors itself.
-pub type SoftwareMsix<R> = Function<Msix, SoftwareDomain<R>>;
+pub type SoftwareMsix = Function<Msix, SoftwareDomain>;
 
 /// The IMS of one PCI function: an array of slots in a BAR.
-pub type ImsFunction<R, B> = Function<SlotArray, DeviceDomain<R, B>>;
+pub type ImsFunction = Function<SlotArray, DeviceDomain>;
 /// The IMS of a device model inside the VMM, which triggers its vectors itself.
-pub type SoftwareIms<R> = Function<SlotArray, SoftwareDomain<R>>;
+pub type SoftwareIms = Function<SlotArray, SoftwareDomain>;
 
 /// The IMS of one PCI function: slots in guest memory.
-pub type QueueFunction<R, B> = Function<QueueStore, DeviceDomain<R, B>>;
+pub type QueueFunction = Function<QueueStore, DeviceDomain>;
 /// The same of a device model inside the VMM, which triggers its vectors itself.
-pub type SoftwareQueue<R> = Function<QueueStore, SoftwareDomain<R>>;
+pub type SoftwareQueue = Function<QueueStore, SoftwareDomain>;
 
 /// One store of one PCI function, and its vectors in the host. A function that has MSI-X and an IMS, or several of
 /// them, has one of these for each.
@@ -149,11 +149,11 @@ impl<C: Registers<Shared = Mutex<C>>, D: Domain> Function<C, D> {
 }
 
 /// A function whose interrupts come through eventfds.
-impl<C: Registers, R: Router, B: Backend> Function<C, DeviceDomain<R, B>> {
+impl<C: Registers> Function<C, DeviceDomain> {
     /// A function after power-on: interrupts off, nothing taken from the host.
-    pub fn new(layout: C::Layout, router: Arc<R>, backend: B) -> Self {
+    pub fn new(layout: C::Layout, router: Arc<dyn Router>, backend: impl Backend + 'static) -> Self {
         let registers = C::at_power_on(&layout).into();
-        let domain = DeviceDomain::new(C::capacity(&layout), router, backend);
+        let domain = DeviceDomain::new(C::capacity(&layout), router, Box::new(backend));
         Self { layout, registers, domain }
     }
 
@@ -162,7 +162,11 @@ impl<C: Registers, R: Router, B: Backend> Function<C, DeviceDomain<R, B>> {
     ///
     /// # Errors
     /// What is missing.
-    pub fn try_new(layout: C::Layout, router: Arc<R>, backend: B) -> Result<Self, Unsupported> {
+    pub fn try_new(
+        layout: C::Layout,
+        router: Arc<dyn Router>,
+        backend: impl Backend + 'static,
+    ) -> Result<Self, Unsupported> {
         let chain = router.capabilities().intersection(backend.capabilities());
         chain.suffice(C::needs(&layout))?;
         Ok(Self::new(layout, router, backend))
@@ -238,9 +242,9 @@ impl<C: Registers, R: Router, B: Backend> Function<C, DeviceDomain<R, B>> {
 }
 
 /// A function of the VMM's own.
-impl<C: Registers, R: Router> Function<C, SoftwareDomain<R>> {
+impl<C: Registers> Function<C, SoftwareDomain> {
     /// A function after power-on.
-    pub fn software(layout: C::Layout, router: Arc<R>) -> Self {
+    pub fn software(layout: C::Layout, router: Arc<dyn Router>) -> Self {
         let registers = C::at_power_on(&layout).into();
         let domain = SoftwareDomain::new(C::capacity(&layout), router);
         Self { layout, registers, domain }
@@ -250,7 +254,7 @@ impl<C: Registers, R: Router> Function<C, SoftwareDomain<R>> {
     ///
     /// # Errors
     /// What is missing.
-    pub fn try_software(layout: C::Layout, router: Arc<R>) -> Result<Self, Unsupported> {
+    pub fn try_software(layout: C::Layout, router: Arc<dyn Router>) -> Result<Self, Unsupported> {
         router.capabilities().suffice(C::needs(&layout))?;
         Ok(Self::software(layout, router))
     }

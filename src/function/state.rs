@@ -1,9 +1,9 @@
 //! A function's state, out and in. Between the two calls of each pair nothing is delivered, and nothing is lost.
 
 use super::Function;
-use crate::apic::ApicMessage;
 use crate::delivery::Touched;
 use crate::domain::Domain;
+use crate::interrupt::Interrupt;
 use crate::registers::{Registers, SharedRegisters};
 use crate::state::{FunctionState, RestoreError, Resume, SuspendError, VERSION};
 
@@ -50,7 +50,7 @@ impl<C: Registers, D: Domain> Function<C, D> {
 }
 
 impl<C: Registers, D: Domain> Resume for Function<C, D> {
-    fn messages(&self, messages: &mut Vec<ApicMessage>) {
+    fn messages(&self, messages: &mut Vec<Interrupt>) {
         self.domain.messages(&self.registers, messages);
     }
 

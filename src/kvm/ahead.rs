@@ -10,7 +10,7 @@ use std::collections::HashSet;
 use std::ops::RangeInclusive;
 
 use super::routes::{Placed, Routes};
-use crate::apic::ApicMessage;
+use crate::interrupt::Interrupt;
 
 /// The vectors that guests give to devices: below are exceptions, above are the guest's own.
 pub(super) const DEVICE_VECTORS: RangeInclusive<u8> = 0x20..=0xef;
@@ -31,7 +31,7 @@ pub(super) fn place(routes: &mut Routes) {
     if routes.len() >= FIRST && !routes.is_handed_over_too_often() && !any_comes_next() {
         return;
     }
-    let wanted: Vec<ApicMessage> = routes.placed().iter().map(|placed| placed.message).collect();
+    let wanted: Vec<Interrupt> = routes.placed().iter().map(|placed| placed.message).collect();
     let there_were = routes.len().saturating_sub(wanted.len());
     let mut enough = routes.len().saturating_add(there_were.saturating_mul(2)).max(FIRST);
     // The last commit but one would be nearly as large as the last.
@@ -59,17 +59,17 @@ fn all(routes: &Routes) -> usize {
 }
 
 /// The message that a guest hands out before this one.
-fn before(message: ApicMessage) -> Option<ApicMessage> {
+fn before(message: Interrupt) -> Option<Interrupt> {
     message.with_vector(vector(message).checked_sub(1)?)
 }
 
-fn vector(message: ApicMessage) -> u8 {
+fn vector(message: Interrupt) -> u8 {
     message.message().data as u8
 }
 
 /// Places a message's neighbours of the same destination until there are so many messages, in spare entries and so many
 /// others.
-fn block(routes: &mut Routes, message: ApicMessage, enough: usize, mut evictable: usize) {
+fn block(routes: &mut Routes, message: Interrupt, enough: usize, mut evictable: usize) {
     let vector = vector(message);
     let rest = (vector..=*DEVICE_VECTORS.end()).chain(*DEVICE_VECTORS.start()..vector);
     for neighbour in rest.take(routes.share()).filter_map(|vector| message.with_vector(vector)) {

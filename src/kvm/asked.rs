@@ -7,7 +7,7 @@ use std::collections::HashSet;
 use std::io;
 
 use super::routes::Routes;
-use crate::apic::ApicMessage;
+use crate::interrupt::Interrupt;
 use crate::router::{Route, RouterError};
 
 /// One for each message, in order.
@@ -31,14 +31,13 @@ pub(super) struct Asked {
     pub(super) ticket: Ticket,
     /// So many commits had ended before.
     pub(super) since: u64,
-    messages: Vec<ApicMessage>,
+    messages: Vec<Interrupt>,
     pub(super) answers: Answers,
 }
 
 impl Asked {
-    pub(super) fn new(ticket: Ticket, since: u64, messages: &[ApicMessage], capacity: usize) -> Self {
-        let no_room =
-            |message: &ApicMessage| Err(RouterError::NoRoom { message: *message, routes: capacity });
+    pub(super) fn new(ticket: Ticket, since: u64, messages: &[Interrupt], capacity: usize) -> Self {
+        let no_room = |message: &Interrupt| Err(RouterError::NoRoom { message: *message, routes: capacity });
         Self { ticket, since, messages: messages.to_vec(), answers: messages.iter().map(no_room).collect() }
     }
 
@@ -74,13 +73,13 @@ impl Asked {
     }
 
     /// The kernel has refused these messages, in a table of so many entries.
-    pub(super) fn refuse(&mut self, messages: &HashSet<ApicMessage>, entries: usize, source: &io::Error) {
+    pub(super) fn refuse(&mut self, messages: &HashSet<Interrupt>, entries: usize, source: &io::Error) {
         for (_, answer) in self.unanswered().filter(|(message, _)| messages.contains(message)) {
             *answer = Err(RouterError::Commit { routes: entries, source: same(source) });
         }
     }
 
-    fn unanswered(&mut self) -> impl Iterator<Item = (ApicMessage, &mut Result<Route, RouterError>)> {
+    fn unanswered(&mut self) -> impl Iterator<Item = (Interrupt, &mut Result<Route, RouterError>)> {
         self.messages.iter().copied().zip(&mut self.answers).filter(|(_, answer)| answer.is_err())
     }
 }

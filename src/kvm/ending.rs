@@ -41,13 +41,13 @@ impl Ending {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::apic::ApicMessage;
+    use crate::interrupt::Interrupt;
     use crate::message::MsiMessage;
     use crate::router::Gsi;
 
     fn route(gsi: u32) -> Route {
         let message = MsiMessage { address: 0xfee0_0000, data: 0x41 };
-        Route::new(Gsi(gsi), ApicMessage::try_from(message).unwrap())
+        Route::new(Gsi(gsi), Interrupt::try_from(message).unwrap())
     }
 
     fn gsis(routes: Result<Vec<Route>, ()>) -> Result<Vec<u32>, ()> {

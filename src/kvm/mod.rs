@@ -21,7 +21,7 @@ use kvm_bindings::kvm_msi;
 use kvm_ioctls::VmFd;
 use vmm_sys_util::eventfd::EventFd;
 
-use crate::apic::ApicMessage;
+use crate::interrupt::Interrupt;
 use crate::router::{Route, Router, RouterError, Unclosed};
 use ending::Ending;
 pub use irqchip::Irqchip;
@@ -63,11 +63,11 @@ fn commit(vm: &VmFd, table: &kvm_bindings::KvmIrqRouting) -> Result<(), io::Erro
 }
 
 impl Router for KvmRouter {
-    fn find(&self, message: ApicMessage) -> Option<Route> {
+    fn find(&self, message: Interrupt) -> Option<Route> {
         self.publisher.find(message)
     }
 
-    fn publish(&self, messages: &[ApicMessage], routes: &mut Vec<Result<Route, RouterError>>) {
+    fn publish(&self, messages: &[Interrupt], routes: &mut Vec<Result<Route, RouterError>>) {
         self.publisher.publish(messages, routes, |table| commit(&self.vm, table));
     }
 
@@ -109,7 +109,7 @@ impl Router for KvmRouter {
         }
     }
 
-    fn signal(&self, message: ApicMessage) -> Result<(), RouterError> {
+    fn signal(&self, message: Interrupt) -> Result<(), RouterError> {
         let written = message.message();
         let msi = kvm_msi {
             address_lo: written.address_low(),

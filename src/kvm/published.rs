@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::apic::ApicMessage;
+use crate::interrupt::Interrupt;
 use crate::message::MsiMessage;
 
 /// The vector is the lowest byte of a message's data.
@@ -26,20 +26,20 @@ struct Destination {
 
 const NOWHERE: u16 = u16::MAX;
 
-fn split(message: ApicMessage) -> (MsiMessage, usize) {
+fn split(message: Interrupt) -> (MsiMessage, usize) {
     let MsiMessage { address, data } = message.message();
     (MsiMessage { address, data: data & !VECTORS }, (data & VECTORS) as usize)
 }
 
 impl Published {
-    pub(super) fn get(&self, message: ApicMessage) -> Option<usize> {
+    pub(super) fn get(&self, message: Interrupt) -> Option<usize> {
         let (destination, vector) = split(message);
         let place = *self.0.get(&destination)?.places.get(vector)?;
         (place != NOWHERE).then_some(place.into())
     }
 
     /// True where it had no place before; one that has keeps it.
-    pub(super) fn insert(&mut self, message: ApicMessage, place: usize) -> bool {
+    pub(super) fn insert(&mut self, message: Interrupt, place: usize) -> bool {
         let (destination, vector) = split(message);
         let empty = || Destination { places: Box::new([NOWHERE; 256]), count: 0 };
         let Destination { places, count } = self.0.entry(destination).or_insert_with(empty);
@@ -50,7 +50,7 @@ impl Published {
         true
     }
 
-    pub(super) fn remove(&mut self, message: ApicMessage) {
+    pub(super) fn remove(&mut self, message: Interrupt) {
         let (destination, vector) = split(message);
         let Some(Destination { places, count }) = self.0.get_mut(&destination) else { return };
         if let Some(place) = places.get_mut(vector).filter(|place| **place != NOWHERE) {
@@ -74,8 +74,8 @@ impl Published {
 mod tests {
     use super::*;
 
-    fn message(address: u64, data: u32) -> ApicMessage {
-        ApicMessage::try_from(MsiMessage { address, data }).unwrap()
+    fn message(address: u64, data: u32) -> Interrupt {
+        Interrupt::try_from(MsiMessage { address, data }).unwrap()
     }
 
     #[test]

@@ -21,6 +21,7 @@ use super::irqchip::Irqchip;
 use super::routes::{Placed, RouteCounters, Routes};
 use super::table::Table;
 use crate::apic::ApicMessage;
+use crate::interrupt::Interrupt;
 use crate::router::{Route, RouterError};
 
 /// The VM's messages.
@@ -61,14 +62,14 @@ impl Publisher {
     }
 
     /// As [`Router::find`](crate::Router::find).
-    pub(super) fn find(&self, message: ApicMessage) -> Option<Route> {
+    pub(super) fn find(&self, message: Interrupt) -> Option<Route> {
         self.shared().routes.find(message)
     }
 
     /// As [`Router::publish`](crate::Router::publish); `commit` is the kernel's part.
     pub(super) fn publish(
         &self,
-        messages: &[ApicMessage],
+        messages: &[Interrupt],
         answers: &mut Answers,
         commit: impl FnOnce(&KvmIrqRouting) -> io::Result<()>,
     ) {
@@ -97,7 +98,10 @@ impl Publisher {
     ) -> Result<(), RouterError> {
         let messages = {
             let routes = &self.shared().routes;
-            let all = apic_ids.into_iter().flat_map(|id| ApicMessage::fixed(id, DEVICE_VECTORS));
+            let all = apic_ids
+                .into_iter()
+                .flat_map(|id| ApicMessage::fixed(id, DEVICE_VECTORS))
+                .map(Interrupt::from);
             all.filter(|message| !routes.has(*message)).take(routes.spare()).collect::<Vec<_>>()
         };
         let mut answers = Vec::new();
@@ -151,7 +155,7 @@ impl Publisher {
 
 impl Shared {
     /// The next commit is to serve these too.
-    fn ask(&mut self, messages: &[ApicMessage]) -> Ticket {
+    fn ask(&mut self, messages: &[Interrupt]) -> Ticket {
         let ticket = self.tickets.next();
         self.waiting.push(Asked::new(ticket, self.ended, messages, self.routes.capacity()));
         ticket

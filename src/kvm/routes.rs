@@ -8,7 +8,7 @@
 use super::ahead;
 use super::published::Published;
 use super::table::{gsi, index};
-use crate::apic::ApicMessage;
+use crate::interrupt::Interrupt;
 use crate::router::Route;
 
 /// What the routing table holds, and what it has cost.
@@ -37,7 +37,7 @@ pub struct RouteCounters {
 
 #[derive(Debug)]
 struct Slot {
-    message: ApicMessage,
+    message: Interrupt,
     users: u32,
     /// The kernel does not have it yet.
     on_its_way: bool,
@@ -47,8 +47,8 @@ struct Slot {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Placed {
     pub(super) index: usize,
-    pub(super) message: ApicMessage,
-    pub(super) before: Option<ApicMessage>,
+    pub(super) message: Interrupt,
+    pub(super) before: Option<Interrupt>,
 }
 
 #[derive(Debug)]
@@ -126,7 +126,7 @@ impl Routes {
     }
 
     /// One use of a message that the kernel has.
-    pub(super) fn acquire(&mut self, message: ApicMessage) -> Option<Route> {
+    pub(super) fn acquire(&mut self, message: Interrupt) -> Option<Route> {
         let index = self.published.get(message)?;
         let slot = self.slots.get_mut(index).filter(|slot| !slot.on_its_way)?;
         self.counters.in_use = self.counters.in_use.saturating_add((slot.users == 0).into());
@@ -135,7 +135,7 @@ impl Routes {
     }
 
     /// The same, of a message that is found there and costs no commit.
-    pub(super) fn find(&mut self, message: ApicMessage) -> Option<Route> {
+    pub(super) fn find(&mut self, message: Interrupt) -> Option<Route> {
         let route = self.acquire(message)?;
         self.counters.hits = self.counters.hits.saturating_add(1);
         Some(route)
@@ -149,12 +149,12 @@ impl Routes {
     }
 
     /// Whether a message is in the table, or on its way.
-    pub(super) fn has(&self, message: ApicMessage) -> bool {
+    pub(super) fn has(&self, message: Interrupt) -> bool {
         self.published.get(message).is_some()
     }
 
     /// Whether a message is in the table that the kernel has.
-    pub(super) fn has_settled(&self, message: ApicMessage) -> bool {
+    pub(super) fn has_settled(&self, message: Interrupt) -> bool {
         self.published
             .get(message)
             .and_then(|index| self.slots.get(index))
@@ -163,7 +163,7 @@ impl Routes {
 
     /// Puts a message in the table that is not there: in an unused entry, or in that of a message that nobody uses,
     /// from which every irqfd is detached. Nothing where there is neither.
-    pub(super) fn place(&mut self, message: ApicMessage) {
+    pub(super) fn place(&mut self, message: Interrupt) {
         let slot = Slot { message, users: 0, on_its_way: true };
         let (index, before) = if self.has_spare() {
             let index = self.len();
@@ -236,7 +236,7 @@ impl Routes {
 #[cfg(test)]
 impl Routes {
     /// What is in which place, and used by so many; nothing is on its way.
-    pub(super) fn settled(&self) -> Vec<(ApicMessage, u32)> {
+    pub(super) fn settled(&self) -> Vec<(Interrupt, u32)> {
         assert!(self.placed.is_empty() && self.slots.iter().all(|slot| !slot.on_its_way));
         assert_eq!(self.published.len(), self.slots.len());
         for (index, slot) in self.slots.iter().enumerate() {

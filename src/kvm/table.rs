@@ -12,7 +12,7 @@ use kvm_bindings::{
 
 use super::irqchip::Irqchip;
 use super::routes::Placed;
-use crate::apic::ApicMessage;
+use crate::interrupt::Interrupt;
 use crate::message::MsiMessage;
 use crate::router::Gsi;
 
@@ -69,7 +69,7 @@ impl Table {
         (0..missing).try_for_each(push).map_err(|_| io::ErrorKind::OutOfMemory.into())
     }
 
-    fn set(&mut self, index: usize, message: ApicMessage) {
+    fn set(&mut self, index: usize, message: Interrupt) {
         if let Some(place) = self.entries.as_mut_slice().get_mut(self.pins.saturating_add(index)) {
             *place = msi_route(gsi(index), message.message());
         }

@@ -44,7 +44,7 @@
 //! # let bar = Bar::new(0).unwrap();
 //! # let layout = Layout::new(TableSize::new(4).unwrap(), (bar, 0), (bar, 0x1000))?;
 //! // Each function is made behind the unit, with a router of its own.
-//! let function = unit.admit(&router, RequesterId(0x0a00), |router| MsixFunction::try_new(layout, router, backend))?;
+//! let function = unit.admit(router, RequesterId(0x0a00), |router| MsixFunction::try_new(layout, router, backend))?;
 //!
 //! // The guest names entry 7, which is not present: held.
 //! function.write_config(2, &[0, 0x80]);

@@ -3,13 +3,14 @@
 //! Owns nothing but the order: the stage says what the function's message is, the VM's router whether that is an
 //! interrupt. Everything after is the VM's router alone, so eventfds attach as without remapping. No lock.
 
+use std::fmt;
 use std::sync::Arc;
 
 use vmm_sys_util::eventfd::EventFd;
 
 use super::Stage;
-use crate::apic::ApicMessage;
 use crate::backend::Capabilities;
+use crate::interrupt::{Interrupt, Target};
 use crate::message::MsiMessage;
 use crate::refusal::Refusal;
 use crate::requester::RequesterId;
@@ -18,22 +19,27 @@ use crate::router::{Route, Router, RouterError, Unclosed};
 /// The router of one function behind a remapping stage. It is a router itself, so stages may stand in a row.
 ///
 /// Its own messages (an IOAPIC's, say) are remapped too where they are [translated](Router::translate).
-#[derive(Debug)]
-pub struct Remapped<R, S> {
-    router: Arc<R>,
-    stage: Arc<S>,
+pub struct Remapped {
+    router: Arc<dyn Router>,
+    stage: Arc<dyn Stage>,
     requester: RequesterId,
 }
 
-impl<R: Router, S: Stage> Remapped<R, S> {
+impl Remapped {
     /// What `requester` sends goes through `stage` to `router`.
-    pub fn new(router: Arc<R>, stage: Arc<S>, requester: RequesterId) -> Self {
+    pub fn new(router: Arc<dyn Router>, stage: Arc<dyn Stage>, requester: RequesterId) -> Self {
         Self { router, stage, requester }
     }
 }
 
-impl<R: Router, S: Stage> Router for Remapped<R, S> {
-    fn translate(&self, message: MsiMessage) -> Result<ApicMessage, Refusal> {
+impl fmt::Debug for Remapped {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Remapped").field("requester", &self.requester).finish_non_exhaustive()
+    }
+}
+
+impl Router for Remapped {
+    fn translate(&self, message: MsiMessage) -> Result<Target, Refusal> {
         let Self { requester, .. } = *self;
         let fault = |fault| Refusal::Fault { requester, message, fault };
         self.router.translate(self.stage.translate(requester, message).map_err(fault)?)
@@ -43,11 +49,11 @@ impl<R: Router, S: Stage> Router for Remapped<R, S> {
         self.router.capabilities().intersection(self.stage.capabilities(self.requester))
     }
 
-    fn find(&self, message: ApicMessage) -> Option<Route> {
+    fn find(&self, message: Interrupt) -> Option<Route> {
         self.router.find(message)
     }
 
-    fn publish(&self, messages: &[ApicMessage], routes: &mut Vec<Result<Route, RouterError>>) {
+    fn publish(&self, messages: &[Interrupt], routes: &mut Vec<Result<Route, RouterError>>) {
         self.router.publish(messages, routes);
     }
 
@@ -67,7 +73,11 @@ impl<R: Router, S: Stage> Router for Remapped<R, S> {
         self.router.close(attached)
     }
 
-    fn signal(&self, message: ApicMessage) -> Result<(), RouterError> {
+    fn write_memory(&self, message: MsiMessage) {
+        self.router.write_memory(message);
+    }
+
+    fn signal(&self, message: Interrupt) -> Result<(), RouterError> {
         self.router.signal(message)
     }
 }

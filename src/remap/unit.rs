@@ -34,7 +34,7 @@ pub struct Unit<S> {
     functions: Mutex<Vec<Weak<dyn Invalidate>>>,
 }
 
-impl<S: Stage> Unit<S> {
+impl<S: Stage + 'static> Unit<S> {
     /// A unit with no function behind it.
     pub fn new(stage: Arc<S>) -> Self {
         Self { stage, functions: Mutex::default() }
@@ -49,13 +49,13 @@ impl<S: Stage> Unit<S> {
     ///
     /// # Errors
     /// That of `make`; there is no function then.
-    pub fn admit<R: Router, F: Invalidate + 'static, E>(
+    pub fn admit<F: Invalidate + 'static, E>(
         &self,
-        router: &Arc<R>,
+        router: Arc<dyn Router>,
         requester: RequesterId,
-        make: impl FnOnce(Arc<Remapped<R, S>>) -> Result<F, E>,
+        make: impl FnOnce(Arc<Remapped>) -> Result<F, E>,
     ) -> Result<Arc<F>, E> {
-        let remapped = Remapped::new(router.clone(), self.stage.clone(), requester);
+        let remapped = Remapped::new(router, self.stage.clone(), requester);
         let function = Arc::new(make(Arc::new(remapped))?);
         // Before anybody else has it, so before its guest can have it send anything.
         self.add(&function);

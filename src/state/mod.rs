@@ -17,7 +17,7 @@ mod pending;
 pub use error::{RestoreError, SuspendError};
 pub use pending::PendingBits;
 
-use crate::apic::ApicMessage;
+use crate::interrupt::Interrupt;
 use crate::router::Router;
 
 /// The version of the data that this crate writes, and the only one that it reads.
@@ -39,7 +39,7 @@ pub struct FunctionState<S> {
 /// A function that may be suspended, of any capability and domain.
 pub trait Resume {
     /// Adds the messages for which resuming will ask the VM's router, as they are behind any remapping.
-    fn messages(&self, messages: &mut Vec<ApicMessage>);
+    fn messages(&self, messages: &mut Vec<Interrupt>);
 
     /// Brings every vector to what the registers say. What waits for a vector that is live then is delivered, once.
     /// Does nothing to one that is not suspended.
@@ -49,7 +49,7 @@ pub trait Resume {
 /// Resumes functions of one VM, with one commit of its routing table for the messages of all.
 ///
 /// What the host refuses meanwhile is tried again as ever: see [`Domain::unsettled`](crate::Domain::unsettled).
-pub fn resume_all<'a>(router: &impl Router, functions: impl IntoIterator<Item = &'a dyn Resume>) {
+pub fn resume_all<'a>(router: &dyn Router, functions: impl IntoIterator<Item = &'a dyn Resume>) {
     let functions: Vec<_> = functions.into_iter().collect();
     let mut messages = Vec::new();
     functions.iter().for_each(|function| function.messages(&mut messages));

@@ -11,7 +11,7 @@ use crate::state::{FunctionState, RestoreError, Resume, resume_all};
 /// A function in use: of 1 to 2048 vectors the first is live, and the last, which is masked, has one waiting.
 #[derive(Debug)]
 struct InUse {
-    function: MsixFunction<FakeRouter, FakeBackend>,
+    function: MsixFunction,
     router: Arc<FakeRouter>,
     backend: FakeBackend,
 }

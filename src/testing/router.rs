@@ -8,7 +8,7 @@ use std::sync::{Mutex, MutexGuard};
 use vmm_sys_util::eventfd::EventFd;
 
 use super::Failures;
-use crate::apic::ApicMessage;
+use crate::interrupt::Interrupt;
 use crate::message::MsiMessage;
 use crate::router::{Gsi, Route, Router, RouterError};
 
@@ -24,7 +24,7 @@ struct Vm {
 
 #[derive(Debug)]
 struct Published {
-    message: ApicMessage,
+    message: Interrupt,
     users: usize,
     /// Somebody has gone and not given it back.
     pinned: bool,
@@ -97,7 +97,7 @@ impl FakeRouter {
 
 impl Vm {
     /// The GSI of a message, which takes an unused one's room where there is none; and whether it is new.
-    fn place(&mut self, message: ApicMessage) -> Option<(Gsi, bool)> {
+    fn place(&mut self, message: Interrupt) -> Option<(Gsi, bool)> {
         if let Some((gsi, _)) = self.routes.iter().find(|(_, route)| route.message == message) {
             return Some((*gsi, false));
         }
@@ -112,14 +112,14 @@ impl Vm {
 }
 
 impl Router for FakeRouter {
-    fn find(&self, message: ApicMessage) -> Option<Route> {
+    fn find(&self, message: Interrupt) -> Option<Route> {
         let vm = &mut *self.vm();
         let (gsi, published) = vm.routes.iter_mut().find(|(_, published)| published.message == message)?;
         published.users += 1;
         Some(Route::new(*gsi, message))
     }
 
-    fn publish(&self, messages: &[ApicMessage], routes: &mut Vec<Result<Route, RouterError>>) {
+    fn publish(&self, messages: &[Interrupt], routes: &mut Vec<Result<Route, RouterError>>) {
         routes.clear();
         let vm = &mut *self.vm();
         let mut new = false;
@@ -165,7 +165,7 @@ impl Router for FakeRouter {
         assert!(attached <= *users, "a route was withdrawn under its irqfd");
     }
 
-    fn signal(&self, message: ApicMessage) -> Result<(), RouterError> {
+    fn signal(&self, message: Interrupt) -> Result<(), RouterError> {
         self.failures.next().map_err(|source| RouterError::Signal { message, source })?;
         self.vm().delivered.push(message.message());
         Ok(())

@@ -12,7 +12,7 @@ use crate::msix::{Bar, Layout, TableSize};
 use crate::state::{Resume, resume_all};
 
 /// A function of a device model, over a fake.
-type Tested<R> = Function<<R as Reference>::Registers, SoftwareDomain<FakeRouter>>;
+type Tested<R> = Function<<R as Reference>::Registers, SoftwareDomain>;
 
 /// A device model's function, and the model beside it. Operations on what it has not (eventfds, routes, budgets,
 /// remapping) do nothing.

@@ -34,7 +34,7 @@ impl Drop for Call {
     }
 }
 
-impl<B: Backend> Host<B> {
+impl Host {
     /// A descriptor that is readable while vectors wait for [`Host::grow`], which they do from now on.
     pub(in crate::domain) fn growth(&mut self) -> io::Result<Arc<OwnedFd>> {
         match &self.growth {
@@ -67,7 +67,7 @@ impl<B: Backend> Host<B> {
     }
 
     /// Brings up some of the vectors that wait for it, as the store has them now; true where others wait still.
-    pub(in crate::domain) fn grow(&mut self, router: &impl Router, store: &impl Store) -> bool {
+    pub(in crate::domain) fn grow(&mut self, router: &dyn Router, store: &dyn Store) -> bool {
         let next: Vec<Vector> = iter::from_fn(|| self.growing.pop_first()).take(REQUESTS).collect();
         let rest = !self.growing.is_empty();
         if let Some(growth) = self.growth.as_deref().filter(|_| !rest) {

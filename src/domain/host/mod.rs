@@ -20,18 +20,17 @@ use super::error::DomainError;
 use super::report::Counters;
 use super::slot::Slot;
 use super::slots::Slots;
-use crate::apic::ApicMessage;
 use crate::backend::{Backend, BackendError, Cookie};
 use crate::budget::Budget;
 use crate::delivery::{Delivery, Store, Vector};
 use crate::domain::{BusMaster, REQUESTS};
+use crate::interrupt::{Interrupt, Target};
 use crate::router::Router;
 use growth::Call;
 
 /// What the host has for the device.
-#[derive(Debug)]
-pub(super) struct Host<B> {
-    backend: B,
+pub(super) struct Host {
+    backend: Box<dyn Backend>,
     /// So many vectors may be bound: what the capability was turned on for, or 0 while it is off.
     window: u32,
     /// No vector is brought up.
@@ -61,12 +60,12 @@ pub(super) struct Host<B> {
     is_refusing: bool,
     counters: Counters,
     /// Vectors on their way up, and those of them for which the host is short: kept between calls for their memory only.
-    rising: Vec<(Vector, ApicMessage)>,
-    short: Vec<(Vector, ApicMessage)>,
+    rising: Vec<(Vector, Interrupt)>,
+    short: Vec<(Vector, Interrupt)>,
 }
 
-impl<B: Backend> Host<B> {
-    pub(super) fn new(vectors: u32, backend: B) -> Self {
+impl Host {
+    pub(super) fn new(vectors: u32, backend: Box<dyn Backend>) -> Self {
         Self {
             backend,
             window: 0,
@@ -94,8 +93,8 @@ impl<B: Backend> Host<B> {
     /// them.
     pub(super) fn follow(
         &mut self,
-        router: &impl Router,
-        store: &impl Store,
+        router: &dyn Router,
+        store: &dyn Store,
         touched: impl Iterator<Item = Vector>,
     ) -> Call {
         self.lower(router, store, touched);
@@ -107,8 +106,8 @@ impl<B: Backend> Host<B> {
     /// Brings vectors to what the store says.
     pub(super) fn settle(
         &mut self,
-        router: &impl Router,
-        store: &impl Store,
+        router: &dyn Router,
+        store: &dyn Store,
         vectors: impl Iterator<Item = Vector>,
     ) {
         self.lower(router, store, vectors);
@@ -116,7 +115,7 @@ impl<B: Backend> Host<B> {
     }
 
     /// Closes or opens the window, takes vectors down as far as they should be, and notes what should rise.
-    fn lower(&mut self, router: &impl Router, store: &impl Store, touched: impl Iterator<Item = Vector>) {
+    fn lower(&mut self, router: &dyn Router, store: &dyn Store, touched: impl Iterator<Item = Vector>) {
         if !(self.rising.is_empty() && self.short.is_empty()) {
             self.settle_left(router, store);
         }
@@ -142,7 +141,7 @@ impl<B: Backend> Host<B> {
     /// An embedder's code has panicked before these had risen. What they should be may be something else by now. They rise
     /// before anything else is looked at, as that may turn the capability off.
     #[cold]
-    fn settle_left(&mut self, router: &impl Router, store: &impl Store) {
+    fn settle_left(&mut self, router: &dyn Router, store: &dyn Store) {
         let left: Vec<Vector> = self.rising.drain(..).map(|(vector, _)| vector).collect();
         self.short.clear();
         self.settle(router, store, left.into_iter());
@@ -163,7 +162,7 @@ impl<B: Backend> Host<B> {
 
     /// Tries again what the host refused, those first that userspace delivers most often. Host vectors are requested where
     /// they were at first: each may take as long as the host does.
-    pub(super) fn retry(&mut self, router: &impl Router, store: &impl Store) -> Call {
+    pub(super) fn retry(&mut self, router: &dyn Router, store: &dyn Store) -> Call {
         let mut vectors: Vec<Vector> = match self.window_error {
             // At least one, so that a window that could not be closed is tried again too.
             Some(_) => (0..store.vectors().max(1)).map(Vector).collect(),
@@ -193,7 +192,7 @@ impl<B: Backend> Host<B> {
     }
 
     /// Takes a vector down as far as it should be, and notes the message that it should rise to.
-    fn aim(&mut self, vector: Vector, store: &impl Store, router: &impl Router) {
+    fn aim(&mut self, vector: Vector, store: &dyn Store, router: &dyn Router) {
         if vector.index() >= self.slots.capacity() {
             return;
         }
@@ -214,7 +213,10 @@ impl<B: Backend> Host<B> {
                 self.hold(vector, router);
             }
             Delivery::Live(message) => match router.translate(message) {
-                Ok(message) => {
+                Ok(Target::Memory(_)) => {
+                    self.hold(vector, router);
+                }
+                Ok(Target::Interrupt(message)) => {
                     if self.carry(vector, cookie, router) {
                         self.aim_at(vector, message, router);
                     }
@@ -238,12 +240,12 @@ impl<B: Backend> Host<B> {
 
     /// Has a vector's interrupts carry what they should from now on; true where they do. One that is bound gets
     /// another eventfd for it, and nothing that waits is lost meanwhile.
-    fn carry(&mut self, vector: Vector, cookie: Option<Cookie>, router: &impl Router) -> bool {
+    fn carry(&mut self, vector: Vector, cookie: Option<Cookie>, router: &dyn Router) -> bool {
         self.cookies.get(&vector).copied() == cookie || self.change_cookie(vector, cookie, router)
     }
 
     #[cold]
-    fn change_cookie(&mut self, vector: Vector, cookie: Option<Cookie>, router: &impl Router) -> bool {
+    fn change_cookie(&mut self, vector: Vector, cookie: Option<Cookie>, router: &dyn Router) -> bool {
         self.hold(vector, router);
         self.free(vector);
         if !matches!(self.slot(vector), None | Some(Slot::Idle { .. })) {
@@ -266,7 +268,7 @@ impl<B: Backend> Host<B> {
         true
     }
 
-    fn aim_at(&mut self, vector: Vector, message: ApicMessage, router: &impl Router) {
+    fn aim_at(&mut self, vector: Vector, message: Interrupt, router: &dyn Router) {
         match self.slot(vector) {
             Some(Slot::Live { route, .. }) if route.message() == message => {}
             // It stays as it is unless there is a route for it by now.
@@ -309,7 +311,7 @@ impl<B: Backend> Host<B> {
     }
 
     /// Lets a vector's interrupts wait; true where they do.
-    fn hold(&mut self, vector: Vector, router: &impl Router) -> bool {
+    fn hold(&mut self, vector: Vector, router: &dyn Router) -> bool {
         match self.slot(vector) {
             None | Some(Slot::Idle { .. } | Slot::Held { .. }) => true,
             Some(Slot::Live { .. } | Slot::Relayed { .. } | Slot::Ending { .. }) => {

@@ -9,7 +9,7 @@ use crate::domain::Latched;
 use crate::domain::report::{DomainReport, VectorReport};
 use crate::domain::slot::Slot;
 
-impl<B: Backend> Host<B> {
+impl Host {
     /// Forgets every interrupt that waits here.
     pub(in crate::domain) fn clear_pending(&mut self) {
         self.slots.update(|_, slot| slot.clear_pending());

@@ -10,21 +10,20 @@ use rustix::event::{Timespec, epoll};
 
 use super::Host;
 use super::step::Means;
-use crate::apic::ApicMessage;
-use crate::backend::Backend;
 use crate::delivery::Vector;
 use crate::domain::REQUESTS;
 use crate::domain::error::{Cause, DomainError};
 use crate::domain::slot::Slot;
+use crate::interrupt::Interrupt;
 use crate::router::{Route, Router};
 
 /// How many vectors one call delivers at the most: the domain's lock is not held for longer.
 const DELIVERIES: usize = 64;
 
-impl<B: Backend> Host<B> {
+impl Host {
     /// A route first, by one commit for all whose messages are missing; then the irqfd; the host vector last. Where the host
     /// is short, what lingers is there to be given back: some of it goes, and those that were refused are tried once more.
-    pub(super) fn raise(&mut self, router: &impl Router) {
+    pub(super) fn raise(&mut self, router: &dyn Router) {
         if self.rising.is_empty() {
             return;
         }
@@ -41,7 +40,7 @@ impl<B: Backend> Host<B> {
 
     /// Attaches each whose message is published, up to the first whose message is not: who comes first has the first claim to
     /// room.
-    fn raise_once(&mut self, router: &impl Router) {
+    fn raise_once(&mut self, router: &dyn Router) {
         let mut index = 0usize;
         while let Some((vector, message)) = self.rising.get(index).copied() {
             let Some(route) = router.find(message) else {
@@ -56,7 +55,7 @@ impl<B: Backend> Host<B> {
 
     /// Publishes the messages of this one and of all after it, and attaches them.
     #[cold]
-    fn publish_from(&mut self, index: usize, router: &impl Router) {
+    fn publish_from(&mut self, index: usize, router: &dyn Router) {
         let rising = self.rising.get(index..).unwrap_or_default().to_vec();
         let messages: Vec<_> = rising.iter().map(|(_, message)| *message).collect();
         let mut routes = Vec::with_capacity(messages.len());
@@ -69,7 +68,7 @@ impl<B: Backend> Host<B> {
         }
     }
 
-    fn attach(&mut self, vector: Vector, route: Route, router: &impl Router) {
+    fn attach(&mut self, vector: Vector, route: Route, router: &dyn Router) {
         // A vector leaves the set that userspace watches before its irqfd attaches, and has one irqfd at a time.
         if !self.hold(vector, router) {
             return router.withdraw(route);
@@ -98,7 +97,7 @@ impl<B: Backend> Host<B> {
     /// A vector that the kernel cannot deliver is delivered from userspace, where an embedder watches for it, and is held
     /// otherwise. It stays unsettled, so that it is tried again.
     #[cold]
-    fn relay(&mut self, vector: Vector, message: ApicMessage) {
+    fn relay(&mut self, vector: Vector, message: Interrupt) {
         let relayed = self.step(vector, |slot, Means { backend, budget, relay }| {
             let slot = slot.bind(vector, backend, budget)?;
             match relay {
@@ -113,7 +112,7 @@ impl<B: Backend> Host<B> {
 
     /// The host has refused a vector on its way up.
     #[cold]
-    fn refused(&mut self, vector: Vector, message: ApicMessage, error: DomainError) {
+    fn refused(&mut self, vector: Vector, message: Interrupt, error: DomainError) {
         let cause = error.cause();
         self.leave_unsettled(vector, error);
         match cause {
@@ -126,7 +125,7 @@ impl<B: Backend> Host<B> {
 
     /// Delivers what waits for vectors that userspace delivers. Each is read and signalled under the lock that
     /// masking takes, so none is delivered while masked; one that cannot be signalled keeps what it had.
-    pub(in crate::domain) fn deliver(&mut self, router: &impl Router) {
+    pub(in crate::domain) fn deliver(&mut self, router: &dyn Router) {
         let Some(relay) = self.relay.clone() else { return };
         let mut ready = Vec::with_capacity(DELIVERIES);
         let now = Timespec::default();

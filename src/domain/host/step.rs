@@ -14,27 +14,28 @@ use crate::domain::error::{Cause, DomainError};
 use crate::domain::slot::{Slot, Step};
 
 /// What a step may use.
-pub(super) struct Means<'host, B> {
-    pub(super) backend: &'host mut B,
+pub(super) struct Means<'host> {
+    pub(super) backend: &'host mut dyn Backend,
     pub(super) budget: &'host Arc<Budget>,
     /// What userspace watches for the vectors that it delivers.
     pub(super) relay: Option<&'host OwnedFd>,
 }
 
-impl<B: Backend> Host<B> {
+impl Host {
     /// Takes a vector a step, and puts it where that has led, also where the host has refused.
     pub(super) fn step(
         &mut self,
         vector: Vector,
-        step: impl FnOnce(Slot, Means<'_, B>) -> Step,
+        step: impl FnOnce(Slot, Means<'_>) -> Step,
     ) -> Result<(), DomainError> {
         let Self { slots, backend, budget, relay, .. } = self;
         let slot = slots.take(vector);
         let (had_host_vector, was_attached) = (slot.has_host_vector(), slot.is_attached());
-        let (slot, result) = match step(slot, Means { backend, budget, relay: relay.as_deref() }) {
-            Ok(slot) => (slot, Ok(())),
-            Err((slot, error)) => (slot, Err(error)),
-        };
+        let (slot, result) =
+            match step(slot, Means { backend: &mut **backend, budget, relay: relay.as_deref() }) {
+                Ok(slot) => (slot, Ok(())),
+                Err((slot, error)) => (slot, Err(error)),
+            };
         if slot.has_host_vector() && !had_host_vector {
             self.is_refusing = false;
             self.bound = self.bound.saturating_add(1);
@@ -51,7 +52,7 @@ impl<B: Backend> Host<B> {
     }
 
     /// The same of a step that is tried again where the host refuses it; true where it was taken.
-    pub(super) fn try_step(&mut self, vector: Vector, step: impl FnOnce(Slot, Means<'_, B>) -> Step) -> bool {
+    pub(super) fn try_step(&mut self, vector: Vector, step: impl FnOnce(Slot, Means<'_>) -> Step) -> bool {
         match self.step(vector, step) {
             Ok(()) => true,
             Err(error) => {

@@ -2,19 +2,18 @@
 //! not let the device signal.
 
 use super::Host;
-use crate::backend::Backend;
 use crate::delivery::{Store, Vector};
 use crate::domain::BusMaster;
 use crate::domain::slot::Slot;
 use crate::router::Router;
 use crate::state::{PendingBits, SuspendError};
 
-impl<B: Backend> Host<B> {
+impl Host {
     /// Holds every vector until [`Host::resume`], and tells for which of them interrupts wait here.
     pub(in crate::domain) fn suspend(
         &mut self,
-        router: &impl Router,
-        store: &impl Store,
+        router: &dyn Router,
+        store: &dyn Store,
     ) -> Result<PendingBits, SuspendError> {
         self.suspended = true;
         self.hold_all(router, |_| true);
@@ -37,8 +36,8 @@ impl<B: Backend> Host<B> {
     /// Holds every vector, or lets each go where the store says.
     pub(in crate::domain) fn set_bus_master(
         &mut self,
-        router: &impl Router,
-        store: &impl Store,
+        router: &dyn Router,
+        store: &dyn Store,
         bus_master: BusMaster,
     ) {
         if std::mem::replace(&mut self.bus_master, bus_master) != bus_master {
@@ -47,7 +46,7 @@ impl<B: Backend> Host<B> {
     }
 
     /// Lets vectors go where the store says again.
-    pub(in crate::domain) fn resume(&mut self, router: &impl Router, store: &impl Store) {
+    pub(in crate::domain) fn resume(&mut self, router: &dyn Router, store: &dyn Store) {
         if std::mem::take(&mut self.suspended) {
             self.settle(router, store, (0..self.slots.capacity() as u32).map(Vector));
         }

@@ -7,7 +7,7 @@ use crate::domain::error::DomainError;
 use crate::domain::slot::Slot;
 use crate::router::{Router, Unclosed};
 
-impl<B: Backend> Host<B> {
+impl Host {
     /// Turns the capability on; true where it is on for so many vectors now. All or none: where the host refuses to turn
     /// it off before it is on for more, every vector stays held.
     pub(super) fn open(&mut self, vectors: u32) -> bool {
@@ -35,7 +35,7 @@ impl<B: Backend> Host<B> {
     /// Where nobody but the domain has the eventfds open once the host has everything back, live ones stay attached
     /// until then: what they are signalled is delivered, and then they are closed together. A vector that the kernel
     /// refuses to detach ends later: while it has not, it is unsettled, and has no other eventfd.
-    pub(in crate::domain) fn close(&mut self, router: &impl Router) {
+    pub(in crate::domain) fn close(&mut self, router: &dyn Router) {
         self.window_error = None;
         self.unsettled.clear();
         self.growing.clear();
@@ -73,7 +73,7 @@ impl<B: Backend> Host<B> {
         }
     }
 
-    pub(super) fn hold_all(&mut self, router: &impl Router, which: impl Fn(&Slot) -> bool) {
+    pub(super) fn hold_all(&mut self, router: &dyn Router, which: impl Fn(&Slot) -> bool) {
         for vector in self.used(which) {
             self.hold(vector, router);
         }
@@ -84,7 +84,7 @@ impl<B: Backend> Host<B> {
     }
 
     /// The device fires nothing any more: the eventfds that are attached end together.
-    fn close_live(&mut self, router: &impl Router) {
+    fn close_live(&mut self, router: &dyn Router) {
         let (mut attached, mut parted) = (Vec::new(), Vec::new());
         self.slots.update(|vector, slot| {
             if let Some((pair, share)) = slot.part() {
@@ -107,7 +107,7 @@ impl<B: Backend> Host<B> {
     }
 
     /// A vector that the device has let go of.
-    fn shut(&mut self, vector: Vector, router: &impl Router) {
+    fn shut(&mut self, vector: Vector, router: &dyn Router) {
         self.try_step(vector, |slot, _| slot.shut(router));
     }
 

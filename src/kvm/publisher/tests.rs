@@ -23,7 +23,7 @@ struct Kernel(Mutex<Taken>);
 struct Taken {
     /// GSIs of the irqchip's pins.
     pins: Vec<u32>,
-    messages: BTreeMap<Gsi, ApicMessage>,
+    messages: BTreeMap<Gsi, Interrupt>,
 }
 
 impl Kernel {
@@ -50,7 +50,7 @@ impl Kernel {
         self.0.lock().unwrap().clone()
     }
 
-    fn message(&self, gsi: Gsi) -> Option<ApicMessage> {
+    fn message(&self, gsi: Gsi) -> Option<Interrupt> {
         self.0.lock().unwrap().messages.get(&gsi).copied()
     }
 
@@ -59,7 +59,7 @@ impl Kernel {
     }
 }
 
-fn message_of(entry: &kvm_irq_routing_entry) -> Option<ApicMessage> {
+fn message_of(entry: &kvm_irq_routing_entry) -> Option<Interrupt> {
     if entry.type_ != KVM_IRQ_ROUTING_MSI {
         return None;
     }
@@ -68,7 +68,7 @@ fn message_of(entry: &kvm_irq_routing_entry) -> Option<ApicMessage> {
     Some(MsiMessage::from_registers(msi.address_lo, msi.address_hi, msi.data).try_into().unwrap())
 }
 
-fn message(destination: u32, vector: u8) -> ApicMessage {
+fn message(destination: u32, vector: u8) -> Interrupt {
     let message = MsiMessage { address: u64::from(0xfee0_0000 | destination << 12), data: vector.into() };
     message.try_into().unwrap()
 }
@@ -76,14 +76,14 @@ fn message(destination: u32, vector: u8) -> ApicMessage {
 fn publish(
     publisher: &Publisher,
     kernel: &Kernel,
-    messages: &[ApicMessage],
+    messages: &[Interrupt],
 ) -> Vec<Result<Route, RouterError>> {
     let mut answers = Vec::new();
     publisher.publish(messages, &mut answers, |table| kernel.take(table));
     answers
 }
 
-fn publish_one(publisher: &Publisher, kernel: &Kernel, message: ApicMessage) -> Route {
+fn publish_one(publisher: &Publisher, kernel: &Kernel, message: Interrupt) -> Route {
     publish(publisher, kernel, &[message]).pop().unwrap().unwrap()
 }
 

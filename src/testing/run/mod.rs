@@ -35,8 +35,7 @@ fn at_most(limit: u8) -> Option<u32> {
 }
 
 /// A function, over fakes.
-type Tested<R> =
-    Function<<R as Reference>::Registers, DeviceDomain<Remapped<FakeRouter, FakeStage>, FakeBackend>>;
+type Tested<R> = Function<<R as Reference>::Registers, DeviceDomain>;
 
 /// A function over fakes, and the model beside it.
 #[derive(Debug)]

@@ -16,7 +16,7 @@ const SOON: Duration = Duration::from_secs(20);
 struct Pausing(Sender<UnderWay>);
 
 struct UnderWay {
-    messages: HashSet<ApicMessage>,
+    messages: HashSet<Interrupt>,
     end: Sender<io::Result<()>>,
 }
 
@@ -40,7 +40,7 @@ impl Pausing {
         &self,
         scope: &'scope Scope<'scope, 'env>,
         publisher: &'env Publisher,
-        message: ApicMessage,
+        message: Interrupt,
     ) -> ScopedJoinHandle<'scope, Result<Route, RouterError>> {
         let kernel = self.clone();
         scope.spawn(move || {
