@@ -124,6 +124,12 @@ pub trait Backend: Send {
     /// [`BackendError::Unbind`]; the vector keeps its eventfd then.
     fn unbind(&mut self, vector: Vector) -> Result<(), BackendError>;
 
+    /// The guest has freed `vector`, which is unbound: what was set aside for it may go back. [`Backend::close`] does so for all.
+    /// A vector that is unbound only to be bound again, with another [cookie](Backend::set_cookie), is not released meanwhile.
+    fn release(&mut self, vector: Vector) {
+        let _ = vector;
+    }
+
     /// The guest turned the capability off: every vector is unbound, and everything given back to the host.
     ///
     /// # Errors
@@ -201,6 +207,10 @@ impl<B: Backend + ?Sized> Backend for Box<B> {
 
     fn unbind(&mut self, vector: Vector) -> Result<(), BackendError> {
         (**self).unbind(vector)
+    }
+
+    fn release(&mut self, vector: Vector) {
+        (**self).release(vector);
     }
 
     fn close(&mut self) -> Result<(), BackendError> {

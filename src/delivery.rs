@@ -62,6 +62,12 @@ pub trait Store {
         None
     }
 
+    /// Whether the driver has written `vector`'s message once more as it is, since this was last asked. The device may have lost
+    /// it then. Stores that cannot tell answer false.
+    fn take_rewritten(&self, _vector: Vector) -> bool {
+        false
+    }
+
     /// Both, of one moment: no message goes with another's cookie.
     fn answer(&self, vector: Vector) -> (Delivery, Option<Cookie>) {
         (self.delivery(vector), self.cookie(vector))
@@ -83,9 +89,23 @@ impl<S: Store> Store for Mutex<S> {
         self.lock().unwrap_or_else(PoisonError::into_inner).cookie(vector)
     }
 
+    fn take_rewritten(&self, vector: Vector) -> bool {
+        self.lock().unwrap_or_else(PoisonError::into_inner).take_rewritten(vector)
+    }
+
     fn answer(&self, vector: Vector) -> (Delivery, Option<Cookie>) {
         self.lock().unwrap_or_else(PoisonError::into_inner).answer(vector)
     }
+}
+
+/// A write of a capability's Message Control that sets the enable bit where it is set already. A driver whose device has reset
+/// itself does so.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum EnableWrite {
+    /// The write changed something else.
+    Changed,
+    /// The write changed nothing.
+    Repeated,
 }
 
 /// The vectors whose [`Delivery`] or cookie a change of a store may have altered, so that the host has to follow: one range,
@@ -94,39 +114,59 @@ impl<S: Store> Store for Mutex<S> {
 /// The change is not finished until a domain has [synced](crate::Domain::sync) them.
 #[must_use = "the host does not know of the change until the domain has synced it"]
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Touched(Range<u32>);
+pub struct Touched {
+    vectors: Range<u32>,
+    enable: Option<EnableWrite>,
+}
 
 impl Touched {
     /// Nothing changed that the host needs to know.
-    pub const NOTHING: Self = Self(0..0);
+    pub const NOTHING: Self = Self::range(0..0);
 
     /// One vector.
     pub fn one(vector: Vector) -> Self {
-        Self(vector.0..vector.0.saturating_add(1))
+        Self::range(vector.0..vector.0.saturating_add(1))
     }
 
     /// The first `count` vectors of a store.
     pub fn first(count: u32) -> Self {
-        Self(0..count)
+        Self::range(0..count)
+    }
+
+    const fn range(vectors: Range<u32>) -> Self {
+        Self { vectors, enable: None }
+    }
+
+    /// The same, by a write that sets the enable bit where it is set already.
+    #[must_use]
+    pub fn with_enable_write(self, write: EnableWrite) -> Self {
+        Self { enable: Some(write), ..self }
+    }
+
+    /// Whether the capability was enabled once more.
+    pub fn enable_write(&self) -> Option<EnableWrite> {
+        self.enable
     }
 
     /// The least range that holds both.
     pub fn and(self, other: Self) -> Self {
-        match (self.is_empty(), other.is_empty()) {
-            (true, _) => other,
-            (_, true) => self,
-            _ => Self(self.0.start.min(other.0.start)..self.0.end.max(other.0.end)),
-        }
+        let enable = self.enable.max(other.enable);
+        let vectors = match (self.vectors.is_empty(), other.vectors.is_empty()) {
+            (true, _) => other.vectors,
+            (_, true) => self.vectors,
+            _ => self.vectors.start.min(other.vectors.start)..self.vectors.end.max(other.vectors.end),
+        };
+        Self { vectors, enable }
     }
 
     /// True where nothing was touched.
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.vectors.is_empty() && self.enable.is_none()
     }
 
     /// The vectors, ascending.
     pub fn vectors(&self) -> impl Iterator<Item = Vector> + use<> {
-        self.0.clone().map(Vector)
+        self.vectors.clone().map(Vector)
     }
 }
 

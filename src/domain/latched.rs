@@ -8,4 +8,6 @@ pub enum Latched {
     Waits,
     /// Nothing was done: the vector has a host vector, and the device is the one to signal it.
     HasHostVector,
+    /// Nothing was done: the function has no such vector.
+    NoSuchVector,
 }

@@ -1,19 +1,23 @@
 //! A device's interrupt domain: brings each vector in the host to what its store says it should be.
 //!
-//! Owns the device's host vectors: their eventfds, their routes, and the interrupts that wait for them.
-//! Invariant: between calls each vector is in one of the states of `slot.rs`, and what could not be reached
-//! is kept with the host's reason. Everything is one operation, [`Domain::sync`]: enable, mask,
-//! grow, shrink, retarget, reset and restore differ only in what the store says, and it may be called twice.
+//! Owns the device's host vectors: their eventfds, their routes, and the interrupts that wait for them. Everything is one
+//! operation, [`Domain::sync`]: enable, mask, grow, shrink, retarget, reset and restore differ only in what the store says, and it
+//! may be called twice.
 //!
-//! Locking: one lock a domain, taken before the router's and the store's. Hardly any guest access that changes
-//! nothing in the host comes here. PBA reads do: pending bits belong to the domain (PCIe r6 §7.7.2.7).
-//! Who finds the lock taken waits for it in turn, and so does growth each time that it takes it again: a lock that is given
-//! up and taken at once would be had by nobody else.
+//! Invariant: between calls each vector is in one of the states of `slot.rs`, and each vector that is not what its store says is
+//! in `owed.rs`, with the host's reason. A panic in a backend, router or stage forgets no vector: the next call works on what it
+//! has left. A call that panics is taken not to have happened.
+//!
+//! Locking: one fair lock a domain (`fair.rs`), taken before the router's and the store's. Hardly any guest access that changes
+//! nothing in the host takes it. A read of the PBA does, because pending bits belong to the domain (PCIe r6 §7.7.2.7).
 
 mod bus_master;
 mod error;
+mod fair;
 mod host;
 mod latched;
+mod may_deliver;
+mod owed;
 mod report;
 mod slot;
 mod slots;
@@ -21,8 +25,9 @@ mod software;
 
 use std::fmt;
 use std::io;
+use std::ops::Range;
 use std::os::fd::OwnedFd;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustix::event::epoll;
@@ -39,7 +44,9 @@ use crate::delivery::{Delivery, Store, Touched, Vector};
 use crate::interrupt::{Interrupt, Target};
 use crate::router::Router;
 use crate::state::{PendingBits, SuspendError};
+use fair::{FairGuard, FairMutex};
 use host::Host;
+use may_deliver::MayDeliver;
 
 /// What a capability's registers need of the domain behind them.
 pub trait Domain {
@@ -59,6 +66,11 @@ pub trait Domain {
 
     /// How many vectors are not what they should be because the host refused a step.
     fn unsettled(&self) -> usize;
+
+    /// The first of `vectors` that may be delivering at this moment. Takes no lock. A guest's access that shows a vector as masked
+    /// asks this, after it has looked at the registers, and [syncs](Domain::sync) the vector where it is named: then another
+    /// vCPU's access, which masked it, is not yet done with the host.
+    fn may_deliver(&self, vectors: Range<u32>) -> Option<Vector>;
 
     /// The pending bits of vectors 64 × `group` to 64 × `group` + 63, lowest vector in the lowest bit. Reading
     /// takes nothing.
@@ -93,61 +105,64 @@ pub trait Domain {
     fn resume(&self, store: &dyn Store);
 }
 
-/// How many host vectors are requested or given back at the most before the domain's lock is given up.
-const REQUESTS: usize = 16;
+/// How many host vectors are bound or released at the most before the domain's lock is released.
+const BATCH: usize = 16;
 
-/// How often one call takes the lock to grow on.
-const GROWTHS: u32 = 16;
+/// How many batches one call binds.
+const BATCHES: u32 = 16;
+
+/// What an embedder does with each failure of the host. It is called under the domain's lock.
+pub type FailureHook = Box<dyn Fn(&DomainError) + Send>;
 
 /// One device's vectors of one store, whose interrupts come through eventfds.
 pub struct DeviceDomain {
     router: Arc<dyn Router>,
-    host: Mutex<Host>,
-    /// Whoever is the next to have the host holds this while it waits.
-    turn: Mutex<()>,
+    host: FairMutex<Host>,
+    may_deliver: Arc<MayDeliver>,
 }
 
 impl DeviceDomain {
     /// A domain of up to `vectors` vectors, none of which costs the host anything yet.
     pub fn new(vectors: u32, router: Arc<dyn Router>, backend: Box<dyn Backend>) -> Self {
-        Self { router, host: Mutex::new(Host::new(vectors, backend)), turn: Mutex::default() }
+        let may_deliver = Arc::new(MayDeliver::new(vectors));
+        Self { router, host: FairMutex::new(Host::new(vectors, backend, may_deliver.clone())), may_deliver }
     }
 
     /// The same domain with a budget, which it may share with others of the device. Without one it has no limit.
     pub fn within(mut self, budget: Arc<Budget>) -> Self {
-        self.host.get_mut().unwrap_or_else(PoisonError::into_inner).budget = budget;
+        self.host.get_mut().budget = budget;
         self
     }
 
     /// As [`Domain::retry`], and gives back what has lingered; for an embedder with a clock of its own.
     pub fn retry_at(&self, store: &dyn Store, now: Instant) {
         // No more often than there are vectors that linger now, as the guest may go on to free some.
-        for _ in 0..self.lingering().div_ceil(REQUESTS) {
-            if !self.host_in_turn().give_back(now) {
+        for _ in 0..self.lingering().div_ceil(BATCH) {
+            if !self.host.lock_in_turn().release_expired(now) {
                 break;
             }
         }
         // In a statement of its own, after the lock.
-        let call = self.host_in_turn().retry(&*self.router, store);
-        drop(call);
+        let notice = self.host.lock_in_turn().retry(&*self.router, store);
+        drop(notice);
     }
 
     /// Of the vectors that userspace delivers, how often it has delivered the one that it delivers most; 0 where there is
     /// none. Of several devices of a VM, [retry](Domain::retry) those with the most first: what room there is for messages
     /// goes to who comes first.
     pub fn busiest(&self) -> u32 {
-        self.host().busiest()
+        self.host().max_relayed()
     }
 
     /// How many vectors the guest has freed that are given back at a later [`Domain::retry`].
     pub fn lingering(&self) -> usize {
-        self.host().lingering()
+        self.host().expiring()
     }
 
     /// From now on a vector that the guest frees keeps its host vector and its eventfd for so long, in case
     /// the guest wants it again. Zero, as at first, gives them back at once.
     pub fn set_linger(&self, linger: Duration) {
-        self.host().linger = linger;
+        self.host().release_delay = linger;
     }
 
     /// A descriptor that is readable while there is something for [`DeviceDomain::deliver`] to do. From the
@@ -167,7 +182,7 @@ impl DeviceDomain {
     /// Delivers interrupts that wait for vectors without a route, some at a time. A vector that has been masked
     /// by now delivers nothing; an interrupt that cannot be delivered waits.
     pub fn deliver(&self) {
-        self.host().deliver(&*self.router);
+        self.host().deliver_relayed(&*self.router);
     }
 
     /// A descriptor that is readable while there is something for [`DeviceDomain::grow`] to do, from the moment on at which
@@ -179,7 +194,7 @@ impl DeviceDomain {
     /// # Errors
     /// No descriptor to be had.
     pub fn growth(&self) -> io::Result<Arc<OwnedFd>> {
-        self.host().growth()
+        self.host().deferred_bind_fd()
     }
 
     /// Requests host vectors for some of those that wait for it, and brings them to what `store` says now: the guest may
@@ -187,8 +202,8 @@ impl DeviceDomain {
     /// thread of its own: it may take as long as the host does. A guest's access that needs the domain waits for 16 of them,
     /// and the thread's other work for 256.
     pub fn grow(&self, store: &dyn Store) {
-        for _ in 0..GROWTHS {
-            if !self.host_in_turn().grow(&*self.router, store) {
+        for _ in 0..BATCHES {
+            if !self.host.lock_in_turn().bind_deferred(&*self.router, store) {
                 break;
             }
         }
@@ -196,7 +211,7 @@ impl DeviceDomain {
 
     /// How many vectors wait for [`DeviceDomain::grow`].
     pub fn growing(&self) -> usize {
-        self.host().growing()
+        self.host().deferred()
     }
 
     /// A mediator has an interrupt for `vector`: it stands between a guest's queue and a device of which the vector takes a
@@ -211,25 +226,36 @@ impl DeviceDomain {
         self.host().latch(vector)
     }
 
+    /// Calls `hook` for each failure of the host from now on, under the domain's lock. Each failure is counted too.
+    pub fn on_failure(&self, hook: FailureHook) {
+        self.host().on_failure = Some(hook);
+    }
+
+    /// The embedder has reset the device itself, or the device has lost what the host programmed: every vector is unbound, the
+    /// capability is turned off and on in the host, and each vector is brought to what `store` says.
+    ///
+    /// Interrupts meanwhile: those that wait in eventfds wait on, and are delivered once. What the device has forgotten by its
+    /// reset is the device's matter.
+    pub fn rearm(&self, store: &dyn Store) {
+        self.host().rearm(&*self.router, store);
+    }
+
+    /// Ends the domain for good while others still hold it: every vector is detached, and everything is given back to the host.
+    /// Afterwards no vector is bound whatever the store says. What the host refuses to take back is tried again by
+    /// [`Domain::retry`].
+    ///
+    /// Interrupts meanwhile: none is delivered once this has returned, except those of a vector that the host refuses to detach.
+    pub fn tear_down(&self) {
+        self.host().tear_down(&*self.router);
+    }
+
     /// The domain as it is now.
     pub fn report(&self) -> DomainReport {
         self.host().report()
     }
 
-    fn host(&self) -> MutexGuard<'_, Host> {
-        match self.host.try_lock() {
-            Ok(host) => host,
-            // A panic elsewhere leaves each slot in one of its states: the next sync goes on from there.
-            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
-            Err(TryLockError::WouldBlock) => self.host_in_turn(),
-        }
-    }
-
-    /// The same, for who has to wait: whoever has the turn is the next.
-    #[cold]
-    fn host_in_turn(&self) -> MutexGuard<'_, Host> {
-        let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
-        self.host.lock().unwrap_or_else(PoisonError::into_inner)
+    fn host(&self) -> FairGuard<'_, Host> {
+        self.host.lock()
     }
 }
 
@@ -243,8 +269,8 @@ impl Domain for DeviceDomain {
     fn sync(&self, store: &dyn Store, touched: Touched) {
         if !touched.is_empty() {
             // In a statement of its own, after the lock.
-            let call = self.host().follow(&*self.router, store, touched.vectors());
-            drop(call);
+            let notice = self.host().sync_access(&*self.router, store, &touched);
+            drop(notice);
         }
     }
 
@@ -253,7 +279,11 @@ impl Domain for DeviceDomain {
     }
 
     fn unsettled(&self) -> usize {
-        self.host().unsettled()
+        self.host().failed()
+    }
+
+    fn may_deliver(&self, vectors: Range<u32>) -> Option<Vector> {
+        self.may_deliver.first(vectors)
     }
 
     /// What waits in eventfds, was latched when one was closed, or is pending in the device itself.
@@ -302,7 +332,6 @@ impl Domain for DeviceDomain {
 /// what the host did not take back before.
 impl Drop for DeviceDomain {
     fn drop(&mut self) {
-        let host = self.host.get_mut().unwrap_or_else(PoisonError::into_inner);
-        host.close(&*self.router);
+        self.host.get_mut().tear_down(&*self.router);
     }
 }

@@ -4,7 +4,7 @@ use super::error::{Cause, DomainError};
 use super::slot::Slot;
 use crate::budget::BudgetReport;
 use crate::delivery::Vector;
-use crate::interrupt::Interrupt;
+use crate::interrupt::Target;
 use crate::message::MsiMessage;
 use crate::refusal::Refusal;
 use crate::router::Gsi;
@@ -20,7 +20,7 @@ pub struct Counters {
     /// Host vectors given back one by one.
     pub unbinds: u64,
     /// Vectors that got an irqfd: they went live, or were refused by the device's side and then by the kernel, which kept
-    /// the irqfd ([`State::Ending`]).
+    /// the irqfd ([`State::Detaching`]).
     pub attaches: u64,
     /// Vectors that lost it. So many as the counters differ by have one now.
     pub detaches: u64,
@@ -37,6 +37,8 @@ pub struct Counters {
     /// Times that an unmasked vector was looked at that wants a cookie, of which the device has none
     /// ([`Capabilities::cookies`](crate::backend::Capabilities::cookies)): it is held until the guest wants it without.
     pub refused_cookies: u64,
+    /// Vectors that were bound again because their device had lost what the host programmed.
+    pub rebinds: u64,
     /// Steps that the host refused; each is tried again.
     pub host_failures: u64,
     /// The most host vectors at one time.
@@ -68,7 +70,7 @@ pub enum State {
     Relayed,
     /// It has no host vector (any more), and the kernel has refused to detach its eventfd. What was signalled before may
     /// still be on its way; what comes from now on waits in the device.
-    Ending,
+    Detaching,
 }
 
 /// One vector.
@@ -128,14 +130,14 @@ impl VectorReport {
             Slot::Idle { latched } => (State::Idle, None, *latched),
             Slot::Held { .. } => (State::Held, None, signalled(slot.waiting()).any(|signalled| signalled)),
             Slot::Live { route, .. } => (State::Live, Some(route.gsi()), false),
-            Slot::Ending { route, latched, .. } => (State::Ending, Some(route.gsi()), *latched),
+            Slot::Detaching { route, latched, .. } => (State::Detaching, Some(route.gsi()), *latched),
             Slot::Relayed { .. } => (State::Relayed, None, false),
         };
         let delivered = (state == State::Relayed).then(|| slot.relayed());
         Self {
             vector,
             state,
-            message: slot.message().map(Interrupt::message),
+            message: slot.target().map(Target::message),
             gsi,
             delivered,
             pending,

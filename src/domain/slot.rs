@@ -1,107 +1,118 @@
 //! What one vector is in the host now, and the steps between its states.
 //!
-//! The five states are the only ones there are, and each owns exactly what it needs. Each step is written
-//! here and nowhere else, consumes the state it starts from, and gives it back unchanged where the host
-//! refuses; where that refuses the way back as well, the vector is ending. The rules that keep interrupts
-//! from being lost are in the order of the calls within a step.
+//! The five states are the only ones, and each owns exactly what it needs. Each step is written here and nowhere else. It
+//! changes the slot in place, and leaves it as it was where the host refuses, or where the call panics. The rules that keep
+//! interrupts from being lost are in the order of the calls within a step.
 
+use std::mem;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
 use rustix::event::epoll;
-use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
+use vmm_sys_util::eventfd::EventFd;
 
 use super::error::DomainError;
 use crate::backend::Backend;
 use crate::budget::{Budget, Share};
 use crate::delivery::Vector;
-use crate::interrupt::Interrupt;
+use crate::interrupt::Target;
 use crate::router::{Route, Router};
 use crate::signalled::{borrow, signalled};
 
 /// A vector in the host.
 #[derive(Debug)]
 pub(super) enum Slot {
-    /// No eventfd and no host vector. An interrupt waits in the device's own pending bits, or was `latched`
-    /// when the eventfd was closed.
+    /// No eventfd and no host vector. An interrupt waits in the device's own pending bits, or was `latched` when the eventfd was
+    /// closed.
     Idle { latched: bool },
     /// The eventfd is attached to nothing: its counter is the pending bit.
     Held { host: HostVector },
-    /// The kernel turns the eventfd's signals into `route`'s message.
+    /// The eventfd is an irqfd: the kernel turns its signals into `route`'s message.
     Live { host: HostVector, route: Route },
-    /// Userspace watches the eventfd and turns its signals into `message` itself; so often it has.
-    Relayed { host: HostVector, message: Interrupt, delivered: u32 },
-    /// The device does not have the eventfd (any more), and the kernel has refused to detach it: it is still `route`'s. An
-    /// interrupt that was `latched` since then is not.
-    Ending { host: HostVector, route: Route, latched: bool },
+    /// Userspace reads the eventfd and delivers to `target`: the kernel has no room for the message, or the message is a write
+    /// to memory. It has done so `delivered` times.
+    Relayed { host: HostVector, target: Target, delivered: u32 },
+    /// The device does not have the eventfd (any more), which is still attached to `route`. An interrupt that was `latched`
+    /// since then is not in the eventfd.
+    Detaching { host: HostVector, route: Route, latched: bool },
 }
 
 /// What a vector has of the host, for as long as it has it.
 #[derive(Debug)]
 pub(super) struct HostVector {
-    /// What the device fires.
+    /// The device signals it.
     pub(super) eventfd: EventFd,
-    /// Goes back with it.
+    /// What the vector delivered last: a driver that writes the same once more may do so because its device has lost it.
+    last: Option<Target>,
+    /// Its part of the budget.
     _share: Share,
 }
 
-/// A step, or the state that it started from (or [`Slot::Ending`]) and the host's reason.
-pub(super) type Step = Result<Slot, (Slot, DomainError)>;
+type Step = Result<(), DomainError>;
 
 impl HostVector {
-    /// What is needed to request one; the device does not have the eventfd yet.
-    fn prepare(vector: Vector, budget: &Arc<Budget>) -> Result<Self, DomainError> {
+    /// An eventfd and a part of the budget; the device does not have the eventfd yet.
+    fn prepare(vector: Vector, backend: &mut dyn Backend, budget: &Arc<Budget>) -> Result<Self, DomainError> {
         let share = budget.take().map_err(|source| DomainError::Budget { vector, source })?;
-        let no_eventfd = |source| DomainError::Eventfd { vector, source };
-        let eventfd = EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC).map_err(no_eventfd)?;
-        Ok(Self { eventfd, _share: share })
+        let eventfd = backend.eventfd(vector).map_err(|source| DomainError::Eventfd { vector, source })?;
+        Ok(Self { eventfd, last: None, _share: share })
     }
 
-    /// Of one whose eventfd is attached to nothing.
+    /// Whether an eventfd that is attached to nothing holds a signal.
     fn is_signalled(&self) -> bool {
         signalled([&self.eventfd]).any(|signalled| signalled)
     }
 }
 
 impl Slot {
-    /// A vector that nobody has used.
+    /// A vector that the guest has not used.
     pub(super) const UNUSED: Self = Self::Idle { latched: false };
 
-    /// True of a vector that is as one that nobody has used.
+    /// True of a vector in the state of one that the guest has not used.
     pub(super) fn is_unused(&self) -> bool {
         matches!(self, Self::Idle { latched: false })
     }
 
-    /// The message that the vector's signals become now.
-    pub(super) fn message(&self) -> Option<Interrupt> {
+    /// What the vector's signals do now.
+    pub(super) fn target(&self) -> Option<Target> {
         match self {
-            Self::Live { route, .. } | Self::Ending { route, .. } => Some(route.message()),
-            Self::Relayed { message, .. } => Some(*message),
+            Self::Live { route, .. } | Self::Detaching { route, .. } => {
+                Some(Target::Interrupt(route.message()))
+            }
+            Self::Relayed { target, .. } => Some(*target),
             Self::Idle { .. } | Self::Held { .. } => None,
         }
     }
 
-    /// True of a vector that the device has an eventfd for.
-    pub(super) fn has_host_vector(&self) -> bool {
+    /// What the vector delivered last, if it still has the host vector of then.
+    pub(super) fn last_target(&self) -> Option<Target> {
         match self {
-            Self::Held { .. } | Self::Live { .. } | Self::Relayed { .. } => true,
-            Self::Idle { .. } | Self::Ending { .. } => false,
+            Self::Held { host } => host.last,
+            _ => self.target(),
         }
     }
 
-    /// True of a vector that has an irqfd: what its eventfd is signalled, the kernel delivers.
+    /// True of a vector whose eventfd the device has.
+    pub(super) fn has_host_vector(&self) -> bool {
+        match self {
+            Self::Held { .. } | Self::Live { .. } | Self::Relayed { .. } => true,
+            Self::Idle { .. } | Self::Detaching { .. } => false,
+        }
+    }
+
+    /// True of a vector whose eventfd is an irqfd.
     pub(super) fn is_attached(&self) -> bool {
         match self {
-            Self::Live { .. } | Self::Ending { .. } => true,
+            Self::Live { .. } | Self::Detaching { .. } => true,
             Self::Idle { .. } | Self::Held { .. } | Self::Relayed { .. } => false,
         }
     }
 
-    /// The eventfd of a vector whose interrupts wait in one.
+    /// The eventfd of a vector whose interrupts wait in it.
     pub(super) fn waiting(&self) -> Option<&EventFd> {
         match self {
             Self::Held { host } => Some(&host.eventfd),
-            Self::Idle { .. } | Self::Live { .. } | Self::Relayed { .. } | Self::Ending { .. } => None,
+            Self::Idle { .. } | Self::Live { .. } | Self::Relayed { .. } | Self::Detaching { .. } => None,
         }
     }
 
@@ -112,7 +123,7 @@ impl Slot {
         let mut held = signalled(slots.clone().filter_map(|(_, slot)| slot.waiting()));
         slots.filter_map(move |(vector, slot)| {
             let waits = match slot {
-                Self::Idle { latched } | Self::Ending { latched, .. } => *latched,
+                Self::Idle { latched } | Self::Detaching { latched, .. } => *latched,
                 Self::Held { .. } => held.next().unwrap_or(true),
                 Self::Live { .. } | Self::Relayed { .. } => false,
             };
@@ -120,174 +131,210 @@ impl Slot {
         })
     }
 
-    /// How often userspace has delivered the vector since it has to.
+    /// How often userspace has delivered the vector since it does.
     pub(super) fn relayed(&self) -> u32 {
         match self {
             Self::Relayed { delivered, .. } => *delivered,
-            Self::Idle { .. } | Self::Held { .. } | Self::Live { .. } | Self::Ending { .. } => 0,
+            Self::Idle { .. } | Self::Held { .. } | Self::Live { .. } | Self::Detaching { .. } => 0,
         }
     }
 
     /// Forgets the interrupt that waits, if one does.
     pub(super) fn clear_pending(&mut self) {
         match self {
-            Self::Idle { latched } | Self::Ending { latched, .. } => *latched = false,
-            // It fails where the eventfd holds nothing, which is as well.
+            Self::Idle { latched } | Self::Detaching { latched, .. } => *latched = false,
+            // An empty eventfd answers EAGAIN.
             Self::Held { host } => drop(host.eventfd.read()),
             Self::Live { .. } | Self::Relayed { .. } => {}
         }
     }
 
-    /// One interrupt waits from now on.
+    /// Makes one interrupt wait.
     pub(super) fn latch(&mut self) {
         match self {
-            Self::Idle { latched } | Self::Ending { latched, .. } => *latched = true,
-            // It fails where the eventfd is full, and then some wait already.
+            Self::Idle { latched } | Self::Detaching { latched, .. } => *latched = true,
+            // A full eventfd answers EAGAIN, and holds signals already.
             Self::Held { host } | Self::Live { host, .. } | Self::Relayed { host, .. } => {
                 drop(host.eventfd.write(1));
             }
         }
     }
 
-    /// Idle to held: the host vector is requested. What was latched, and what the device has pending, is in
-    /// the eventfd afterwards.
-    pub(super) fn bind(self, vector: Vector, backend: &mut dyn Backend, budget: &Arc<Budget>) -> Step {
-        let Self::Idle { latched } = self else { return Ok(self) };
-        let bind = |host: HostVector| {
-            if latched {
-                host.eventfd.write(1).map_err(|source| DomainError::Eventfd { vector, source })?;
-            }
-            backend.bind(vector, &host.eventfd)?;
-            Ok(Self::Held { host })
-        };
-        HostVector::prepare(vector, budget).and_then(bind).map_err(|error| (self, error))
+    /// Idle to held: the host vector is requested. What was latched, and what the device has pending, is in the eventfd
+    /// afterwards.
+    pub(super) fn bind(&mut self, vector: Vector, backend: &mut dyn Backend, budget: &Arc<Budget>) -> Step {
+        let Self::Idle { latched } = *self else { return Ok(()) };
+        let host = HostVector::prepare(vector, backend, budget)?;
+        if latched {
+            host.eventfd.write(1).map_err(|source| DomainError::Eventfd { vector, source })?;
+        }
+        backend.bind(vector, &host.eventfd)?;
+        *self = Self::Held { host };
+        Ok(())
     }
 
-    /// Idle to live, where nothing is latched: the eventfd is attached before the device has it, so each of its signals meets
-    /// an irqfd that is attached already. One that comes while KVM attaches may be delivered twice (Linux virt/kvm/eventfd.c:
-    /// once by `irqfd_wakeup`, which takes it, and once where `kvm_irqfd_assign` has polled just before).
+    /// Idle to live, where nothing is latched. The eventfd is attached before the device has it, so each of its signals meets an
+    /// attached irqfd. A signal that comes while KVM attaches may be delivered twice (Linux virt/kvm/eventfd.c: once by
+    /// `irqfd_wakeup`, which takes it, and once by `kvm_irqfd_assign`, which has polled just before).
     pub(super) fn request(
-        self,
+        &mut self,
         vector: Vector,
         route: Route,
         router: &dyn Router,
         backend: &mut dyn Backend,
         budget: &Arc<Budget>,
     ) -> Step {
-        let prepare = || {
-            let host = HostVector::prepare(vector, budget)?;
+        let mut prepare = || {
+            let host = HostVector::prepare(vector, backend, budget)?;
             router.attach(&host.eventfd, &route)?;
             Ok(host)
         };
-        let host = match prepare() {
-            Ok(host) => host,
+        match prepare() {
+            Ok(host) => *self = Self::Detaching { host, route, latched: false },
             Err(error) => {
                 router.withdraw(route);
-                return Err((self, error));
+                return Err(error);
             }
-        };
+        }
+        let Self::Detaching { host, .. } = &*self else { return Ok(()) };
         match backend.bind(vector, &host.eventfd) {
-            Ok(()) => Ok(Self::Live { host, route }),
-            Err(error) => Self::unrequested(host, route, router, error.into()),
-        }
-    }
-
-    /// The kernel may refuse the way back, and that is what has to be tried again first.
-    #[cold]
-    fn unrequested(host: HostVector, route: Route, router: &dyn Router, error: DomainError) -> Step {
-        Self::Live { host, route }.shut(router).and_then(|idle| Err((idle, error)))
-    }
-
-    /// Held to live. The route is published already, so a signal that waits or comes meanwhile meets it. One that comes
-    /// in that moment may be delivered twice (see [`Slot::request`]): the device has the eventfd, and an interrupt too many
-    /// is harmless.
-    pub(super) fn attach(self, route: Route, router: &dyn Router) -> Step {
-        let Self::Held { host } = self else {
-            router.withdraw(route);
-            return Ok(self);
-        };
-        match router.attach(&host.eventfd, &route) {
-            Ok(()) => Ok(Self::Live { host, route }),
+            Ok(()) => {
+                self.replace(|slot| match slot {
+                    Self::Detaching { host, route, .. } => Self::Live { host, route },
+                    other => other,
+                });
+                Ok(())
+            }
+            // Where the kernel refuses the way back, that is what has to be tried again first.
             Err(error) => {
-                router.withdraw(route);
-                Err((Self::Held { host }, error.into()))
+                self.hold(router, None)?;
+                Err(error.into())
             }
         }
     }
 
-    /// Held to relayed: `relay` tells when there is something to deliver, beginning with what waits.
-    pub(super) fn relay(self, vector: Vector, message: Interrupt, relay: &OwnedFd) -> Step {
-        let Self::Held { host } = self else { return Ok(self) };
-        let token = epoll::EventData::new_u64(vector.0.into());
-        match epoll::add(relay, borrow(&host.eventfd), token, epoll::EventFlags::IN) {
-            Ok(()) => Ok(Self::Relayed { host, message, delivered: 0 }),
-            Err(errno) => Err((Self::Held { host }, DomainError::Relay { vector, source: errno.into() })),
+    /// Held to live. The route is published already, so a signal that waits or comes meanwhile meets it. A signal that comes
+    /// in that moment may be delivered twice (see [`Slot::request`]): the device has the eventfd, and an interrupt too many is
+    /// harmless.
+    pub(super) fn attach(&mut self, route: Route, router: &dyn Router) -> Step {
+        let Self::Held { host } = &*self else {
+            router.withdraw(route);
+            return Ok(());
+        };
+        if let Err(error) = router.attach(&host.eventfd, &route) {
+            router.withdraw(route);
+            return Err(error.into());
         }
+        self.replace(|slot| match slot {
+            Self::Held { host } => Self::Live { host, route },
+            other => other,
+        });
+        Ok(())
     }
 
-    /// Live or relayed to held: the eventfd is detached first, so what comes from now on waits in it; the route
-    /// goes when nothing can meet its absence. Ending to idle, by the same steps.
-    pub(super) fn hold(self, router: &dyn Router, relay: Option<&OwnedFd>) -> Step {
+    /// Held to relayed: `relay`, if an embedder watches it, tells when there is something to deliver, beginning with what waits.
+    pub(super) fn relay(&mut self, vector: Vector, target: Target, relay: Option<&OwnedFd>) -> Step {
+        let Self::Held { host } = &*self else { return Ok(()) };
+        if let Some(relay) = relay {
+            let token = epoll::EventData::new_u64(vector.0.into());
+            epoll::add(relay, borrow(&host.eventfd), token, epoll::EventFlags::IN)
+                .map_err(|errno| DomainError::Relay { vector, source: errno.into() })?;
+        }
+        self.replace(|slot| match slot {
+            Self::Held { host } => Self::Relayed { host, target, delivered: 0 },
+            other => other,
+        });
+        Ok(())
+    }
+
+    /// Live or relayed to held: the eventfd is detached first, so what comes from now on waits in it. The route goes when no
+    /// signal can meet its absence. Detaching to idle, by the same calls.
+    pub(super) fn hold(&mut self, router: &dyn Router, relay: Option<&OwnedFd>) -> Step {
         match self {
-            Self::Live { host, route } => match router.detach(&host.eventfd, &route) {
-                Ok(()) => {
-                    router.withdraw(route);
-                    Ok(Self::Held { host })
-                }
-                Err(error) => Err((Self::Live { host, route }, error.into())),
-            },
-            Self::Relayed { host, .. } => {
+            Self::Live { host, route } | Self::Detaching { host, route, .. } => {
+                router.detach(&host.eventfd, route)?;
+            }
+            Self::Relayed { host, target, .. } => {
                 // It fails only for an eventfd that is not watched, and then there is nothing to undo.
                 let _ = relay.map(|relay| epoll::delete(relay.as_fd(), borrow(&host.eventfd)));
-                Ok(Self::Held { host })
-            }
-            Self::Ending { host, route, latched } => match router.detach(&host.eventfd, &route) {
-                Ok(()) => {
-                    router.withdraw(route);
-                    Ok(Self::Idle { latched: latched || host.is_signalled() })
+                // The device has written it: the next driver must not get it as an interrupt.
+                if let Target::Memory(message) = *target
+                    && host.eventfd.read().is_ok()
+                {
+                    router.write_memory(message);
                 }
-                Err(error) => Err((Self::Ending { host, route, latched }, error.into())),
-            },
-            Self::Idle { .. } | Self::Held { .. } => Ok(self),
+            }
+            Self::Idle { .. } | Self::Held { .. } => return Ok(()),
         }
+        let last = self.target();
+        let mut detached = None;
+        self.replace(|slot| match slot {
+            Self::Live { host, route } => {
+                detached = Some(route);
+                Self::Held { host: HostVector { last, ..host } }
+            }
+            Self::Relayed { host, .. } => Self::Held { host: HostVector { last, ..host } },
+            Self::Detaching { host, route, latched } => {
+                detached = Some(route);
+                Self::Idle { latched: latched || host.is_signalled() }
+            }
+            other => other,
+        });
+        detached.into_iter().for_each(|route| router.withdraw(route));
+        Ok(())
     }
 
-    /// Held to idle: the host vector is given back, and only then is the eventfd looked at for the last time.
-    pub(super) fn unbind(self, vector: Vector, backend: &mut dyn Backend) -> Step {
-        let Self::Held { host } = &self else { return Ok(self) };
-        match backend.unbind(vector) {
-            Ok(()) => Ok(Self::closed(host)),
-            Err(error) => Err((self, error.into())),
-        }
+    /// Held to idle: the host vector is unbound, and only then is the eventfd looked at for the last time.
+    pub(super) fn unbind(&mut self, vector: Vector, backend: &mut dyn Backend) -> Step {
+        let Self::Held { host } = &*self else { return Ok(()) };
+        backend.unbind(vector)?;
+        *self = Self::Idle { latched: host.is_signalled() };
+        Ok(())
     }
 
-    /// Idle, after what nobody signals or listens to any more was looked at for the last time.
-    fn closed(host: &HostVector) -> Self {
-        Self::Idle { latched: host.is_signalled() }
+    /// Live to idle, where the device signals nothing any more: the eventfd and its route, to be closed together with others,
+    /// and the part of the budget that goes then.
+    pub(super) fn take_attached(&mut self) -> Option<((EventFd, Route), Share)> {
+        let mut taken = None;
+        self.replace(|slot| match slot {
+            Self::Live { host: HostVector { eventfd, _share, .. }, route } => {
+                taken = Some(((eventfd, route), _share));
+                Self::UNUSED
+            }
+            other => other,
+        });
+        taken
     }
 
-    /// Live to idle, where the device fires nothing any more: what there is to close, and the share that goes then.
-    pub(super) fn part(&mut self) -> Option<((EventFd, Route), Share)> {
-        match std::mem::replace(self, Self::UNUSED) {
-            Self::Live { host: HostVector { eventfd, _share }, route } => Some(((eventfd, route), _share)),
-            other => {
-                *self = other;
-                None
+    /// The way back from [`Slot::take_attached`], of an eventfd that could not be closed.
+    pub(super) fn restore_attached((eventfd, route): (EventFd, Route), share: Share) -> Self {
+        let host = HostVector { eventfd, last: None, _share: share };
+        Self::Detaching { host, route, latched: false }
+    }
+
+    /// Any state to idle, where the device signals nothing any more; or to detaching, where the kernel refuses to detach.
+    pub(super) fn close(&mut self, router: &dyn Router) -> Step {
+        self.replace(|slot| match slot {
+            Self::Live { host, route } => Self::Detaching { host, route, latched: false },
+            other => other,
+        });
+        match self {
+            Self::Idle { .. } | Self::Live { .. } => Ok(()),
+            Self::Detaching { .. } => self.hold(router, None),
+            Self::Relayed { .. } => {
+                // Closing the eventfd ends the watch on it.
+                self.hold(router, None)?;
+                self.close(router)
+            }
+            Self::Held { host } => {
+                *self = Self::Idle { latched: host.is_signalled() };
+                Ok(())
             }
         }
     }
 
-    /// The way back from [`Slot::part`], of what could not be closed.
-    pub(super) fn unparted((eventfd, route): (EventFd, Route), share: Share) -> Self {
-        Self::Ending { host: HostVector { eventfd, _share: share }, route, latched: false }
-    }
-
-    /// Any state to idle, where the device fires nothing any more; or to ending, where the kernel refuses to detach.
-    pub(super) fn shut(self, router: &dyn Router) -> Step {
-        match self {
-            Self::Idle { .. } | Self::Ending { .. } => Ok(self),
-            Self::Held { host } | Self::Relayed { host, .. } => Ok(Self::closed(&host)),
-            Self::Live { host, route } => Self::Ending { host, route, latched: false }.hold(router, None),
-        }
+    /// Changes the state by `change`, which only moves values.
+    fn replace(&mut self, change: impl FnOnce(Self) -> Self) {
+        *self = change(mem::replace(self, Self::UNUSED));
     }
 }

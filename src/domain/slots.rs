@@ -4,8 +4,7 @@
 //! is as one that is as such again. So a growing device allocates once in 16 vectors, and one of 65,536 slots of which three are
 //! used costs 33 KiB.
 
-use std::mem;
-use std::ops::Range;
+use std::ops::{Deref, DerefMut, Range};
 
 use super::slot::Slot;
 use crate::delivery::Vector;
@@ -14,6 +13,8 @@ use crate::delivery::Vector;
 const GROUP: usize = 16;
 
 type Group = [Slot; GROUP];
+
+static UNUSED: Slot = Slot::UNUSED;
 
 /// What the vectors are in the host.
 #[derive(Debug)]
@@ -45,31 +46,30 @@ impl Slots {
         self.groups.get_mut(group)?.as_deref_mut()?.get_mut(place)
     }
 
-    /// Takes a vector out, to be [put](Slots::put) back.
-    pub(super) fn take(&mut self, vector: Vector) -> Slot {
-        self.get_mut(vector).map_or(Slot::UNUSED, |slot| mem::replace(slot, Slot::UNUSED))
-    }
-
-    /// Puts a vector in its place. There is one for each that a domain takes steps with.
-    pub(super) fn put(&mut self, vector: Vector, slot: Slot) {
+    /// A vector to change in place; `None` beyond the last.
+    pub(super) fn entry(&mut self, vector: Vector) -> Option<Entry<'_>> {
         if vector.index() >= self.capacity {
-            return;
+            return None;
         }
-        if self.groups.is_empty() && !slot.is_unused() {
+        if self.groups.is_empty() {
             self.groups.resize_with(self.capacity.div_ceil(GROUP), || None);
         }
         let (group, place) = split(vector);
-        let Some(group) = self.groups.get_mut(group) else { return };
-        if slot.is_unused() {
-            if let Some(place) = group.as_deref_mut().and_then(|group| group.get_mut(place)) {
-                *place = slot;
-                drop_unused(group);
-            }
-        } else if let Some(place) =
-            group.get_or_insert_with(|| Box::new([Slot::UNUSED; GROUP])).get_mut(place)
-        {
-            *place = slot;
+        let group = self.groups.get_mut(group)?;
+        group.get_or_insert_with(|| Box::new([Slot::UNUSED; GROUP]));
+        Some(Entry { group, place })
+    }
+
+    /// Changes one vector.
+    pub(super) fn update_one(&mut self, vector: Vector, change: impl FnOnce(&mut Slot)) {
+        if let Some(mut slot) = self.entry(vector) {
+            change(&mut slot);
         }
+    }
+
+    /// Puts a vector in its place, if there is one.
+    pub(super) fn put(&mut self, vector: Vector, slot: Slot) {
+        self.update_one(vector, |place| *place = slot);
     }
 
     /// Those that are not unused, ascending.
@@ -99,6 +99,39 @@ impl Slots {
             let slots = (first..).map(Vector).zip(group.as_deref_mut().into_iter().flatten());
             slots.filter(|(_, slot)| !slot.is_unused()).for_each(|(vector, slot)| change(vector, slot));
             drop_unused(group);
+        }
+    }
+}
+
+/// A vector that is changed. Where it is unused afterwards, and its neighbours are too, their room is freed.
+pub(super) struct Entry<'a> {
+    group: &'a mut Option<Box<Group>>,
+    place: usize,
+}
+
+impl Deref for Entry<'_> {
+    type Target = Slot;
+
+    fn deref(&self) -> &Slot {
+        self.group.as_deref().and_then(|group| group.get(self.place)).unwrap_or(&UNUSED)
+    }
+}
+
+impl DerefMut for Entry<'_> {
+    #[allow(
+        clippy::indexing_slicing,
+        reason = "a place is below the group's length, being a remainder of it"
+    )]
+    fn deref_mut(&mut self) -> &mut Slot {
+        let group = self.group.get_or_insert_with(|| Box::new([Slot::UNUSED; GROUP]));
+        &mut group[self.place % GROUP]
+    }
+}
+
+impl Drop for Entry<'_> {
+    fn drop(&mut self) {
+        if self.is_unused() {
+            drop_unused(self.group);
         }
     }
 }
@@ -160,15 +193,5 @@ mod tests {
         assert_eq!(within(15..16), [15]);
         assert_eq!(within(16..33), [18, 21, 24, 27, 30]);
         assert_eq!(within(60..1000), [60, 63]);
-    }
-
-    #[test]
-    fn what_is_taken_is_put_back_as_it_was() {
-        let mut slots = Slots::new(1);
-        slots.put(Vector(0), LATCHED);
-        let taken = slots.take(Vector(0));
-        assert!(used(&slots).is_empty());
-        slots.put(Vector(0), taken);
-        assert_eq!(used(&slots), [0]);
     }
 }

@@ -1,12 +1,14 @@
 //! The domain of a device model inside the VMM: no eventfd, no GSI, no routing table.
 //!
-//! A trigger is one KVM_SIGNAL_MSI with the store's message, or a pending bit while the vector is masked.
-//! Owns those pending bits. Locking: one lock, which a trigger holds while it asks the store and signals, and
-//! which masking takes; so when a guest's mask has been written, no trigger delivers. It is taken before the
-//! router's and the store's.
+//! A trigger is one KVM_SIGNAL_MSI with the store's message, or a pending bit while the vector is masked. Owns those pending
+//! bits. Locking: one lock, which a trigger holds while it reads the store and signals, and which masking takes; so when a guest's
+//! mask has been written, no trigger delivers. It is taken before the router's and the store's.
 
 use std::collections::BTreeSet;
 use std::fmt;
+use std::ops::Range;
+use std::sync::atomic::AtomicU32;
+use std::sync::atomic::Ordering::SeqCst;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::{BusMaster, Domain};
@@ -19,34 +21,38 @@ use crate::state::{PendingBits, SuspendError};
 pub struct SoftwareDomain {
     router: Arc<dyn Router>,
     latches: Mutex<Latches>,
+    /// The vector that is being delivered, plus one; 0 for none. See `may_deliver.rs`: it is set before the store is read.
+    delivering: AtomicU32,
 }
 
 #[derive(Debug, Default)]
 struct Latches {
     /// A bit for each vector, 64 in a word.
     pending: Vec<u64>,
-    /// Live vectors whose interrupt waits because the host refused to deliver it, each once however often it was tried.
+    /// Live vectors whose interrupt waits because the host refused to deliver it.
     refused: BTreeSet<Vector>,
     /// Nothing is delivered.
     suspended: bool,
-    /// Nothing is either while the bus does not let the device signal.
+    /// Nothing is delivered while the bus does not let the device signal.
     bus_master: BusMaster,
     counters: SoftwareCounters,
 }
 
-/// What a software device's vectors have done since the domain was made. They only grow.
+/// What a software device's vectors have done since the domain was made. The counters only grow.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct SoftwareCounters {
     /// Interrupts delivered.
     pub delivered: u64,
-    /// Triggers that were not delivered at once: the vector is masked, its message is no interrupt, the bus does not let
-    /// the device signal, or the host refused.
+    /// Triggers that were not delivered at once: the vector is masked, its message is not valid, the bus does not let the device
+    /// signal, or the host refused.
     pub latched: u64,
     /// Triggers of vectors while the capability is off: the device may not signal, they are dropped.
     pub dropped: u64,
-    /// Times that the host refused to deliver, with the further tries.
+    /// Triggers of vectors whose message is a write to memory.
+    pub written_to_memory: u64,
+    /// Refusals of the host to deliver, each further try counted.
     pub host_failures: u64,
 }
 
@@ -55,16 +61,16 @@ impl SoftwareDomain {
     pub fn new(vectors: u32, router: Arc<dyn Router>) -> Self {
         let words = (vectors as usize).div_ceil(64);
         let latches = Latches { pending: vec![0; words], ..Default::default() };
-        Self { router, latches: Mutex::new(latches) }
+        Self { router, latches: Mutex::new(latches), delivering: AtomicU32::new(0) }
     }
 
-    /// The device signals a vector: its message is delivered now, or waits while the vector is masked. One
-    /// that the device has not, or that it signals while the capability is off, is dropped and counted.
+    /// The device signals a vector: its message is delivered now, or waits while the vector is masked. A vector that the device
+    /// does not have, or that it signals while the capability is off, is dropped and counted.
     pub fn trigger(&self, store: &dyn Store, vector: Vector) {
         let mut latches = self.latches();
         if vector.0 >= store.vectors() || !latches.set(vector) {
             latches.counters.dropped = latches.counters.dropped.saturating_add(1);
-        } else if !latches.settle(&*self.router, store, vector) {
+        } else if !self.settle(&mut latches, store, vector) {
             latches.counters.latched = latches.counters.latched.saturating_add(1);
         }
     }
@@ -76,6 +82,29 @@ impl SoftwareDomain {
 
     fn latches(&self) -> MutexGuard<'_, Latches> {
         self.latches.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Delivers what waits for a vector, if it is live; true where something was delivered.
+    fn settle(&self, latches: &mut Latches, store: &dyn Store, vector: Vector) -> bool {
+        if let Some(left) = self.under_delivery() {
+            latches.refused.insert(left);
+        }
+        self.delivering.store(vector.0.saturating_add(1), SeqCst);
+        let delivered = latches.settle(&*self.router, store, vector);
+        self.delivering.store(0, SeqCst);
+        delivered
+    }
+
+    /// The vector that is being delivered. With the lock held: the vector in whose delivery a router has panicked.
+    fn under_delivery(&self) -> Option<Vector> {
+        self.delivering.load(SeqCst).checked_sub(1).map(Vector)
+    }
+
+    /// Delivers what waits, and may be delivered.
+    fn settle_all(&self, latches: &mut Latches, store: &dyn Store) {
+        for vector in PendingBits(latches.pending.clone()).vectors() {
+            self.settle(latches, store, vector);
+        }
     }
 }
 
@@ -93,20 +122,27 @@ impl Domain for SoftwareDomain {
         // Also where the capability was turned off: a trigger that is under way has ended once the lock is had.
         let mut latches = self.latches();
         for vector in touched.vectors() {
-            latches.settle(&*self.router, store, vector);
+            self.settle(&mut latches, store, vector);
         }
     }
 
     fn retry(&self, store: &dyn Store) {
         let mut latches = self.latches();
-        for vector in std::mem::take(&mut latches.refused) {
-            latches.settle(&*self.router, store, vector);
+        let refused: Vec<Vector> = latches.refused.iter().copied().chain(self.under_delivery()).collect();
+        for vector in refused {
+            self.settle(&mut latches, store, vector);
         }
     }
 
     /// Vectors that are live, and whose interrupt waits because the host refused to deliver it.
     fn unsettled(&self) -> usize {
-        self.latches().refused.len()
+        let latches = self.latches();
+        let left = self.under_delivery().filter(|left| !latches.refused.contains(left));
+        latches.refused.len().saturating_add(left.is_some().into())
+    }
+
+    fn may_deliver(&self, vectors: Range<u32>) -> Option<Vector> {
+        self.under_delivery().filter(|vector| vectors.contains(&vector.0))
     }
 
     fn pending(&self, group: u32) -> u64 {
@@ -122,7 +158,7 @@ impl Domain for SoftwareDomain {
     fn set_bus_master(&self, store: &dyn Store, bus_master: BusMaster) {
         let mut latches = self.latches();
         if std::mem::replace(&mut latches.bus_master, bus_master) != bus_master {
-            latches.settle_all(&*self.router, store);
+            self.settle_all(&mut latches, store);
         }
     }
 
@@ -146,7 +182,7 @@ impl Domain for SoftwareDomain {
     fn resume(&self, store: &dyn Store) {
         let mut latches = self.latches();
         if std::mem::take(&mut latches.suspended) {
-            latches.settle_all(&*self.router, store);
+            self.settle_all(&mut latches, store);
         }
     }
 }
@@ -162,40 +198,42 @@ impl Latches {
         self.word(vector).map(|(word, bit)| *word |= bit).is_some()
     }
 
-    /// Delivers what waits, and may be delivered.
-    fn settle_all(&mut self, router: &dyn Router, store: &dyn Store) {
-        for vector in PendingBits(self.pending.clone()).vectors() {
-            self.settle(router, store, vector);
-        }
-    }
-
-    /// Delivers what waits for a vector, if it is live; true where something was delivered.
+    /// See [`SoftwareDomain::settle`]. The pending bit is cleared, and the vector leaves `refused`, only after the router has
+    /// delivered: a router that panics loses nothing.
     fn settle(&mut self, router: &dyn Router, store: &dyn Store, vector: Vector) -> bool {
-        self.refused.remove(&vector);
-        if self.suspended || self.bus_master == BusMaster::Disabled {
+        let is_waiting = self.word(vector).is_some_and(|(word, bit)| *word & bit != 0);
+        if !is_waiting || self.suspended || self.bus_master == BusMaster::Disabled {
+            self.refused.remove(&vector);
             return false;
         }
-        let Some((word, bit)) = self.word(vector) else { return false };
-        if *word & bit == 0 {
+        let Delivery::Live(message) = store.delivery(vector) else {
+            self.refused.remove(&vector);
             return false;
-        }
-        let Delivery::Live(message) = store.delivery(vector) else { return false };
-        // The guest's doing: another message, or another translation, is worth another try. This one is not.
-        let message = match router.translate(message) {
-            Ok(Target::Interrupt(message)) => message,
-            Ok(Target::Memory(_)) | Err(_) => return false,
         };
-        match router.signal(message) {
-            Ok(()) => {
-                *word &= !bit;
-                self.counters.delivered = self.counters.delivered.saturating_add(1);
-                true
+        let counter = match router.translate(message) {
+            Ok(Target::Interrupt(interrupt)) => match router.signal(interrupt) {
+                Ok(()) => &mut self.counters.delivered,
+                Err(_) => {
+                    self.refused.insert(vector);
+                    self.counters.host_failures = self.counters.host_failures.saturating_add(1);
+                    return false;
+                }
+            },
+            Ok(Target::Memory(message)) => {
+                router.write_memory(message);
+                &mut self.counters.written_to_memory
             }
+            // The guest's mistake: another message, or another translation, is worth another try. This one is not.
             Err(_) => {
-                self.refused.insert(vector);
-                self.counters.host_failures = self.counters.host_failures.saturating_add(1);
-                false
+                self.refused.remove(&vector);
+                return false;
             }
+        };
+        *counter = counter.saturating_add(1);
+        self.refused.remove(&vector);
+        if let Some((word, bit)) = self.word(vector) {
+            *word &= !bit;
         }
+        true
     }
 }

@@ -10,13 +10,14 @@ mod queue;
 mod state;
 
 use std::io;
+use std::ops::Range;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use crate::backend::{Backend, Cookie, Unsupported};
 use crate::budget::Budget;
-use crate::delivery::{Store, Touched, Vector};
+use crate::delivery::{Delivery, Store, Touched, Vector};
 use crate::domain::{
     BusMaster, DeviceDomain, Domain, DomainReport, Latched, SoftwareCounters, SoftwareDomain,
 };
@@ -124,6 +125,19 @@ impl<C: Registers, D: Domain> Function<C, D> {
     /// How many vectors the guest may use now.
     pub fn vectors(&self) -> u32 {
         self.registers.vectors()
+    }
+
+    /// An access has shown some of these vectors as silent, or may have. Where another vCPU's access made one so and has not got as
+    /// far as the host yet, this one does not return before the host has followed.
+    #[inline]
+    fn settle_shown(&self, vectors: Range<u32>) {
+        let mut from = vectors.start;
+        while let Some(vector) = self.domain.may_deliver(from..vectors.end) {
+            if !matches!(self.registers.delivery(vector), Delivery::Live(_)) {
+                self.domain.sync(&self.registers, Touched::one(vector));
+            }
+            from = vector.0.saturating_add(1);
+        }
     }
 
     /// Most accesses touch nothing: they end here.

@@ -1,5 +1,7 @@
 //! The part of a function's MSI-X that lives in BARs: table and pending bits.
 
+use std::ops::Range;
+
 use super::Function;
 use crate::access::lanes;
 use crate::domain::Domain;
@@ -9,6 +11,7 @@ impl<D: Domain> Function<Msix, D> {
     /// Reads the table; `offset` counts from its first entry.
     pub fn read_table(&self, offset: u64, data: &mut [u8]) {
         self.registers.read_table(offset, data);
+        self.settle_shown(with_control(offset, data.len()));
     }
 
     /// Writes the table; `offset` counts from its first entry.
@@ -17,6 +20,7 @@ impl<D: Domain> Function<Msix, D> {
     /// a message that the entry no longer has.
     pub fn write_table(&self, offset: u64, data: &[u8]) {
         self.sync(self.registers.write_table(offset, data));
+        self.settle_shown(with_control(offset, data.len()));
     }
 
     /// Reads the pending bits; `offset` counts from the first. They are read-only: a write is ignored.
@@ -57,5 +61,35 @@ impl<D: Domain> Function<Msix, D> {
                 Owner::Device(offset) => device(offset, part),
             }
         }
+    }
+}
+
+/// The entries whose Vector Control has a byte in an access: the access shows their mask bits.
+#[inline]
+fn with_control(offset: u64, len: usize) -> Range<u32> {
+    let entry = |at: u64| u32::try_from(at / 16).unwrap_or(u32::MAX);
+    // Vector Control begins 12 bytes after its entry, and ends with it.
+    entry(offset)..entry(offset.saturating_add(len as u64).saturating_add(3))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_access_shows_the_mask_bits_of_the_entries_whose_control_it_has_a_byte_of() {
+        for (offset, len, entries) in [
+            (0, 12, 0..0),
+            (0, 13, 0..1),
+            (12, 4, 0..1),
+            (15, 1, 0..1),
+            (16, 8, 1..1),
+            (24, 8, 1..2),
+            (15, 30, 0..3),
+            (16 * 2047 + 12, 4, 2047..2048),
+        ] {
+            assert_eq!(with_control(offset, len), entries, "{len} bytes at {offset}");
+        }
+        assert!(with_control(u64::MAX, 8).is_empty());
     }
 }

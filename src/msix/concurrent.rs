@@ -14,7 +14,7 @@ use super::layout::{CAPABILITY_ID, TableSize};
 use super::regs::MessageControl;
 use super::table::{Entry, Table};
 use crate::access::lanes;
-use crate::delivery::{Delivery, Touched, Vector};
+use crate::delivery::{Delivery, EnableWrite, Touched, Vector};
 
 /// Message Control and the table of one function.
 #[derive(Debug)]
@@ -44,6 +44,11 @@ impl ControlAndTable {
     #[inline]
     pub(super) fn write_table(&self, offset: u64, data: &[u8]) -> Touched {
         self.table.write(offset, data, |before, after| {
+            if before == after {
+                // The driver has written the message once more: its device may have lost it. A masked vector is looked at when
+                // it is unmasked.
+                return matches!(delivery(self.control(), after), Delivery::Live(_));
+            }
             // Where Message Control keeps it silent already, another vCPU may not be as far with the host as to have it so.
             let is_masked_now = after.is_masked() && !before.is_masked();
             let control = self.control();
@@ -63,10 +68,22 @@ impl ControlAndTable {
             let after = written(control.into()).into_bits();
             (after != control).then_some(after)
         };
-        match self.control.fetch_update(SeqCst, SeqCst, change) {
-            Ok(_) => self.table.written(),
-            Err(_) => Touched::NOTHING,
+        let (before, touched) = match self.control.fetch_update(SeqCst, SeqCst, change) {
+            Ok(before) => (before, self.table.written()),
+            Err(same) => (same, Touched::NOTHING),
+        };
+        let writes_enable =
+            lanes(offset.into(), data.len()).any(|lane| lane.dword == 0 && lane.enabled() >> 31 == 1);
+        let is_enabled = MessageControl::from(before).enable() && written(before.into()).enable();
+        match (writes_enable && is_enabled, touched.is_empty()) {
+            (false, _) => touched,
+            (true, false) => touched.with_enable_write(EnableWrite::Changed),
+            (true, true) => touched.with_enable_write(EnableWrite::Repeated),
         }
+    }
+
+    pub(super) fn take_rewritten(&self, vector: Vector) -> bool {
+        self.table.take_rewritten(vector)
     }
 
     pub(super) fn delivery(&self, vector: Vector) -> Delivery {

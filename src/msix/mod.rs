@@ -170,4 +170,8 @@ impl Store for Msix {
     fn delivery(&self, vector: Vector) -> Delivery {
         self.registers.delivery(vector)
     }
+
+    fn take_rewritten(&self, vector: Vector) -> bool {
+        self.registers.take_rewritten(vector)
+    }
 }

@@ -79,6 +79,9 @@ pub(super) struct Table {
     places: Box<[Place]>,
     /// From here on every entry is as after power-on, and always was.
     extent: AtomicUsize,
+    /// A bit for each entry whose Message Data the driver has written once more as it was. Data is the last register that a
+    /// driver writes of a message, so the whole message was, unless address or data have changed since.
+    rewritten: Box<[AtomicU64]>,
 }
 
 impl Table {
@@ -94,8 +97,9 @@ impl Table {
             }
             Place::new(entry)
         };
-        let places = entries.enumerate().map(place).collect();
-        Self { places, extent: AtomicUsize::new(extent) }
+        let places: Box<[Place]> = entries.enumerate().map(place).collect();
+        let rewritten = (0..places.len().div_ceil(64)).map(|_| AtomicU64::new(0)).collect();
+        Self { places, extent: AtomicUsize::new(extent), rewritten }
     }
 
     pub(super) fn len(&self) -> usize {
@@ -125,6 +129,21 @@ impl Table {
     /// one in any case, as the domain is to know. A driver uses the first few of a large table, and pays for no others.
     pub(super) fn written(&self) -> Touched {
         Touched::first(self.extent.load(SeqCst).max(1) as u32)
+    }
+
+    /// See [`Store::take_rewritten`](crate::Store::take_rewritten).
+    pub(super) fn take_rewritten(&self, vector: Vector) -> bool {
+        let bit = 1u64.wrapping_shl(vector.0);
+        self.rewritten
+            .get(vector.index() / 64)
+            .is_some_and(|word| word.load(SeqCst) & bit != 0 && word.fetch_and(!bit, SeqCst) & bit != 0)
+    }
+
+    #[cold]
+    fn note_rewritten(&self, index: usize) {
+        if let Some(word) = self.rewritten.get(index / 64) {
+            word.fetch_or(1u64.wrapping_shl(index as u32), SeqCst);
+        }
     }
 
     fn qword(&self, qword: u64) -> Option<(usize, usize, &AtomicU64)> {
@@ -158,7 +177,7 @@ impl Table {
     }
 
     /// Writes, and tells which vectors the host has to follow: `follows` says so of an entry before and after, and looks at
-    /// nothing else before it is called.
+    /// nothing else before it is called. An entry that is written as it is may be called too: see [`Table::take_rewritten`].
     #[inline]
     pub(super) fn write(
         &self,
@@ -217,7 +236,7 @@ impl Table {
         let after = loop {
             let after = before & !enabled | value & enabled;
             if after == before {
-                return Touched::NOTHING;
+                break after;
             }
             self.reach(index.saturating_add(1));
             match place.compare_exchange_weak(before, after, SeqCst, SeqCst) {
@@ -225,6 +244,13 @@ impl Table {
                 Err(now) => before = now,
             }
         };
+        // Message Data, whether or not Vector Control changes with it.
+        let is_data_rewritten = half == 1 && enabled as u32 == u32::MAX && before as u32 == after as u32;
+        if is_data_rewritten && self.read_qword(qword ^ 1) != 0 {
+            self.note_rewritten(index);
+        } else if after == before {
+            return Touched::NOTHING;
+        }
         // Not earlier: it may have changed with this one.
         let other = self.read_qword(qword ^ 1);
         let entry = |this| if half == 0 { Entry([this, other]) } else { Entry([other, this]) };

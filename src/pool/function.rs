@@ -212,9 +212,11 @@ impl Backend for LogicalFunction {
         let Some(handle) = self.slots.get_mut(vector.index()).and_then(Slot::handle_mut) else {
             return Ok(());
         };
-        handle.unbind().map_err(|error| BackendError::Unbind { vector, source: io::Error::other(error) })?;
+        handle.unbind().map_err(|error| BackendError::Unbind { vector, source: io::Error::other(error) })
+    }
+
+    fn release(&mut self, vector: Vector) {
         self.give_back(vector.index());
-        Ok(())
     }
 
     fn close(&mut self) -> Result<(), BackendError> {

@@ -1,320 +1,408 @@
-//! The host's side of one device: its backend, its vectors' states, and what the host refused.
+//! The host's side of one device: its backend, its vectors' states, and what is owed to them.
 //!
-//! Owned by one domain and used under its lock. A sync closes or opens the window (`window.rs`), takes vectors
-//! down (here), and brings vectors up (`raise.rs`), some of them later (`growth.rs`), each by its steps (`step.rs`); what waits
-//! is asked in `pending.rs`, and all is held in `suspend.rs`.
+//! Owned by one domain and used under its lock. A sync has four parts. It opens or closes the window (`window.rs`). It sets each
+//! vector's target and detaches what must not deliver (here). It leaves some vectors to an embedder's thread (`deferred.rs`).
+//! It attaches the rest (`attach.rs`), each by its steps (`step.rs`). What waits is read in `pending.rs`; everything is held in
+//! `suspend.rs`.
+//!
+//! Every part works on the vectors of [`Owed`], which has each of them from before the first host call until it is settled.
 
-mod growth;
+mod attach;
+mod deferred;
 mod pending;
-mod raise;
 mod step;
 mod suspend;
 mod window;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::error::DomainError;
+use super::may_deliver::MayDeliver;
+use super::owed::{Later, Owed};
 use super::report::Counters;
 use super::slot::Slot;
 use super::slots::Slots;
-use crate::backend::{Backend, BackendError, Cookie};
+use crate::backend::{Backend, BackendError, Cookie, Programming};
 use crate::budget::Budget;
-use crate::delivery::{Delivery, Store, Vector};
-use crate::domain::{BusMaster, REQUESTS};
-use crate::interrupt::{Interrupt, Target};
+use crate::delivery::{Delivery, EnableWrite, Store, Touched, Vector};
+use crate::domain::{BATCH, BusMaster, FailureHook};
+use crate::interrupt::Target;
 use crate::router::Router;
-use growth::Call;
+use deferred::Notice;
 
 /// What the host has for the device.
 pub(super) struct Host {
     backend: Box<dyn Backend>,
-    /// So many vectors may be bound: what the capability was turned on for, or 0 while it is off.
+    /// How many vectors may be bound: what the capability was turned on for, or 0 while it is off.
     window: u32,
-    /// No vector is brought up.
+    /// No vector delivers.
     suspended: bool,
-    /// None is either while the bus does not let the device signal.
+    /// No vector delivers while the bus does not let the device signal.
     bus_master: BusMaster,
+    /// The embedder has torn the domain down: no vector is used any more.
+    is_torn_down: bool,
     slots: Slots,
-    /// What the host refused and should be tried again.
-    unsettled: BTreeMap<Vector, DomainError>,
+    owed: Owed,
+    may_deliver: Arc<MayDeliver>,
     /// The host refused to turn the capability on or off.
     window_error: Option<DomainError>,
-    /// Freed by the guest, and given back to the host at this time unless the guest wants them again.
-    lingering: BTreeMap<Vector, Instant>,
-    /// How long they linger.
-    pub(super) linger: Duration,
+    /// How long a vector that the guest has freed keeps its host vector.
+    pub(super) release_delay: Duration,
     /// What userspace watches for the vectors that it delivers, where an embedder does so.
     pub(super) relay: Option<Arc<OwnedFd>>,
-    /// What userspace watches for vectors that wait for a host vector, where an embedder requests those on a thread.
-    growth: Option<Arc<OwnedFd>>,
-    growing: BTreeSet<Vector>,
+    /// What userspace watches for vectors that wait for a host vector, where an embedder binds those on a thread.
+    deferred_bind: Option<Arc<OwnedFd>>,
     /// What the backend was told that vectors carry, of those that carry something.
     cookies: BTreeMap<Vector, Cookie>,
     /// How many host vectors there may be.
     pub(super) budget: Arc<Budget>,
     bound: u32,
-    /// The device's side has refused the last host vector that it was asked for.
+    /// The backend refused the last host vector that it was asked for.
     is_refusing: bool,
     counters: Counters,
-    /// Vectors on their way up, and those of them for which the host is short: kept between calls for their memory only.
-    rising: Vec<(Vector, Interrupt)>,
-    short: Vec<(Vector, Interrupt)>,
+    /// The embedder wants to know of each failure.
+    pub(super) on_failure: Option<FailureHook>,
+    /// Vectors for which the host was short in this sync: kept between calls for its memory only.
+    refused: Vec<Vector>,
 }
 
 impl Host {
-    pub(super) fn new(vectors: u32, backend: Box<dyn Backend>) -> Self {
+    pub(super) fn new(vectors: u32, backend: Box<dyn Backend>, may_deliver: Arc<MayDeliver>) -> Self {
         Self {
             backend,
             window: 0,
             suspended: false,
             bus_master: BusMaster::Enabled,
+            is_torn_down: false,
             slots: Slots::new(vectors as usize),
-            unsettled: BTreeMap::new(),
+            owed: Owed::default(),
+            may_deliver,
             window_error: None,
-            lingering: BTreeMap::new(),
-            linger: Duration::ZERO,
+            release_delay: Duration::ZERO,
             relay: None,
-            growth: None,
-            growing: BTreeSet::new(),
+            deferred_bind: None,
             cookies: BTreeMap::new(),
             budget: Budget::of_vm(None),
             bound: 0,
             is_refusing: false,
             counters: Counters::default(),
-            rising: Vec::new(),
-            short: Vec::new(),
+            on_failure: None,
+            refused: Vec::new(),
         }
     }
 
-    /// Brings vectors to what the store says, but for those that may [grow](Host::grow) later: a guest's access has touched
-    /// them.
-    pub(super) fn follow(
+    /// Brings the vectors that a guest's access touched to what the store says, except those that are [bound
+    /// later](Host::bind_deferred).
+    pub(super) fn sync_access(
         &mut self,
         router: &dyn Router,
         store: &dyn Store,
-        touched: impl Iterator<Item = Vector>,
-    ) -> Call {
-        self.lower(router, store, touched);
-        let call = self.postpone();
-        self.raise(router);
-        call
+        touched: &Touched,
+    ) -> Notice {
+        self.owed.begin(self.existing(touched.vectors()));
+        if self.has_lost_enable(store, touched) {
+            // Everything is bound again.
+            self.owed.end();
+            self.owed.begin(self.all());
+            self.close(router);
+        }
+        self.detach_stale(router, store);
+        let notice = self.defer();
+        self.attach_ready(router);
+        self.end_sync();
+        notice
     }
 
     /// Brings vectors to what the store says.
-    pub(super) fn settle(
+    pub(super) fn sync_vectors(
         &mut self,
         router: &dyn Router,
         store: &dyn Store,
         vectors: impl Iterator<Item = Vector>,
     ) {
-        self.lower(router, store, vectors);
-        self.raise(router);
+        self.owed.begin(self.existing(vectors));
+        self.detach_stale(router, store);
+        self.attach_ready(router);
+        self.end_sync();
     }
 
-    /// Closes or opens the window, takes vectors down as far as they should be, and notes what should rise.
-    fn lower(&mut self, router: &dyn Router, store: &dyn Store, touched: impl Iterator<Item = Vector>) {
-        if !(self.rising.is_empty() && self.short.is_empty()) {
-            self.settle_left(router, store);
-        }
-        let vectors = store.vectors();
-        // The host may have refused to open the window for earlier touches.
+    /// Those that there are.
+    fn existing<I: Iterator<Item = Vector>>(&self, vectors: I) -> impl Iterator<Item = Vector> + use<I> {
+        let capacity = self.slots.capacity();
+        vectors.take_while(move |vector| vector.index() < capacity)
+    }
+
+    fn all(&self) -> impl Iterator<Item = Vector> + use<> {
+        (0..self.slots.capacity() as u32).map(Vector)
+    }
+
+    /// Closes or opens the window, sets each vector's target, and detaches what must not deliver as it does.
+    fn detach_stale(&mut self, router: &dyn Router, store: &dyn Store) {
+        let vectors = if self.is_torn_down { 0 } else { store.vectors() };
+        // The host may have refused to open the window for earlier accesses.
         let missed = self.window_error.is_some();
-        let capacity = self.slots.capacity() as u32;
         // MSI's block grows only as a whole: off, and on for more.
         if vectors == 0 || vectors > self.window {
             self.close(router);
         }
-        if vectors > 0 && self.open(vectors) {
-            let mut aim = |vector| self.aim(vector, store, router);
-            if missed {
-                // Those too that the guest may not use any more, and the host has kept.
-                (0..capacity).map(Vector).for_each(&mut aim);
-            } else {
-                touched.for_each(&mut aim);
-            }
-        }
-    }
-
-    /// An embedder's code has panicked before these had risen. What they should be may be something else by now. They rise
-    /// before anything else is looked at, as that may turn the capability off.
-    #[cold]
-    fn settle_left(&mut self, router: &dyn Router, store: &dyn Store) {
-        let left: Vec<Vector> = self.rising.drain(..).map(|(vector, _)| vector).collect();
-        self.short.clear();
-        self.settle(router, store, left.into_iter());
-    }
-
-    /// Gives some vectors back to the host that have lingered long enough; true where others wait for that.
-    pub(super) fn give_back(&mut self, now: Instant) -> bool {
-        // Where somebody waits for a host vector that lingers here, that is now.
-        let is_short = self.budget.is_short();
-        let has_lingered =
-            |(vector, until): (&Vector, &Instant)| (is_short || *until <= now).then_some(*vector);
-        let mut lingered = self.lingering.iter().filter_map(has_lingered);
-        let some: Vec<_> = lingered.by_ref().take(REQUESTS).collect();
-        let others_wait = lingered.next().is_some();
-        some.into_iter().for_each(|vector| self.free(vector));
-        others_wait
-    }
-
-    /// Tries again what the host refused, those first that userspace delivers most often. Host vectors are requested where
-    /// they were at first: each may take as long as the host does.
-    pub(super) fn retry(&mut self, router: &dyn Router, store: &dyn Store) -> Call {
-        let mut vectors: Vec<Vector> = match self.window_error {
-            // At least one, so that a window that could not be closed is tried again too.
-            Some(_) => (0..store.vectors().max(1)).map(Vector).collect(),
-            None => self.unsettled.keys().copied().collect(),
-        };
-        if vectors.is_empty() {
-            return Call::default();
-        }
-        vectors.sort_by_key(|vector| std::cmp::Reverse(self.slot(*vector).map_or(0, Slot::relayed)));
-        self.follow(router, store, vectors.into_iter())
-    }
-
-    /// How many steps wait for another try.
-    pub(super) fn unsettled(&self) -> usize {
-        self.unsettled.len().saturating_add(self.window_error.is_some().into())
-    }
-
-    /// How often userspace has delivered the vector that it delivers most.
-    pub(super) fn busiest(&self) -> u32 {
-        let relayed = |vector: &Vector| self.slot(*vector).map_or(0, Slot::relayed);
-        self.unsettled.keys().map(relayed).max().unwrap_or(0)
-    }
-
-    /// How many vectors linger.
-    pub(super) fn lingering(&self) -> usize {
-        self.lingering.len()
-    }
-
-    /// Takes a vector down as far as it should be, and notes the message that it should rise to.
-    fn aim(&mut self, vector: Vector, store: &dyn Store, router: &dyn Router) {
-        if vector.index() >= self.slots.capacity() {
+        if vectors == 0 || !self.open(vectors) {
             return;
         }
-        // Most often none waits, and then to look this one up is what would cost.
-        if !(self.unsettled.is_empty() && self.lingering.is_empty() && self.growing.is_empty()) {
-            self.forget_waiting(vector);
+        if missed {
+            // Those too that the guest may not use any more, and the host has kept.
+            self.owed.end();
+            self.owed.begin(self.all());
         }
-        let (delivery, cookie) = store.answer(vector);
+        let mut index = 0usize;
+        while let Some(work) = self.owed.work().get(index).copied() {
+            let target = self.sync_vector(work.vector, store, router);
+            if let Some(work) = self.owed.work_mut().get_mut(index) {
+                work.target = target;
+            }
+            index = index.saturating_add(1);
+        }
+    }
+
+    /// Takes one vector down as far as it must be; answers the target that it is to be attached to.
+    fn sync_vector(&mut self, vector: Vector, store: &dyn Store, router: &dyn Router) -> Option<Target> {
+        // Most often none waits, and then looking this one up is what would cost.
+        let was_freed =
+            !self.owed.none_later() && matches!(self.owed.remove(vector), Some(Later::Expires(_)));
+        // Before the store is read: see `may_deliver.rs`.
+        self.may_deliver.set(vector);
+        // The store may have granted more since the window was opened. The access that did so syncs after this.
+        let (delivery, cookie) =
+            if vector.0 < self.window { store.answer(vector) } else { (Delivery::Off, None) };
         match delivery {
             Delivery::Off => {
                 self.hold(vector, router);
-                self.let_linger(vector);
+                self.expire(vector);
+                None
             }
             Delivery::Held => {
                 self.hold(vector, router);
+                None
             }
             Delivery::Live(_) if self.suspended || self.bus_master == BusMaster::Disabled => {
                 self.hold(vector, router);
+                None
             }
             Delivery::Live(message) => match router.translate(message) {
-                Ok(Target::Memory(_)) => {
-                    self.hold(vector, router);
-                }
-                Ok(Target::Interrupt(message)) => {
-                    if self.carry(vector, cookie, router) {
-                        self.aim_at(vector, message, router);
+                Ok(target) => {
+                    let is_suspect = was_freed || store.take_rewritten(vector);
+                    if self.update_cookie(vector, cookie, router) {
+                        self.set_target(vector, target, is_suspect.then_some(was_freed), router)
+                    } else {
+                        None
                     }
                 }
-                // The guest's doing: nothing to try again before the guest has changed something.
+                // The guest's mistake: there is nothing to try again before the guest has changed something.
                 Err(refusal) => {
                     self.hold(vector, router);
                     self.counters.count(refusal);
+                    None
                 }
             },
         }
     }
 
-    /// A vector that is aimed at waits for nothing.
-    #[cold]
-    fn forget_waiting(&mut self, vector: Vector) {
-        self.unsettled.remove(&vector);
-        self.lingering.remove(&vector);
-        self.growing.remove(&vector);
+    /// `suspect` says that the device may have lost what the host programmed, and whether the guest has freed the vector since.
+    fn set_target(
+        &mut self,
+        vector: Vector,
+        target: Target,
+        suspect: Option<bool>,
+        router: &dyn Router,
+    ) -> Option<Target> {
+        if let Some(was_freed) = suspect
+            && (was_freed || self.slot(vector).and_then(Slot::last_target) == Some(target))
+        {
+            self.rebind_lost(vector, router);
+        }
+        match self.slot(vector) {
+            Some(Slot::Live { .. }) if self.slot(vector).and_then(Slot::target) == Some(target) => None,
+            // It stays as it is unless there is a route for it by now.
+            Some(Slot::Relayed { target: Target::Memory(relayed), .. })
+                if Target::Memory(*relayed) == target =>
+            {
+                None
+            }
+            Some(Slot::Relayed { target: relayed, .. }) if *relayed == target => Some(target),
+            // Where the host refuses to let go of the old message, a new one has to wait.
+            _ => self.hold(vector, router).then_some(target),
+        }
     }
 
-    /// Has a vector's interrupts carry what they should from now on; true where they do. One that is bound gets
-    /// another eventfd for it, and nothing that waits is lost meanwhile.
-    fn carry(&mut self, vector: Vector, cookie: Option<Cookie>, router: &dyn Router) -> bool {
+    /// Unbinds a vector that the device has lost, so that it is bound again.
+    #[cold]
+    fn rebind_lost(&mut self, vector: Vector, router: &dyn Router) {
+        if !self.slot(vector).is_some_and(Slot::has_host_vector)
+            || self.backend.vector_programming(vector) == Programming::Kept
+        {
+            return;
+        }
+        if self.hold(vector, router) && self.unbind(vector) {
+            self.counters.rebinds = self.counters.rebinds.saturating_add(1);
+        }
+    }
+
+    /// Whether the device may have lost its enable bit, which a driver has set although it was set.
+    fn has_lost_enable(&mut self, store: &dyn Store, touched: &Touched) -> bool {
+        let Some(write) = touched.enable_write() else { return false };
+        if self.window == 0 || store.vectors() == 0 {
+            return false;
+        }
+        match self.backend.enable_programming() {
+            Programming::Kept => false,
+            Programming::Lost => true,
+            Programming::Unknown => write == EnableWrite::Repeated,
+        }
+    }
+
+    /// Has a vector's interrupts carry what they should from now on; true where they do. A bound vector is bound again for it,
+    /// and nothing that waits is lost meanwhile.
+    fn update_cookie(&mut self, vector: Vector, cookie: Option<Cookie>, router: &dyn Router) -> bool {
         self.cookies.get(&vector).copied() == cookie || self.change_cookie(vector, cookie, router)
     }
 
     #[cold]
     fn change_cookie(&mut self, vector: Vector, cookie: Option<Cookie>, router: &dyn Router) -> bool {
         self.hold(vector, router);
-        self.free(vector);
+        // Not released: the device keeps what it raises meanwhile for this vector.
+        self.unbind(vector);
         if !matches!(self.slot(vector), None | Some(Slot::Idle { .. })) {
-            // The host did not take it back: the vector is tried again, by what it carried before until then.
+            // The host did not unbind it: the vector is tried again, with the cookie that it has until then.
             return false;
         }
         match (self.backend.set_cookie(vector, cookie), cookie) {
             (Ok(()), Some(cookie)) => drop(self.cookies.insert(vector, cookie)),
             (Ok(()), None) => drop(self.cookies.remove(&vector)),
-            // Nothing to try again before the guest has changed something.
+            // There is nothing to try again before the guest has changed something.
             (Err(BackendError::NoCookies { .. }), _) => {
                 self.counters.refused_cookies = self.counters.refused_cookies.saturating_add(1);
                 return false;
             }
             (Err(error), _) => {
-                self.leave_unsettled(vector, error.into());
+                self.leave_failed(vector, error.into());
                 return false;
             }
         }
         true
     }
 
-    fn aim_at(&mut self, vector: Vector, message: Interrupt, router: &dyn Router) {
-        match self.slot(vector) {
-            Some(Slot::Live { route, .. }) if route.message() == message => {}
-            // It stays as it is unless there is a route for it by now.
-            Some(Slot::Relayed { message: relayed, .. }) if *relayed == message => {
-                self.rising.push((vector, message));
-            }
-            // Where the host refuses to let go of the old message, a new one has to wait.
-            _ => {
-                if self.hold(vector, router) {
-                    self.rising.push((vector, message));
-                }
+    /// The sync is over: what is not settled is in one of the other lists.
+    fn end_sync(&mut self) {
+        for work in self.owed.work() {
+            if self.slots.get(work.vector).and_then(Slot::target).is_none() {
+                self.may_deliver.clear(work.vector);
             }
         }
+        self.owed.end();
+    }
+
+    /// Releases some host vectors whose delay is over; true where others wait for that.
+    pub(super) fn release_expired(&mut self, now: Instant) -> bool {
+        // Where another vector waits for a host vector that is kept here, the delay is over now.
+        let is_short = self.budget.is_short();
+        let mut expired = self.owed.expiring().filter(|(_, at)| is_short || *at <= now);
+        let some: Vec<_> = expired.by_ref().take(BATCH).map(|(vector, _)| vector).collect();
+        let others_wait = expired.next().is_some();
+        drop(expired);
+        some.into_iter().for_each(|vector| self.release(vector));
+        others_wait
+    }
+
+    /// Tries again what the host refused, the vectors first that userspace delivers most often. Host vectors are bound where they
+    /// were to be bound at first: each may take as long as the host does.
+    pub(super) fn retry(&mut self, router: &dyn Router, store: &dyn Store) -> Notice {
+        let mut vectors: Vec<Vector> = match self.window_error {
+            // At least one, so that a window that could not be closed is tried again too.
+            Some(_) => (0..store.vectors().max(1)).map(Vector).collect(),
+            None => self.owed.failed_vectors().collect(),
+        };
+        if vectors.is_empty() {
+            return Notice::default();
+        }
+        vectors.sort_by_key(|vector| std::cmp::Reverse(self.slot(*vector).map_or(0, Slot::relayed)));
+        vectors.dedup();
+        let existing = self.existing(vectors.into_iter());
+        self.owed.end();
+        self.owed.begin(existing);
+        self.detach_stale(router, store);
+        let notice = self.defer();
+        self.attach_ready(router);
+        self.end_sync();
+        notice
+    }
+
+    /// How many steps wait for another try.
+    pub(super) fn failed(&self) -> usize {
+        self.owed.failed().saturating_add(self.window_error.is_some().into())
+    }
+
+    /// How often userspace has delivered the vector that it delivers most, of those that should be delivered by the kernel.
+    pub(super) fn max_relayed(&self) -> u32 {
+        let relayed = |vector: Vector| self.slot(vector).map_or(0, Slot::relayed);
+        self.owed.failed_vectors().map(relayed).max().unwrap_or(0)
+    }
+
+    /// How many freed vectors still have their host vector.
+    pub(super) fn expiring(&self) -> usize {
+        self.owed.expiring().count()
+    }
+
+    /// When the first of them is to be released.
+    pub(super) fn next_expiry(&self) -> Option<Instant> {
+        self.owed.expiring().map(|(_, at)| at).min()
     }
 
     fn slot(&self, vector: Vector) -> Option<&Slot> {
         self.slots.get(vector)
     }
 
-    /// A freed vector keeps its host vector for a while: a driver that asks for it again pays nothing.
-    fn let_linger(&mut self, vector: Vector) {
+    /// A freed vector keeps its host vector for a while: a driver that requests it again pays nothing.
+    fn expire(&mut self, vector: Vector) {
         match self.slot(vector) {
-            Some(Slot::Held { .. }) if self.linger.is_zero() => self.free(vector),
+            Some(Slot::Held { .. }) if self.release_delay.is_zero() => self.release(vector),
             Some(Slot::Held { .. }) => {
                 let now = Instant::now();
-                self.lingering.insert(vector, now.checked_add(self.linger).unwrap_or(now));
+                let at = now.checked_add(self.release_delay).unwrap_or(now);
+                self.owed.insert(vector, Later::Expires(at));
+            }
+            // Unbound for another cookie, and freed before it was bound again.
+            None | Some(Slot::Idle { .. }) if self.cookies.contains_key(&vector) => {
+                self.backend.release(vector)
             }
             _ => {}
         }
     }
 
     /// Gives a held vector back to the host.
-    fn free(&mut self, vector: Vector) {
-        self.lingering.remove(&vector);
-        if matches!(self.slot(vector), Some(Slot::Held { .. }))
-            && self.try_step(vector, |slot, means| slot.unbind(vector, means.backend))
-        {
-            self.count_given_back();
+    fn release(&mut self, vector: Vector) {
+        if self.unbind(vector) {
+            self.owed.remove(vector);
+            self.backend.release(vector);
         }
+    }
+
+    /// Takes a held vector's eventfd away from the device; true where that was done.
+    fn unbind(&mut self, vector: Vector) -> bool {
+        let is_held = matches!(self.slot(vector), Some(Slot::Held { .. }));
+        let is_unbound = is_held && self.try_step(vector, |slot, means| slot.unbind(vector, means.backend));
+        if is_unbound {
+            self.count_unbind();
+        }
+        is_unbound
     }
 
     /// Lets a vector's interrupts wait; true where they do.
     fn hold(&mut self, vector: Vector, router: &dyn Router) -> bool {
         match self.slot(vector) {
             None | Some(Slot::Idle { .. } | Slot::Held { .. }) => true,
-            Some(Slot::Live { .. } | Slot::Relayed { .. } | Slot::Ending { .. }) => {
+            Some(Slot::Live { .. } | Slot::Relayed { .. } | Slot::Detaching { .. }) => {
                 self.try_step(vector, |slot, means| slot.hold(router, means.relay))
             }
         }

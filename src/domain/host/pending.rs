@@ -3,26 +3,27 @@
 use std::collections::BTreeSet;
 
 use super::Host;
-use crate::backend::Backend;
 use crate::delivery::Vector;
 use crate::domain::Latched;
 use crate::domain::report::{DomainReport, VectorReport};
 use crate::domain::slot::Slot;
 
 impl Host {
-    /// Forgets every interrupt that waits here.
+    /// Forgets every interrupt that waits here or in the backend.
     pub(in crate::domain) fn clear_pending(&mut self) {
         self.slots.update(|_, slot| slot.clear_pending());
+        self.backend.clear_pending();
     }
 
     /// An interrupt for a vector waits here, if the device cannot signal it.
     pub(in crate::domain) fn latch(&mut self, vector: Vector) -> Latched {
+        if vector.index() >= self.slots.capacity() {
+            return Latched::NoSuchVector;
+        }
         if self.slot(vector).is_some_and(Slot::has_host_vector) {
             return Latched::HasHostVector;
         }
-        let mut slot = self.slots.take(vector);
-        slot.latch();
-        self.slots.put(vector, slot);
+        self.slots.update_one(vector, Slot::latch);
         Latched::Waits
     }
 
@@ -46,10 +47,10 @@ impl Host {
     pub(in crate::domain) fn report(&self) -> DomainReport {
         // A vector that was refused its route may have no slot yet.
         let used = self.slots.iter().map(|(vector, _)| vector);
-        let vectors: BTreeSet<Vector> = used.chain(self.unsettled.keys().copied()).collect();
+        let vectors: BTreeSet<Vector> = used.chain(self.owed.failed_vectors()).collect();
         let vectors = vectors.into_iter().map(|vector| {
             let slot = self.slot(vector).unwrap_or(&Slot::UNUSED);
-            VectorReport::new(vector, slot, self.unsettled.get(&vector))
+            VectorReport::new(vector, slot, self.owed.failure(vector))
         });
         let count = |is: fn(&Slot) -> bool| self.slots.iter().filter(|(_, slot)| is(slot)).count() as u32;
         DomainReport {
@@ -57,8 +58,8 @@ impl Host {
             host_vectors: self.bound,
             live: count(|slot| matches!(slot, Slot::Live { .. })),
             relayed: count(|slot| matches!(slot, Slot::Relayed { .. })),
-            lingering: self.lingering.len() as u32,
-            growing: self.growing.len() as u32,
+            lingering: self.owed.expiring().count() as u32,
+            growing: self.owed.deferred() as u32,
             error: self.window_error.as_ref().map(ToString::to_string),
             budget: self.budget.report(),
             counters: self.counters.clone(),

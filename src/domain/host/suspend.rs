@@ -1,9 +1,10 @@
-//! Reasons to hold every vector, whatever the store says: suspension, where what waits can be told; and a bus that does
-//! not let the device signal.
+//! Reasons to hold every vector, whatever the store says: suspension, where what waits can be told; and a bus that does not let
+//! the device signal.
 
 use super::Host;
 use crate::delivery::{Store, Vector};
 use crate::domain::BusMaster;
+use crate::domain::owed::Later;
 use crate::domain::slot::Slot;
 use crate::router::Router;
 use crate::state::{PendingBits, SuspendError};
@@ -16,12 +17,16 @@ impl Host {
         store: &dyn Store,
     ) -> Result<PendingBits, SuspendError> {
         self.suspended = true;
-        self.hold_all(router, |_| true);
-        let delivered = self.slots.iter().find(|(_, slot)| slot.message().is_some());
-        let refused = delivered.map(|(vector, _)| vector).and_then(|vector| {
-            let source = self.unsettled.remove(&vector)?;
-            Some(SuspendError { vector, source })
-        });
+        let used: Vec<Vector> = self.slots.iter().map(|(vector, _)| vector).collect();
+        self.owed.begin(used.into_iter());
+        self.hold_work(router);
+        self.end_sync();
+        let delivering = self.slots.iter().find(|(_, slot)| slot.target().is_some());
+        let refused =
+            delivering.map(|(vector, _)| vector).and_then(|vector| match self.owed.remove(vector) {
+                Some(Later::Failed(source)) => Some(SuspendError { vector, source }),
+                Some(Later::Deferred | Later::Expires(_)) | None => None,
+            });
         match refused {
             None => {
                 Ok(PendingBits::collect(self.slots.capacity() as u32, Slot::wait_here(self.slots.iter())))
@@ -33,7 +38,7 @@ impl Host {
         }
     }
 
-    /// Holds every vector, or lets each go where the store says.
+    /// Holds every vector, or lets each deliver where the store says.
     pub(in crate::domain) fn set_bus_master(
         &mut self,
         router: &dyn Router,
@@ -41,24 +46,37 @@ impl Host {
         bus_master: BusMaster,
     ) {
         if std::mem::replace(&mut self.bus_master, bus_master) != bus_master {
-            self.settle(router, store, (0..self.slots.capacity() as u32).map(Vector));
+            self.sync_vectors(router, store, self.all());
         }
     }
 
-    /// Lets vectors go where the store says again.
+    /// Lets vectors deliver where the store says again.
     pub(in crate::domain) fn resume(&mut self, router: &dyn Router, store: &dyn Store) {
         if std::mem::take(&mut self.suspended) {
-            self.settle(router, store, (0..self.slots.capacity() as u32).map(Vector));
+            self.sync_vectors(router, store, self.all());
         }
+    }
+
+    /// Binds everything again, with the capability turned off in the host meanwhile.
+    pub(in crate::domain) fn rearm(&mut self, router: &dyn Router, store: &dyn Store) {
+        self.owed.begin(self.all());
+        if self.window > 0 {
+            self.close(router);
+        }
+        self.detach_stale(router, store);
+        self.attach_ready(router);
+        self.end_sync();
+    }
+
+    /// Takes everything down for good.
+    pub(in crate::domain) fn tear_down(&mut self, router: &dyn Router) {
+        self.is_torn_down = true;
+        self.close(router);
     }
 
     /// From now on interrupts wait for exactly these vectors.
     pub(in crate::domain) fn set_pending(&mut self, pending: &PendingBits) {
         self.clear_pending();
-        for vector in pending.vectors() {
-            let mut slot = self.slots.take(vector);
-            slot.latch();
-            self.slots.put(vector, slot);
-        }
+        pending.vectors().for_each(|vector| self.slots.update_one(vector, Slot::latch));
     }
 }

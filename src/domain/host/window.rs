@@ -1,15 +1,15 @@
 //! The window: a device's capability, turned on and off in the host as a whole.
 
 use super::Host;
-use crate::backend::{Backend, BackendError, Holders};
+use crate::backend::{BackendError, Holders};
 use crate::delivery::Vector;
 use crate::domain::error::DomainError;
 use crate::domain::slot::Slot;
 use crate::router::{Router, Unclosed};
 
 impl Host {
-    /// Turns the capability on; true where it is on for so many vectors now. All or none: where the host refuses to turn
-    /// it off before it is on for more, every vector stays held.
+    /// Turns the capability on; true where it is on for `vectors` vectors now. All or none: where the host refuses to turn it off
+    /// before it is on for more, every vector stays held.
     pub(super) fn open(&mut self, vectors: u32) -> bool {
         if vectors <= self.window {
             self.window_error = None;
@@ -24,27 +24,27 @@ impl Host {
                 self.window_error = None;
                 self.counters.opens = self.counters.opens.saturating_add(1);
             }
-            Err(error) => self.refuse(error.into()),
+            Err(error) => self.refuse_window(error.into()),
         }
         self.window > 0
     }
 
-    /// Turns the capability off: detach all, give the host everything back in one call, and only then look at
-    /// what waits in the eventfds, and close them.
+    /// Turns the capability off: detach all, give the host everything back in one call, and only then look at what waits in the
+    /// eventfds, and close them.
     ///
-    /// Where nobody but the domain has the eventfds open once the host has everything back, live ones stay attached
-    /// until then: what they are signalled is delivered, and then they are closed together. A vector that the kernel
-    /// refuses to detach ends later: while it has not, it is unsettled, and has no other eventfd.
+    /// Where nobody but the domain has the eventfds open once the host has everything back, live ones stay attached until then:
+    /// what they are signalled is delivered, and then they are closed together. A vector that the kernel refuses to detach ends
+    /// later: until then it is failed, and gets no other eventfd.
     pub(in crate::domain) fn close(&mut self, router: &dyn Router) {
         self.window_error = None;
-        self.unsettled.clear();
-        self.growing.clear();
         if self.window == 0 {
-            return self.hold_all(router, |slot| matches!(slot, Slot::Ending { .. }));
+            self.hold_all(router, |slot| matches!(slot, Slot::Detaching { .. }));
+            return self.forget_settled();
         }
-        self.lingering.clear();
         let together = self.backend.holders_after_close() == Holders::Domain;
-        self.hold_all(router, |slot| !together || matches!(slot, Slot::Relayed { .. } | Slot::Ending { .. }));
+        self.hold_all(router, |slot| {
+            !together || matches!(slot, Slot::Relayed { .. } | Slot::Detaching { .. })
+        });
         match self.backend.close() {
             Ok(()) => {
                 self.window = 0;
@@ -53,29 +53,50 @@ impl Host {
                 if together {
                     self.close_live(router);
                 }
-                self.used(|_| true).into_iter().for_each(|vector| self.shut(vector, router));
-                let Self { slots, unsettled, .. } = self;
-                let is_ending = |vector: &Vector| matches!(slots.get(*vector), Some(Slot::Ending { .. }));
-                unsettled.retain(|vector, _| is_ending(vector));
+                self.used(|_| true).into_iter().for_each(|vector| self.close_vector(vector, router));
+                self.forget_settled();
             }
             Err(error) => {
                 self.hold_all(router, |_| true);
                 // A device that is shared gives its vectors back one by one, and may have got somewhere.
                 if let BackendError::Close { unbound, .. } = &error {
                     for vector in unbound {
-                        self.unsettled.remove(vector);
-                        self.shut(*vector, router);
-                        self.count_given_back();
+                        self.owed.remove(*vector);
+                        self.close_vector(*vector, router);
+                        self.count_unbind();
                     }
                 }
-                self.refuse(error.into());
+                self.refuse_window(error.into());
             }
         }
     }
 
-    pub(super) fn hold_all(&mut self, router: &dyn Router, which: impl Fn(&Slot) -> bool) {
+    /// With the capability off, only what the kernel has refused to detach is to be tried again.
+    fn forget_settled(&mut self) {
+        let Self { slots, owed, may_deliver, .. } = self;
+        let is_detaching = |vector: Vector| matches!(slots.get(vector), Some(Slot::Detaching { .. }));
+        owed.retain(is_detaching);
+        let mut next = may_deliver.first(0..slots.capacity() as u32);
+        while let Some(vector) = next {
+            if !is_detaching(vector) {
+                may_deliver.clear(vector);
+            }
+            next = may_deliver.first(vector.0.saturating_add(1)..slots.capacity() as u32);
+        }
+    }
+
+    fn hold_all(&mut self, router: &dyn Router, which: impl Fn(&Slot) -> bool) {
         for vector in self.used(which) {
             self.hold(vector, router);
+        }
+    }
+
+    /// Holds each vector of the sync under way.
+    pub(super) fn hold_work(&mut self, router: &dyn Router) {
+        let mut index = 0usize;
+        while let Some(work) = self.owed.work().get(index).copied() {
+            self.hold(work.vector, router);
+            index = index.saturating_add(1);
         }
     }
 
@@ -83,36 +104,36 @@ impl Host {
         self.slots.iter().filter(|(_, slot)| which(slot)).map(|(vector, _)| vector).collect()
     }
 
-    /// The device fires nothing any more: the eventfds that are attached end together.
+    /// The device signals nothing any more: the eventfds that are attached end together.
     fn close_live(&mut self, router: &dyn Router) {
-        let (mut attached, mut parted) = (Vec::new(), Vec::new());
+        let (mut attached, mut shares) = (Vec::new(), Vec::new());
         self.slots.update(|vector, slot| {
-            if let Some((pair, share)) = slot.part() {
+            if let Some((pair, share)) = slot.take_attached() {
                 attached.push(pair);
-                parted.push((vector, Some(share)));
+                shares.push((vector, Some(share)));
             }
         });
-        let parts = attached.len();
+        let count = attached.len();
         let unclosed = router.close(attached);
-        let closed = parts.saturating_sub(unclosed.len()) as u64;
+        let closed = count.saturating_sub(unclosed.len()) as u64;
         self.counters.detaches = self.counters.detaches.saturating_add(closed);
         for Unclosed { index, eventfd, route, source } in unclosed {
-            if let Some((vector, share)) = parted.get_mut(index)
+            if let Some((vector, share)) = shares.get_mut(index)
                 && let Some(share) = share.take()
             {
-                self.slots.put(*vector, Slot::unparted((eventfd, route), share));
-                self.leave_unsettled(*vector, source.into());
+                self.slots.put(*vector, Slot::restore_attached((eventfd, route), share));
+                self.leave_failed(*vector, source.into());
             }
         }
     }
 
-    /// A vector that the device has let go of.
-    fn shut(&mut self, vector: Vector, router: &dyn Router) {
-        self.try_step(vector, |slot, _| slot.shut(router));
+    /// Closes a vector that the device has let go of.
+    fn close_vector(&mut self, vector: Vector, router: &dyn Router) {
+        self.try_step(vector, |slot, _| slot.close(router));
     }
 
-    fn refuse(&mut self, error: DomainError) {
-        self.count_failure();
+    fn refuse_window(&mut self, error: DomainError) {
+        self.count_failure(&error);
         self.window_error = Some(error);
     }
 }

@@ -66,7 +66,7 @@ impl<R: Reference> Run<R> {
             }
         }
         let (device, vm) = (self.budget.report(), self.vm_budget.report());
-        let is_ending = |vector: &&VectorReport| vector.state == State::Ending;
+        let is_ending = |vector: &&VectorReport| vector.state == State::Detaching;
         let ending = report.vectors.iter().filter(is_ending).count();
         assert!(ending == 0 || !settled, "what the host has refused to detach is tried again");
         assert_eq!(device.used, report.host_vectors + ending as u32, "the budget knows what the device has");

@@ -218,6 +218,7 @@ impl<R: Reference> Run<R> {
                 self.router.pump();
             }
             Latched::HasHostVector => self.raise(vector),
+            Latched::NoSuchVector => panic!("vector {vector} exists"),
         }
     }
 

@@ -1,0 +1,200 @@
+//! The way up: a route for the message, an eventfd attached to it, and a host vector for the device that signals it.
+//!
+//! What most vectors do not need is `#[cold]`: between two system calls the kernel evicts this code from the first-level cache,
+//! so each cache line is fetched again for each vector.
+
+use std::collections::BTreeSet;
+use std::mem;
+use std::os::fd::AsFd;
+
+use rustix::buffer::spare_capacity;
+use rustix::event::{Timespec, epoll};
+use vmm_sys_util::eventfd::EventFd;
+
+use super::Host;
+use super::step::Means;
+use crate::delivery::Vector;
+use crate::domain::BATCH;
+use crate::domain::error::{Cause, DomainError};
+use crate::domain::owed::Work;
+use crate::domain::slot::Slot;
+use crate::interrupt::{Interrupt, Target};
+use crate::router::{Route, Router};
+
+/// How many vectors one call delivers at the most: the domain's lock is not held for longer.
+const DELIVERIES: usize = 64;
+
+/// An interrupt that was read from an eventfd, and goes back there when this is dropped: the router has refused it, or has
+/// panicked.
+struct PutBack<'a>(&'a EventFd);
+
+impl Drop for PutBack<'_> {
+    fn drop(&mut self) {
+        // It cannot overflow, having been read just now.
+        let _ = self.0.write(1);
+    }
+}
+
+impl Host {
+    /// A route first, by one commit for all whose messages are missing; then the irqfd; the host vector last. Where the host is
+    /// short, freed vectors that still have theirs give some of them back, and those that were refused are tried once more.
+    pub(super) fn attach_ready(&mut self, router: &dyn Router) {
+        // A panic may have left some here.
+        self.refused.clear();
+        self.attach_all(router);
+        if !self.refused.is_empty() && self.owed.expiring().next().is_some() {
+            let some: Vec<_> = self.owed.expiring().map(|(vector, _)| vector).take(BATCH).collect();
+            some.into_iter().for_each(|vector| self.release(vector));
+            let again: BTreeSet<Vector> = self.refused.drain(..).collect();
+            // Only these, and without the reasons of the first try.
+            for work in self.owed.work_mut().iter_mut().filter(|work| !again.contains(&work.vector)) {
+                work.target = None;
+            }
+            again.into_iter().for_each(|vector| drop(self.owed.remove(vector)));
+            self.attach_all(router);
+        }
+        self.refused.clear();
+    }
+
+    /// Attaches each vector whose message is published, up to the first whose message is not: the first vector has the first
+    /// claim to room.
+    fn attach_all(&mut self, router: &dyn Router) {
+        let mut index = 0usize;
+        while let Some(Work { vector, target }) = self.owed.work().get(index).copied() {
+            match target {
+                None => {}
+                Some(Target::Interrupt(interrupt)) => {
+                    let Some(route) = router.find(interrupt) else { return self.publish_from(index, router) };
+                    self.attach(vector, route, router);
+                }
+                Some(Target::Memory(_)) => self.relay(vector, target),
+            }
+            index = index.saturating_add(1);
+        }
+    }
+
+    /// Publishes the messages of this vector and of all after it, and attaches them.
+    #[cold]
+    fn publish_from(&mut self, index: usize, router: &dyn Router) {
+        let ready = self.owed.work().get(index..).unwrap_or_default().to_vec();
+        let interrupt = |work: &Work| match work.target {
+            Some(Target::Interrupt(interrupt)) => Some(interrupt),
+            Some(Target::Memory(_)) | None => None,
+        };
+        let messages: Vec<Interrupt> = ready.iter().filter_map(interrupt).collect();
+        let mut routes = Vec::with_capacity(messages.len());
+        router.publish(&messages, &mut routes);
+        let mut routes = routes.into_iter();
+        for Work { vector, target } in ready {
+            match target {
+                None => {}
+                Some(Target::Memory(_)) => self.relay(vector, target),
+                Some(Target::Interrupt(_)) => match routes.next() {
+                    Some(Ok(route)) => self.attach(vector, route, router),
+                    Some(Err(error)) => self.refuse_vector(vector, target, error.into()),
+                    // A router that answers for fewer: the vector is looked at again.
+                    None => {}
+                },
+            }
+        }
+    }
+
+    fn attach(&mut self, vector: Vector, route: Route, router: &dyn Router) {
+        // A vector leaves the set that userspace watches before its irqfd attaches, and has one irqfd at a time.
+        if !self.hold(vector, router) {
+            return router.withdraw(route);
+        }
+        let target = Target::Interrupt(route.message());
+        let is_refusing = self.is_refusing;
+        let attached = self.step(vector, |slot, Means { backend, budget, .. }| match slot {
+            // Not while the host refuses vectors: each would be detached again, which takes its time.
+            Slot::Idle { latched: false } if !is_refusing => {
+                slot.request(vector, route, router, backend, budget)
+            }
+            // What is latched is one interrupt with what the device has pending: both are in the eventfd first.
+            _ => match slot.bind(vector, backend, budget) {
+                Ok(()) => slot.attach(route, router),
+                Err(error) => {
+                    router.withdraw(route);
+                    Err(error)
+                }
+            },
+        });
+        if let Err(error) = attached {
+            self.refuse_vector(vector, Some(target), error);
+        }
+    }
+
+    /// A vector that the kernel cannot deliver is delivered from userspace, where an embedder watches for it, and is held
+    /// otherwise. It stays failed, so that it is tried again. A vector whose message is a write to memory is delivered so, and
+    /// is not failed: no driver waits for an interrupt of it.
+    #[cold]
+    fn relay(&mut self, vector: Vector, target: Option<Target>) {
+        let Some(target) = target else { return };
+        let relayed = self.step(vector, |slot, Means { backend, budget, relay }| {
+            slot.bind(vector, backend, budget)?;
+            match (relay, target) {
+                (Some(_), _) | (None, Target::Memory(_)) => slot.relay(vector, target, relay),
+                (None, Target::Interrupt(_)) => Ok(()),
+            }
+        });
+        if let Err(error) = relayed {
+            self.refuse_vector(vector, Some(target), error);
+        }
+    }
+
+    /// The host has refused a vector on its way up.
+    #[cold]
+    fn refuse_vector(&mut self, vector: Vector, target: Option<Target>, error: DomainError) {
+        let cause = error.cause();
+        self.leave_failed(vector, error);
+        match cause {
+            Cause::Router => return self.relay(vector, target),
+            Cause::Backend => self.is_refusing = true,
+            Cause::Budget | Cause::Descriptors => {}
+        }
+        self.refused.push(vector);
+    }
+
+    /// Delivers what waits for vectors that userspace delivers. Each is read and signalled under the lock that masking takes, so
+    /// none is delivered while masked. The eventfd is read before the message is sent: a signal that comes between the two is
+    /// delivered once more, and not lost. An interrupt that cannot be delivered waits.
+    pub(in crate::domain) fn deliver_relayed(&mut self, router: &dyn Router) {
+        let Some(relay) = self.relay.clone() else { return };
+        let mut ready = Vec::with_capacity(DELIVERIES);
+        let now = Timespec::default();
+        if epoll::wait(relay.as_fd(), spare_capacity(&mut ready), Some(&now)).is_err() {
+            // Interrupted: the descriptor stays readable and the embedder comes back.
+            return;
+        }
+        for event in ready {
+            let vector = Vector(event.data.u64() as u32);
+            let Some(Slot::Relayed { host, target, delivered }) = self.slots.get_mut(vector) else {
+                continue;
+            };
+            if host.eventfd.read().is_err() {
+                continue;
+            }
+            let put_back = PutBack(&host.eventfd);
+            let refused = match *target {
+                Target::Interrupt(interrupt) => router.signal(interrupt),
+                Target::Memory(message) => {
+                    router.write_memory(message);
+                    Ok(())
+                }
+            };
+            match refused {
+                Ok(()) => {
+                    mem::forget(put_back);
+                    *delivered = delivered.saturating_add(1);
+                    self.counters.relayed = self.counters.relayed.saturating_add(1);
+                }
+                Err(error) => {
+                    drop(put_back);
+                    self.hold(vector, router);
+                    self.leave_failed(vector, DomainError::from(error));
+                }
+            }
+        }
+    }
+}
