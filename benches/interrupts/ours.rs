@@ -78,7 +78,7 @@ pub(crate) enum Ahead {
     InBlocks,
 }
 
-pub(crate) type OurFunction = MsixFunction<KvmRouter, Device>;
+pub(crate) type OurFunction = MsixFunction;
 
 /// A function of 2048 vectors in a VM of 11 vCPUs.
 pub(crate) struct Ours {

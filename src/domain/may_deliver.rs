@@ -9,24 +9,31 @@
 //! domain sees the mask, or the access sees the bit, and waits.
 
 use std::ops::Range;
+use std::sync::OnceLock;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::SeqCst;
 
 use crate::delivery::Vector;
 
-/// The bits.
+/// The bits. They take memory from the first use on.
 #[derive(Debug)]
-pub(super) struct MayDeliver(Box<[AtomicU64]>);
+pub(super) struct MayDeliver {
+    vectors: u32,
+    words: OnceLock<Box<[AtomicU64]>>,
+}
 
 impl MayDeliver {
     pub(super) fn new(vectors: u32) -> Self {
-        Self((0..vectors.div_ceil(64)).map(|_| AtomicU64::new(0)).collect())
+        Self { vectors, words: OnceLock::new() }
     }
 
     #[inline]
     pub(super) fn set(&self, vector: Vector) {
         let bit = bit(vector);
-        if let Some(word) = self.0.get(vector.index() / 64)
+        let words = self
+            .words
+            .get_or_init(|| (0..self.vectors.div_ceil(64)).map(|_| AtomicU64::new(0)).collect());
+        if let Some(word) = words.get(vector.index() / 64)
             && word.load(SeqCst) & bit == 0
         {
             word.fetch_or(bit, SeqCst);
@@ -35,7 +42,7 @@ impl MayDeliver {
 
     #[inline]
     pub(super) fn clear(&self, vector: Vector) {
-        if let Some(word) = self.0.get(vector.index() / 64) {
+        if let Some(word) = self.words.get().and_then(|words| words.get(vector.index() / 64)) {
             word.fetch_and(!bit(vector), SeqCst);
         }
     }
@@ -43,9 +50,10 @@ impl MayDeliver {
     /// The first of `vectors` whose bit is set.
     #[inline]
     pub(super) fn first(&self, vectors: Range<u32>) -> Option<Vector> {
+        let words = self.words.get()?;
         let mut at = vectors.start;
         while at < vectors.end {
-            let word = self.0.get(Vector(at).index() / 64)?.load(SeqCst) & u64::MAX.wrapping_shl(at % 64);
+            let word = words.get(Vector(at).index() / 64)?.load(SeqCst) & u64::MAX.wrapping_shl(at % 64);
             let first_of_word = at.saturating_sub(at % 64);
             if word != 0 {
                 let vector = first_of_word.saturating_add(word.trailing_zeros());

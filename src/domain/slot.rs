@@ -314,6 +314,9 @@ impl Slot {
 
     /// Any state to idle, where the device signals nothing any more; or to detaching, where the kernel refuses to detach.
     pub(super) fn close(&mut self, router: &dyn Router) -> Step {
+        if matches!(self, Self::Detaching { .. }) {
+            return Ok(());
+        }
         self.replace(|slot| match slot {
             Self::Live { host, route } => Self::Detaching { host, route, latched: false },
             other => other,

@@ -69,7 +69,9 @@ impl Slots {
 
     /// Puts a vector in its place, if there is one.
     pub(super) fn put(&mut self, vector: Vector, slot: Slot) {
-        self.update_one(vector, |place| *place = slot);
+        if !(self.groups.is_empty() && slot.is_unused()) {
+            self.update_one(vector, |place| *place = slot);
+        }
     }
 
     /// Those that are not unused, ascending.

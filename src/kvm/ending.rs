@@ -47,7 +47,7 @@ mod tests {
 
     fn route(gsi: u32) -> Route {
         let message = MsiMessage { address: 0xfee0_0000, data: 0x41 };
-        Route::new(Gsi(gsi), Interrupt::try_from(message).unwrap())
+        Route::new(Gsi(gsi), Interrupt::new(message))
     }
 
     fn gsis(routes: Result<Vec<Route>, ()>) -> Result<Vec<u32>, ()> {

@@ -75,7 +75,7 @@ mod tests {
     use super::*;
 
     fn message(address: u64, data: u32) -> Interrupt {
-        Interrupt::try_from(MsiMessage { address, data }).unwrap()
+        Interrupt::new(MsiMessage { address, data })
     }
 
     #[test]

@@ -8,8 +8,10 @@ use std::sync::{Mutex, MutexGuard};
 use vmm_sys_util::eventfd::EventFd;
 
 use super::Failures;
-use crate::interrupt::Interrupt;
+use crate::apic::{ApicMessage, InvalidMessage};
+use crate::interrupt::{Interrupt, Target};
 use crate::message::MsiMessage;
+use crate::refusal::Refusal;
 use crate::router::{Gsi, Route, Router, RouterError};
 
 #[derive(Debug, Default)]
@@ -20,6 +22,7 @@ struct Vm {
     capacity: usize,
     commits: usize,
     delivered: Vec<MsiMessage>,
+    written: Vec<MsiMessage>,
 }
 
 #[derive(Debug)]
@@ -34,13 +37,26 @@ struct Published {
 #[derive(Debug)]
 pub struct FakeRouter {
     failures: Failures,
+    /// A message that is for no APIC is a write to memory. Otherwise it is refused.
+    has_memory: bool,
     vm: Mutex<Vm>,
 }
 
 impl FakeRouter {
     /// A router with room for any number of messages.
     pub fn new(failures: Failures) -> Self {
-        Self { failures, vm: Mutex::new(Vm { capacity: usize::MAX, ..Default::default() }) }
+        Self { failures, has_memory: true, vm: Mutex::new(Vm { capacity: usize::MAX, ..Default::default() }) }
+    }
+
+    /// The same router, which refuses a message that is for no APIC, so that the vector is held.
+    #[must_use]
+    pub fn without_memory(self) -> Self {
+        Self { has_memory: false, ..self }
+    }
+
+    /// The messages that were written to memory since the last call, oldest first.
+    pub fn take_written(&self) -> Vec<MsiMessage> {
+        std::mem::take(&mut self.vm().written)
     }
 
     /// From now on there is room for so many messages; those in use stay.
@@ -112,6 +128,18 @@ impl Vm {
 }
 
 impl Router for FakeRouter {
+    fn translate(&self, message: MsiMessage) -> Result<Target, Refusal> {
+        match ApicMessage::try_from(message) {
+            Ok(message) => Ok(Target::Interrupt(message.into())),
+            Err(InvalidMessage::Address(message)) if self.has_memory => Ok(Target::Memory(message)),
+            Err(invalid) => Err(invalid.into()),
+        }
+    }
+
+    fn write_memory(&self, message: MsiMessage) {
+        self.vm().written.push(message);
+    }
+
     fn find(&self, message: Interrupt) -> Option<Route> {
         let vm = &mut *self.vm();
         let (gsi, published) = vm.routes.iter_mut().find(|(_, published)| published.message == message)?;

@@ -63,7 +63,7 @@ impl<R: Reference> SoftwareRun<R> {
 
     fn over(layout: R::Layout, model: Model<R>) -> Self {
         let failures = Failures::default();
-        let router = Arc::new(FakeRouter::new(failures.clone()));
+        let router = Arc::new(FakeRouter::new(failures.clone()).without_memory());
         let function = Function::software(layout.clone(), router.clone());
         function.set_bus_master(model.bus_master);
         Self { function, router, failures, model, layout }

@@ -111,7 +111,7 @@ fn a_device_without_a_place_for_cookies_keeps_the_slot_held_until_the_guest_want
     is_held_until_it_wants_no_cookie(parent.sub_device(1), &device, 1);
 }
 
-fn is_held_until_it_wants_no_cookie(backend: impl Backend, device: &FakeBackend, host_vector: u32) {
+fn is_held_until_it_wants_no_cookie(backend: impl Backend + 'static, device: &FakeBackend, host_vector: u32) {
     let router = Arc::new(FakeRouter::new(Failures::default()));
     let function = ImsFunction::new(layout(1, ControlFormat::DSA), router.clone(), backend);
     function.write_slots(0, &message(0).address.to_le_bytes());

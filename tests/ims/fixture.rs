@@ -31,7 +31,7 @@ pub(crate) fn message(slot: u32) -> MsiMessage {
 }
 
 pub(crate) struct Fixture {
-    pub(crate) function: ImsFunction<FakeRouter, FakeBackend>,
+    pub(crate) function: ImsFunction,
     pub(crate) router: Arc<FakeRouter>,
     pub(crate) device: FakeBackend,
     pub(crate) failures: Failures,

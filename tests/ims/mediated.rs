@@ -12,7 +12,7 @@ use crate::fixture::{MASK, layout, message};
 
 /// Eight slots over a device of which the mediator has vector 0, and the device is on.
 struct Mediated {
-    function: ImsFunction<FakeRouter, LogicalFunction>,
+    function: ImsFunction,
     places: Places,
     _management: LogicalFunction,
     device: FakeBackend,
@@ -54,7 +54,7 @@ impl Mediated {
     /// What a mediator does when the guest rings a queue.
     fn ring(&self, slot: u32) -> Vec<MsiMessage> {
         match self.function.latch(Vector(slot)) {
-            Latched::Waits => {}
+            Latched::Waits | Latched::NoSuchVector => {}
             Latched::HasHostVector => {
                 let place = self.places.get(Vector(slot)).expect("a place for what has a host vector");
                 assert!(self.device.raise(Vector(place.vector.0)));

@@ -90,7 +90,7 @@ fn a_store_of_another_shape_runs_on_the_domain_of_a_device() {
     let failures = Failures::default();
     let router = Arc::new(FakeRouter::new(failures.clone()));
     let device = FakeBackend::new(failures);
-    let function: Function<Doorbells, DeviceDomain<_, _>> =
+    let function: Function<Doorbells, DeviceDomain> =
         Function::try_new((), router.clone(), device.clone()).unwrap();
     let raise = |vector| {
         device.raise(Vector(vector));
@@ -116,7 +116,7 @@ fn a_store_of_another_shape_runs_on_the_domain_of_a_device() {
 #[test]
 fn a_store_of_another_shape_runs_on_the_domain_of_a_device_model() {
     let router = Arc::new(FakeRouter::new(Failures::default()));
-    let function: Function<Doorbells, SoftwareDomain<_>> =
+    let function: Function<Doorbells, SoftwareDomain> =
         Function::try_software((), router.clone()).unwrap();
     function.change(|doorbells| doorbells.set_entry(9, 2, 0x41));
     function.trigger(Vector(9));

@@ -31,7 +31,7 @@ fn layout(control: ControlFormat) -> QueueLayout {
 }
 
 struct Fixture {
-    function: QueueFunction<FakeRouter, FakeBackend>,
+    function: QueueFunction,
     router: Arc<FakeRouter>,
     device: FakeBackend,
     memory: GuestMemoryAtomic<GuestMemoryMmap>,
@@ -365,7 +365,7 @@ fn slots_in_memory_go_to_another_vm_as_they_were_read_and_no_memory_is_looked_at
     let failures = Failures::default();
     let router = Arc::new(FakeRouter::new(failures.clone()));
     let device = fixture.device.moved(failures);
-    let moved: QueueFunction<_, _> = Function::new(layout(ControlFormat::DSA), router.clone(), device);
+    let moved: QueueFunction = Function::new(layout(ControlFormat::DSA), router.clone(), device);
     moved.restore(&state).unwrap();
     assert_eq!(moved.suspend().unwrap(), state);
     resume_all(&*router, [&moved as &dyn Resume]);

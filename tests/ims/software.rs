@@ -12,12 +12,12 @@ use crate::fixture::{MASK, PENDING, layout, message};
 const SLOT: u32 = 65_535;
 const PLACE: u64 = SLOT as u64 * 16;
 
-fn model() -> (SoftwareIms<FakeRouter>, Arc<FakeRouter>) {
+fn model() -> (SoftwareIms, Arc<FakeRouter>) {
     let router = Arc::new(FakeRouter::new(Failures::default()));
     (SoftwareIms::try_software(layout(65_536, ControlFormat::DSA), router.clone()).unwrap(), router)
 }
 
-fn use_slot(function: &SoftwareIms<FakeRouter>) {
+fn use_slot(function: &SoftwareIms) {
     let MsiMessage { address, data } = message(SLOT);
     function.write_slots(PLACE, &address.to_le_bytes());
     function.write_slots(PLACE + 8, &u64::from(data).to_le_bytes());

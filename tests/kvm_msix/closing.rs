@@ -8,7 +8,7 @@ use std::thread;
 use std::time::Duration;
 
 use vm_msi::Router;
-use vm_msi::apic::ApicMessage;
+use vm_msi::Interrupt;
 use vm_msi::kvm::Irqchip;
 use vm_msi::router::{RouterError, Unclosed};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
@@ -80,7 +80,7 @@ fn an_eventfd_that_somebody_else_has_open_goes_on_delivering_after_it_was_closed
     let machine = Machine::new(Irqchip::Kernel, 1);
     let router = machine.router();
     let guest = machine.start();
-    let messages = [0x41, 0x42, 0x43].map(|vector| ApicMessage::try_from(fixed(0, vector)).unwrap());
+    let messages = [0x41, 0x42, 0x43].map(|vector| Interrupt::new(fixed(0, vector)));
     let mut routes = Vec::new();
     router.publish(&messages, &mut routes);
     let mut others = Vec::new();
@@ -105,7 +105,7 @@ fn eventfds_whose_end_the_kernel_refuses_to_wait_for_keep_their_routes_until_it_
     let machine = Machine::new(Irqchip::Kernel, 1);
     let router = machine.router();
     let guest = machine.start();
-    let messages = [0x41, 0x42, 0x43, 0x44].map(|vector| ApicMessage::try_from(fixed(0, vector)).unwrap());
+    let messages = [0x41, 0x42, 0x43, 0x44].map(|vector| Interrupt::new(fixed(0, vector)));
     let mut routes = Vec::new();
     router.publish(&messages, &mut routes);
     let mut attached = routes.into_iter().zip([true, true, false, true]).map(|(route, is_eventfd)| {

@@ -8,7 +8,7 @@ use std::thread;
 use std::time::Duration;
 
 use vm_msi::domain::State;
-use vm_msi::kvm::{Irqchip, KvmRouter};
+use vm_msi::kvm::Irqchip;
 use vm_msi::remap::{Remapped, handle};
 use vm_msi::testing::FakeStage;
 use vm_msi::{MsiMessage, RequesterId};
@@ -16,7 +16,7 @@ use vm_msi::{MsiMessage, RequesterId};
 use crate::bare_metal::{Card, ENABLE, Guest, IRQCHIPS, Machine, eventually, fixed};
 
 /// A function behind a unit, as a test has it.
-pub(crate) type RemappedCard = Card<Remapped<KvmRouter, FakeStage>>;
+pub(crate) type RemappedCard = Card;
 
 /// The unit of one guest, before one card.
 pub(crate) struct Unit {

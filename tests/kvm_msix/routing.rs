@@ -2,6 +2,7 @@
 
 use kvm_bindings::KvmIrqRouting;
 use kvm_ioctls::VmFd;
+use vm_msi::Interrupt;
 use vm_msi::kvm::Irqchip;
 use vm_msi::{MsiMessage, Router};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
@@ -77,7 +78,7 @@ fn a_signal_that_meets_an_irqfd_without_a_route_is_lost_and_never_so_in_the_rout
     let guest = machine.start();
     let publish = || {
         let mut routes = Vec::new();
-        router.publish(&[router.translate(fixed(0, 0x41)).unwrap()], &mut routes);
+        router.publish(&[Interrupt::new(fixed(0, 0x41))], &mut routes);
         routes.pop().unwrap().unwrap()
     };
 
@@ -156,7 +157,7 @@ fn a_message_is_delivered_without_any_route() {
     let machine = Machine::new(Irqchip::Kernel, 2);
     let router = machine.router();
     let guest = machine.start();
-    router.signal(router.translate(fixed(1, 0x41)).unwrap()).unwrap();
+    router.signal(Interrupt::new(fixed(1, 0x41))).unwrap();
     guest.wait_for(1, 0x41, 1);
     assert!(router.translate(MsiMessage::BLANK).is_err());
     assert!(router.translate(fixed(1, 0x0f)).is_err());

@@ -13,13 +13,13 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use vm_msi::domain::DeviceDomain;
 use vm_msi::domain::State;
 use vm_msi::events::RelaySubscriber;
-use vm_msi::kvm::{Irqchip, KvmRouter};
-use vm_msi::{Backend, Function, Registers};
+use vm_msi::kvm::Irqchip;
+use vm_msi::{Function, Registers};
 
 use crate::bare_metal::{Card, ENABLE, Guest, Machine, fixed, turn_of_thousands};
 
 /// The domain of a function whose device is the test's.
-type KvmDomain = DeviceDomain<KvmRouter, Box<dyn Backend>>;
+type KvmDomain = DeviceDomain;
 
 /// Messages that the routing table has room for, beside the irqchip's pins.
 pub(crate) const ROUTES: u32 = 4056;

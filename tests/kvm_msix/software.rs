@@ -14,7 +14,7 @@ const VECTOR: Vector = Vector(1);
 struct Model {
     guest: Guest,
     router: Arc<KvmRouter>,
-    msix: SoftwareMsix<KvmRouter>,
+    msix: SoftwareMsix,
 }
 
 impl Model {

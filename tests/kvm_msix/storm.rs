@@ -14,7 +14,7 @@ use std::time::Duration;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use vm_msi::kvm::Irqchip;
 use vm_msi::remap::handle;
-use vm_msi::{MsiMessage, Router};
+use vm_msi::MsiMessage;
 
 use crate::bare_metal::{Card, ENABLE, FUNCTION_MASK, Guest, Machine, Operation, eventually, fixed};
 use crate::remapping::{RemappedCard, Unit};
@@ -194,7 +194,7 @@ impl Aim for ByEntry<'_> {
     }
 }
 
-fn storm<R: Router + 'static>(guest: &Guest, card: &Card<R>, aim: &dyn Aim) {
+fn storm(guest: &Guest, card: &Card, aim: &dyn Aim) {
     let signals = signals();
     let seed = setting("STORM_SEED").unwrap_or_else(|| fastrand::u64(..));
     println!("STORM_SIGNALS={signals} STORM_SEED={seed}");
@@ -232,10 +232,10 @@ impl Drop for EndOfStorm<'_> {
 
 /// The device: notes how often it has raised a vector, and raises it, in short bursts. One burst goes into each of
 /// the driver's steps, or the guest would do nothing but take interrupts.
-fn raise<R: Router + 'static>(
+fn raise(
     mut rng: fastrand::Rng,
     guest: &Guest,
-    card: &Card<R>,
+    card: &Card,
     notes: &[Mutex<u64>],
     left: &AtomicU64,
     steps: &AtomicU64,
@@ -276,9 +276,9 @@ enum Step {
 }
 
 /// A guest driver out of its mind, that knows at any time which handlers must be silent.
-struct Driver<'a, R: Router> {
+struct Driver<'a> {
     guest: &'a Guest,
-    card: &'a Card<R>,
+    card: &'a Card,
     aim: &'a dyn Aim,
     notes: &'a [Mutex<u64>],
     rng: fastrand::Rng,
@@ -289,10 +289,10 @@ struct Driver<'a, R: Router> {
     silent: Vec<[Option<u64>; CPUS as usize]>,
 }
 
-impl<'a, R: Router + 'static> Driver<'a, R> {
+impl<'a> Driver<'a> {
     fn new(
         guest: &'a Guest,
-        card: &'a Card<R>,
+        card: &'a Card,
         aim: &'a dyn Aim,
         notes: &'a [Mutex<u64>],
         rng: fastrand::Rng,

@@ -25,7 +25,7 @@ fn plug(
     router: &Arc<KvmRouter>,
     budget: &Arc<Budget>,
     device: &Arc<Device>,
-) -> MsixFunction<KvmRouter, DeviceBackend> {
+) -> MsixFunction {
     let backend = DeviceBackend(device.clone());
     let msix =
         MsixFunction::new(table_layout(VECTORS.into()), router.clone(), backend).within(budget.clone());

@@ -12,17 +12,17 @@ use crate::layout;
 const ENABLE: u16 = 1 << 15;
 
 /// A function over a device whose vector 0 is live, and the failures of its VM.
-struct Using<B: Backend> {
-    function: MsixFunction<FakeRouter, B>,
+struct Using {
+    function: MsixFunction,
     router: Arc<FakeRouter>,
     device: FakeBackend,
     failures: Failures,
 }
 
-impl<B: Backend> Using<B> {
+impl Using {
     const MESSAGE: MsiMessage = MsiMessage { address: 0xfee0_0000, data: 0x41 };
 
-    fn over(backend: B, device: FakeBackend) -> Self {
+    fn over(backend: impl Backend + 'static, device: FakeBackend) -> Self {
         let failures = Failures::default();
         let router = Arc::new(FakeRouter::new(failures.clone()));
         let function = MsixFunction::new(layout(1), router.clone(), backend);
@@ -52,7 +52,7 @@ impl<B: Backend> Using<B> {
         assert_eq!(self.router.in_use(), (1, 1), "neither the eventfd nor its route has gone");
         let report = self.function.report();
         let vector = &report.vectors[0];
-        assert_eq!((vector.state, vector.cause), (State::Ending, Some(Cause::Router)));
+        assert_eq!((vector.state, vector.cause), (State::Detaching, Some(Cause::Router)));
         assert_eq!((report.open, report.host_vectors, report.budget.used), (false, 0, 1));
         assert_eq!((self.function.unsettled(), self.raise()), (1, vec![]));
 

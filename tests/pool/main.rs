@@ -9,11 +9,9 @@ mod world;
 
 use vm_msi::MsixFunction;
 use vm_msi::msix::{Bar, Layout, TableSize};
-use vm_msi::pool::LogicalFunction;
-use vm_msi::testing::FakeRouter;
 
 /// A guest's MSI-X on a part of a device.
-type Function = MsixFunction<FakeRouter, LogicalFunction>;
+type Function = MsixFunction;
 
 /// A table of so many vectors.
 fn layout(vectors: u16) -> Layout {

@@ -53,7 +53,7 @@ fn a_device_that_signals_the_moment_it_can_finds_its_interrupt_attached() {
     let device = FakeBackend::new(Failures::default());
     let eager = Eager { device, router: Arc::clone(&router), delivered: Arc::clone(&delivered) };
     let layout = Layout::new(TableSize::new(4).unwrap(), (bar(0), 0), (bar(0), 0x8000)).unwrap();
-    let function = MsixFunction::new(layout, Arc::clone(&router), eager);
+    let function = MsixFunction::new(layout, router.clone(), eager);
     function.write_config(2, &ENABLE.to_le_bytes());
     for vector in 0..4 {
         let MsiMessage { address, data } = message(vector);

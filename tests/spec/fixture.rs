@@ -14,7 +14,7 @@ pub(crate) const FUNCTION_MASK: u16 = 1 << 14;
 pub(crate) const ENABLE: u16 = 1 << 15;
 
 pub(crate) struct Fixture {
-    pub(crate) function: MsixFunction<FakeRouter, FakeBackend>,
+    pub(crate) function: MsixFunction,
     pub(crate) router: Arc<FakeRouter>,
     device: FakeBackend,
     failures: Failures,

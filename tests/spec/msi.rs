@@ -15,7 +15,7 @@ const DATA: u32 = 0x40;
 const NOTHING: [u32; 0] = [];
 
 struct Fixture {
-    function: MsiFunction<FakeRouter, FakeBackend>,
+    function: MsiFunction,
     router: Arc<FakeRouter>,
     device: FakeBackend,
     layout: MsiLayout,

@@ -16,7 +16,7 @@ use vm_msi::{
 const ALL: Capabilities = Capabilities::UNLIMITED;
 
 /// A router behind two stages, each of which allows so much.
-fn chain(first: Capabilities, second: Capabilities) -> Arc<impl Router> {
+fn chain(first: Capabilities, second: Capabilities) -> Arc<dyn Router> {
     let requester = RequesterId(0x0008);
     let router = Arc::new(FakeRouter::new(Failures::default()));
     let outer = Arc::new(Remapped::new(router, Arc::new(Identity::allowing(second)), requester));
@@ -32,11 +32,11 @@ fn layout(vectors: u16) -> Layout {
     Layout::new(TableSize::new(vectors).unwrap(), (bar, 0), (bar, 0x8000)).unwrap()
 }
 
-fn msix(vectors: u16, router: Arc<impl Router>, device: FakeBackend) -> Option<Unsupported> {
+fn msix(vectors: u16, router: Arc<dyn Router>, device: FakeBackend) -> Option<Unsupported> {
     MsixFunction::try_new(layout(vectors), router, device).err()
 }
 
-fn msi(messages: u32, router: Arc<impl Router>, device: FakeBackend) -> Option<Unsupported> {
+fn msi(messages: u32, router: Arc<dyn Router>, device: FakeBackend) -> Option<Unsupported> {
     let messages = MessageCount::new(messages).unwrap();
     let layout = MsiLayout::new(messages, AddressWidth::Bits64, VectorMasking::Present);
     MsiFunction::try_new(layout, router, device).err()

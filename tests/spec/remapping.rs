@@ -18,10 +18,8 @@ const REQUESTER: RequesterId = RequesterId(0x0a00);
 const ENTRY: u8 = 9;
 const VECTOR: u16 = 3;
 
-type Router<S> = Remapped<FakeRouter, S>;
-
 struct Fixture<S: Stage> {
-    function: MsixFunction<Router<S>, FakeBackend>,
+    function: MsixFunction,
     stage: Arc<S>,
     router: Arc<FakeRouter>,
     device: FakeBackend,
@@ -42,7 +40,7 @@ fn entry_bytes(message: MsiMessage) -> [u8; 16] {
     bytes.as_flattened().try_into().unwrap()
 }
 
-impl<S: Stage> Fixture<S> {
+impl<S: Stage + 'static> Fixture<S> {
     /// MSI-X is on, and the guest has pointed a vector at its entry and unmasked it.
     fn behind(stage: S) -> Self {
         let (stage, failures) = (Arc::new(stage), Failures::default());
@@ -304,11 +302,11 @@ fn an_invalidation_of_a_unit_reaches_every_function_behind_it_and_no_other() {
     let unit = Unit::new(Arc::new(FakeStage::default()));
     let entry = |requester, data| unit.stage().write(ENTRY, Some((requester, target(data))));
     let device = || FakeBackend::new(Failures::default());
-    let make = |router| MsixFunction::try_new(layout(), router, device());
-    let functions = [1, 2, 3].map(|requester| unit.admit(&router, RequesterId(requester), make).unwrap());
+    let make = |router: Arc<Remapped>| MsixFunction::try_new(layout(), router, device());
+    let functions = [1, 2, 3].map(|requester| unit.admit(router.clone(), RequesterId(requester), make).unwrap());
     let software =
-        unit.admit(&router, REQUESTER, |router| SoftwareMsix::try_software(layout(), router)).unwrap();
-    let outside = unit.admit(&router, RequesterId(4), make).unwrap();
+        unit.admit(router.clone(), REQUESTER, |router| SoftwareMsix::try_software(layout(), router)).unwrap();
+    let outside = unit.admit(router.clone(), RequesterId(4), make).unwrap();
     drop(outside);
     for function in &functions {
         function.write_config(2, &ENABLE.to_le_bytes());
@@ -332,7 +330,7 @@ fn an_invalidation_of_a_unit_reaches_every_function_behind_it_and_no_other() {
     assert_eq!(router.take_delivered(), []);
     unit.invalidate(|stage| stage.invalidate(0..256));
     assert_eq!((router.take_delivered(), live()), (vec![target(0x42)], [0; 3]));
-    assert!(unit.admit(&router, REQUESTER, |_| Err::<SoftwareMsix<Router<FakeStage>>, _>(())).is_err());
+    assert!(unit.admit(router.clone(), REQUESTER, |_| Err::<SoftwareMsix, _>(())).is_err());
 }
 
 /// The list of functions is nobody's to hold: a function may be made, and go, while others are told.
@@ -345,8 +343,8 @@ fn functions_may_come_and_go_while_a_unit_is_invalidated() {
             scope.spawn(|| (0..2000).for_each(|_| unit.invalidate(|stage| stage.invalidate(0..256))));
         while !telling.is_finished() {
             let make =
-                |router| MsixFunction::try_new(layout(), router, FakeBackend::new(Failures::default()));
-            let function = unit.admit(&router, REQUESTER, make).unwrap();
+                |router: Arc<Remapped>| MsixFunction::try_new(layout(), router, FakeBackend::new(Failures::default()));
+            let function = unit.admit(router.clone(), REQUESTER, make).unwrap();
             function.write_config(2, &ENABLE.to_le_bytes());
             function.write_table(0, &entry_bytes(target(0x41)));
             assert_eq!(function.report().live, 1);

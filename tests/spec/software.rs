@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use vm_msi::apic::ApicMessage;
+use vm_msi::Interrupt;
 use vm_msi::msix::{Bar, Layout, TableSize};
 use vm_msi::router::{Route, RouterError};
 use vm_msi::testing::{Failures, FakeRouter};
@@ -14,7 +14,7 @@ use vmm_sys_util::eventfd::EventFd;
 use crate::fixture::{ENABLE, FUNCTION_MASK, message};
 
 struct Fixture {
-    function: SoftwareMsix<FakeRouter>,
+    function: SoftwareMsix,
     router: Arc<FakeRouter>,
     failures: Failures,
 }
@@ -158,7 +158,7 @@ struct SlowRouter {
 }
 
 impl Router for SlowRouter {
-    fn publish(&self, _: &[ApicMessage], routes: &mut Vec<Result<Route, RouterError>>) {
+    fn publish(&self, _: &[Interrupt], routes: &mut Vec<Result<Route, RouterError>>) {
         routes.clear();
     }
 
@@ -172,7 +172,7 @@ impl Router for SlowRouter {
 
     fn withdraw(&self, _: Route) {}
 
-    fn signal(&self, _: ApicMessage) -> Result<(), RouterError> {
+    fn signal(&self, _: Interrupt) -> Result<(), RouterError> {
         self.begun.store(true, Ordering::SeqCst);
         std::thread::sleep(Duration::from_millis(100));
         self.ended.store(true, Ordering::SeqCst);

@@ -8,7 +8,7 @@ use std::sync::{Arc, Barrier, OnceLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use vm_msi::apic::ApicMessage;
+use vm_msi::Interrupt;
 use vm_msi::backend::{Backend, BackendError, Capabilities};
 use vm_msi::msix::{Layout, TableSize};
 use vm_msi::router::{Route, Router, RouterError};
@@ -74,7 +74,7 @@ impl Backend for Wanted {
     }
 }
 
-type Function = MsixFunction<FakeRouter, Wanted>;
+type Function = MsixFunction;
 
 const VECTORS: u64 = 256;
 const LINGER: Duration = Duration::from_secs(3600);
@@ -99,14 +99,14 @@ fn before_the_guest(prepare: impl FnOnce(&Function), work: impl FnOnce(&Function
     asked.before_the_guest.load(Ordering::Relaxed)
 }
 
-fn unmask<R: Router, B: Backend>(function: &MsixFunction<R, B>, entries: Range<u64>) {
+fn unmask(function: &MsixFunction, entries: Range<u64>) {
     for entry in entries {
         function.write_table(entry * 16, &0xfee0_0000_u64.to_le_bytes());
         function.write_table(entry * 16 + 8, &(0x41 + entry % 128).to_le_bytes());
     }
 }
 
-fn free<B: Backend>(function: &MsixFunction<FakeRouter, B>, entries: Range<u64>) {
+fn free(function: &MsixFunction, entries: Range<u64>) {
     for entry in entries {
         function.write_table(entry * 16 + 8, &(1u64 << 32).to_le_bytes());
         function.write_table(entry * 16, &[0; 8]);
@@ -152,11 +152,11 @@ impl Looking {
 }
 
 impl Router for Looking {
-    fn find(&self, message: ApicMessage) -> Option<Route> {
+    fn find(&self, message: Interrupt) -> Option<Route> {
         self.router.find(message)
     }
 
-    fn publish(&self, messages: &[ApicMessage], routes: &mut Vec<Result<Route, RouterError>>) {
+    fn publish(&self, messages: &[Interrupt], routes: &mut Vec<Result<Route, RouterError>>) {
         self.look();
         self.router.publish(messages, routes);
     }
@@ -175,18 +175,18 @@ impl Router for Looking {
         self.router.withdraw(route);
     }
 
-    fn signal(&self, message: ApicMessage) -> Result<(), RouterError> {
+    fn signal(&self, message: Interrupt) -> Result<(), RouterError> {
         self.router.signal(message)
     }
 }
 
 /// Four vectors that have their host vectors, and four that are to grow, all masked by Function Mask.
-fn eight() -> (Arc<Looking>, MsixFunction<Looking, FakeBackend>) {
+fn eight() -> (Arc<Looking>, MsixFunction) {
     let layout = Layout::new(TableSize::new(VECTORS as u16).unwrap(), (bar(0), 0), (bar(0), 0x8000)).unwrap();
     let router = FakeRouter::new(Failures::default());
     let (growth, not_called, called, panics) = Default::default();
     let router = Arc::new(Looking { router, growth, not_called, called, panics });
-    let function = MsixFunction::new(layout, Arc::clone(&router), FakeBackend::new(Failures::default()));
+    let function = MsixFunction::new(layout, router.clone(), FakeBackend::new(Failures::default()));
     function.write_config(2, &ENABLE.to_le_bytes());
     unmask(&function, 0..4);
     function.write_config(2, &(ENABLE | FUNCTION_MASK).to_le_bytes());

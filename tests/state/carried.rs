@@ -9,7 +9,7 @@ use vm_msi::testing::{Failures, FakeBackend, FakeRouter};
 use vm_msi::{MsiMessage, MsixFunction, Vector};
 
 struct Fixture {
-    function: MsixFunction<FakeRouter, FakeBackend>,
+    function: MsixFunction,
     router: Arc<FakeRouter>,
     device: FakeBackend,
 }

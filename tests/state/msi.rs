@@ -7,7 +7,7 @@ use vm_msi::state::{FunctionState, Resume, resume_all};
 use vm_msi::testing::{Failures, FakeBackend, FakeRouter};
 use vm_msi::{MsiFunction, MsiMessage, Vector};
 
-type Msi = MsiFunction<FakeRouter, FakeBackend>;
+type Msi = MsiFunction;
 
 fn after_reset(address: AddressWidth, masking: VectorMasking) -> (Msi, Arc<FakeRouter>, FakeBackend) {
     let layout = MsiLayout::new(MessageCount::new(8).unwrap(), address, masking);

@@ -9,7 +9,7 @@ use vm_msi::{MsiMessage, SoftwareMsix, Vector};
 
 const MESSAGE: MsiMessage = MsiMessage { address: 0xfee0_1000, data: 0x41 };
 
-fn after_reset() -> (SoftwareMsix<FakeRouter>, Arc<FakeRouter>) {
+fn after_reset() -> (SoftwareMsix, Arc<FakeRouter>) {
     let bar = Bar::new(0).unwrap();
     let layout = Layout::new(TableSize::new(70).unwrap(), (bar, 0), (bar, 0x1000)).unwrap();
     let router = Arc::new(FakeRouter::new(Failures::default()));
@@ -17,7 +17,7 @@ fn after_reset() -> (SoftwareMsix<FakeRouter>, Arc<FakeRouter>) {
 }
 
 /// MSI-X on, and vector 65 with a message and unmasked.
-fn using_vector_65() -> (SoftwareMsix<FakeRouter>, Arc<FakeRouter>) {
+fn using_vector_65() -> (SoftwareMsix, Arc<FakeRouter>) {
     let (function, router) = after_reset();
     function.write_config(2, &0x8000u16.to_le_bytes());
     function.write_table(65 * 16, &MESSAGE.address.to_le_bytes());

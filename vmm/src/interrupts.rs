@@ -22,7 +22,7 @@ pub struct Controllers {
     vm: Arc<VmFd>,
     router: Arc<KvmRouter>,
     /// The IOAPIC, where it is ours.
-    ioapic: Option<Arc<Ioapic<KvmRouter>>>,
+    ioapic: Option<Arc<Ioapic>>,
 }
 
 impl Controllers {
@@ -48,7 +48,7 @@ impl Controllers {
             }
         };
         let router = Arc::new(KvmRouter::new(Arc::clone(vm), irqchip, cpus.into()));
-        let ioapic = (irqchip == Irqchip::Split).then(|| Arc::new(Ioapic::new(Arc::clone(&router))));
+        let ioapic = (irqchip == Irqchip::Split).then(|| Arc::new(Ioapic::new(router.clone())));
         Ok(Self { vm: Arc::clone(vm), router, ioapic })
     }
 
@@ -60,7 +60,7 @@ impl Controllers {
 
     /// The IOAPIC for the memory bus, where it is ours.
     #[must_use]
-    pub fn ioapic(&self) -> Option<&Arc<Ioapic<KvmRouter>>> {
+    pub fn ioapic(&self) -> Option<&Arc<Ioapic>> {
         self.ioapic.as_ref()
     }
 
@@ -83,7 +83,7 @@ pub enum Line {
     /// To a controller in the kernel.
     Irqfd(EventFd),
     /// To a pin of our IOAPIC.
-    Ioapic(Arc<Ioapic<KvmRouter>>, u32),
+    Ioapic(Arc<Ioapic>, u32),
 }
 
 impl vm_superio::Trigger for Line {

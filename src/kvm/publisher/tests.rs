@@ -65,12 +65,12 @@ fn message_of(entry: &kvm_irq_routing_entry) -> Option<Interrupt> {
     }
     // SAFETY: the entry's type says that this member of the union is there.
     let msi = unsafe { entry.u.msi };
-    Some(MsiMessage::from_registers(msi.address_lo, msi.address_hi, msi.data).try_into().unwrap())
+    Some(Interrupt::new(MsiMessage::from_registers(msi.address_lo, msi.address_hi, msi.data)))
 }
 
 fn message(destination: u32, vector: u8) -> Interrupt {
     let message = MsiMessage { address: u64::from(0xfee0_0000 | destination << 12), data: vector.into() };
-    message.try_into().unwrap()
+    Interrupt::new(message)
 }
 
 fn publish(
@@ -167,7 +167,7 @@ fn all_that_a_guest_can_have_is_published_by_few_commits() {
             for cpu in 0..8 {
                 let destination = if logical == 0 { cpu } else { 1 << cpu };
                 let address = 0xfee0_0000u64 | destination << 12 | logical;
-                let message = MsiMessage { address, data: vector.into() }.try_into().unwrap();
+                let message = Interrupt::new(MsiMessage { address, data: vector.into() });
                 let _ = publish_one(&routes, &kernel, message);
             }
         }

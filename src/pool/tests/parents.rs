@@ -28,7 +28,7 @@ fn a_parent_is_refused_where_its_sub_devices_could_not_work() {
 }
 
 #[test]
-fn a_sub_device_takes_an_entry_when_it_is_bound_and_gives_it_back_when_it_is_unbound() {
+fn a_sub_device_takes_an_entry_when_it_is_bound_and_gives_it_back_when_it_is_released() {
     let (device, pool, _) = device();
     let (parent, _physical) = parent(&pool);
     let mut sub_device = parent.sub_device(4);
@@ -44,6 +44,8 @@ fn a_sub_device_takes_an_entry_when_it_is_bound_and_gives_it_back_when_it_is_unb
     assert!(matches!(parent.alloc_at(HostVector(1)), Err(PoolError::InUse { .. })), "it is the child's");
 
     sub_device.unbind(Vector(2)).unwrap();
+    assert_eq!(host(places.get(Vector(2))), Some(1), "it may be bound again, with another cookie");
+    sub_device.release(Vector(2));
     assert_eq!(host(places.get(Vector(2))), None);
     assert_eq!(parent.alloc_at(HostVector(1)).unwrap().host_vector(), HostVector(1));
 }

@@ -101,7 +101,7 @@ impl<R: Reference> Run<R> {
         stage: Arc<FakeStage>,
         model: Model<R>,
     ) -> Self {
-        let router = Arc::new(FakeRouter::new(failures.clone()));
+        let router = Arc::new(FakeRouter::new(failures.clone()).without_memory());
         let vm_budget = Budget::of_vm(None);
         let budget = Budget::of_device(&vm_budget, PROMISED, None).expect("there is no limit");
         let function = Self::plug(layout, &router, &stage, &backend, &budget);

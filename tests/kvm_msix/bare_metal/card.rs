@@ -5,7 +5,6 @@ use std::sync::Arc;
 use vm_device::DeviceMmio;
 use vm_device::bus::{MmioAddress, MmioAddressOffset, MmioRange};
 use vm_device::device_manager::{IoManager, MmioManager};
-use vm_msi::kvm::KvmRouter;
 use vm_msi::mmio::{PbaMmio, TableMmio};
 use vm_msi::msix::{Bar, Layout, TableSize};
 use vm_msi::{Backend, Budget, MsiMessage, MsixFunction, Router};
@@ -30,20 +29,20 @@ pub(crate) fn table_layout(vectors: u16) -> Layout {
 }
 
 /// The crate's MSI-X with a device of the test's.
-pub(crate) struct Card<R: Router = KvmRouter> {
+pub(crate) struct Card {
     /// Raises the interrupts.
     pub(crate) device: Arc<Device>,
     /// The crate's part.
-    pub(crate) msix: Arc<MsixFunction<R, Box<dyn Backend>>>,
+    pub(crate) msix: Arc<MsixFunction>,
     base: u64,
 }
 
-impl<R: Router + 'static> Card<R> {
+impl Card {
     /// A function whose vectors are `backend`'s: the device's, or some of them.
     pub(super) fn new(
         place: usize,
         vectors: u16,
-        router: Arc<R>,
+        router: Arc<dyn Router>,
         vm: &Arc<Budget>,
         device: Arc<Device>,
         backend: Box<dyn Backend>,
@@ -136,9 +135,9 @@ impl<R: Router + 'static> Card<R> {
 }
 
 /// The capability on the bus.
-struct ConfigMmio<R: Router>(Arc<MsixFunction<R, Box<dyn Backend>>>);
+struct ConfigMmio(Arc<MsixFunction>);
 
-impl<R: Router> DeviceMmio for ConfigMmio<R> {
+impl DeviceMmio for ConfigMmio {
     fn mmio_read(&self, _base: MmioAddress, offset: MmioAddressOffset, data: &mut [u8]) {
         self.0.read_config(offset as u16, data);
     }
@@ -149,9 +148,9 @@ impl<R: Router> DeviceMmio for ConfigMmio<R> {
 }
 
 /// A BAR that table and pending bits share with other registers, which read as 0xaa here.
-struct BarMmio<R: Router>(Arc<MsixFunction<R, Box<dyn Backend>>>);
+struct BarMmio(Arc<MsixFunction>);
 
-impl<R: Router> DeviceMmio for BarMmio<R> {
+impl DeviceMmio for BarMmio {
     fn mmio_read(&self, _base: MmioAddress, offset: MmioAddressOffset, data: &mut [u8]) {
         let bar = self.0.layout().table().bar;
         self.0.read_bar(bar, offset, data, |_, part| part.fill(0xaa));

@@ -126,7 +126,7 @@ impl Machine {
     }
 
     /// The same, behind a router that stands before the VM's.
-    pub(crate) fn plug_behind<R: Router + 'static>(&mut self, router: Arc<R>, vectors: u16) -> Arc<Card<R>> {
+    pub(crate) fn plug_behind(&mut self, router: Arc<dyn Router>, vectors: u16) -> Arc<Card> {
         let device = Device::new(vectors.into());
         let backend = DeviceBackend(device.clone());
         self.insert(router, vectors, &device, backend)
@@ -174,13 +174,13 @@ impl Machine {
         queue
     }
 
-    fn insert<R: Router + 'static>(
+    fn insert(
         &mut self,
-        router: Arc<R>,
+        router: Arc<dyn Router>,
         vectors: u16,
         device: &Arc<Device>,
         backend: impl Backend + 'static,
-    ) -> Arc<Card<R>> {
+    ) -> Arc<Card> {
         let (place, budget) = (self.cards.len(), &self.budget);
         let card = Arc::new(Card::new(place, vectors, router, budget, device.clone(), Box::new(backend)));
         let plugged = card.clone();

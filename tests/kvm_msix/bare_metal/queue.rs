@@ -30,7 +30,7 @@ pub(crate) struct Queue {
     /// Raises the interrupts.
     pub(crate) device: Arc<Device>,
     /// The crate's part.
-    pub(crate) ims: Arc<QueueFunction<KvmRouter, Box<dyn Backend>>>,
+    pub(crate) ims: Arc<QueueFunction>,
     memory: GuestMemoryMmap,
     base: u64,
 }
@@ -99,7 +99,7 @@ impl Queue {
 
 /// The commands on the bus. What is refused has no effect that these tests look at.
 struct Registers {
-    ims: Arc<QueueFunction<KvmRouter, Box<dyn Backend>>>,
+    ims: Arc<QueueFunction>,
     memory: GuestMemoryMmap,
     address: Mutex<u64>,
 }

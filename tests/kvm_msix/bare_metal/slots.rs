@@ -33,7 +33,7 @@ pub(crate) struct Slots {
     /// Raises the interrupts.
     pub(crate) device: Arc<Device>,
     /// The crate's part.
-    pub(crate) ims: Arc<ImsFunction<KvmRouter, Box<dyn Backend>>>,
+    pub(crate) ims: Arc<ImsFunction>,
     base: u64,
 }
 

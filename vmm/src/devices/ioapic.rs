@@ -5,11 +5,13 @@
 //! so there is no remote IRR and no end of interrupt. One lock, around the registers; it is not held while a
 //! message is sent.
 
+use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use vm_device::DeviceMmio;
 use vm_device::bus::{MmioAddress, MmioAddressOffset};
 use vm_msi::message::MsiMessage;
+use vm_msi::Target;
 use vm_msi::router::{Router, RouterError};
 
 const PINS: usize = crate::layout::IOAPIC_PINS as usize;
@@ -101,16 +103,15 @@ enum Word {
 }
 
 /// The IOAPIC, in front of a router.
-#[derive(Debug)]
-pub struct Ioapic<R> {
+pub struct Ioapic {
     registers: Mutex<Registers>,
-    router: Arc<R>,
+    router: Arc<dyn Router>,
 }
 
-impl<R: Router> Ioapic<R> {
+impl Ioapic {
     /// An IOAPIC after reset: every pin masked.
     #[must_use]
-    pub fn new(router: Arc<R>) -> Self {
+    pub fn new(router: Arc<dyn Router>) -> Self {
         let masked = Redirection { low: MASKED, high: 0 };
         let registers = Registers { select: 0, id: 0, redirections: [masked; PINS] };
         Self { registers: Mutex::new(registers), router }
@@ -124,8 +125,8 @@ impl<R: Router> Ioapic<R> {
         let entry = usize::try_from(pin).ok().and_then(|pin| self.registers().redirections.get(pin).copied());
         let message = entry.and_then(Redirection::message);
         match message.and_then(|message| self.router.translate(message).ok()) {
-            Some(message) => self.router.signal(message),
-            None => Ok(()),
+            Some(Target::Interrupt(interrupt)) => self.router.signal(interrupt),
+            Some(Target::Memory(_)) | None => Ok(()),
         }
     }
 
@@ -134,7 +135,13 @@ impl<R: Router> Ioapic<R> {
     }
 }
 
-impl<R: Router> DeviceMmio for Ioapic<R> {
+impl fmt::Debug for Ioapic {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Ioapic").field("registers", &self.registers).finish_non_exhaustive()
+    }
+}
+
+impl DeviceMmio for Ioapic {
     fn mmio_read(&self, _base: MmioAddress, offset: MmioAddressOffset, data: &mut [u8]) {
         data.fill(0);
         let value = match offset {
@@ -159,7 +166,7 @@ impl<R: Router> DeviceMmio for Ioapic<R> {
 mod tests {
     use std::sync::mpsc;
 
-    use vm_msi::apic::ApicMessage;
+    use vm_msi::Interrupt;
     use vm_msi::router::Route;
     use vmm_sys_util::eventfd::EventFd;
 
@@ -171,7 +178,7 @@ mod tests {
     struct Wire(mpsc::Sender<MsiMessage>);
 
     impl Router for Wire {
-        fn publish(&self, _: &[ApicMessage], _: &mut Vec<Result<Route, RouterError>>) {}
+        fn publish(&self, _: &[Interrupt], _: &mut Vec<Result<Route, RouterError>>) {}
         fn attach(&self, _: &EventFd, _: &Route) -> Result<(), RouterError> {
             Ok(())
         }
@@ -179,23 +186,23 @@ mod tests {
             Ok(())
         }
         fn withdraw(&self, _: Route) {}
-        fn signal(&self, message: ApicMessage) -> Result<(), RouterError> {
+        fn signal(&self, message: Interrupt) -> Result<(), RouterError> {
             self.0.send(message.message()).unwrap();
             Ok(())
         }
     }
 
-    fn ioapic() -> (Ioapic<Wire>, mpsc::Receiver<MsiMessage>) {
+    fn ioapic() -> (Ioapic, mpsc::Receiver<MsiMessage>) {
         let (sender, receiver) = mpsc::channel();
         (Ioapic::new(Arc::new(Wire(sender))), receiver)
     }
 
-    fn write(ioapic: &Ioapic<Wire>, register: u8, value: u32) {
+    fn write(ioapic: &Ioapic, register: u8, value: u32) {
         ioapic.mmio_write(BASE, SELECT, &[register, 0, 0, 0]);
         ioapic.mmio_write(BASE, WINDOW, &value.to_le_bytes());
     }
 
-    fn read(ioapic: &Ioapic<Wire>, register: u8) -> u32 {
+    fn read(ioapic: &Ioapic, register: u8) -> u32 {
         ioapic.mmio_write(BASE, SELECT, &[register]);
         let mut data = [0xff; 4];
         ioapic.mmio_read(BASE, WINDOW, &mut data);

@@ -6,7 +6,7 @@ use std::os::fd::RawFd;
 use serde_json::{Map, Value};
 use vm_msi::domain::BusMaster;
 use vm_msi::ims::SlotArrayLayout;
-use vm_msi::{Function, Router, SoftwareIms, Vector};
+use vm_msi::{Function, SoftwareIms, Vector};
 
 use super::interrupts::{Triggered, trigger};
 use crate::report;
@@ -40,7 +40,7 @@ pub trait BarSlots: Send + Sync {
 }
 
 /// Slots that the VMM fires itself.
-impl<R: Router> BarSlots for SoftwareIms<R> {
+impl BarSlots for SoftwareIms {
     fn layout(&self) -> SlotArrayLayout {
         *Function::layout(self)
     }

@@ -1,6 +1,5 @@
 //! A device's configuration space and its BARs. Plain tables.
 
-use vm_msi::Router;
 use vm_msi::ims::SiovDvsec;
 
 use super::interrupts::Interrupts;
@@ -40,7 +39,7 @@ pub struct Config {
 impl Config {
     /// Of the device with this ID and these interrupts.
     #[must_use]
-    pub fn new<R: Router>(device: u16, interrupts: &Interrupts<R>) -> Self {
+    pub fn new(device: u16, interrupts: &Interrupts) -> Self {
         let bar = |bytes: u64| Bar::new(MEMORY64, bytes.max(PAGE));
         let msix = interrupts.msix.as_ref().and_then(|_| bar(PAGE));
         let bars = Bars::new([bar(PAGE), None, bar(interrupts.slots.layout().bytes()), None, msix, None]);

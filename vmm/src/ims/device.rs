@@ -10,7 +10,7 @@ use std::time::Instant;
 use serde_json::{Map, Value};
 use vm_msi::access::lanes;
 use vm_msi::domain::BusMaster;
-use vm_msi::{Router, Vector};
+use vm_msi::Vector;
 
 use super::interrupts::{Interrupts, Triggered, trigger};
 use super::registers::{
@@ -28,10 +28,10 @@ pub trait Model: Send + 'static {
     const NAME: &'static str;
 
     /// A register of its own, at an offset in bytes. What it has not reads 0.
-    fn read<R: Router>(&self, register: u64, interrupts: &Interrupts<R>) -> u32;
+    fn read(&self, register: u64, interrupts: &Interrupts) -> u32;
 
     /// The driver writes a register of its own.
-    fn write<R: Router>(&mut self, register: u64, value: u32, signals: &mut Signals<'_, R>);
+    fn write(&mut self, register: u64, value: u32, signals: &mut Signals<'_>);
 
     /// The registers are as after power-on.
     fn reset(&mut self);
@@ -42,23 +42,23 @@ pub trait Model: Send + 'static {
     }
 
     /// Does what the clock has rung for. It may be called at any time.
-    fn wake<R: Router>(&mut self, _now: Instant, _signals: &mut Signals<'_, R>) {}
+    fn wake(&mut self, _now: Instant, _signals: &mut Signals<'_>) {}
 
     /// Its part of the report.
     fn report(&self) -> Map<String, Value>;
 }
 
 /// What a model signals with, and what is counted of it.
-pub struct Signals<'a, R: Router> {
-    interrupts: &'a Interrupts<R>,
+pub struct Signals<'a> {
+    interrupts: &'a Interrupts,
     counters: &'a mut Counters,
     bus_master: BusMaster,
 }
 
-impl<R: Router> Signals<'_, R> {
+impl Signals<'_> {
     /// The interrupts themselves.
     #[must_use]
-    pub fn interrupts(&self) -> &Interrupts<R> {
+    pub fn interrupts(&self) -> &Interrupts {
         self.interrupts
     }
 
@@ -120,22 +120,22 @@ struct State<M> {
 }
 
 /// A device.
-pub struct Device<M, R: Router> {
-    interrupts: Interrupts<R>,
+pub struct Device<M> {
+    interrupts: Interrupts,
     state: Mutex<State<M>>,
 }
 
-impl<M: Model, R: Router> Device<M, R> {
+impl<M: Model> Device<M> {
     /// A device after power-on.
     #[must_use]
-    pub fn new(model: M, interrupts: Interrupts<R>) -> Self {
+    pub fn new(model: M, interrupts: Interrupts) -> Self {
         let state = State { model, counters: Counters::default(), bus_master: BusMaster::Disabled };
         Self { interrupts, state: Mutex::new(state) }
     }
 
     /// What it signals with.
     #[must_use]
-    pub fn interrupts(&self) -> &Interrupts<R> {
+    pub fn interrupts(&self) -> &Interrupts {
         &self.interrupts
     }
 

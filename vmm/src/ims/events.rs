@@ -7,7 +7,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use event_manager::{EventOps, EventSet, Events, MutEventSubscriber};
-use vm_msi::Router;
 use vmm_sys_util::timerfd::TimerFd;
 
 use super::device::{Device, Model};
@@ -30,7 +29,7 @@ pub trait Attended: Send + Sync {
     fn deliver(&self);
 }
 
-impl<M: Model, R: Router> Attended for Device<M, R> {
+impl<M: Model> Attended for Device<M> {
     fn clock(&self) -> Option<RawFd> {
         Device::clock(self)
     }

@@ -6,7 +6,6 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde_json::Value;
-use vm_msi::Router;
 use vm_msi::domain::BusMaster;
 use vm_msi::msix::Bar;
 
@@ -19,20 +18,20 @@ use crate::pci::{
 };
 
 /// The function.
-pub struct PciFunction<M, R: Router> {
-    device: Arc<Device<M, R>>,
+pub struct PciFunction<M> {
+    device: Arc<Device<M>>,
     space: Mutex<ConfigSpace>,
     bars: Bars,
     express: ExpressCapability,
     msix: Option<MsixCapability>,
 }
 
-impl<M: Model, R: Router> PciFunction<M, R> {
+impl<M: Model> PciFunction<M> {
     /// A function with this ID for this device, whose BARs are given addresses.
     ///
     /// # Errors
     /// The bus has no address left.
-    pub fn new(id: u16, device: Arc<Device<M, R>>, root: &Root) -> Result<Self, NoRoom> {
+    pub fn new(id: u16, device: Arc<Device<M>>, root: &Root) -> Result<Self, NoRoom> {
         let Config { mut space, bars, express, msix } = Config::new(id, device.interrupts());
         root.assign(&bars, &mut space)?;
         Ok(Self { device, space: Mutex::new(space), bars, express, msix })
@@ -43,7 +42,7 @@ impl<M: Model, R: Router> PciFunction<M, R> {
     }
 }
 
-impl<M: Model, R: Router> Function for PciFunction<M, R> {
+impl<M: Model> Function for PciFunction<M> {
     fn config_read(&self, offset: u16, data: &mut [u8]) {
         self.space().merge(offset, data);
         if let (Some(capability), Some(msix)) = (self.msix, &self.device.interrupts().msix) {

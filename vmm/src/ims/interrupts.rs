@@ -58,25 +58,25 @@ pub struct Shape {
 }
 
 /// A device's interrupts.
-pub struct Interrupts<R: Router> {
+pub struct Interrupts {
     /// What tells the guest of the slots: it is there only where they could be had.
     pub siov: SiovDvsec,
     /// For special vectors, where it has them.
-    pub msix: Option<SoftwareMsix<R>>,
+    pub msix: Option<SoftwareMsix>,
     /// The slots in BAR 2.
     pub slots: Box<dyn BarSlots>,
     /// The slots in guest memory, if any.
-    pub memory_slots: Option<SoftwareQueue<R>>,
+    pub memory_slots: Option<SoftwareQueue>,
 }
 
-impl<R: Router + 'static> Interrupts<R> {
+impl Interrupts {
     /// Those of a device after power-on: all wait until the bus lets it signal.
     ///
     /// # Errors
     /// The router cannot carry them.
-    pub fn new(shape: Shape, router: &Arc<R>) -> Result<Self, InterruptsError> {
+    pub fn new(shape: Shape, router: Arc<dyn Router>) -> Result<Self, InterruptsError> {
         let Shape { slots, memory_slots, special } = shape;
-        let slots = SoftwareIms::try_software(bar_slots(slots)?, Arc::clone(router))?;
+        let slots = SoftwareIms::try_software(bar_slots(slots)?, router.clone())?;
         Self::with(Box::new(slots), memory_slots, special, router)
     }
 
@@ -88,14 +88,14 @@ impl<R: Router + 'static> Interrupts<R> {
         slots: Box<dyn BarSlots>,
         memory_slots: Option<SlotCount>,
         special: Special,
-        router: &Arc<R>,
+        router: Arc<dyn Router>,
     ) -> Result<Self, InterruptsError> {
         let control = control()?;
         let msix = match special {
-            Special::Msix => Some(SoftwareMsix::try_software(msix()?, Arc::clone(router))?),
+            Special::Msix => Some(SoftwareMsix::try_software(msix()?, router.clone())?),
             Special::None => None,
         };
-        let queue = |slots| SoftwareQueue::try_software(QueueLayout { slots, control }, Arc::clone(router));
+        let queue = |slots| SoftwareQueue::try_software(QueueLayout { slots, control }, router.clone());
         let interrupts = Self {
             siov: SiovDvsec::try_new(router.capabilities(), PageSizes::SIZE_4K)?,
             msix,
@@ -107,7 +107,7 @@ impl<R: Router + 'static> Interrupts<R> {
     }
 }
 
-impl<R: Router> Interrupts<R> {
+impl Interrupts {
     /// How many slots are in BAR 2.
     #[must_use]
     pub fn slot_count(&self) -> u32 {
@@ -169,7 +169,7 @@ pub enum Triggered {
 }
 
 /// Triggers a slot, if it is in use. What a driver has freed keeps no interrupt for its next owner.
-pub fn trigger<C: Registers, R: Router>(slots: &Function<C, SoftwareDomain<R>>, slot: Vector) -> Triggered {
+pub fn trigger<C: Registers>(slots: &Function<C, SoftwareDomain>, slot: Vector) -> Triggered {
     if slots.look(|slots| slots.delivery(slot)) == Delivery::Off {
         return Triggered::Dropped;
     }

@@ -56,18 +56,18 @@ fn attach_one(
         DeviceOption::ImsTimer { slots } => {
             let timer = Timer::new().doing("ims-timer: creating its clock")?;
             let shape = Shape { slots: *slots, memory_slots: None, special: Special::None };
-            add(TIMER, "ims-timer", timer, Interrupts::new(shape, router), machine)
+            add(TIMER, "ims-timer", timer, Interrupts::new(shape, router.clone()), machine)
         }
         DeviceOption::ImsQueues { slots, memory_slots } => {
             let shape = Shape { slots: *slots, memory_slots: *memory_slots, special: Special::Msix };
-            add(QUEUES, "ims-queues", Queues::new(memory.clone()), Interrupts::new(shape, router), machine)
+            add(QUEUES, "ims-queues", Queues::new(memory.clone()), Interrupts::new(shape, router.clone()), machine)
         }
         // To the guest it is the same device.
         DeviceOption::ImsMediated { host, slots } => {
             let name = "ims-mediated";
             let layout = bar_slots(*slots).doing(name)?;
-            let slots = MediatedSlots::new(layout, Arc::clone(router), opener.device(host)?)?;
-            let interrupts = Interrupts::with(Box::new(slots), None, Special::Msix, router);
+            let slots = MediatedSlots::new(layout, router.clone(), opener.device(host)?)?;
+            let interrupts = Interrupts::with(Box::new(slots), None, Special::Msix, router.clone());
             add(QUEUES, name, Queues::new(memory.clone()), interrupts, machine)
         }
     }
@@ -77,7 +77,7 @@ fn add<M: Model>(
     id: u16,
     name: &str,
     model: M,
-    interrupts: std::result::Result<Interrupts<KvmRouter>, InterruptsError>,
+    interrupts: std::result::Result<Interrupts, InterruptsError>,
     machine: Machine<'_>,
 ) -> Result<Arc<dyn Attended>> {
     let doing = |what: &str| format!("{name}: {what}");

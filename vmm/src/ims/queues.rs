@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 use vm_memory::{GuestAddress, GuestMemoryMmap};
 use vm_msi::domain::BusMaster;
 use vm_msi::ims::SlotRefusal;
-use vm_msi::{Router, SoftwareQueue, Vector};
+use vm_msi::{SoftwareQueue, Vector};
 
 use super::device::{Model, Signals};
 use super::interrupts::Interrupts;
@@ -37,7 +37,7 @@ impl Queues {
         Self { memory, address: Halves::default(), select: 0, result: 0 }
     }
 
-    fn ring<R: Router>(queue: u32, signals: &mut Signals<'_, R>) {
+    fn ring(queue: u32, signals: &mut Signals<'_>) {
         let slots = signals.interrupts().slot_count();
         match queue.checked_sub(slots) {
             None => signals.slot(Vector(queue)),
@@ -48,7 +48,7 @@ impl Queues {
         }
     }
 
-    fn ring_msix<R: Router>(vector: u32, signals: &mut Signals<'_, R>) {
+    fn ring_msix(vector: u32, signals: &mut Signals<'_>) {
         let vectors = signals.interrupts().msix.as_ref().map_or(0, |msix| msix.layout().size().get());
         if vector < vectors.into() {
             signals.msix(Vector(vector));
@@ -58,10 +58,10 @@ impl Queues {
     }
 
     /// Carries out a command that is about a slot in memory, and tells what became of it.
-    fn command<R: Router>(
+    fn command(
         &mut self,
-        signals: &mut Signals<'_, R>,
-        command: impl FnOnce(&Self, &SoftwareQueue<R>) -> Result<(), SlotRefusal>,
+        signals: &mut Signals<'_>,
+        command: impl FnOnce(&Self, &SoftwareQueue) -> Result<(), SlotRefusal>,
     ) {
         let slots = &signals.interrupts().memory_slots;
         self.result = slots.as_ref().map_or(NO_SUCH_SLOT, |slots| result(command(self, slots)));
@@ -72,7 +72,7 @@ impl Queues {
         }
     }
 
-    fn place<R: Router>(&self, slot: Vector, slots: &SoftwareQueue<R>) -> Result<(), SlotRefusal> {
+    fn place(&self, slot: Vector, slots: &SoftwareQueue) -> Result<(), SlotRefusal> {
         match self.address.whole() {
             0 => slots.unplace(slot),
             address => slots.place(slot, GuestAddress(address)),
@@ -80,10 +80,10 @@ impl Queues {
     }
 
     /// Has the slot read. While the bus keeps the device from memory, there is none for it.
-    fn doorbell<R: Router>(
+    fn doorbell(
         &self,
         slot: Vector,
-        slots: &SoftwareQueue<R>,
+        slots: &SoftwareQueue,
         bus_master: BusMaster,
     ) -> Result<(), SlotRefusal> {
         match bus_master {
@@ -92,7 +92,7 @@ impl Queues {
         }
     }
 
-    fn selected<R: Router>(&self, interrupts: &Interrupts<R>) -> u32 {
+    fn selected(&self, interrupts: &Interrupts) -> u32 {
         let Some(slots) = &interrupts.memory_slots else { return 0 };
         let slot = Vector(self.select);
         let mut control = [0; 4];
@@ -123,7 +123,7 @@ impl Model for Queues {
     const IDENTIFICATION: [u8; 4] = *b"IMSQ";
     const NAME: &'static str = "queues";
 
-    fn read<R: Router>(&self, register: u64, interrupts: &Interrupts<R>) -> u32 {
+    fn read(&self, register: u64, interrupts: &Interrupts) -> u32 {
         match register {
             SELECT => self.select,
             SELECTED => self.selected(interrupts),
@@ -134,7 +134,7 @@ impl Model for Queues {
         }
     }
 
-    fn write<R: Router>(&mut self, register: u64, value: u32, signals: &mut Signals<'_, R>) {
+    fn write(&mut self, register: u64, value: u32, signals: &mut Signals<'_>) {
         let (slot, bus_master) = (Vector(value), signals.bus_master());
         match register {
             RING => Self::ring(value, signals),

@@ -9,7 +9,7 @@ use std::os::fd::{AsRawFd, RawFd};
 use std::time::{Duration, Instant};
 
 use serde_json::{Map, Value};
-use vm_msi::{Router, Vector};
+use vm_msi::Vector;
 use vmm_sys_util::timerfd::TimerFd;
 
 use super::deadlines::Deadlines;
@@ -79,7 +79,7 @@ impl Model for Timer {
     const IDENTIFICATION: [u8; 4] = *b"IMST";
     const NAME: &'static str = "timer";
 
-    fn read<R: Router>(&self, register: u64, _interrupts: &Interrupts<R>) -> u32 {
+    fn read(&self, register: u64, _interrupts: &Interrupts) -> u32 {
         match register {
             NANOSECONDS_LOW => self.nanoseconds.low,
             NANOSECONDS_HIGH => self.nanoseconds.high,
@@ -90,7 +90,7 @@ impl Model for Timer {
         }
     }
 
-    fn write<R: Router>(&mut self, register: u64, value: u32, signals: &mut Signals<'_, R>) {
+    fn write(&mut self, register: u64, value: u32, signals: &mut Signals<'_>) {
         let is_there = value < signals.interrupts().slot_count();
         match register {
             NANOSECONDS_LOW => self.nanoseconds.low = value,
@@ -116,7 +116,7 @@ impl Model for Timer {
     }
 
     /// Triggers the slots whose time is over, some at a time, and sets the clock to the next.
-    fn wake<R: Router>(&mut self, now: Instant, signals: &mut Signals<'_, R>) {
+    fn wake(&mut self, now: Instant, signals: &mut Signals<'_>) {
         for _ in 0..AT_ONCE {
             let Some(slot) = self.deadlines.take_due(now) else { break };
             signals.slot(slot);

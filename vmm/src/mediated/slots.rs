@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use serde_json::{Map, Value, json};
 use vm_msi::domain::{BusMaster, Latched, VectorReport};
 use vm_msi::ims::SlotArrayLayout;
-use vm_msi::pool::{LogicalFunction, Places};
+use vm_msi::pool::Places;
 use vm_msi::{Delivery, ImsFunction, Router, Store, Vector};
 
 use super::physical::{Physical, Running};
@@ -24,8 +24,8 @@ use crate::vfio::host_interrupts::{self, HostInterrupts};
 use crate::vfio::interrupts::{LINGER, extended};
 
 /// The slots.
-pub struct MediatedSlots<R: Router> {
-    function: ImsFunction<R, LogicalFunction>,
+pub struct MediatedSlots {
+    function: ImsFunction,
     places: Places,
     relay: Arc<OwnedFd>,
     /// While the function is between its first Bus Master Enable and its reset.
@@ -33,12 +33,12 @@ pub struct MediatedSlots<R: Router> {
     physical: Arc<Physical>,
 }
 
-impl<R: Router> MediatedSlots<R> {
+impl MediatedSlots {
     /// Slots of a device, none of which has a host vector yet.
     ///
     /// # Errors
     /// There are not so many host vectors, or the router, the host or the device cannot carry an IMS.
-    pub fn new(layout: SlotArrayLayout, router: Arc<R>, physical: Arc<Physical>) -> Result<Self> {
+    pub fn new(layout: SlotArrayLayout, router: Arc<dyn Router>, physical: Arc<Physical>) -> Result<Self> {
         let doing = || format!("giving the guest a function of device {}", physical.address());
         let part = physical.part(layout.slots.get()).doing(doing())?;
         let places = part.places();
@@ -71,7 +71,7 @@ impl<R: Router> MediatedSlots<R> {
     }
 }
 
-impl<R: Router> BarSlots for MediatedSlots<R> {
+impl BarSlots for MediatedSlots {
     fn layout(&self) -> SlotArrayLayout {
         *self.function.layout()
     }
@@ -96,6 +96,7 @@ impl<R: Router> BarSlots for MediatedSlots<R> {
                     self.physical.doorbell().ring(place.vector);
                 }
             }
+            Latched::NoSuchVector => return Triggered::Dropped,
         }
         Triggered::Taken
     }

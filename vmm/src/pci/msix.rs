@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use vm_msi::{Router, SoftwareMsix};
+use vm_msi::SoftwareMsix;
 
 use super::capability_list::CapabilityList;
 use super::overlap::overlap;
@@ -33,14 +33,14 @@ impl MsixCapability {
     }
 
     /// Reads MSI-X's part of an access to configuration space; the rest of `data` stays.
-    pub fn read<R: Router>(self, msix: &SoftwareMsix<R>, offset: u16, data: &mut [u8]) {
+    pub fn read(self, msix: &SoftwareMsix, offset: u16, data: &mut [u8]) {
         if let Some((bytes, at)) = self.part(offset, data.len()) {
             msix.read_config(at, data.get_mut(bytes).unwrap_or_default());
         }
     }
 
     /// Writes MSI-X's part of an access to configuration space.
-    pub fn write<R: Router>(self, msix: &SoftwareMsix<R>, offset: u16, data: &[u8]) {
+    pub fn write(self, msix: &SoftwareMsix, offset: u16, data: &[u8]) {
         if let Some((bytes, at)) = self.part(offset, data.len()) {
             msix.write_config(at, data.get(bytes).unwrap_or_default());
         }

@@ -38,7 +38,7 @@ pub fn attach(device: Arc<dyn Device>, machine: Machine<'_>) -> Result<()> {
     let doing = |what: &str| format!("virtio {name}: {what}");
     let doorbells = device.queues().iter().map(|_| EventFd::new(EFD_NONBLOCK)).collect::<io::Result<_>>();
     let layout = layout::msix(device.queues().len()).doing(doing("placing its MSI-X"))?;
-    let msix = SoftwareMsix::software(layout, Arc::clone(machine.router));
+    let msix = SoftwareMsix::software(layout, machine.router.clone());
     let doorbells = doorbells.doing(doing("creating its doorbells"))?;
     let transport = Arc::new(Transport::new(device, machine.memory.clone(), doorbells, msix));
     let worker = Worker::start(Arc::clone(&transport))?;

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use serde_json::Value;
 use vm_memory::GuestMemoryMmap;
 use vm_msi::domain::BusMaster;
-use vm_msi::{Router, SoftwareMsix, Vector};
+use vm_msi::{SoftwareMsix, Vector};
 use vmm_sys_util::eventfd::EventFd;
 
 use super::device::Device;
@@ -24,23 +24,23 @@ enum Progress {
 }
 
 /// A device between its driver and its model.
-pub struct Transport<R: Router> {
+pub struct Transport {
     device: Arc<dyn Device>,
     memory: GuestMemoryMmap,
     /// The driver's way to say that a queue has requests, for each queue.
     doorbells: Vec<EventFd>,
     registers: Mutex<Registers>,
-    msix: SoftwareMsix<R>,
+    msix: SoftwareMsix,
 }
 
-impl<R: Router> Transport<R> {
+impl Transport {
     /// A device after power-on. `doorbells` are its queues', in order, and do not block.
     #[must_use]
     pub fn new(
         device: Arc<dyn Device>,
         memory: GuestMemoryMmap,
         doorbells: Vec<EventFd>,
-        msix: SoftwareMsix<R>,
+        msix: SoftwareMsix,
     ) -> Self {
         let registers = Mutex::new(Registers::new(device.features(), device.queues()));
         // As the Command register is after power-on.
@@ -56,7 +56,7 @@ impl<R: Router> Transport<R> {
 
     /// Its MSI-X.
     #[must_use]
-    pub fn msix(&self) -> &SoftwareMsix<R> {
+    pub fn msix(&self) -> &SoftwareMsix {
         &self.msix
     }
 

@@ -9,7 +9,6 @@ use std::thread::{Builder, JoinHandle};
 use std::time::Duration;
 
 use event_manager::{EventManager, EventOps, EventSet, Events, MutEventSubscriber, SubscriberOps};
-use vm_msi::Router;
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 use vmm_sys_util::timerfd::TimerFd;
 
@@ -36,7 +35,7 @@ impl Worker {
     ///
     /// # Errors
     /// The host's, when it has no descriptor or no thread.
-    pub fn start<R: Router + 'static>(transport: Arc<Transport<R>>) -> Result<Self> {
+    pub fn start(transport: Arc<Transport>) -> Result<Self> {
         let name = format!("virtio {}", transport.device().identity().name);
         let doing = format!("starting the thread of {name}");
         let stop = EventFd::new(EFD_NONBLOCK).doing(&doing)?;
@@ -69,14 +68,14 @@ impl Drop for Worker {
     }
 }
 
-struct Queues<R: Router> {
-    transport: Arc<Transport<R>>,
+struct Queues {
+    transport: Arc<Transport>,
     stop: EventFd,
     clock: TimerFd,
     is_stopped: bool,
 }
 
-impl<R: Router> MutEventSubscriber for Queues<R> {
+impl MutEventSubscriber for Queues {
     fn process(&mut self, events: Events, _ops: &mut EventOps) {
         match events.data() {
             STOP => self.is_stopped = true,

@@ -75,7 +75,7 @@ fn a_parent_that_refuses_an_ims_is_told_before_there_is_a_device() {
     let fewer = Capabilities { ims: false, ..Capabilities::UNLIMITED };
     let router = Arc::new(FakeRouter::new(Failures::default()));
     let parent = Remapped::new(router, Arc::new(Identity::allowing(fewer)), RequesterId(8));
-    let refused = Interrupts::new(shape, &Arc::new(parent)).map(|_| ()).unwrap_err();
+    let refused = Interrupts::new(shape, Arc::new(parent)).map(|_| ()).unwrap_err();
     assert!(matches!(refused, InterruptsError::Unsupported(Unsupported::Ims)), "{refused}");
 }
 

@@ -112,8 +112,8 @@ impl Mediated {
         let failures = Failures::default();
         let router = Arc::new(FakeRouter::new(failures.clone()));
         let layout = bar_slots(SlotCount::new(slots).unwrap()).unwrap();
-        let slots = MediatedSlots::new(layout, Arc::clone(&router), Arc::clone(&self.physical))?;
-        let interrupts = Interrupts::with(Box::new(slots), None, Special::Msix, &router).unwrap();
+        let slots = MediatedSlots::new(layout, router.clone(), Arc::clone(&self.physical))?;
+        let interrupts = Interrupts::with(Box::new(slots), None, Special::Msix, router.clone()).unwrap();
         Ok(Machine::with(0x10f1, Queues::new(GuestMemoryMmap::new()), interrupts, router, failures))
     }
 }

@@ -27,7 +27,7 @@ use crate::pci::windows::tests::windows;
 /// A device on a bus, and its driver.
 struct Machine<M> {
     root: Arc<Root>,
-    device: Arc<Device<M, FakeRouter>>,
+    device: Arc<Device<M>>,
     router: Arc<FakeRouter>,
     failures: Failures,
     /// Where the driver finds BARs 0, 2 and 4.
@@ -71,7 +71,7 @@ impl<M: Model> Machine<M> {
     fn new(id: u16, model: M, shape: Shape) -> Self {
         let failures = Failures::default();
         let router = Arc::new(FakeRouter::new(failures.clone()));
-        let interrupts = Interrupts::new(shape, &router).unwrap();
+        let interrupts = Interrupts::new(shape, router.clone()).unwrap();
         Self::with(id, model, interrupts, router, failures)
     }
 
@@ -79,7 +79,7 @@ impl<M: Model> Machine<M> {
     fn with(
         id: u16,
         model: M,
-        interrupts: Interrupts<FakeRouter>,
+        interrupts: Interrupts,
         router: Arc<FakeRouter>,
         failures: Failures,
     ) -> Self {

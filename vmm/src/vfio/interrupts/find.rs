@@ -95,7 +95,7 @@ impl HostFunction<'_> {
         &self,
         at: u16,
         router: &Arc<KvmRouter>,
-    ) -> Result<(MsiFunction<KvmRouter, VfioMsi>, Range<u16>), Refused> {
+    ) -> Result<(MsiFunction, Range<u16>), Refused> {
         let own = MsiLayout::parse(*self.capability(at)?)?;
         let pending = (own.masking() == VectorMasking::Present).then(|| {
             let pending = at.saturating_add(own.bytes()).saturating_sub(PENDING_BYTES);
@@ -104,7 +104,7 @@ impl HostFunction<'_> {
         let backend = VfioMsi::new(self.file.try_clone()?, pending)?;
         let layout = MsiLayout::new(backend.messages(), own.address(), own.masking());
         let bytes = at..at.saturating_add(layout.bytes());
-        Ok((MsiFunction::try_new(layout, Arc::clone(router), backend)?, bytes))
+        Ok((MsiFunction::try_new(layout, router.clone(), backend)?, bytes))
     }
 
     /// The vectors of the MSI-X capability at `at`, and its bytes.
@@ -112,10 +112,10 @@ impl HostFunction<'_> {
         &self,
         at: u16,
         router: &Arc<KvmRouter>,
-    ) -> Result<(MsixFunction<KvmRouter, VfioMsix>, Range<u16>), Refused> {
+    ) -> Result<(MsixFunction, Range<u16>), Refused> {
         let (layout, backend) = self.msix_backend(at)?;
         let bytes = at..at.saturating_add(u16::try_from(CAPABILITY_BYTES)?);
-        let function = MsixFunction::try_new(layout, Arc::clone(router), backend)?;
+        let function = MsixFunction::try_new(layout, router.clone(), backend)?;
         function.set_linger(LINGER);
         Ok((function, bytes))
     }

@@ -12,11 +12,10 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value, json};
 use vm_memory::MmapRegion;
-use vm_msi::backend::Backend;
 use vm_msi::capability::Capability;
 use vm_msi::function::Function;
 use vm_msi::msix::Bar;
-use vm_msi::{DeviceDomain, Router, Store};
+use vm_msi::{DeviceDomain, Store};
 
 use bars::MsixBars;
 pub use find::{HostFunction, LINGER};
@@ -58,12 +57,10 @@ pub trait Vectors: fmt::Debug + Send + Sync {
     fn report(&self, counted: &HostInterrupts) -> Value;
 }
 
-impl<C, R, B> Vectors for Function<C, DeviceDomain<R, B>>
+impl<C> Vectors for Function<C, DeviceDomain>
 where
     C: Capability + Store + fmt::Debug + Send,
     C::Layout: Send + Sync,
-    R: Router + fmt::Debug + Send + Sync,
-    B: Backend + fmt::Debug + Send,
 {
     fn read_config(&self, offset: u16, data: &mut [u8]) {
         self.read_config(offset, data);

@@ -6,7 +6,6 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde_json::Value;
-use vm_msi::Router;
 use vm_msi::domain::BusMaster;
 use vm_msi::msix::Bar;
 
@@ -21,8 +20,8 @@ use crate::virtio::transport::Transport;
 use crate::virtio::worker::Worker;
 
 /// The function.
-pub struct PciFunction<R: Router> {
-    transport: Arc<Transport<R>>,
+pub struct PciFunction {
+    transport: Arc<Transport>,
     space: Mutex<ConfigSpace>,
     bars: Bars,
     msix: MsixCapability,
@@ -31,13 +30,13 @@ pub struct PciFunction<R: Router> {
     worker: Mutex<Option<Worker>>,
 }
 
-impl<R: Router> PciFunction<R> {
+impl PciFunction {
     /// A function for this device, whose BAR is given an address. `worker` ends with it.
     ///
     /// # Errors
     /// The bus has no address left.
     pub fn new(
-        transport: Arc<Transport<R>>,
+        transport: Arc<Transport>,
         doorbells: Doorbells,
         worker: Option<Worker>,
         root: &Root,
@@ -112,7 +111,7 @@ impl<R: Router> PciFunction<R> {
     }
 }
 
-impl<R: Router> Function for PciFunction<R> {
+impl Function for PciFunction {
     fn config_read(&self, offset: u16, data: &mut [u8]) {
         let target = {
             let space = self.space();

@@ -62,7 +62,7 @@ mod at {
 /// A function on a bus, and its driver.
 struct Machine {
     root: Arc<Root>,
-    transport: Arc<Transport<FakeRouter>>,
+    transport: Arc<Transport>,
     router: Arc<FakeRouter>,
     failures: Failures,
     memory: GuestMemoryMmap,
@@ -81,7 +81,7 @@ impl Machine {
         let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), RAM as usize)]).unwrap();
         let failures = Failures::default();
         let router = Arc::new(FakeRouter::new(failures.clone()));
-        let msix = SoftwareMsix::software(layout::msix(device.queues().len()).unwrap(), Arc::clone(&router));
+        let msix = SoftwareMsix::software(layout::msix(device.queues().len()).unwrap(), router.clone());
         let doorbells = device.queues().iter().map(|_| EventFd::new(EFD_NONBLOCK).unwrap()).collect();
         let transport = Arc::new(Transport::new(device, memory.clone(), doorbells, msix));
         let root = Root::new(windows());
