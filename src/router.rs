@@ -55,6 +55,17 @@ impl Route {
     }
 }
 
+/// What became of a message that userspace sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use = "a message that was not accepted has interrupted nobody"]
+pub enum Signalled {
+    /// At least one vCPU has the interrupt.
+    Delivered,
+    /// No local APIC takes the message: none has its destination, or the APIC is disabled. Hardware drops such a message, and so
+    /// does the domain. It is the guest's mistake and not worth another try.
+    NotAccepted,
+}
+
 /// What a router could not do: the host's failures, each worth another try.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -193,7 +204,9 @@ pub trait Router: Send + Sync {
 
     /// Delivers one message now, with no eventfd and no route.
     ///
+    /// A router that cannot tell whether anybody took the message answers [`Signalled::Delivered`].
+    ///
     /// # Errors
-    /// [`RouterError::Signal`]; nothing was delivered then.
-    fn signal(&self, message: Interrupt) -> Result<(), RouterError>;
+    /// [`RouterError::Signal`]: the host failed. Nothing was delivered, and the caller tries again later.
+    fn signal(&self, message: Interrupt) -> Result<Signalled, RouterError>;
 }

@@ -30,6 +30,9 @@ pub struct Counters {
     pub closes: u64,
     /// Interrupts that userspace delivered.
     pub relayed: u64,
+    /// Interrupts that userspace sent and that no interrupt controller accepted ([`Signalled::NotAccepted`](crate::router::Signalled::NotAccepted)): the guest's
+    /// mistake. They are dropped, as hardware drops them.
+    pub unaccepted: u64,
     /// Unmasked vectors whose message is no interrupt: the guest's mistake.
     pub invalid_messages: u64,
     /// Times that an unmasked vector was looked at and a remapping unit did not let its message through.

@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use super::{BusMaster, Domain};
 use crate::delivery::{Delivery, Store, Touched, Vector};
 use crate::interrupt::{Interrupt, Target};
-use crate::router::Router;
+use crate::router::{Router, Signalled};
 use crate::state::{PendingBits, SuspendError};
 
 /// One software device's vectors of one store.
@@ -52,6 +52,10 @@ pub struct SoftwareCounters {
     pub dropped: u64,
     /// Triggers of vectors whose message is a write to memory.
     pub written_to_memory: u64,
+    /// Triggers whose message no interrupt controller accepted
+    /// ([`Signalled::NotAccepted`](crate::router::Signalled::NotAccepted)): the guest's mistake. They are dropped, as hardware
+    /// drops them.
+    pub unaccepted: u64,
     /// Refusals of the host to deliver, each further try counted.
     pub host_failures: u64,
 }
@@ -84,7 +88,7 @@ impl SoftwareDomain {
         self.latches.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Delivers what waits for a vector, if it is live; true where something was delivered.
+    /// Delivers what waits for a vector, if it is live; true where the message has left the device.
     fn settle(&self, latches: &mut Latches, store: &dyn Store, vector: Vector) -> bool {
         if let Some(left) = self.under_delivery() {
             latches.refused.insert(left);
@@ -212,7 +216,8 @@ impl Latches {
         };
         let counter = match router.translate(message) {
             Ok(Target::Interrupt(interrupt)) => match router.signal(interrupt) {
-                Ok(()) => &mut self.counters.delivered,
+                Ok(Signalled::Delivered) => &mut self.counters.delivered,
+                Ok(Signalled::NotAccepted) => &mut self.counters.unaccepted,
                 Err(_) => {
                     self.refused.insert(vector);
                     self.counters.host_failures = self.counters.host_failures.saturating_add(1);

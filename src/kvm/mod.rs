@@ -19,14 +19,18 @@ use std::sync::Arc;
 
 use kvm_bindings::kvm_msi;
 use kvm_ioctls::VmFd;
+use rustix::io::Errno;
 use vmm_sys_util::eventfd::EventFd;
 
 use crate::interrupt::Interrupt;
-use crate::router::{Route, Router, RouterError, Unclosed};
+use crate::router::{Route, Router, RouterError, Signalled, Unclosed};
 use ending::Ending;
 pub use irqchip::Irqchip;
 use publisher::Publisher;
 pub use routes::RouteCounters;
+
+/// The errno by which KVM_SIGNAL_MSI says that no APIC took the message: the kernel's -1.
+const NOBODY: i32 = Errno::PERM.raw_os_error();
 
 /// The router of one VM.
 #[derive(Debug)]
@@ -109,7 +113,9 @@ impl Router for KvmRouter {
         }
     }
 
-    fn signal(&self, message: Interrupt) -> Result<(), RouterError> {
+    /// KVM_SIGNAL_MSI answers how many APICs took the message. Where it finds none it answers 0, or -1 for most logical
+    /// destinations, which reaches userspace as EPERM. KVM has no other reason for EPERM here.
+    fn signal(&self, message: Interrupt) -> Result<Signalled, RouterError> {
         let written = message.message();
         let msi = kvm_msi {
             address_lo: written.address_low(),
@@ -118,7 +124,9 @@ impl Router for KvmRouter {
             ..Default::default()
         };
         match self.vm.signal_msi(msi) {
-            Ok(_) => Ok(()),
+            Ok(0) => Ok(Signalled::NotAccepted),
+            Ok(_) => Ok(Signalled::Delivered),
+            Err(errno) if errno.errno() == NOBODY => Ok(Signalled::NotAccepted),
             Err(errno) => Err(RouterError::Signal { message, source: errno.into() }),
         }
     }

@@ -14,7 +14,7 @@ use crate::interrupt::{Interrupt, Target};
 use crate::message::MsiMessage;
 use crate::refusal::Refusal;
 use crate::requester::RequesterId;
-use crate::router::{Route, Router, RouterError, Unclosed};
+use crate::router::{Route, Router, RouterError, Signalled, Unclosed};
 
 /// The router of one function behind a remapping stage. It is a router itself, so stages may stand in a row.
 ///
@@ -77,7 +77,7 @@ impl Router for Remapped {
         self.router.write_memory(message);
     }
 
-    fn signal(&self, message: Interrupt) -> Result<(), RouterError> {
+    fn signal(&self, message: Interrupt) -> Result<Signalled, RouterError> {
         self.router.signal(message)
     }
 }

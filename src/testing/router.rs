@@ -12,7 +12,7 @@ use crate::apic::{ApicMessage, InvalidMessage};
 use crate::interrupt::{Interrupt, Target};
 use crate::message::MsiMessage;
 use crate::refusal::Refusal;
-use crate::router::{Gsi, Route, Router, RouterError};
+use crate::router::{Gsi, Route, Router, RouterError, Signalled};
 
 #[derive(Debug, Default)]
 struct Vm {
@@ -23,6 +23,8 @@ struct Vm {
     commits: usize,
     delivered: Vec<MsiMessage>,
     written: Vec<MsiMessage>,
+    /// Messages that no interrupt controller accepts.
+    absent: Vec<Interrupt>,
 }
 
 #[derive(Debug)]
@@ -62,6 +64,11 @@ impl FakeRouter {
     /// From now on there is room for so many messages; those in use stay.
     pub fn set_capacity(&self, messages: usize) {
         self.vm().capacity = messages;
+    }
+
+    /// From now on no interrupt controller accepts `message` from [`Router::signal`].
+    pub fn set_not_accepted(&self, message: Interrupt) {
+        self.vm().absent.push(message);
     }
 
     /// Lets every attached eventfd deliver what it holds, as the kernel does the moment it is signalled.
@@ -193,10 +200,14 @@ impl Router for FakeRouter {
         assert!(attached <= *users, "a route was withdrawn under its irqfd");
     }
 
-    fn signal(&self, message: Interrupt) -> Result<(), RouterError> {
+    fn signal(&self, message: Interrupt) -> Result<Signalled, RouterError> {
         self.failures.next().map_err(|source| RouterError::Signal { message, source })?;
-        self.vm().delivered.push(message.message());
-        Ok(())
+        let vm = &mut *self.vm();
+        if vm.absent.contains(&message) {
+            return Ok(Signalled::NotAccepted);
+        }
+        vm.delivered.push(message.message());
+        Ok(Signalled::Delivered)
     }
 }
 

@@ -85,7 +85,7 @@ impl World {
         });
         let table = Arc::new(hosts[0].pool.reserve(0..TABLE).unwrap());
         let guests = (0..guests).map(|_| None).collect();
-        let router = Arc::new(FakeRouter::new(failures[1].clone()));
+        let router = Arc::new(FakeRouter::new(failures[1].clone()).without_memory());
         Self { hosts, table, parent: None, guests, loose: Vec::new(), router, failures, tags: 0 }
     }
 

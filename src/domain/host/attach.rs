@@ -19,7 +19,7 @@ use crate::domain::error::{Cause, DomainError};
 use crate::domain::owed::Work;
 use crate::domain::slot::Slot;
 use crate::interrupt::{Interrupt, Target};
-use crate::router::{Route, Router};
+use crate::router::{Route, Router, Signalled};
 
 /// How many vectors one call delivers at the most: the domain's lock is not held for longer.
 const DELIVERIES: usize = 64;
@@ -176,18 +176,22 @@ impl Host {
                 continue;
             }
             let put_back = PutBack(&host.eventfd);
-            let refused = match *target {
+            let signalled = match *target {
                 Target::Interrupt(interrupt) => router.signal(interrupt),
                 Target::Memory(message) => {
                     router.write_memory(message);
-                    Ok(())
+                    Ok(Signalled::Delivered)
                 }
             };
-            match refused {
-                Ok(()) => {
+            match signalled {
+                Ok(Signalled::Delivered) => {
                     mem::forget(put_back);
                     *delivered = delivered.saturating_add(1);
                     self.counters.relayed = self.counters.relayed.saturating_add(1);
+                }
+                Ok(Signalled::NotAccepted) => {
+                    mem::forget(put_back);
+                    self.counters.unaccepted = self.counters.unaccepted.saturating_add(1);
                 }
                 Err(error) => {
                     drop(put_back);
