@@ -166,6 +166,24 @@ job_regrow() {
     done
 }
 
+# command WORDS..: one command to each doorbell, and which vectors are pending afterwards
+command() {
+    need_doorbells || return
+    for bell in $bells; do
+        order "$bell" "$@"
+        say "doorbell at=$bell pending=$(cat "$pci/devices/$bell/pending") $(tr '\n' ' ' <"$pci/devices/$bell/results")"
+    done
+}
+# mask:VECTOR, unmask:VECTOR, raise:VECTOR, reserve and request the next vector
+job_mask() { command mask "$number"; }
+job_unmask() { command unmask "$number"; }
+job_raise() { command raise "$number"; }
+job_reserve() { command reserve; }
+job_request() { command request; }
+
+# storm:ROUNDS of masking and unmasking vector 0 while it is rung without pause
+job_storm() { command storm "$number"; }
+
 # Takes the doorbell driver out of the kernel and puts it back: MSI-X was off, and each doorbell has one vector.
 reload_doorbells() {
     rmmod doorbell || fail 'the driver does not go'
@@ -300,6 +318,27 @@ job_nvme() {
     # The driver finds a completion whose interrupt was lost when its time is up, and says so.
     polled=$(dmesg | grep -c 'nvme.*\(completion polled\|timeout\)')
     say "nvme bytes=$bytes sha256=$digest readers=$cpus polled=$polled from=$start to=$stop"
+}
+
+# sata:MIB, read on each CPU in turn, with the controller's interrupt sent there first. One digest of all of it.
+job_sata() {
+    disk=/dev/sda
+    until_true 20 test -b $disk || { fail 'no sda after 20 s'; return; }
+    controller=$(devices ahci)
+    irq=$(ls "$pci/devices/$controller/msi_irqs")
+    cpus=$(nproc)
+    share=$(((${number:-8} * 16 + cpus - 1) / cpus)) # in blocks of 64 KiB
+    rm -f /tmp/whole
+    for cpu in $(seq 0 $((cpus - 1))); do
+        echo "$cpu" >"/proc/irq/$irq/smp_affinity_list" || fail "irq $irq does not go to CPU $cpu"
+        before=$(count_on "$irq" "$cpu")
+        dd if=$disk bs=64k skip=$((cpu * share)) count=$share iflag=direct 2>/dev/null >>/tmp/whole
+        say "sata_part at=$controller irq=$irq cpu=$cpu count=$(($(count_on "$irq" "$cpu") - before))"
+    done
+    digest=$(sha256sum </tmp/whole | cut -d' ' -f1)
+    timeouts=$(dmesg | grep -c 'ata.*\(timeout\|exception\|lost interrupt\)')
+    say "sata bytes=$(wc -c </tmp/whole) sha256=$digest timeouts=$timeouts vectors=$(ls "$pci/devices/$controller/msi_irqs" | wc -l)"
+    rm -f /tmp/whole
 }
 
 # interrupts DEVICE: its interrupts that came, and how often.

@@ -13,7 +13,9 @@ mod entropy;
 mod growth;
 mod ims;
 mod leaks;
+mod masking;
 mod mediated;
+mod msi;
 mod own;
 mod pounding;
 mod refusals;
@@ -60,6 +62,8 @@ on_hosts! {
         growth::grows_vector_by_vector;
         growth::a_full_page_of_a_table_is_read_and_a_doorbell_is_rung_without_an_exit;
         leaks::unbinding_leaks_nothing;
+        masking::a_masked_vector_waits_in_the_pba_with_and_without_a_host_vector;
+        masking::a_vector_rung_without_pause_is_silent_while_masked_and_loses_no_ring;
         mediated::slots_of_two_functions_of_one_device_come_move_and_go;
         mediated::slots_grow_while_one_is_rung_and_no_ring_is_lost;
         pounding::loses_nothing_while_others_come_and_go;
@@ -72,9 +76,10 @@ on_hosts! {
         #[ignore = "long: 100000 rings"]
         pounding::loses_nothing_in_a_hundred_thousand_rings;
     }
-    // Its device is one that loses an event for certain: QEMU's model, not the silicon.
+    // Devices with what is known of QEMU's models, not of the silicon.
     in_the_lab {
         control::turning_msix_off_loses_an_event_and_growing_does_not;
+        msi::a_controller_with_one_message_reads_a_disk_on_every_cpu;
     }
     // Of the host they need KVM alone.
     on_one_host {

@@ -31,6 +31,10 @@ pub(crate) enum Passed {
     Control = 3,
     /// An Ethernet controller whose vectors a guest can ring, and that has a function-level reset.
     Card = 4,
+    /// A SATA controller with one MSI message and no MSI-X, and a disk.
+    Sata = 5,
+    /// A USB controller with 16 MSI messages and no MSI-X, and a tablet.
+    Usb = 6,
 }
 
 /// Two devices behind a bridge to conventional PCI, which cannot tell them apart: one IOMMU group.
@@ -48,8 +52,23 @@ const SHARED_GROUP: [&str; 8] = [
 pub(crate) const SPARE_IN_SHARED_GROUP: &str = "1b36:0005";
 pub(crate) const USED_IN_SHARED_GROUP: &str = "1af4:1005";
 
+/// A SATA disk with the content of this file, and a USB device. The NVMe disk has the file as well, so writes to the SATA
+/// disk do not reach it.
+fn behind_controllers(file: &Path) -> [String; 6] {
+    let file = file.display().to_string().replace(',', ",,");
+    [
+        "-drive".to_owned(),
+        format!("if=none,id=on-sata,format=raw,snapshot=on,file.locking=off,file={file}"),
+        "-device".to_owned(),
+        "ide-hd,drive=on-sata,bus=sata.0".to_owned(),
+        "-device".to_owned(),
+        "usb-tablet,bus=usb.0".to_owned(),
+    ]
+}
+
 impl Passed {
-    pub(crate) const ALL: [Self; 5] = [Self::Disk, Self::Doorbell, Self::Wide, Self::Control, Self::Card];
+    pub(crate) const ALL: [Self; 7] =
+        [Self::Disk, Self::Doorbell, Self::Wide, Self::Control, Self::Card, Self::Sata, Self::Usb];
 }
 
 /// A host with devices bound to vfio-pci.
@@ -58,7 +77,7 @@ pub(crate) struct Stage {
     pub(crate) host: Host,
     cache: Cache,
     addresses: [Option<String>; Passed::ALL.len()],
-    /// What is on the disk, where we know it.
+    /// What is on both disks, where we know it.
     disk: Option<fs::File>,
 }
 
@@ -179,9 +198,13 @@ impl Stage {
         let disk = noise(&path).map_err(failed)?;
         let nvme = Device::Nvme { vectors: 2048, queues: 64, disk: Disk::File(path.clone()) };
         // In the order of `Passed`.
-        let devices = [nvme, Device::ivshmem(64), Device::ivshmem(2048), Device::E1000e, Device::Igb];
+        let sata = Device::Other("ich9-ahci,id=sata".to_owned());
+        let usb = Device::Other("qemu-xhci,id=usb,msi=on,msix=off".to_owned());
+        let devices =
+            [nvme, Device::ivshmem(64), Device::ivshmem(2048), Device::E1000e, Device::Igb, sata, usb];
         let config = devices.into_iter().fold(Config::new(series), Config::device);
-        let lab = Lab::boot(&cache, config.qemu_arguments(SHARED_GROUP).trace_msix())?;
+        let config = config.qemu_arguments(SHARED_GROUP).qemu_arguments(behind_controllers(&path));
+        let lab = Lab::boot(&cache, config.trace_msix())?;
         // The lab host has it open, and so do we: it goes when both are gone.
         fs::remove_file(&path).map_err(failed)?;
         let mut addresses = [const { None }; Passed::ALL.len()];
@@ -237,6 +260,7 @@ impl Stage {
                 [Passed::Doorbell, Passed::Wide, Passed::Card].iter().any(|&device| self.has(device))
             }
             Some("regrow") => self.has(Passed::Card),
+            Some("sata") => self.has(Passed::Sata),
             _ => true,
         };
         jobs.iter().filter(can).fold(machine, |machine, job| machine.job(job))
@@ -247,6 +271,14 @@ impl Stage {
         let drivers = ["pci:v00001AF4d00001044sv00001AF4sd00001100bcFFsc00i00", "virtio:d00000004v00001AF4"];
         let image = Image::with_drivers(&self.cache, kernel, Tools::None, &drivers.map(str::to_owned))?;
         Ok(Machine::new(&image).cpus(2).rng().report(self.host.scratch().join("report.json")))
+    }
+
+    /// A guest with this device, and its kernel's own drivers for devices of these modaliases.
+    pub(crate) fn guest_with_drivers(&self, device: Passed, modaliases: &[&str]) -> Result<Machine> {
+        let modaliases = modaliases.iter().map(|alias| (*alias).to_owned()).collect::<Vec<_>>();
+        let image = Image::with_drivers(&self.cache, Series::V6_12, Tools::None, &modaliases)?;
+        let machine = Machine::new(&image).cpus(2).report(self.host.scratch().join("report.json"));
+        Ok(machine.vfio(self.address(device)))
     }
 
     /// The kernel's own file.

@@ -32,7 +32,7 @@ macro_rules! module {
 
 /// All of them.
 pub(crate) const MODULES: [Module; 2] = [
-    module!("doorbell": "doorbell.c"),
+    module!("doorbell": "doorbell.h" "main.c" "masking.c"),
     module!("ims": "device.h" "domain.h" "queues.h" "main.c" "domain.c" "stores.c" "queues.c" "line.c" "exercise.c" "timer.c"),
 ];
 

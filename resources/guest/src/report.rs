@@ -43,6 +43,8 @@ pub struct DeviceReport {
     /// How often the guest has reset it.
     #[serde(default)]
     pub guest_resets: u64,
+    /// Its MSI, if it is passed through.
+    pub msi: Option<Msix>,
     /// Its MSI-X, if it is passed through.
     pub msix: Option<Msix>,
     /// Which virtio device it is, if it is one of the VMM's own.
@@ -119,10 +121,10 @@ pub struct SoftwareCounters {
     pub host_failures: u64,
 }
 
-/// One device's MSI-X.
+/// One device's MSI or MSI-X.
 #[derive(Clone, Debug, Deserialize)]
 pub struct Msix {
-    /// Entries of the table.
+    /// How many the guest is shown.
     pub vectors: u32,
     /// What became of them.
     pub domain: Domain,
@@ -209,6 +211,11 @@ impl Report {
     /// What it says about the MSI-X of the device at this address of the host.
     pub fn msix(&self, host_address: &str) -> Option<&Msix> {
         self.passed_through(host_address)?.msix.as_ref()
+    }
+
+    /// What it says about the MSI of the device at this address of the host.
+    pub fn msi(&self, host_address: &str) -> Option<&Msix> {
+        self.passed_through(host_address)?.msi.as_ref()
     }
 
     /// What it says about the device at this address of the host.

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
  * doorbell - grows and shrinks the MSI-X vectors of a device that rings itself
- * one by one, rings them, and counts what arrives.
+ * one by one, rings them, masks them, and counts what arrives.
  *
  * Two devices can: ivshmem-doorbell, whose server hands it its own eventfds back
  * as a peer's, and the 82576 Ethernet controller (QEMU's igb), which has a
@@ -22,7 +22,18 @@
  *                    rest           no longer
  *                    move COUNT     vector 0 goes to another CPU so often, while
  *                                   it is pounded
+ *                    reserve        the next vector has a table entry and no
+ *                                   handler: it was never unmasked
+ *                    request        the next vector exists, and what it was
+ *                                   raised for before has come
+ *                    mask V         sets the mask bit of a table entry
+ *                    unmask V       clears it, and what was raised has come
+ *                    raise V        rings one vector, until it is pending or
+ *                                   its interrupt has come
+ *                    storm ROUNDS   vector 0 is rung without pause, and is
+ *                                   masked and unmasked so often
  *   results (read)   key=value lines; while pounding, one ring may be on its way
+ *   pending (read)   vectors whose pending bit is set, a comma after each
  * A write returns when the command is done. A lost ring is a result, not an
  * error.
  *
@@ -51,6 +62,8 @@
 #include <linux/version.h>
 #include <linux/wait.h>
 
+#include "doorbell.h"
+
 #define PCI_DEVICE_ID_REDHAT_QUMRANET_DOORBELL_IVSHMEM	0x1110
 #define PCI_DEVICE_ID_INTEL_DOORBELL_82576		0x10c9
 #define BAR_REGISTERS	0
@@ -68,57 +81,12 @@
 #define REG_EIMS	0x1524	/* write: causes that interrupt */
 #define REG_EIAC	0x152c	/* causes that end when their message is sent */
 
-static unsigned int patience_ms = 1000;
+unsigned int patience_ms = 1000;
 module_param(patience_ms, uint, 0644);
 MODULE_PARM_DESC(patience_ms, "a ring that has not arrived by then is late");
-static unsigned int give_up_ms = 5000;
+unsigned int give_up_ms = 5000;
 module_param(give_up_ms, uint, 0644);
 MODULE_PARM_DESC(give_up_ms, "a late ring that has not arrived by then is lost");
-
-struct vector {
-	wait_queue_head_t arrival;
-	atomic_t received;
-	/* Where it was taken last, and when that was another CPU than before. */
-	unsigned int cpu;
-	u64 cpu_since_ns;
-	/* Written by the vector's ringer alone. */
-	unsigned int rung;
-	unsigned int late;
-	unsigned int lost;
-	u64 slowest_ns;			/* from ringing to being told */
-	u64 grow_ns;			/* what adding it took */
-	int irq;
-	char name[24];
-};
-
-struct doorbell;
-
-/* A device that rings itself. */
-struct kind {
-	/* QEMU's ivshmem takes the vector from the low eight bits. */
-	unsigned int max_ringable;
-	/* What it needs after each reset. */
-	void (*prepare)(struct doorbell *bell);
-	void (*ring)(struct doorbell *bell, unsigned int index);
-};
-
-struct doorbell {
-	struct pci_dev *pdev;
-	const struct kind *kind;
-	void __iomem *registers;
-	struct mutex command;
-	struct rw_semaphore steps;
-	struct task_struct *pounder;
-	struct vector *vectors;
-	unsigned int id;
-	unsigned int table_size;
-	unsigned int grown;		/* vectors 0..grown-1 exist */
-	unsigned int growths;		/* how often one was added */
-	u64 grow_ns;			/* time all of that took, rings excluded */
-	u64 grow_max_ns;
-	u64 grow_median_ns;		/* of the last command to grow */
-	u64 move_median_ns;		/* of the last command to move */
-};
 
 static void ivshmem_prepare(struct doorbell *bell)
 {
@@ -167,6 +135,7 @@ static irqreturn_t on_arrival(int irq, void *data)
 		/* Who sees the CPU sees the time. */
 		smp_store_release(&vector->cpu, cpu);
 	}
+	WRITE_ONCE(vector->storm_seen, READ_ONCE(vector->storm_rung));
 	atomic_inc(&vector->received);
 	wake_up(&vector->arrival);
 	return IRQ_HANDLED;
@@ -256,6 +225,32 @@ static void release(struct doorbell *bell, unsigned int index)
 }
 #endif
 
+/* Its table entry has an interrupt of the kernel's, and stays masked. */
+static int reserve_step(struct doorbell *bell)
+{
+	struct vector *vector = &bell->vectors[bell->grown];
+
+	if (bell->is_reserved)
+		return 0;
+	vector->irq = allocate(bell, bell->grown);
+	if (vector->irq < 0)
+		return vector->irq;
+	bell->is_reserved = true;
+	return 0;
+}
+
+static int reserve(struct doorbell *bell)
+{
+	int err;
+
+	if (bell->grown >= bell->table_size)
+		return -ERANGE;
+	down_read(&bell->steps);
+	err = reserve_step(bell);
+	up_read(&bell->steps);
+	return err;
+}
+
 static int add_vector_step(struct doorbell *bell)
 {
 	unsigned int index = bell->grown;
@@ -263,9 +258,10 @@ static int add_vector_step(struct doorbell *bell)
 	u64 start = ktime_get_ns(), took;
 	int err;
 
-	vector->irq = allocate(bell, index);
-	if (vector->irq < 0)
-		return vector->irq;
+	err = reserve_step(bell);
+	if (err)
+		return err;
+	bell->is_reserved = false;
 	err = request_irq(vector->irq, on_arrival, 0, vector->name, vector);
 	if (err) {
 		release(bell, index);
@@ -280,7 +276,7 @@ static int add_vector_step(struct doorbell *bell)
 	return 0;
 }
 
-static int add_vector(struct doorbell *bell)
+int add_vector(struct doorbell *bell)
 {
 	int err;
 
@@ -350,6 +346,10 @@ static int shrink(struct doorbell *bell, unsigned int count)
 {
 	if (count == 0 && bell->pounder)
 		return -EBUSY;
+	if (bell->is_reserved) {
+		release(bell, bell->grown);
+		bell->is_reserved = false;
+	}
 	while (bell->grown > count)
 		remove_vector(bell);
 	return 0;
@@ -455,6 +455,28 @@ static int move(struct doorbell *bell, unsigned int count)
 	return err;
 }
 
+/* Commands that use one vector's mask and pending bit. */
+static int obey_masking(struct doorbell *bell, const char *text)
+{
+	unsigned int index, count;
+
+	if (bell->pounder)
+		return -EBUSY;
+	if (sscanf(text, "mask %u", &index) == 1)
+		return mask_vector(bell, index);
+	if (sscanf(text, "unmask %u", &index) == 1)
+		return unmask_vector(bell, index);
+	if (sscanf(text, "raise %u", &index) == 1)
+		return raise_vector(bell, index);
+	if (sscanf(text, "storm %u", &count) == 1)
+		return run_storm(bell, count);
+	if (sysfs_streq(text, "reserve"))
+		return reserve(bell);
+	if (sysfs_streq(text, "request"))
+		return request_vector(bell);
+	return -EINVAL;
+}
+
 static int obey(struct doorbell *bell, const char *text)
 {
 	unsigned int index, count;
@@ -476,7 +498,7 @@ static int obey(struct doorbell *bell, const char *text)
 		rest(bell);
 		return 0;
 	}
-	return -EINVAL;
+	return obey_masking(bell, text);
 }
 
 static ssize_t command_store(struct device *dev, struct device_attribute *attr,
@@ -499,6 +521,8 @@ static ssize_t results_show(struct device *dev, struct device_attribute *attr,
 	u64 rung = 0, received = 0, late = 0, lost = 0, slowest_ns = 0;
 	unsigned int index, uneven = 0;
 	struct vector *first = &bell->vectors[0];
+	struct storm *storm = &bell->storm;
+	int length;
 
 	for (index = 0; index < bell->table_size; index++) {
 		struct vector *vector = &bell->vectors[index];
@@ -512,7 +536,7 @@ static ssize_t results_show(struct device *dev, struct device_attribute *attr,
 		/* Something came twice, on a neighbour's vector, or too late. */
 		uneven += arrived != vector->rung - vector->lost;
 	}
-	return sysfs_emit(text,
+	length = sysfs_emit(text,
 			  "growth=%s\ntable=%u\nringable=%u\nvectors=%u\n"
 			  "rung=%llu\nreceived=%llu\nlate=%llu\nlost=%llu\n"
 			  "uneven=%u\nslowest_us=%llu\n"
@@ -529,11 +553,34 @@ static ssize_t results_show(struct device *dev, struct device_attribute *attr,
 			  div_u64(bell->grow_max_ns, NSEC_PER_USEC),
 			  div_u64(bell->grow_median_ns, NSEC_PER_USEC),
 			  div_u64(bell->move_median_ns, NSEC_PER_USEC));
+	length += sysfs_emit_at(text, length,
+				"storm_rounds=%u\nstorm_rung=%u\n"
+				"storm_received=%u\nstorm_while_masked=%u\n"
+				"storm_not_pending=%u\nstorm_lost=%u\n",
+				storm->rounds, storm->rung, storm->received,
+				storm->while_masked, storm->not_pending,
+				storm->lost);
+	return length;
 }
 static DEVICE_ATTR_RO(results);
 
+static ssize_t pending_show(struct device *dev, struct device_attribute *attr,
+			    char *text)
+{
+	struct doorbell *bell = dev_get_drvdata(dev);
+	unsigned int index;
+	int length = 0;
+
+	for (index = 0; index < bell->table_size; index++)
+		if (is_pending(bell, index))
+			length += sysfs_emit_at(text, length, "%u,", index);
+	return length + sysfs_emit_at(text, length, "\n");
+}
+static DEVICE_ATTR_RO(pending);
+
 static struct attribute *doorbell_attrs[] = {
 	&dev_attr_command.attr,
+	&dev_attr_pending.attr,
 	&dev_attr_results.attr,
 	NULL,
 };
@@ -564,6 +611,9 @@ static int doorbell_probe(struct pci_dev *pdev, const struct pci_device_id *id)
 	bell->kind = (const struct kind *)id->driver_data;
 	bell->table_size = table_size;
 	bell->registers = pcim_iomap_table(pdev)[BAR_REGISTERS];
+	err = map_msix(bell);
+	if (err)
+		return err;
 	bell->kind->prepare(bell);
 	mutex_init(&bell->command);
 	init_rwsem(&bell->steps);

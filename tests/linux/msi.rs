@@ -1,0 +1,45 @@
+//! Devices with MSI and no MSI-X, passed through.
+//!
+//! Real parts: VFIO, KVM, Debian's own driver, and QEMU's ich9-ahci, which has one message with a 64-bit address and no
+//! mask bits. A Linux guest without interrupt remapping uses one message at most, whatever the device has.
+
+use guest::Result;
+
+use crate::stage::{self, Passed, Stage, hold};
+
+const READ_MIB: u64 = 16;
+
+/// A guest reads a disk while its controller's interrupt moves from CPU to CPU. What it reads is right, and the host
+/// has one MSI vector.
+pub(crate) fn a_controller_with_one_message_reads_a_disk_on_every_cpu(stage: &Stage) -> Result<()> {
+    let drivers = ["pci:v00008086d00002922sv00001AF4sd00001100bc01sc06i01", "scsi:t-0x00"];
+    let machine = stage.guest_with_drivers(Passed::Sata, &drivers)?;
+    let machine = machine.job(&format!("sata:{READ_MIB}")).job("vectors").job("hold").job("sata");
+    let mut session = stage.start(&machine)?;
+    hold(&mut session)?;
+    let address = stage.address(Passed::Sata);
+    let of_host = stage.host.vectors(address)?;
+    assert_eq!(of_host.requested, 1);
+
+    let counted = session.transcript().all("interrupt").last().expect("it had interrupts").number("count")?;
+    assert!(of_host.taken >= counted && counted > 0, "guest {counted}, host {}", of_host.taken);
+    if stage::is_ours() {
+        let report = session.report_now()?;
+        let msi = report.msi(address).expect("its MSI is reported");
+        assert_eq!((msi.vectors, msi.domain.host_vectors, msi.domain.live), (1, 1, 1));
+        assert_eq!((msi.domain.counters.opens, msi.domain.counters.host_failures), (1, 0));
+    }
+    session.go_on()?;
+
+    let seen = stage::finish(session)?;
+    let disk = seen.all("sata").next().expect("the disk was read");
+    let bytes = disk.number("bytes")?;
+    assert_eq!(bytes, READ_MIB << 20);
+    assert_eq!(Some(disk.value("sha256")?), stage.disk_digest(bytes).as_deref());
+    assert_eq!((disk.number("vectors")?, disk.number("timeouts")?), (1, 0));
+    for part in seen.all("sata_part") {
+        assert!(part.number("count")? > 0, "no interrupt on its new CPU: {part}");
+    }
+    stage::say(&format!("{}: {bytes} bytes read by {counted} interrupts of one MSI message", stage.place));
+    Ok(())
+}
