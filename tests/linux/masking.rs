@@ -9,7 +9,7 @@ use crate::growth::assert_every_ring_came;
 use crate::stage::{self, Passed, Stage, hold, show};
 
 const DEVICES: [Passed; 2] = [Passed::Doorbell, Passed::Card];
-const ROUNDS: u64 = 1000;
+const ROUNDS: u64 = 2000;
 
 /// PCIe r6 §7.7.2.8. A vector that was masked after use has a host vector, and its interrupt waits in an eventfd. One that
 /// was never unmasked has none, and its interrupt waits in the device's own PBA.

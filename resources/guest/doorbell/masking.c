@@ -167,12 +167,19 @@ int run_storm(struct doorbell *bell, unsigned int rounds)
 {
 	struct storm *storm = &bell->storm;
 	struct vector *vector = &bell->vectors[0];
-	unsigned int cpu = READ_ONCE(vector->cpu);
 	struct task_struct *ringer;
-	int before = atomic_read(&vector->received);
+	unsigned int cpu;
+	int before, err;
 
-	if (num_online_cpus() < 2)
+	if (bell->grown == 0 || num_online_cpus() < 2)
 		return -EINVAL;
+	/* One ring says which CPU takes the vector. */
+	err = raise_vector(bell, 0);
+	if (err)
+		return err;
+	await_raised(vector);
+	cpu = READ_ONCE(vector->cpu);
+	before = atomic_read(&vector->received);
 	ringer = kthread_create(ring_without_pause, bell, "doorbell-storm");
 	if (IS_ERR(ringer))
 		return PTR_ERR(ringer);
