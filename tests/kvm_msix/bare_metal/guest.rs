@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use kvm_bindings::kvm_msi;
 use kvm_ioctls::VmFd;
@@ -12,14 +12,17 @@ use vm_device::device_manager::IoManager;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 use vm_msi::MsiMessage;
 
+use super::Machine;
 use super::layout::{
     AREA_COMMAND, AREA_OPERATIONS, AREA_SEEN, CONTROL, LOCAL_APIC, MAX_OPERATIONS, NOTES, area,
 };
+use super::patience::Patience;
 use super::vcpu::{self, CONTROL_STOP};
-use super::{Machine, patience};
 
 /// The interrupt that wakes a CPU for a command.
 const COMMAND_VECTOR: u32 = 0xf1;
+/// How often a wait for a CPU looks whether it has lasted too long.
+const ASK_AGAIN: Duration = Duration::from_secs(1);
 const READ: u64 = 0;
 const WRITE: u64 = 0x10;
 
@@ -160,20 +163,30 @@ impl Guest {
         let (number, finished) = &mut *mailbox;
         *number += 1;
         self.give(cpu, *number, operations);
-        match finished.recv_timeout(patience()) {
-            Ok(()) => {}
-            Err(RecvTimeoutError::Timeout) => panic!("CPU {cpu} does not answer"),
-            Err(RecvTimeoutError::Disconnected) => {
-                let thread = self.cpus[usize::from(cpu)].thread.lock().unwrap().take();
-                panic!("CPU {cpu} ended: {:?}", thread.map(JoinHandle::join))
-            }
-        }
+        self.await_end(cpu, finished);
         let place = area(cpu) + AREA_OPERATIONS;
         (0u64..)
             .zip(operations)
             .filter(|(_, operation)| operation.code < WRITE)
             .map(|(index, _)| self.load(place + index * 24 + 16))
             .collect()
+    }
+
+    /// Waits until a CPU has done its command.
+    fn await_end(&self, cpu: u8, finished: &Receiver<()>) {
+        let mut patience = Patience::new();
+        loop {
+            match finished.recv_timeout(ASK_AGAIN) {
+                Ok(()) => return,
+                Err(RecvTimeoutError::Timeout) => {
+                    assert!(patience.is_left(), "CPU {cpu} does not answer after {:?}", patience.elapsed());
+                }
+                Err(RecvTimeoutError::Disconnected) => {
+                    let thread = self.cpus[usize::from(cpu)].thread.lock().unwrap().take();
+                    panic!("CPU {cpu} ended: {:?}", thread.map(JoinHandle::join))
+                }
+            }
+        }
     }
 
     fn give(&self, cpu: u8, number: u64, operations: &[Operation]) {
@@ -207,12 +220,12 @@ impl Drop for Guest {
             let number = state.mailbox.lock().unwrap_or_else(PoisonError::into_inner).0;
             self.give(cpu, number + 1, &stop);
         }
-        let deadline = Instant::now() + patience();
+        let mut patience = Patience::new();
         for (cpu, state) in self.cpus.iter().enumerate() {
             let Some(thread) = state.thread.lock().unwrap_or_else(PoisonError::into_inner).take() else {
                 continue;
             };
-            while !thread.is_finished() && Instant::now() < deadline {
+            while !thread.is_finished() && patience.is_left() {
                 thread::sleep(Duration::from_micros(200));
             }
             if !thread.is_finished() {
@@ -235,9 +248,9 @@ pub(crate) fn fixed(cpu: u8, vector: u8) -> MsiMessage {
 
 /// Waits until something is so, and fails when it does not come.
 pub(crate) fn eventually(mut is_so: impl FnMut() -> bool, what: impl Fn() -> String) {
-    let start = Instant::now();
+    let mut patience = Patience::new();
     while !is_so() {
-        assert!(start.elapsed() < patience(), "waited {:?} for {}", start.elapsed(), what());
+        assert!(patience.is_left(), "waited {:?} for {}", patience.elapsed(), what());
         thread::sleep(Duration::from_micros(50));
     }
 }

@@ -8,12 +8,13 @@ mod code;
 mod device;
 mod guest;
 mod layout;
+mod messages;
+mod patience;
 mod queue;
 mod slots;
 mod vcpu;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use kvm_bindings::kvm_userspace_memory_region;
 use kvm_bindings::{CpuId, KVM_CAP_SPLIT_IRQCHIP, KVM_MAX_CPUID_ENTRIES, kvm_enable_cap};
@@ -21,7 +22,9 @@ use kvm_ioctls::{Kvm, VmFd};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use vm_device::device_manager::IoManager;
 use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryMmap};
+use vm_msi::ims::{ControlFormat, SlotArrayLayout};
 use vm_msi::kvm::{Irqchip, KvmRouter};
+use vm_msi::msi::MsiLayout;
 use vm_msi::{Backend, Budget, Router};
 
 /// Both ways in which the kernel emulates interrupt controllers.
@@ -30,13 +33,9 @@ pub(crate) const IRQCHIPS: [Irqchip; 2] = [Irqchip::Kernel, Irqchip::Split];
 pub(crate) use card::{Card, ENABLE, FUNCTION_MASK, table_layout};
 pub(crate) use device::{Device, DeviceBackend};
 pub(crate) use guest::{Guest, Operation, eventually, fixed};
+pub(crate) use messages::MsiCard;
 pub(crate) use queue::Queue;
 pub(crate) use slots::{MASKED, PENDING, Slots, slot_layout};
-
-/// How long a test waits for what must come. Emulated hosts are slow, so it is far more than it takes.
-pub(crate) fn patience() -> Duration {
-    Duration::from_secs(60)
-}
 
 /// Opens /dev/kvm. These tests are about the kernel's side of interrupts: without it they have nothing to say,
 /// and fail.
@@ -156,11 +155,35 @@ impl Machine {
         device: &Arc<Device>,
         part: impl Backend + 'static,
     ) -> Arc<Slots> {
+        self.insert_slots(slot_layout(slots), device, Box::new(part))
+    }
+
+    /// Plugs an array of so many IMS slots in, whose control DWORDs have this format.
+    pub(crate) fn plug_slots_with(&mut self, slots: u32, control: ControlFormat) -> Arc<Slots> {
+        let device = Device::new(slots);
+        let layout = SlotArrayLayout { control, ..slot_layout(slots) };
+        self.insert_slots(layout, &device, Box::new(DeviceBackend(device.clone())))
+    }
+
+    fn insert_slots(
+        &mut self,
+        layout: SlotArrayLayout,
+        device: &Arc<Device>,
+        part: Box<dyn Backend>,
+    ) -> Arc<Slots> {
         let (place, router) = (self.cards.len(), self.router.clone());
-        let slots = Arc::new(Slots::new(place, slots, router, device.clone(), Box::new(part)));
+        let slots = Arc::new(Slots::new(place, layout, router, device.clone(), part));
         let plugged = slots.clone();
         self.cards.push(Box::new(move |bus| plugged.attach(bus)));
         slots
+    }
+
+    /// Plugs a function with MSI of this layout in.
+    pub(crate) fn plug_messages(&mut self, layout: MsiLayout) -> Arc<MsiCard> {
+        let card = Arc::new(MsiCard::new(self.cards.len(), layout, self.router.clone()));
+        let plugged = card.clone();
+        self.cards.push(Box::new(move |bus| plugged.attach(bus)));
+        card
     }
 
     /// Plugs an IMS of so many slots in memory in.

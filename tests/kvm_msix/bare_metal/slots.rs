@@ -40,12 +40,12 @@ pub(crate) struct Slots {
 impl Slots {
     pub(super) fn new(
         place: usize,
-        slots: u32,
+        layout: SlotArrayLayout,
         router: Arc<KvmRouter>,
         device: Arc<Device>,
         backend: Box<dyn Backend>,
     ) -> Self {
-        let ims = Arc::new(ImsFunction::try_new(slot_layout(slots), router, backend).unwrap());
+        let ims = Arc::new(ImsFunction::try_new(layout, router, backend).unwrap());
         Self { device, ims, base: ARRAYS + place as u64 * ARRAY_BYTES }
     }
 
@@ -69,14 +69,19 @@ impl Slots {
         Operation::write(self.control(slot), 4, control)
     }
 
-    /// All that a driver does to begin with a slot: message, and mask bit.
-    pub(crate) fn request(&self, slot: u32, message: MsiMessage) -> [Operation; 4] {
+    /// The driver's writes of a message into a slot; its control stays.
+    pub(crate) fn message(&self, slot: u32, message: MsiMessage) -> [Operation; 3] {
         let at = self.base + u64::from(slot) * 16;
         [
             Operation::write(at, 4, message.address_low().into()),
             Operation::write(at + 4, 4, message.address_high().into()),
             Operation::write(at + 8, 4, message.data.into()),
-            self.write_control(slot, 0),
         ]
+    }
+
+    /// All that a driver does to begin with a slot: message, and mask bit.
+    pub(crate) fn request(&self, slot: u32, message: MsiMessage) -> [Operation; 4] {
+        let [low, high, data] = self.message(slot, message);
+        [low, high, data, self.write_control(slot, 0)]
     }
 }
