@@ -79,6 +79,7 @@ on_hosts! {
     // Devices with what is known of QEMU's models, not of the silicon.
     in_the_lab {
         control::turning_msix_off_loses_an_event_and_growing_does_not;
+        msi::each_of_sixteen_messages_reaches_its_own_vector;
         msi::a_controller_with_one_message_reads_a_disk_on_every_cpu;
     }
     // Of the host they need KVM alone.

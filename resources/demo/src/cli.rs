@@ -9,7 +9,7 @@ use guest::{Monitor, Result};
 use lab::Series;
 
 use crate::bench::Work;
-use crate::{bench, compare, control, run};
+use crate::{bench, compare, control, messages, run};
 
 /// Boot a Linux guest with passed-through devices and report what became of their interrupts.
 #[derive(Parser)]
@@ -29,6 +29,13 @@ enum Verb {
     BenchGuest(BenchGuest),
     /// A device that loses an event for certain when MSI-X is turned off in order to grow, and what we do with it.
     Control(Control),
+    /// In a lab host: raise every MSI message of the USB controller at this address.
+    #[command(hide = true)]
+    Messages {
+        /// The controller, bound to vfio-pci.
+        #[arg(long)]
+        inside: String,
+    },
 }
 
 /// The main job.
@@ -138,6 +145,7 @@ impl Cli {
             Some(Verb::BenchGuest(bench)) => bench::run(&bench)?,
             Some(Verb::Control(Control { inside: Some(address), .. })) => control::inside(&address)?,
             Some(Verb::Control(control)) => control::run(&control)?,
+            Some(Verb::Messages { inside }) => messages::inside(&inside)?,
         })
     }
 }

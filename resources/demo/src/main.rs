@@ -4,6 +4,7 @@ mod bench;
 mod cli;
 mod compare;
 mod control;
+mod messages;
 mod report;
 mod run;
 mod screen;
