@@ -1,7 +1,7 @@
 //! MSI on real KVM: 1 to 32 vectors from one message.
 //!
-//! The real part is KVM. The device is the test's: no device that QEMU emulates raises several MSI messages of its own
-//! accord, and a Linux guest without interrupt remapping uses one at most.
+//! The real part is KVM. The device is the test's, so that its messages can be masked: `tests/linux/msi.rs` has a real
+//! device of 16 messages, which has no mask bits, and no guest.
 
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::thread;
