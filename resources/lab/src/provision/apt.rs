@@ -32,6 +32,13 @@ pub(crate) struct Package {
     pub(crate) version: String,
 }
 
+/// A package that another one depends on, and the version where only one will do.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) struct Dependency {
+    pub(crate) name: String,
+    exact: Option<String>,
+}
+
 impl Apt {
     /// Writes the private configuration and fetches the package lists.
     pub(crate) fn new(cache: &Cache) -> Result<Self> {
@@ -69,13 +76,13 @@ impl Apt {
         Ok(shown.lines().filter_map(|line| line.strip_prefix("Depends: ")).flat_map(parse_exact).collect())
     }
 
-    /// The names a package depends on, first alternatives only.
-    pub(crate) fn dependencies(&self, package: &Package) -> Result<Vec<String>> {
+    /// The packages that a package depends on, first alternatives only.
+    pub(crate) fn dependencies(&self, package: &Package) -> Result<Vec<Dependency>> {
         let shown = process::text(
             self.command("apt-cache").arg("show").arg(format!("{}={}", package.name, package.version)),
         )?;
         let depends = shown.lines().find_map(|line| line.strip_prefix("Depends: ")).unwrap_or_default();
-        Ok(depends.split(',').filter_map(|d| d.split_whitespace().next()).map(str::to_owned).collect())
+        Ok(depends.split(',').filter_map(Dependency::parse).collect())
     }
 
     /// Downloads packages (`name` or `name=version`) and extracts them below a directory, without installing them.
@@ -144,6 +151,19 @@ fn configuration(dir: &Path) -> String {
     )
 }
 
+impl Dependency {
+    fn parse(text: &str) -> Option<Self> {
+        let name = text.split_whitespace().next()?.to_owned();
+        let exact = parse_exact(text).pop().map(|package| package.version);
+        Some(Self { name, exact })
+    }
+
+    /// What apt is asked for: the exact version, where only that one will do.
+    pub(crate) fn request(&self) -> String {
+        self.exact.as_ref().map_or_else(|| self.name.clone(), |version| format!("{}={version}", self.name))
+    }
+}
+
 /// `a (= 1), b` names one exact dependency: a in version 1.
 fn parse_exact(depends: &str) -> Vec<Package> {
     depends
@@ -164,6 +184,14 @@ mod tests {
     fn exact_dependencies_are_read() {
         let one = Package { name: "linux-image-6.1.0-1-amd64".into(), version: "6.1.5-1".into() };
         assert_eq!(parse_exact("linux-image-6.1.0-1-amd64 (= 6.1.5-1), kmod, libc6 (>= 2)"), [one]);
+    }
+
+    #[test]
+    fn only_an_exact_dependency_is_asked_for_by_version() {
+        let request = |text| Dependency::parse(text).unwrap().request();
+        assert_eq!(request(" headers-common (= 6.1.192-2)"), "headers-common=6.1.192-2");
+        assert_eq!(request(" linux-kbuild-6.1 (>= 6.1.192-2)"), "linux-kbuild-6.1");
+        assert_eq!(request("gcc-12 | gcc-13"), "gcc-12");
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use super::apt::{Apt, Package};
+use super::apt::{Apt, Dependency, Package};
 use super::process;
 use crate::cache::Cache;
 use crate::error::{At, Error, Result};
@@ -29,10 +29,11 @@ pub(crate) fn fetch(apt: &Apt, cache: &Cache, series: Series) -> Result<()> {
         let depends = apt.dependencies(&headers)?;
         let companions = depends
             .iter()
-            .filter(|d| {
-                (d.starts_with("linux-headers-") && d.ends_with("-common")) || d.starts_with("linux-kbuild-")
+            .filter(|Dependency { name, .. }| {
+                (name.starts_with("linux-headers-") && name.ends_with("-common"))
+                    || name.starts_with("linux-kbuild-")
             })
-            .map(|d| format!("{d}={}", headers.version));
+            .map(Dependency::request);
         let packages: Vec<String> = [&image, &headers]
             .map(|p| format!("{}={}", p.name, p.version))
             .into_iter()
@@ -45,7 +46,7 @@ pub(crate) fn fetch(apt: &Apt, cache: &Cache, series: Series) -> Result<()> {
         }
         apt.extract(&packages, &partial)?;
         settle_headers(&partial, &release)?;
-        let compilers: BTreeSet<_> = depends.iter().filter_map(|d| compiler(d)).collect();
+        let compilers: BTreeSet<_> = depends.iter().filter_map(|d| compiler(&d.name)).collect();
         let list = partial.join("compilers");
         fs::write(&list, compilers.into_iter().collect::<Vec<_>>().join("\n")).at("write", list)?;
         process::output(
