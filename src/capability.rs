@@ -14,6 +14,9 @@ pub trait Capability: Registers {
     /// the pending bits read 0: they are not the registers'.
     fn read_config(&self, offset: u16, data: &mut [u8]);
 
+    /// Whether some register of the capability shows vectors as silent now: the capability is off, or the register masks some.
+    fn shows_silence(&self) -> bool;
+
     /// Writes, as [`Capability::read_config`] reads.
     fn write_config(registers: &Self::Shared, offset: u16, data: &[u8]) -> Touched;
 }

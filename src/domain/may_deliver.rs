@@ -30,9 +30,8 @@ impl MayDeliver {
     #[inline]
     pub(super) fn set(&self, vector: Vector) {
         let bit = bit(vector);
-        let words = self
-            .words
-            .get_or_init(|| (0..self.vectors.div_ceil(64)).map(|_| AtomicU64::new(0)).collect());
+        let words =
+            self.words.get_or_init(|| (0..self.vectors.div_ceil(64)).map(|_| AtomicU64::new(0)).collect());
         if let Some(word) = words.get(vector.index() / 64)
             && word.load(SeqCst) & bit == 0
         {

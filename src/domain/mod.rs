@@ -111,6 +111,9 @@ const BATCH: usize = 16;
 /// How many batches one call binds.
 const BATCHES: u32 = 16;
 
+/// How long a step that the host refused waits for the next try.
+const RETRY: Duration = Duration::from_millis(100);
+
 /// What an embedder does with each failure of the host. It is called under the domain's lock.
 pub type FailureHook = Box<dyn Fn(&DomainError) + Send>;
 
@@ -145,6 +148,23 @@ impl DeviceDomain {
         // In a statement of its own, after the lock.
         let notice = self.host.lock_in_turn().retry(&*self.router, store);
         drop(notice);
+    }
+
+    /// Everything that is not on a guest's path, in one call: delivers what waits for relayed vectors, binds deferred vectors, tries
+    /// again what the host refused, and releases what has expired. Answers how long it may be until the next call, if nothing
+    /// becomes readable before ([`DeviceDomain::relay`], [`DeviceDomain::growth`]); `None` where nothing is owed.
+    ///
+    /// An embedder that calls this after each guest access that may have left something, and as often as it answers, needs
+    /// no other call.
+    pub fn maintain(&self, store: &dyn Store, now: Instant) -> Option<Duration> {
+        self.deliver();
+        self.grow(store);
+        self.retry_at(store, now);
+        let host = self.host();
+        let retry = (host.failed() > 0).then_some(RETRY);
+        let expiry = host.next_expiry().map(|at| at.saturating_duration_since(now));
+        let deferred = (host.deferred() > 0).then_some(Duration::ZERO);
+        [retry, expiry, deferred].into_iter().flatten().min()
     }
 
     /// Of the vectors that userspace delivers, how often it has delivered the one that it delivers most; 0 where there is

@@ -10,6 +10,7 @@ impl<C: Capability, D: Domain> Function<C, D> {
     /// Reads the capability; `offset` counts from its ID. The next pointer reads 0, it is the embedder's.
     pub fn read_config(&self, offset: u16, data: &mut [u8]) {
         self.registers.look(|capability| capability.read_config(offset, data));
+        self.settle_shown_by_config();
         let Some(register) = C::pending_register(&self.layout) else { return };
         let dword = u64::from(register / 4);
         for lane in lanes(offset.into(), data.len()).filter(|lane| lane.dword == dword) {
@@ -23,5 +24,13 @@ impl<C: Capability, D: Domain> Function<C, D> {
     /// nor on a message that it no longer has.
     pub fn write_config(&self, offset: u16, data: &[u8]) {
         self.sync(C::write_config(&self.registers, offset, data));
+        self.settle_shown_by_config();
+    }
+
+    /// Message Control, or MSI's mask bits, may show any vector as silent.
+    fn settle_shown_by_config(&self) {
+        if self.registers.look(C::shows_silence) {
+            self.settle_shown(0..C::capacity(&self.layout));
+        }
     }
 }

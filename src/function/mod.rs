@@ -19,7 +19,7 @@ use crate::backend::{Backend, Cookie, Unsupported};
 use crate::budget::Budget;
 use crate::delivery::{Delivery, Store, Touched, Vector};
 use crate::domain::{
-    BusMaster, DeviceDomain, Domain, DomainReport, Latched, SoftwareCounters, SoftwareDomain,
+    BusMaster, DeviceDomain, Domain, DomainReport, FailureHook, Latched, SoftwareCounters, SoftwareDomain,
 };
 use crate::ims::{QueueStore, SlotArray};
 use crate::msi::Msi;
@@ -149,6 +149,14 @@ impl<C: Registers, D: Domain> Function<C, D> {
     }
 }
 
+/// The entries of 16 bytes whose control DWORD has a byte in an access: the access shows their mask bits.
+#[inline]
+fn with_control(offset: u64, len: usize) -> Range<u32> {
+    let entry = |at: u64| u32::try_from(at / 16).unwrap_or(u32::MAX);
+    // Control begins 12 bytes after its entry, and ends with it.
+    entry(offset)..entry(offset.saturating_add(len as u64).saturating_add(3))
+}
+
 /// Registers behind a lock.
 impl<C: Registers<Shared = Mutex<C>>, D: Domain> Function<C, D> {
     /// A guest's access that writes, to registers of whatever kind: `write` changes them and says which vectors it
@@ -196,6 +204,26 @@ impl<C: Registers> Function<C, DeviceDomain> {
     /// As [`Function::retry`], for an embedder with a clock of its own.
     pub fn retry_at(&self, now: Instant) {
         self.domain.retry_at(&self.registers, now);
+    }
+
+    /// See [`DeviceDomain::maintain`].
+    pub fn maintain(&self, now: Instant) -> Option<Duration> {
+        self.domain.maintain(&self.registers, now)
+    }
+
+    /// See [`DeviceDomain::on_failure`].
+    pub fn on_failure(&self, hook: FailureHook) {
+        self.domain.on_failure(hook);
+    }
+
+    /// See [`DeviceDomain::rearm`].
+    pub fn rearm(&self) {
+        self.domain.rearm(&self.registers);
+    }
+
+    /// See [`DeviceDomain::tear_down`].
+    pub fn tear_down(&self) {
+        self.domain.tear_down();
     }
 
     /// See [`DeviceDomain::busiest`].

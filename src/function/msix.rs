@@ -1,8 +1,6 @@
 //! The part of a function's MSI-X that lives in BARs: table and pending bits.
 
-use std::ops::Range;
-
-use super::Function;
+use super::{Function, with_control};
 use crate::access::lanes;
 use crate::domain::Domain;
 use crate::msix::{Bar, Msix, Owner};
@@ -64,17 +62,9 @@ impl<D: Domain> Function<Msix, D> {
     }
 }
 
-/// The entries whose Vector Control has a byte in an access: the access shows their mask bits.
-#[inline]
-fn with_control(offset: u64, len: usize) -> Range<u32> {
-    let entry = |at: u64| u32::try_from(at / 16).unwrap_or(u32::MAX);
-    // Vector Control begins 12 bytes after its entry, and ends with it.
-    entry(offset)..entry(offset.saturating_add(len as u64).saturating_add(3))
-}
-
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::super::with_control;
 
     #[test]
     fn an_access_shows_the_mask_bits_of_the_entries_whose_control_it_has_a_byte_of() {

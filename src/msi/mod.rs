@@ -18,7 +18,7 @@ use std::sync::Mutex;
 use crate::access::lanes;
 use crate::backend::{Capabilities, Growth};
 use crate::capability::Capability;
-use crate::delivery::{Delivery, Store, Touched, Vector};
+use crate::delivery::{Delivery, EnableWrite, Store, Touched, Vector};
 use crate::message::MsiMessage;
 use crate::registers::{Registers, lock};
 use crate::state::RestoreError;
@@ -137,6 +137,10 @@ impl Capability for Msi {
         u16::try_from(dword).ok()?.checked_mul(4)
     }
 
+    fn shows_silence(&self) -> bool {
+        !self.control.enable() || self.mask != 0
+    }
+
     fn read_config(&self, offset: u16, data: &mut [u8]) {
         for lane in lanes(offset.into(), data.len()) {
             let register = usize::try_from(lane.dword).ok().and_then(|i| self.layout.registers().get(i));
@@ -153,7 +157,14 @@ impl Capability for Msi {
                 registers.write_register(*register, lane.merge(registers.register(*register), data));
             }
         }
-        registers.touched_since(&before)
+        let writes_enable =
+            lanes(offset.into(), data.len()).any(|lane| lane.dword == 0 && lane.enabled() >> 16 & 1 == 1);
+        let touched = registers.touched_since(&before);
+        match (writes_enable && before.control.enable() && registers.control.enable(), *registers == before) {
+            (false, _) => touched,
+            (true, false) => touched.with_enable_write(EnableWrite::Changed),
+            (true, true) => touched.with_enable_write(EnableWrite::Repeated),
+        }
     }
 }
 

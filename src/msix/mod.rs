@@ -144,6 +144,10 @@ impl Capability for Msix {
         None
     }
 
+    fn shows_silence(&self) -> bool {
+        !self.control().enable() || self.control().function_mask()
+    }
+
     fn read_config(&self, offset: u16, data: &mut [u8]) {
         let [table, pba] = self.windows;
         for lane in lanes(offset.into(), data.len()) {

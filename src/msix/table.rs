@@ -81,7 +81,9 @@ pub(super) struct Table {
     extent: AtomicUsize,
     /// A bit for each entry whose Message Data the driver has written once more as it was. Data is the last register that a
     /// driver writes of a message, so the whole message was, unless address or data have changed since.
-    rewritten: Box<[AtomicU64]>,
+    rewritten: Flags,
+    /// A bit for each entry whose address has changed while it was unmasked, until its Message Data is written.
+    moving: Flags,
 }
 
 impl Table {
@@ -98,8 +100,8 @@ impl Table {
             Place::new(entry)
         };
         let places: Box<[Place]> = entries.enumerate().map(place).collect();
-        let rewritten = (0..places.len().div_ceil(64)).map(|_| AtomicU64::new(0)).collect();
-        Self { places, extent: AtomicUsize::new(extent), rewritten }
+        let flags = || Flags::new(places.len());
+        Self { rewritten: flags(), moving: flags(), extent: AtomicUsize::new(extent), places }
     }
 
     pub(super) fn len(&self) -> usize {
@@ -133,17 +135,7 @@ impl Table {
 
     /// See [`Store::take_rewritten`](crate::Store::take_rewritten).
     pub(super) fn take_rewritten(&self, vector: Vector) -> bool {
-        let bit = 1u64.wrapping_shl(vector.0);
-        self.rewritten
-            .get(vector.index() / 64)
-            .is_some_and(|word| word.load(SeqCst) & bit != 0 && word.fetch_and(!bit, SeqCst) & bit != 0)
-    }
-
-    #[cold]
-    fn note_rewritten(&self, index: usize) {
-        if let Some(word) = self.rewritten.get(index / 64) {
-            word.fetch_or(1u64.wrapping_shl(index as u32), SeqCst);
-        }
+        self.rewritten.take(vector.index())
     }
 
     fn qword(&self, qword: u64) -> Option<(usize, usize, &AtomicU64)> {
@@ -245,14 +237,20 @@ impl Table {
             }
         };
         // Message Data, whether or not Vector Control changes with it.
-        let is_data_rewritten = half == 1 && enabled as u32 == u32::MAX && before as u32 == after as u32;
-        if is_data_rewritten && self.read_qword(qword ^ 1) != 0 {
-            self.note_rewritten(index);
-        } else if after == before {
+        let writes_data = half == 1 && enabled as u32 == u32::MAX;
+        let is_unmasked = |second: u64| !VectorControl::from_bits((second >> 32) as u32).mask();
+        let was_moving = writes_data && is_unmasked(after) && self.moving.take(index);
+        let is_rewritten = writes_data && before as u32 == after as u32 && !was_moving;
+        if !is_rewritten && after == before {
             return Touched::NOTHING;
         }
         // Not earlier: it may have changed with this one.
         let other = self.read_qword(qword ^ 1);
+        if is_rewritten && other != 0 {
+            self.rewritten.set(index);
+        } else if half == 0 && is_unmasked(other) {
+            self.moving.set(index);
+        }
         let entry = |this| if half == 0 { Entry([this, other]) } else { Entry([other, this]) };
         if follows(&entry(before), &entry(after)) {
             Touched::one(Vector(index as u32))
@@ -267,6 +265,30 @@ impl Table {
         if self.extent.load(SeqCst) < extent {
             self.extent.fetch_max(extent, SeqCst);
         }
+    }
+}
+
+/// A bit for each entry, set and taken by any vCPU.
+#[derive(Debug)]
+struct Flags(Box<[AtomicU64]>);
+
+impl Flags {
+    fn new(entries: usize) -> Self {
+        Self((0..entries.div_ceil(64)).map(|_| AtomicU64::new(0)).collect())
+    }
+
+    #[cold]
+    fn set(&self, index: usize) {
+        if let Some(word) = self.0.get(index / 64) {
+            word.fetch_or(1u64.wrapping_shl(index as u32), SeqCst);
+        }
+    }
+
+    fn take(&self, index: usize) -> bool {
+        let bit = 1u64.wrapping_shl(index as u32);
+        self.0
+            .get(index / 64)
+            .is_some_and(|word| word.load(SeqCst) & bit != 0 && word.fetch_and(!bit, SeqCst) & bit != 0)
     }
 }
 

@@ -116,8 +116,7 @@ fn a_store_of_another_shape_runs_on_the_domain_of_a_device() {
 #[test]
 fn a_store_of_another_shape_runs_on_the_domain_of_a_device_model() {
     let router = Arc::new(FakeRouter::new(Failures::default()));
-    let function: Function<Doorbells, SoftwareDomain> =
-        Function::try_software((), router.clone()).unwrap();
+    let function: Function<Doorbells, SoftwareDomain> = Function::try_software((), router.clone()).unwrap();
     function.change(|doorbells| doorbells.set_entry(9, 2, 0x41));
     function.trigger(Vector(9));
     assert_eq!((router.take_delivered(), function.pending(0)), (vec![], 1 << 9));

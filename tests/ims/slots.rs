@@ -189,6 +189,7 @@ fn a_slot_beyond_the_routes_is_delivered_from_userspace() {
 fn a_device_with_fewer_vectors_than_slots_is_refused_before_a_guest_sees_a_store() {
     let failures = Failures::default();
     let (router, device) = (FakeRouter::new(failures.clone()), FakeBackend::new(failures));
-    let refused = ImsFunction::try_new(layout(65_536, ControlFormat::DSA), std::sync::Arc::new(router), device);
+    let refused =
+        ImsFunction::try_new(layout(65_536, ControlFormat::DSA), std::sync::Arc::new(router), device);
     assert_eq!(refused.err(), Some(Unsupported::Vectors { needed: 65_536, vectors: 2048 }));
 }

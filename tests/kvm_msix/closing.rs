@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use vm_msi::Router;
 use vm_msi::Interrupt;
+use vm_msi::Router;
 use vm_msi::kvm::Irqchip;
 use vm_msi::router::{RouterError, Unclosed};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};

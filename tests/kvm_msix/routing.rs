@@ -4,6 +4,7 @@ use kvm_bindings::KvmIrqRouting;
 use kvm_ioctls::VmFd;
 use vm_msi::Interrupt;
 use vm_msi::kvm::Irqchip;
+use vm_msi::router::Signalled;
 use vm_msi::{MsiMessage, Router};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
@@ -157,7 +158,7 @@ fn a_message_is_delivered_without_any_route() {
     let machine = Machine::new(Irqchip::Kernel, 2);
     let router = machine.router();
     let guest = machine.start();
-    router.signal(Interrupt::new(fixed(1, 0x41))).unwrap();
+    assert_eq!(router.signal(Interrupt::new(fixed(1, 0x41))).unwrap(), Signalled::Delivered);
     guest.wait_for(1, 0x41, 1);
     assert!(router.translate(MsiMessage::BLANK).is_err());
     assert!(router.translate(fixed(1, 0x0f)).is_err());

@@ -12,9 +12,9 @@ use std::thread;
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use vm_msi::MsiMessage;
 use vm_msi::kvm::Irqchip;
 use vm_msi::remap::handle;
-use vm_msi::MsiMessage;
 
 use crate::bare_metal::{Card, ENABLE, FUNCTION_MASK, Guest, Machine, Operation, eventually, fixed};
 use crate::remapping::{RemappedCard, Unit};

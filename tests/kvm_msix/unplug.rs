@@ -21,11 +21,7 @@ const STEADY: u8 = 0x40;
 const GOING: u8 = 0x60;
 
 /// A card that is no longer on any bus when it goes: the guest's accesses are made for it.
-fn plug(
-    router: &Arc<KvmRouter>,
-    budget: &Arc<Budget>,
-    device: &Arc<Device>,
-) -> MsixFunction {
+fn plug(router: &Arc<KvmRouter>, budget: &Arc<Budget>, device: &Arc<Device>) -> MsixFunction {
     let backend = DeviceBackend(device.clone());
     let msix =
         MsixFunction::new(table_layout(VECTORS.into()), router.clone(), backend).within(budget.clone());

@@ -5,16 +5,19 @@
 
 mod bus_master;
 mod capability;
+mod claims;
 mod first_signal;
 mod fixture;
 mod growth;
 mod hostile;
 mod masking;
+mod memory;
 mod msi;
 mod parents;
 mod pba;
 mod races;
 mod remapping;
+mod self_reset;
 mod software;
 mod table;
 mod together;

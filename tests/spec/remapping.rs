@@ -303,7 +303,8 @@ fn an_invalidation_of_a_unit_reaches_every_function_behind_it_and_no_other() {
     let entry = |requester, data| unit.stage().write(ENTRY, Some((requester, target(data))));
     let device = || FakeBackend::new(Failures::default());
     let make = |router: Arc<Remapped>| MsixFunction::try_new(layout(), router, device());
-    let functions = [1, 2, 3].map(|requester| unit.admit(router.clone(), RequesterId(requester), make).unwrap());
+    let functions =
+        [1, 2, 3].map(|requester| unit.admit(router.clone(), RequesterId(requester), make).unwrap());
     let software =
         unit.admit(router.clone(), REQUESTER, |router| SoftwareMsix::try_software(layout(), router)).unwrap();
     let outside = unit.admit(router.clone(), RequesterId(4), make).unwrap();
@@ -342,8 +343,9 @@ fn functions_may_come_and_go_while_a_unit_is_invalidated() {
         let telling =
             scope.spawn(|| (0..2000).for_each(|_| unit.invalidate(|stage| stage.invalidate(0..256))));
         while !telling.is_finished() {
-            let make =
-                |router: Arc<Remapped>| MsixFunction::try_new(layout(), router, FakeBackend::new(Failures::default()));
+            let make = |router: Arc<Remapped>| {
+                MsixFunction::try_new(layout(), router, FakeBackend::new(Failures::default()))
+            };
             let function = unit.admit(router.clone(), REQUESTER, make).unwrap();
             function.write_config(2, &ENABLE.to_le_bytes());
             function.write_table(0, &entry_bytes(target(0x41)));

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use vm_msi::Interrupt;
 use vm_msi::msix::{Bar, Layout, TableSize};
-use vm_msi::router::{Route, RouterError};
+use vm_msi::router::{Route, RouterError, Signalled};
 use vm_msi::testing::{Failures, FakeRouter};
 use vm_msi::{MsiMessage, Router, SoftwareMsix, Vector};
 use vmm_sys_util::eventfd::EventFd;
@@ -172,11 +172,11 @@ impl Router for SlowRouter {
 
     fn withdraw(&self, _: Route) {}
 
-    fn signal(&self, _: Interrupt) -> Result<(), RouterError> {
+    fn signal(&self, _: Interrupt) -> Result<Signalled, RouterError> {
         self.begun.store(true, Ordering::SeqCst);
         std::thread::sleep(Duration::from_millis(100));
         self.ended.store(true, Ordering::SeqCst);
-        Ok(())
+        Ok(Signalled::Delivered)
     }
 }
 

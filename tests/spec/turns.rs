@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use vm_msi::Interrupt;
 use vm_msi::backend::{Backend, BackendError, Capabilities};
 use vm_msi::msix::{Layout, TableSize};
-use vm_msi::router::{Route, Router, RouterError};
+use vm_msi::router::{Route, Router, RouterError, Signalled};
 use vm_msi::testing::{Failures, FakeBackend, FakeRouter};
 use vm_msi::{Budget, MsixFunction, Vector};
 use vmm_sys_util::eventfd::EventFd;
@@ -175,7 +175,7 @@ impl Router for Looking {
         self.router.withdraw(route);
     }
 
-    fn signal(&self, message: Interrupt) -> Result<(), RouterError> {
+    fn signal(&self, message: Interrupt) -> Result<Signalled, RouterError> {
         self.router.signal(message)
     }
 }

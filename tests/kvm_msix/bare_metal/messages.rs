@@ -25,7 +25,7 @@ pub(crate) struct MsiCard {
     /// Raises the interrupts.
     pub(crate) device: Arc<Device>,
     /// The crate's part.
-    pub(crate) msi: Arc<MsiFunction<KvmRouter, MessagesBackend>>,
+    pub(crate) msi: Arc<MsiFunction>,
     layout: MsiLayout,
     base: u64,
 }
@@ -82,7 +82,7 @@ impl MsiCard {
 }
 
 /// The capability on the bus.
-struct CapabilityMmio(Arc<MsiFunction<KvmRouter, MessagesBackend>>);
+struct CapabilityMmio(Arc<MsiFunction>);
 
 impl DeviceMmio for CapabilityMmio {
     fn mmio_read(&self, _base: MmioAddress, offset: MmioAddressOffset, data: &mut [u8]) {

@@ -10,8 +10,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use vm_device::DeviceMmio;
 use vm_device::bus::{MmioAddress, MmioAddressOffset};
-use vm_msi::message::MsiMessage;
 use vm_msi::Target;
+use vm_msi::message::MsiMessage;
 use vm_msi::router::{Router, RouterError};
 
 const PINS: usize = crate::layout::IOAPIC_PINS as usize;
@@ -125,7 +125,7 @@ impl Ioapic {
         let entry = usize::try_from(pin).ok().and_then(|pin| self.registers().redirections.get(pin).copied());
         let message = entry.and_then(Redirection::message);
         match message.and_then(|message| self.router.translate(message).ok()) {
-            Some(Target::Interrupt(interrupt)) => self.router.signal(interrupt),
+            Some(Target::Interrupt(interrupt)) => self.router.signal(interrupt).map(drop),
             Some(Target::Memory(_)) | None => Ok(()),
         }
     }
@@ -167,7 +167,7 @@ mod tests {
     use std::sync::mpsc;
 
     use vm_msi::Interrupt;
-    use vm_msi::router::Route;
+    use vm_msi::router::{Route, Signalled};
     use vmm_sys_util::eventfd::EventFd;
 
     use super::*;
@@ -186,9 +186,9 @@ mod tests {
             Ok(())
         }
         fn withdraw(&self, _: Route) {}
-        fn signal(&self, message: Interrupt) -> Result<(), RouterError> {
+        fn signal(&self, message: Interrupt) -> Result<Signalled, RouterError> {
             self.0.send(message.message()).unwrap();
-            Ok(())
+            Ok(Signalled::Delivered)
         }
     }
 

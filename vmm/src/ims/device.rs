@@ -8,9 +8,9 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use serde_json::{Map, Value};
+use vm_msi::Vector;
 use vm_msi::access::lanes;
 use vm_msi::domain::BusMaster;
-use vm_msi::Vector;
 
 use super::interrupts::{Interrupts, Triggered, trigger};
 use super::registers::{

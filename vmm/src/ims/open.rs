@@ -60,7 +60,13 @@ fn attach_one(
         }
         DeviceOption::ImsQueues { slots, memory_slots } => {
             let shape = Shape { slots: *slots, memory_slots: *memory_slots, special: Special::Msix };
-            add(QUEUES, "ims-queues", Queues::new(memory.clone()), Interrupts::new(shape, router.clone()), machine)
+            add(
+                QUEUES,
+                "ims-queues",
+                Queues::new(memory.clone()),
+                Interrupts::new(shape, router.clone()),
+                machine,
+            )
         }
         // To the guest it is the same device.
         DeviceOption::ImsMediated { host, slots } => {

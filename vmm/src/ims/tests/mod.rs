@@ -76,13 +76,7 @@ impl<M: Model> Machine<M> {
     }
 
     /// A device with these interrupts, which decodes and may signal.
-    fn with(
-        id: u16,
-        model: M,
-        interrupts: Interrupts,
-        router: Arc<FakeRouter>,
-        failures: Failures,
-    ) -> Self {
+    fn with(id: u16, model: M, interrupts: Interrupts, router: Arc<FakeRouter>, failures: Failures) -> Self {
         let root = Root::new(windows());
         let device = Arc::new(Device::new(model, interrupts));
         let function = PciFunction::new(id, Arc::clone(&device), &root).unwrap();

@@ -91,11 +91,7 @@ impl HostFunction<'_> {
     }
 
     /// The vectors of the MSI capability at `at`, and its bytes.
-    fn msi(
-        &self,
-        at: u16,
-        router: &Arc<KvmRouter>,
-    ) -> Result<(MsiFunction, Range<u16>), Refused> {
+    fn msi(&self, at: u16, router: &Arc<KvmRouter>) -> Result<(MsiFunction, Range<u16>), Refused> {
         let own = MsiLayout::parse(*self.capability(at)?)?;
         let pending = (own.masking() == VectorMasking::Present).then(|| {
             let pending = at.saturating_add(own.bytes()).saturating_sub(PENDING_BYTES);
@@ -108,11 +104,7 @@ impl HostFunction<'_> {
     }
 
     /// The vectors of the MSI-X capability at `at`, and its bytes.
-    fn msix(
-        &self,
-        at: u16,
-        router: &Arc<KvmRouter>,
-    ) -> Result<(MsixFunction, Range<u16>), Refused> {
+    fn msix(&self, at: u16, router: &Arc<KvmRouter>) -> Result<(MsixFunction, Range<u16>), Refused> {
         let (layout, backend) = self.msix_backend(at)?;
         let bytes = at..at.saturating_add(u16::try_from(CAPABILITY_BYTES)?);
         let function = MsixFunction::try_new(layout, router.clone(), backend)?;
