@@ -1,59 +1,111 @@
 //! A passed-through device's MSI vectors.
 //!
-//! The host programs all of them at once when MSI is turned on, so they are reserved together, all or nothing,
-//! with no eventfd; each is requested when the guest first uses it. What an unbound vector is sent waits where
-//! the device has pending bits; a device without mask bits cannot wait, and a driver does not let it.
+//! The host programs all of them at once when MSI is enabled, so they are reserved together, all or nothing, with no eventfd.
+//! Each is requested when the guest first uses it. An interrupt for an unbound vector waits in the device where the device
+//! has pending bits. A device without mask bits cannot hold it back, and a guest's driver does not let it come to that.
+//!
+//! Invariant: MSI changes in the host only in `open`, `bind`, `unbind`, `close` and [`VfioMsi::probe_messages`]. Locking: none
+//! of its own; a domain calls it under the domain's lock.
 
 use std::fs::File;
-use std::io;
-use std::os::unix::fs::FileExt;
 
 use vmm_sys_util::eventfd::EventFd;
 
-use super::set_irqs::{Index, Irqs};
-use super::{NO_SPACE, VfioError};
+use super::VfioError;
+use super::set_irqs::{Index, IrqCalls};
+use super::vectors::{Vectors, enable};
 use crate::backend::{Backend, BackendError, Capabilities, Growth, Holders};
 use crate::delivery::Vector;
 use crate::msi::MessageCount;
 
 /// A passed-through device's MSI vectors.
+///
+/// It cannot tell whether the device still has MSI enabled: VFIO answers reads of the MSI flags from its own copy (Linux
+/// vfio_pci_config.c, `init_pci_cap_msi_perm`). Both [`Backend::vector_programming`] and [`Backend::enable_programming`] answer
+/// [`Programming::Unknown`](crate::backend::Programming::Unknown).
 #[derive(Debug)]
 pub struct VfioMsi {
-    irqs: Irqs,
+    vectors: Vectors,
     messages: MessageCount,
-    /// Where the device's Pending Bits register is in the descriptor's file, if it has one.
     pending_file_offset: Option<u64>,
 }
 
 impl VfioMsi {
-    /// The vectors of the device behind `device` (a duplicate of its VFIO descriptor), of which the host can
-    /// give `messages` at once: less than the device asks for where it has no interrupt remapping. That is tried
-    /// here, by turning MSI on and off.
+    /// A backend for `messages` MSI vectors of the device behind `device`, a duplicate of its VFIO descriptor. It changes
+    /// nothing in the host. Where the host has too few interrupts later, opening fails with ENOSPC, and the domain tries
+    /// again: see [`VfioMsi::probe_messages`].
     ///
-    /// `pending_file_offset` says where the device's own Pending Bits are, if it has them.
+    /// `pending_file_offset` is where the device's Pending Bits register is in the descriptor's file, if it has one: the
+    /// offset of the configuration region plus the register's offset in configuration space.
     ///
     /// # Errors
-    /// The descriptor is no VFIO PCI device's, or that device has no MSI, or the host has no interrupt for it.
-    pub fn new(device: File, pending_file_offset: Option<u64>) -> Result<Self, VfioError> {
-        let irqs = Irqs { device, index: Index::Msi };
-        let asked = irqs.info().map_err(VfioError::Info)?.vectors;
-        if asked == 0 {
-            return Err(VfioError::NoVectors);
-        }
-        let fits = irqs.enable_without_eventfds(asked).map_err(VfioError::Probe)?;
-        if fits.is_none() {
-            irqs.disable().map_err(VfioError::Probe)?;
-        }
-        let given = fits.unwrap_or(asked);
-        let power_of_two = given.checked_ilog2().map_or(0, |log2| 1u32.wrapping_shl(log2));
-        let messages = MessageCount::new(power_of_two).ok_or(VfioError::NoVectors)?;
-        Ok(Self { irqs, messages, pending_file_offset })
+    /// The descriptor is no VFIO PCI device's, or that device has no MSI or fewer vectors.
+    pub fn new(
+        device: File,
+        messages: MessageCount,
+        pending_file_offset: Option<u64>,
+    ) -> Result<Self, VfioError> {
+        Self::with_calls(Box::new(device), messages, pending_file_offset)
     }
 
-    /// How many vectors the host gives at once: what a guest may be told.
+    fn with_calls(
+        calls: Box<dyn IrqCalls>,
+        messages: MessageCount,
+        pending_file_offset: Option<u64>,
+    ) -> Result<Self, VfioError> {
+        let asked = asked(&*calls)?;
+        if messages > asked {
+            return Err(VfioError::TooManyMessages { messages: messages.get(), asked: asked.get() });
+        }
+        Ok(Self { vectors: Vectors::new(calls, Index::Msi), messages, pending_file_offset })
+    }
+
+    /// How many messages the device behind this VFIO descriptor asks for. Nothing changes in the host.
+    ///
+    /// # Errors
+    /// The descriptor is no VFIO PCI device's, or that device has no MSI.
+    pub fn asked(device: &File) -> Result<MessageCount, VfioError> {
+        asked(device)
+    }
+
+    /// How many messages the host can give the device at this moment. That is fewer than the device asks for where, for
+    /// example, an x86 host has no interrupt remapping. A guest that is told more finds its driver's vectors dead.
+    ///
+    /// This enables MSI in the host and disables it again, which the device sees. Call it before the guest runs, while INTx,
+    /// MSI and MSI-X are off: the kernel refuses it otherwise, except that MSI which is already on would be turned off.
+    ///
+    /// # Errors
+    /// The descriptor is no VFIO PCI device's, that device has no MSI, or the host has no interrupt for it.
+    pub fn probe_messages(device: &File) -> Result<MessageCount, VfioError> {
+        probe_messages(device)
+    }
+
+    /// How many vectors there are: what a guest may be told.
     pub fn messages(&self) -> MessageCount {
         self.messages
     }
+}
+
+fn asked(calls: &dyn IrqCalls) -> Result<MessageCount, VfioError> {
+    let info = calls.info(Index::Msi).map_err(VfioError::Info)?;
+    at_most(info.vectors).ok_or(VfioError::NoVectors)
+}
+
+fn probe_messages(calls: &dyn IrqCalls) -> Result<MessageCount, VfioError> {
+    let asked = asked(calls)?;
+    match enable(calls, Index::Msi, asked.get()).map_err(VfioError::Probe)? {
+        Some(fits) => at_most(fits.min(asked.get())).ok_or(VfioError::NoVectors),
+        None => {
+            calls.disable(Index::Msi).map_err(VfioError::Probe)?;
+            Ok(asked)
+        }
+    }
+}
+
+/// The largest count that MSI can express and that is not above `vectors`; `None` for 0.
+fn at_most(vectors: u32) -> Option<MessageCount> {
+    let log2 = vectors.min(32).checked_ilog2()?;
+    MessageCount::new(1u32.wrapping_shl(log2))
 }
 
 impl Backend for VfioMsi {
@@ -69,26 +121,19 @@ impl Backend for VfioMsi {
     }
 
     fn open(&mut self, vectors: u32) -> Result<(), BackendError> {
-        let refused = |source| BackendError::Open { asked: vectors, source };
-        match self.irqs.enable_without_eventfds(vectors).map_err(refused)? {
-            None => Ok(()),
-            Some(_) => Err(refused(io::Error::from_raw_os_error(NO_SPACE))),
-        }
+        self.vectors.open_all(vectors).map_err(|source| BackendError::Open { asked: vectors, source })
     }
 
     fn bind(&mut self, vector: Vector, eventfd: &EventFd) -> Result<(), BackendError> {
-        let bound = self.irqs.set_eventfd(vector.0, Some(eventfd));
-        bound.map_err(|source| BackendError::Bind { vector, source })
+        self.vectors.bind(vector, eventfd)
     }
 
     fn unbind(&mut self, vector: Vector) -> Result<(), BackendError> {
-        let unbound = self.irqs.set_eventfd(vector.0, None);
-        unbound.map_err(|source| BackendError::Unbind { vector, source })
+        self.vectors.unbind(vector)
     }
 
     fn close(&mut self) -> Result<(), BackendError> {
-        let refused = |source| BackendError::Close { unbound: Vec::new(), source };
-        self.irqs.disable().map_err(refused)
+        self.vectors.close()
     }
 
     /// The kernel keeps an eventfd's context and no descriptor, and drops that too.
@@ -98,8 +143,10 @@ impl Backend for VfioMsi {
 
     fn pending(&mut self, group: u32) -> u64 {
         let Some(at) = self.pending_file_offset.filter(|_| group == 0) else { return 0 };
-        let mut bits = [0; 4];
-        // A device that cannot be read has nothing pending that anyone could get.
-        self.irqs.device.read_exact_at(&mut bits, at).map_or(0, |()| u32::from_le_bytes(bits).into())
+        // A device that does not answer is gone or in reset: it has no interrupt that could still be delivered.
+        self.vectors.read(at).map_or(0, |bits| u32::from_le_bytes(bits).into())
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,69 +1,83 @@
 //! A passed-through device's MSI-X vectors.
 //!
-//! MSI-X is never turned off to grow. On a host that can allocate single vectors (Linux 6.5 and later, most
-//! interrupt domains) it is turned on with none. On one that cannot (NORESIZE) the whole table is reserved in
-//! the call that turns it on, with no eventfd: no interrupt is requested, no CPU vector taken, and afterwards
-//! vectors take eventfds one by one all the same. What an unbound vector is sent waits in the device's own PBA,
-//! as the host keeps the entry masked.
+//! MSI-X is never disabled in order to grow. A host that can allocate single vectors (Linux 6.5 and later, most interrupt
+//! domains) enables it with one. A host that cannot (NORESIZE) reserves the whole table when it enables MSI-X, with no
+//! eventfd: no interrupt is requested and no CPU vector taken, and afterwards vectors take eventfds one by one all the same.
+//! An interrupt for an unbound vector waits in the device's own PBA, because the host keeps the entry masked.
+//!
+//! Locking: none of its own; a domain calls it under the domain's lock.
 
 use std::fs::File;
-use std::io;
-use std::os::unix::fs::FileExt;
 
 use vmm_sys_util::eventfd::EventFd;
 
-use super::set_irqs::{Index, IrqInfo, Irqs};
-use super::{NO_SPACE, VfioError};
-use crate::backend::{Backend, BackendError, Capabilities, Growth, Holders};
+use super::VfioError;
+use super::set_irqs::{Index, IrqCalls, IrqInfo};
+use super::table_mapping::{TableMapping, Word};
+use super::vectors::Vectors;
+use crate::backend::{Backend, BackendError, Capabilities, Growth, Holders, Programming};
 use crate::delivery::Vector;
+use crate::msix::layout::ENTRY_BYTES;
+use crate::msix::regs::{MessageControl, VectorControl};
+
+/// Where a device's own MSI-X registers are in the file of its VFIO descriptor. Each is the offset of a region
+/// (VFIO_DEVICE_GET_REGION_INFO) plus the register's offset into that region.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MsixFileOffsets {
+    /// The pending bit array, in a BAR's region.
+    pub pba: u64,
+    /// The table, in a BAR's region. Without it, [`Backend::vector_programming`] answers [`Programming::Unknown`].
+    pub table: Option<u64>,
+    /// Message Control, in the configuration region. Without it, [`Backend::enable_programming`] answers
+    /// [`Programming::Unknown`].
+    pub message_control: Option<u64>,
+}
 
 /// A passed-through device's MSI-X vectors.
 #[derive(Debug)]
 pub struct VfioMsix {
-    irqs: Irqs,
+    vectors: Vectors,
     capabilities: Capabilities,
-    /// Where the device's pending bits are in the descriptor's file.
-    pba_file_offset: u64,
-    /// How many vectors the host has reserved since MSI-X was turned on.
-    reserved: u32,
+    offsets: MsixFileOffsets,
+    /// `None` where the host does not let the table be mapped.
+    table: Option<TableMapping>,
 }
 
 impl VfioMsix {
-    /// The vectors of the device behind `device` (a duplicate of its VFIO descriptor), whose pending bit array
-    /// is at `pba_file_offset`: its region's offset plus the array's offset into that BAR. Nothing is changed
-    /// in the host.
+    /// The vectors of the device behind `device`, a duplicate of its VFIO descriptor. Nothing changes in the host.
+    ///
+    /// The table is mapped, read-only, where the host allows it (Linux 4.16 and later, VFIO_REGION_INFO_CAP_MSIX_MAPPABLE).
     ///
     /// # Errors
     /// The descriptor is no VFIO PCI device's, or that device has no MSI-X.
-    pub fn new(device: File, pba_file_offset: u64) -> Result<Self, VfioError> {
-        let irqs = Irqs { device, index: Index::Msix };
-        let IrqInfo { vectors, dynamic } = irqs.info().map_err(VfioError::Info)?;
-        if vectors == 0 {
-            return Err(VfioError::NoVectors);
-        }
-        let growth = if dynamic { Growth::Dynamic } else { Growth::Reserved };
+    pub fn new(device: File, offsets: MsixFileOffsets) -> Result<Self, VfioError> {
+        let info = info(&device)?;
+        let bytes = u64::from(info.vectors).saturating_mul(ENTRY_BYTES);
+        let table = offsets.table.and_then(|at| TableMapping::new(&device, at, bytes).ok());
+        Ok(Self::with_calls(Box::new(device), info, offsets, table))
+    }
+
+    fn with_calls(
+        calls: Box<dyn IrqCalls>,
+        info: IrqInfo,
+        offsets: MsixFileOffsets,
+        table: Option<TableMapping>,
+    ) -> Self {
         let capabilities = Capabilities {
-            vectors,
-            growth,
+            vectors: info.vectors,
+            growth: if info.dynamic { Growth::Dynamic } else { Growth::Reserved },
             independent: true,
             multi_message: false,
             ims: true,
             cookies: false,
         };
-        Ok(Self { irqs, capabilities, pba_file_offset, reserved: 0 })
+        Self { vectors: Vectors::new(calls, Index::Msix), capabilities, offsets, table }
     }
+}
 
-    /// Turns MSI-X on with as many of `wanted` vectors as the host has interrupts for; answers how many.
-    fn reserve(&self, wanted: u32) -> io::Result<u32> {
-        match self.irqs.enable_without_eventfds(wanted)? {
-            None => Ok(wanted),
-            // So many would have fitted a moment ago. If they no longer do, the next try asks again.
-            Some(fits) => match self.irqs.enable_without_eventfds(fits.min(wanted))? {
-                None => Ok(fits),
-                Some(_) => Err(io::Error::from_raw_os_error(NO_SPACE)),
-            },
-        }
-    }
+fn info(calls: &dyn IrqCalls) -> Result<IrqInfo, VfioError> {
+    let info = calls.info(Index::Msix).map_err(VfioError::Info)?;
+    if info.vectors == 0 { Err(VfioError::NoVectors) } else { Ok(info) }
 }
 
 impl Backend for VfioMsix {
@@ -73,30 +87,23 @@ impl Backend for VfioMsix {
 
     fn open(&mut self, vectors: u32) -> Result<(), BackendError> {
         let vectors = vectors.min(self.capabilities.vectors);
-        let asked = if self.capabilities.growth == Growth::Dynamic { 1 } else { vectors };
-        let reserved = self.reserve(asked).map_err(|source| BackendError::Open { asked, source })?;
-        self.reserved = if reserved == asked { vectors } else { reserved };
-        Ok(())
+        let (asked, opened) = match self.capabilities.growth {
+            Growth::Dynamic => (1, self.vectors.open_dynamic(vectors)),
+            Growth::Reserved | Growth::Fixed => (vectors, self.vectors.open_some(vectors)),
+        };
+        opened.map_err(|source| BackendError::Open { asked, source })
     }
 
     fn bind(&mut self, vector: Vector, eventfd: &EventFd) -> Result<(), BackendError> {
-        if vector.0 >= self.reserved {
-            return Err(BackendError::BeyondReservation { vector, reserved: self.reserved });
-        }
-        let bound = self.irqs.set_eventfd(vector.0, Some(eventfd));
-        bound.map_err(|source| BackendError::Bind { vector, source })
+        self.vectors.bind(vector, eventfd)
     }
 
     fn unbind(&mut self, vector: Vector) -> Result<(), BackendError> {
-        let unbound = self.irqs.set_eventfd(vector.0, None);
-        unbound.map_err(|source| BackendError::Unbind { vector, source })
+        self.vectors.unbind(vector)
     }
 
     fn close(&mut self) -> Result<(), BackendError> {
-        let refused = |source| BackendError::Close { unbound: Vec::new(), source };
-        self.irqs.disable().map_err(refused)?;
-        self.reserved = 0;
-        Ok(())
+        self.vectors.close()
     }
 
     /// The kernel keeps an eventfd's context and no descriptor, and drops that too.
@@ -105,12 +112,52 @@ impl Backend for VfioMsix {
     }
 
     fn pending(&mut self, group: u32) -> u64 {
-        let mut bits = [0; 8];
-        let at = self.pba_file_offset.saturating_add(u64::from(group).saturating_mul(8));
-        // A device that cannot be read (it is gone, or in reset) has nothing pending that anyone could get.
-        match self.irqs.device.read_exact_at(&mut bits, at) {
-            Ok(()) => u64::from_le_bytes(bits),
-            Err(_) => 0,
+        let at = self.offsets.pba.saturating_add(u64::from(group).saturating_mul(8));
+        // A device that does not answer is gone or in reset: it has no interrupt that could still be delivered.
+        self.vectors.read(at).map_or(0, u64::from_le_bytes)
+    }
+
+    /// Compares the device's table entry with what the host must have written for a bound vector: a non-zero Message Address,
+    /// and a Vector Control with the mask bit clear. The entry is lost where Message Address is 0, or Vector Control is
+    /// exactly its reset value.
+    ///
+    /// While the host moves the interrupt to another CPU it masks the entry for a moment. [`Programming::Lost`] may be wrong
+    /// then. That is harmless: the vector is requested again and keeps its interrupts. An entry that reads all ones is
+    /// [`Programming::Unknown`]: the device is gone or in reset, and another read now would not tell more.
+    fn vector_programming(&mut self, vector: Vector) -> Programming {
+        let Some(table) = &self.table else { return Programming::Unknown };
+        let entry = u64::from(vector.0).saturating_mul(ENTRY_BYTES);
+        let control = entry.saturating_add(VECTOR_CONTROL);
+        let reset = VectorControl::RESET.into_bits();
+        // An address that reads all ones is no address: its lowest two bits are always 0.
+        for (at, value, meaning) in [
+            (entry, 0, Programming::Lost),
+            (entry, u32::MAX, Programming::Unknown),
+            (control, reset, Programming::Lost),
+        ] {
+            match table.compare(at, value) {
+                Word::Equal => return meaning,
+                Word::Unreadable => return Programming::Unknown,
+                Word::Different => {}
+            }
+        }
+        Programming::Kept
+    }
+
+    /// Reads the device's own Message Control: VFIO answers reads of the MSI-X capability from the device (Linux
+    /// vfio_pci_config.c). A register that reads all ones is [`Programming::Unknown`]: the device is gone or in reset.
+    fn enable_programming(&mut self) -> Programming {
+        let control = self.offsets.message_control.and_then(|at| self.vectors.read(at));
+        match control.map(u16::from_le_bytes) {
+            None | Some(u16::MAX) => Programming::Unknown,
+            Some(control) if MessageControl::from_bits(control).enable() => Programming::Kept,
+            Some(_) => Programming::Lost,
         }
     }
 }
+
+/// Offset of Vector Control in a table entry, PCIe r6 §7.7.2.5.
+const VECTOR_CONTROL: u64 = 12;
+
+#[cfg(test)]
+mod tests;

@@ -16,7 +16,7 @@ use guest::Line;
 use kvm_ioctls::Kvm;
 use lab::{Cache, Command, Config, Device, Lab, Refresh};
 use vfio_bindings::bindings::vfio::{VFIO_PCI_BAR0_REGION_INDEX, VFIO_PCI_CONFIG_REGION_INDEX};
-use vm_msi::vfio::VfioMsix;
+use vm_msi::vfio::{MsixFileOffsets, VfioMsix};
 use vm_msi::{Backend, Vector};
 use vmm::vfio::Sysfs;
 use vmm::vfio::container::Container;
@@ -69,7 +69,9 @@ pub(crate) fn inside(address: &str) -> Result<ExitCode, Box<dyn Error>> {
     // Without it the device may not send.
     let command = u16::to_le_bytes(COMMAND_MEMORY | COMMAND_BUS_MASTER);
     config.write(COMMAND, &command);
-    let mut msix = VfioMsix::new(file.try_clone()?, 0)?;
+    // It reads none of the device's own MSI-X registers.
+    let offsets = MsixFileOffsets { pba: 0, table: None, message_control: None };
+    let mut msix = VfioMsix::new(file.try_clone()?, offsets)?;
 
     controller.route_causes();
     msix.open(VECTORS)?;

@@ -11,7 +11,7 @@ use vm_msi::kvm::KvmRouter;
 use vm_msi::msi::{MsiLayout, VectorMasking};
 use vm_msi::msix::layout::CAPABILITY_BYTES;
 use vm_msi::msix::{Layout, Window};
-use vm_msi::vfio::{VfioMsi, VfioMsix};
+use vm_msi::vfio::{MsixFileOffsets, VfioMsi, VfioMsix};
 use vm_msi::{Budget, MsiFunction, MsixFunction};
 
 use super::bars::MsixBars;
@@ -97,7 +97,9 @@ impl HostFunction<'_> {
             let pending = at.saturating_add(own.bytes()).saturating_sub(PENDING_BYTES);
             self.config.file_offset().saturating_add(pending.into())
         });
-        let backend = VfioMsi::new(self.file.try_clone()?, pending)?;
+        // INTx, MSI and MSI-X are all off: the device was opened just now.
+        let messages = VfioMsi::probe_messages(self.file)?;
+        let backend = VfioMsi::new(self.file.try_clone()?, messages, pending)?;
         let layout = MsiLayout::new(backend.messages(), own.address(), own.masking());
         let bytes = at..at.saturating_add(layout.bytes());
         Ok((MsiFunction::try_new(layout, router.clone(), backend)?, bytes))
@@ -114,9 +116,14 @@ impl HostFunction<'_> {
 
     fn msix_backend(&self, at: u16) -> Result<(Layout, VfioMsix), Refused> {
         let layout = Layout::parse(self.capability(at)?)?;
-        self.region(layout.table())?;
-        let pba = self.region(layout.pba())?.file_offset().saturating_add(layout.pba().bytes.start);
-        Ok((layout, VfioMsix::new(self.file.try_clone()?, pba)?))
+        let offsets = MsixFileOffsets {
+            pba: self.file_offset(layout.pba())?,
+            table: Some(self.file_offset(layout.table())?),
+            message_control: Some(
+                self.config.file_offset().saturating_add(at.saturating_add(MESSAGE_CONTROL).into()),
+            ),
+        };
+        Ok((layout, VfioMsix::new(self.file.try_clone()?, offsets)?))
     }
 
     fn capability<const N: usize>(&self, at: u16) -> Result<&[u8; N], Refused> {
@@ -124,15 +131,18 @@ impl HostFunction<'_> {
         bytes.ok_or_else(|| "it reaches over the end of configuration space".into())
     }
 
-    /// The region that holds a window whole.
-    fn region(&self, window: &Window) -> Result<&Region, Refused> {
+    /// Where a window begins in the descriptor's file. The window must lie in its BAR's region whole.
+    fn file_offset(&self, window: &Window) -> Result<u64, Refused> {
         let bar = window.bar.index();
         let region = self.regions.get(usize::from(bar)).and_then(Option::as_ref);
         region
             .filter(|region| window.bytes.end <= region.size())
+            .map(|region| region.file_offset().saturating_add(window.bytes.start))
             .ok_or_else(|| format!("bytes {:#x?} lie outside of BAR {bar}", window.bytes).into())
     }
 }
 
 /// Bytes of the Pending Bits register, the capability's last (PCIe r6 §7.7.1.9).
 const PENDING_BYTES: u16 = 4;
+/// Offset of Message Control in the MSI-X capability (PCIe r6 §7.7.2.2).
+const MESSAGE_CONTROL: u16 = 2;
