@@ -4,12 +4,14 @@
 //! it under its lock; vectors count from 0 and stay below what [`Backend::open`] was asked for.
 
 mod capabilities;
+mod stable;
 
 use std::io;
 
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 pub use capabilities::{Capabilities, Growth, Unsupported};
+pub use stable::{Binding, EventfdSet, StableEventfds};
 
 use crate::delivery::Vector;
 
@@ -147,7 +149,7 @@ pub trait Backend: Send {
     fn pending(&mut self, group: u32) -> u64;
 
     /// The eventfd for `vector`, about to be bound. The default makes a new one. A producer that hands out one stable eventfd a
-    /// vector (vhost-user, vdpa, ioeventfd) returns a duplicate of that: see the crate's adapter for those.
+    /// vector (vhost-user, vdpa, ioeventfd) returns a duplicate of that, as [`StableEventfds`] does.
     ///
     /// The eventfd is non-blocking and no semaphore.
     ///
