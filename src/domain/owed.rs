@@ -104,6 +104,14 @@ impl Owed {
         self.work = work;
     }
 
+    /// No vector is to be bound by an embedder's thread any more.
+    pub(super) fn forget_deferred(&mut self) {
+        if self.deferred > 0 {
+            self.later.retain(|_, later| !matches!(later, Later::Deferred));
+            self.deferred = 0;
+        }
+    }
+
     fn uncount(&mut self, later: Option<&Later>) {
         match later {
             Some(Later::Failed(_)) => self.failed = self.failed.saturating_sub(1),

@@ -11,7 +11,7 @@ const VECTORS: u16 = 70;
 const ENABLE: u16 = 1 << 15;
 const MASK: u32 = 1;
 
-type Function = MsixFunction<FakeRouter, StableEventfds>;
+type Function = MsixFunction;
 
 struct Fixture {
     function: Function,

@@ -37,6 +37,8 @@ impl Host {
     /// later: until then it is failed, and gets no other eventfd.
     pub(in crate::domain) fn close(&mut self, router: &dyn Router) {
         self.window_error = None;
+        // They have nothing in the host, and are not to get it.
+        self.owed.forget_deferred();
         if self.window == 0 {
             self.hold_all(router, |slot| matches!(slot, Slot::Detaching { .. }));
             return self.forget_settled();

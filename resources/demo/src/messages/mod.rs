@@ -48,7 +48,8 @@ pub(crate) fn inside(address: &str) -> Result<ExitCode, Box<dyn Error>> {
     opened.config.write(COMMAND, &COMMAND_MEMORY_AND_BUS_MASTER.to_le_bytes());
     let registers = opened.regions.first().and_then(Option::as_ref).ok_or("no BAR 0")?;
 
-    let backend = VfioMsi::new(opened.file.try_clone()?, None)?;
+    let messages = VfioMsi::probe_messages(&opened.file)?;
+    let backend = VfioMsi::new(opened.file.try_clone()?, messages, None)?;
     let messages = backend.messages().get();
     let layout = MsiLayout::new(backend.messages(), AddressWidth::Bits64, VectorMasking::Absent);
     let router = Arc::new(KvmRouter::new(Arc::new(vm), Irqchip::Kernel, 1));
