@@ -1,47 +1,50 @@
-//! Budgets: how many host vectors a device may have at one time, and all devices of a VM together.
+//! Budgets: how many host vectors a device may have at one time, and how many all devices of a VM may have together.
 //!
-//! A host vector is an eventfd, and an interrupt of the host with its CPU vector: what a guest makes its host pay for
-//! each vector that it uses. A domain asks at each growth; what it is refused is held, loses nothing, and is tried
-//! again by [`retry`](crate::Function::retry). A device may be promised some when it is admitted: these it can always
-//! have, whatever its neighbours do. What a host without dynamic MSI-X sets aside for a whole table are descriptors
-//! without CPU vectors, and not counted.
+//! A host vector is an eventfd and a host interrupt with its CPU vector. A domain takes one share of its
+//! [`DeviceBudget`] for each host vector. A vector whose share is refused is held: it loses no interrupt, and
+//! [`retry`](crate::Function::retry) requests its host vector again. The descriptors that a host without dynamic MSI-X
+//! reserves for a whole table take no CPU vectors and are not counted.
 //!
-//! Invariant: a share is part of the state of the vector that it is for, and ends with it, so what is used is
-//! what vectors have, at any time and under any threads. Changing a limit takes nothing away from a guest that uses
-//! it: below what is used, it only keeps devices from growing, and has what lingers given back at the next retry.
+//! A [`VmBudget`] admits devices. It may promise a device some of its host vectors. The device can then always have
+//! these, whatever other devices use.
 //!
-//! Locking: a device's budget after its domain, the VM's after the device's; both for a few instructions.
+//! Invariants: a share belongs to the state of its vector and ends with that state, so `used` is always the number of
+//! host vectors. Growth never takes `used` above a limit, neither a device's nor the VM's. A limit that is set below
+//! `used` takes nothing away: it stops growth, and lingering vectors are released at the next retry.
+//!
+//! Locking: the order is domain, device budget, VM budget. Each lock is held for a few instructions.
+
+mod account;
 
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// The budget of a VM, or of one of its devices.
+use account::Account;
+
+/// The host vectors that all devices of a VM may have together.
 #[derive(Debug)]
-pub struct Budget {
-    scope: Scope,
-    /// The VM's, of a device's.
-    vm: Option<Arc<Budget>>,
-    /// So many of the VM's are this device's, used or not.
+pub struct VmBudget {
+    account: Mutex<Account>,
+}
+
+/// The host vectors that one device may have.
+///
+/// Several functions may share it, such as the MSI and the MSI-X of one device.
+#[derive(Debug)]
+pub struct DeviceBudget {
+    /// The VM that admitted the device, if any.
+    vm: Option<Arc<VmBudget>>,
+    /// How many host vectors of the VM are set aside for this device, used or not.
     promised: u32,
     account: Mutex<Account>,
 }
 
-#[derive(Debug, Default)]
-struct Account {
-    limit: Option<u32>,
-    used: u32,
-    high_water: u32,
-    refusals: u64,
-    /// Somebody was refused, and since then none was taken, nor given back for whoever waits.
-    wanted: bool,
-}
-
-/// Whose budget.
+/// Whose budget refused a host vector.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scope {
-    /// One device's.
+    /// A [`DeviceBudget`].
     Device,
-    /// All devices' of a VM.
+    /// A [`VmBudget`].
     Vm,
 }
 
@@ -59,111 +62,147 @@ impl fmt::Display for Scope {
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct BudgetReport {
-    /// Host vectors that there may be; `None` for any number.
+    /// The most host vectors allowed; `None` for any number.
     pub limit: Option<u32>,
-    /// Of a device: so many of the VM's are set aside for it.
+    /// Host vectors of the VM that are set aside for the device; 0 for a VM.
     pub promised: u32,
-    /// Host vectors that there are; of a VM, with those that are promised and not used.
+    /// Host vectors in use. For a VM this includes those that are promised and not used.
     pub used: u32,
-    /// The most at one time.
+    /// The highest value of `used` so far.
     pub high_water: u32,
-    /// Times a vector wanted one more and there was none, with each further try. What the VM's budget refuses, counts
-    /// there.
+    /// How often this budget refused a host vector, each retry included. The VM's refusals count in the VM's report only.
     pub refusals: u64,
 }
 
-/// No host vector for a device that wants one more.
+/// A budget has no host vector left.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the {scope}'s budget is used up: {used} host vectors of {limit}")]
 pub struct Exhausted {
-    /// Whose budget.
+    /// Whose budget it is.
     pub scope: Scope,
-    /// What is used of it.
+    /// Host vectors in use.
     pub used: u32,
-    /// Its limit.
+    /// The budget's limit.
     pub limit: u32,
 }
 
-/// Why a device cannot be promised what it needs.
+/// Why a device cannot be admitted to a VM.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum AdmissionError {
-    /// The VM's budget has no room for it.
+    /// The VM has too few host vectors left for the promise.
     #[error("{promised} host vectors cannot be promised: {used} of the VM's {limit} are used or promised")]
     NoRoom {
-        /// What was asked for.
+        /// Host vectors that the device asked to be promised.
         promised: u32,
-        /// What is used, or promised to others.
+        /// Host vectors that are used, or promised to other devices.
         used: u32,
         /// The VM's limit.
         limit: u32,
     },
-    /// The device's own limit is below.
+    /// The promise is higher than the device's own limit.
     #[error("{promised} host vectors cannot be promised to a device that may have {limit}")]
     BeyondLimit {
-        /// What was asked for.
+        /// Host vectors that the device asked to be promised.
         promised: u32,
         /// The device's limit.
         limit: u32,
     },
 }
 
-impl Budget {
-    /// The budget of a VM; `None` for no limit.
-    pub fn of_vm(limit: Option<u32>) -> Arc<Self> {
-        let account = Mutex::new(Account { limit, ..Account::default() });
-        Arc::new(Self { scope: Scope::Vm, vm: None, promised: 0, account })
+impl VmBudget {
+    /// A VM whose devices may have `limit` host vectors together; `None` for no limit.
+    pub fn new(limit: Option<u32>) -> Arc<Self> {
+        Arc::new(Self { account: Mutex::new(Account::new(limit)) })
     }
 
-    /// Admits a device to a VM: it may have up to `limit` host vectors, and `promised` of them in any case. They go
-    /// back to the VM when the budget is dropped.
+    /// Admits a device, which may have up to `limit` host vectors and always `promised` of them.
+    ///
+    /// The promise goes back to the VM when the returned budget and all its shares are dropped. `None` for `limit` means
+    /// that only the VM limits the device.
     ///
     /// # Errors
-    /// [`AdmissionError`]; nothing is taken from the VM then.
-    pub fn of_device(vm: &Arc<Self>, promised: u32, limit: Option<u32>) -> Result<Arc<Self>, AdmissionError> {
+    /// [`AdmissionError`] if the promise cannot be kept. The VM's budget is then unchanged.
+    pub fn admit(
+        self: &Arc<Self>,
+        promised: u32,
+        limit: Option<u32>,
+    ) -> Result<Arc<DeviceBudget>, AdmissionError> {
         if let Some(limit) = limit.filter(|limit| *limit < promised) {
             return Err(AdmissionError::BeyondLimit { promised, limit });
         }
-        let mut of_vm = vm.account();
-        // A device that is not admitted does not wait.
-        if let Some((used, limit)) = of_vm.beyond(promised) {
+        let mut account = self.account();
+        // A refused admission does not count as a refusal: no vector waits for it.
+        if let Some((used, limit)) = account.beyond(promised) {
             return Err(AdmissionError::NoRoom { promised, used, limit });
         }
-        of_vm.add(promised);
-        drop(of_vm);
-        let account = Mutex::new(Account { limit, ..Account::default() });
-        Ok(Arc::new(Self { scope: Scope::Device, vm: Some(vm.clone()), promised, account }))
+        account.add(promised);
+        drop(account);
+        let vm = Some(Arc::clone(self));
+        Ok(Arc::new(DeviceBudget { vm, promised, account: Mutex::new(Account::new(limit)) }))
     }
 
-    /// Sets another limit. Vectors in use keep what they have, also above it; a promise stays.
+    /// Sets another limit. Vectors keep the host vectors that they have, and promises stay.
     pub fn set_limit(&self, limit: Option<u32>) {
-        let mut account = self.account();
-        (account.limit, account.wanted) = (limit, false);
+        self.account().set_limit(limit);
     }
 
     /// The budget now.
     pub fn report(&self) -> BudgetReport {
-        let Account { limit, used, high_water, refusals, .. } = *self.account();
-        BudgetReport { limit, promised: self.promised, used, high_water, refusals }
+        self.account().report(0)
     }
 
-    /// One host vector's worth.
+    fn account(&self) -> MutexGuard<'_, Account> {
+        self.account.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl DeviceBudget {
+    /// The most host vectors that a function may have if its embedder gives it no budget: as many as the largest MSI-X
+    /// table has entries. It bounds an IMS, which may have 65,536 slots.
+    pub const DEFAULT_LIMIT: u32 = 2048;
+
+    /// The budget of a device that no [`VmBudget`] limits; `None` for no limit at all.
+    pub fn new(limit: Option<u32>) -> Arc<Self> {
+        Arc::new(Self { vm: None, promised: 0, account: Mutex::new(Account::new(limit)) })
+    }
+
+    /// The budget of a function of `capacity` vectors whose embedder gives it none: `capacity`, and at most
+    /// [`DeviceBudget::DEFAULT_LIMIT`].
+    pub(crate) fn by_default(capacity: u32) -> Arc<Self> {
+        Self::new(Some(capacity.min(Self::DEFAULT_LIMIT)))
+    }
+
+    /// Sets another limit. Vectors keep the host vectors that they have, and a promise stays.
+    pub fn set_limit(&self, limit: Option<u32>) {
+        self.account().set_limit(limit);
+    }
+
+    /// The budget now.
+    pub fn report(&self) -> BudgetReport {
+        self.account().report(self.promised)
+    }
+
+    /// Takes the share of one host vector. It goes back when it is dropped.
+    ///
+    /// The device's lock is held until the VM has answered, so each call is one step for every other thread.
     pub(crate) fn take(self: &Arc<Self>) -> Result<Share, Exhausted> {
         let exhausted = |scope| move |(used, limit)| Exhausted { scope, used, limit };
         let mut account = self.account();
-        account.check().map_err(exhausted(self.scope))?;
-        if account.used >= self.promised
+        account.check().map_err(exhausted(Scope::Device))?;
+        if account.used() >= self.promised
             && let Some(vm) = &self.vm
         {
             let mut vm_account = vm.account();
-            vm_account.check().map_err(exhausted(vm.scope))?;
+            vm_account.check().map_err(exhausted(Scope::Vm))?;
             vm_account.add(1);
         }
         account.add(1);
-        Ok(Share(self.clone()))
+        Ok(Share(Arc::clone(self)))
     }
 
-    /// Whether somebody waits for a share, or more are used than there may be.
+    /// True while a vector of this device or of its VM waits for a share, or `used` is above a limit. Lingering vectors
+    /// are then released early.
     pub(crate) fn is_short(&self) -> bool {
         self.account().is_short() || self.vm.as_ref().is_some_and(|vm| vm.account().is_short())
     }
@@ -173,8 +212,8 @@ impl Budget {
     }
 }
 
-/// What was promised goes back to the VM: no share is left, each has kept the budget alive.
-impl Drop for Budget {
+/// The promise goes back to the VM. No share is left by then: each share keeps the budget alive.
+impl Drop for DeviceBudget {
     fn drop(&mut self) {
         if let Some(vm) = &self.vm {
             vm.account().give(self.promised);
@@ -182,51 +221,16 @@ impl Drop for Budget {
     }
 }
 
-impl Account {
-    /// What is used of which limit, where so many more would be too many.
-    fn beyond(&self, count: u32) -> Option<(u32, u32)> {
-        let limit = self.limit.filter(|limit| count > 0 && self.used.saturating_add(count) > *limit)?;
-        Some((self.used, limit))
-    }
-
-    /// Whether there is one more for somebody who waits where there is none.
-    fn check(&mut self) -> Result<(), (u32, u32)> {
-        match self.beyond(1) {
-            None => Ok(()),
-            Some(exhausted) => {
-                self.refusals = self.refusals.saturating_add(1);
-                self.wanted = true;
-                Err(exhausted)
-            }
-        }
-    }
-
-    fn add(&mut self, count: u32) {
-        (self.used, self.wanted) = (self.used.saturating_add(count), false);
-        self.high_water = self.high_water.max(self.used);
-    }
-
-    /// Who waits finds some at its next try. It may also have gone: nobody else makes room for it then.
-    fn give(&mut self, count: u32) {
-        self.used = self.used.saturating_sub(count);
-        self.wanted &= count == 0;
-    }
-
-    fn is_short(&self) -> bool {
-        self.wanted || self.limit.is_some_and(|limit| self.used > limit)
-    }
-}
-
-/// One host vector's worth of a budget, until it is dropped.
+/// The share of one host vector, until it is dropped.
 #[derive(Debug)]
-pub(crate) struct Share(Arc<Budget>);
+pub(crate) struct Share(Arc<DeviceBudget>);
 
 impl Drop for Share {
     fn drop(&mut self) {
-        let Budget { vm, promised, .. } = &*self.0;
+        let DeviceBudget { vm, promised, .. } = &*self.0;
         let mut account = self.0.account();
         account.give(1);
-        if account.used >= *promised
+        if account.used() >= *promised
             && let Some(vm) = vm
         {
             vm.account().give(1);

@@ -62,7 +62,7 @@ pub mod testing;
 pub mod vfio;
 
 pub use backend::Backend;
-pub use budget::Budget;
+pub use budget::{DeviceBudget, VmBudget};
 pub use capability::Capability;
 pub use delivery::{Delivery, Store, Touched, Vector};
 pub use domain::{DeviceDomain, Domain, SoftwareDomain};

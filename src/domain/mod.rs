@@ -39,7 +39,7 @@ pub use report::{Counters, DomainReport, State, VectorReport};
 pub use software::{SoftwareCounters, SoftwareDomain};
 
 use crate::backend::Backend;
-use crate::budget::Budget;
+use crate::budget::DeviceBudget;
 use crate::delivery::{Delivery, Store, Touched, Vector};
 use crate::interrupt::{Interrupt, Target};
 use crate::router::Router;
@@ -131,8 +131,9 @@ impl DeviceDomain {
         Self { router, host: FairMutex::new(Host::new(vectors, backend, may_deliver.clone())), may_deliver }
     }
 
-    /// The same domain with a budget, which it may share with others of the device. Without one it has no limit.
-    pub fn within(mut self, budget: Arc<Budget>) -> Self {
+    /// The same domain with a budget, which other domains of the device may share. Without one, its limit is `vectors`, and
+    /// at most [`DeviceBudget::DEFAULT_LIMIT`].
+    pub fn with_budget(mut self, budget: Arc<DeviceBudget>) -> Self {
         self.host.get_mut().budget = budget;
         self
     }

@@ -16,7 +16,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use crate::backend::{Backend, Cookie, Unsupported};
-use crate::budget::Budget;
+use crate::budget::DeviceBudget;
 use crate::delivery::{Delivery, Store, Touched, Vector};
 use crate::domain::{
     BusMaster, DeviceDomain, Domain, DomainReport, FailureHook, Latched, SoftwareCounters, SoftwareDomain,
@@ -194,11 +194,13 @@ impl<C: Registers> Function<C, DeviceDomain> {
         Ok(Self::new(layout, router, backend))
     }
 
-    /// The same function with a [budget](crate::budget): a device's, of whose functions a guest uses one at a time.
-    /// What it is refused is held, and tried again by [`Function::retry`].
-    pub fn within(self, budget: Arc<Budget>) -> Self {
+    /// The same function with a [budget](crate::budget) of the embedder's own. Without one, the function may have as many
+    /// host vectors as it has vectors, and at most [`DeviceBudget::DEFAULT_LIMIT`].
+    ///
+    /// A vector that the budget refuses is held, and [`Function::retry`] requests its host vector again.
+    pub fn with_budget(self, budget: Arc<DeviceBudget>) -> Self {
         let Self { layout, registers, domain } = self;
-        Self { layout, registers, domain: domain.within(budget) }
+        Self { layout, registers, domain: domain.with_budget(budget) }
     }
 
     /// As [`Function::retry`], for an embedder with a clock of its own.

@@ -6,7 +6,7 @@ use vm_msi::domain::{BusMaster, Latched};
 use vm_msi::ims::ControlFormat;
 use vm_msi::pool::{HostVector, LogicalFunction, Parent, Places, Pool};
 use vm_msi::testing::{Failures, FakeBackend, FakeRouter};
-use vm_msi::{Budget, ImsFunction, MsiMessage, Vector};
+use vm_msi::{DeviceBudget, ImsFunction, MsiMessage, Vector};
 
 use crate::fixture::{MASK, layout, message};
 
@@ -17,7 +17,7 @@ struct Mediated {
     _management: LogicalFunction,
     device: FakeBackend,
     router: Arc<FakeRouter>,
-    budget: Arc<Budget>,
+    budget: Arc<DeviceBudget>,
 }
 
 impl Mediated {
@@ -29,9 +29,9 @@ impl Mediated {
         let mut management = LogicalFunction::new([table.alloc_at(HostVector(0)).unwrap()]);
         vm_msi::Backend::open(&mut management, 1).unwrap();
         let part = Parent::enable(table, HostVector(0)).unwrap().sub_device(8);
-        let (places, budget) = (part.places(), Budget::of_vm(None));
+        let (places, budget) = (part.places(), DeviceBudget::new(None));
         let function = ImsFunction::try_new(layout(8, ControlFormat::DSA), router.clone(), part).unwrap();
-        let function = function.within(budget.clone());
+        let function = function.with_budget(budget.clone());
         Self { function, places, _management: management, device, router, budget }
     }
 

@@ -4,7 +4,7 @@ use vm_msi::backend::Unsupported;
 use vm_msi::domain::State;
 use vm_msi::ims::ControlFormat;
 use vm_msi::testing::{Failures, FakeBackend, FakeRouter};
-use vm_msi::{ImsFunction, MsiMessage, Vector};
+use vm_msi::{DeviceBudget, ImsFunction, MsiMessage, Vector};
 
 use crate::fixture::{Fixture, MASK, PENDING, inverted, layout, message, without_mask};
 
@@ -192,4 +192,19 @@ fn a_device_with_fewer_vectors_than_slots_is_refused_before_a_guest_sees_a_store
     let refused =
         ImsFunction::try_new(layout(65_536, ControlFormat::DSA), std::sync::Arc::new(router), device);
     assert_eq!(refused.err(), Some(Unsupported::Vectors { needed: 65_536, vectors: 2048 }));
+}
+
+#[test]
+fn a_store_of_65536_slots_may_take_2048_host_vectors_unless_its_embedder_says_otherwise() {
+    let Fixture { function, .. } = Fixture::after_reset(ControlFormat::DSA);
+    assert_eq!(function.report().budget.limit, Some(DeviceBudget::DEFAULT_LIMIT));
+
+    let function = function.with_budget(DeviceBudget::new(Some(2)));
+    for slot in [0, SLOT, LAST] {
+        let MsiMessage { address, data } = message(slot);
+        function.write_slots(u64::from(slot) * 16, &address.to_le_bytes());
+        function.write_slots(u64::from(slot) * 16 + 8, &u64::from(data).to_le_bytes());
+    }
+    let report = function.report();
+    assert_eq!((report.host_vectors, report.budget.limit, function.unsettled()), (2, Some(2), 1));
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use vm_msi::budget::{Budget, BudgetReport};
+use vm_msi::budget::{BudgetReport, VmBudget};
 use vm_msi::domain::Cause;
 use vm_msi::kvm::Irqchip;
 
@@ -20,7 +20,7 @@ fn requests(card: &Card, first_handler: u8) -> Vec<Operation> {
 
 /// A VM that may have 10 host vectors, and two cards of 8: all of the first one's are in use, and those of the second
 /// as far as they may be.
-fn guest_with_a_budget_of_10() -> (Guest, [std::sync::Arc<Card>; 2], std::sync::Arc<Budget>) {
+fn guest_with_a_budget_of_10() -> (Guest, [std::sync::Arc<Card>; 2], std::sync::Arc<VmBudget>) {
     let mut machine = Machine::new(Irqchip::Kernel, 1);
     let budget = machine.budget();
     budget.set_limit(Some(10));

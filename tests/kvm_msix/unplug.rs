@@ -6,7 +6,7 @@ use std::thread;
 use std::time::Duration;
 
 use vm_msi::kvm::KvmRouter;
-use vm_msi::{Budget, MsixFunction};
+use vm_msi::{DeviceBudget, MsixFunction};
 
 use crate::bare_metal::{
     Card, Device, DeviceBackend, ENABLE, Guest, IRQCHIPS, Machine, eventually, fixed, table_layout,
@@ -21,10 +21,10 @@ const STEADY: u8 = 0x40;
 const GOING: u8 = 0x60;
 
 /// A card that is no longer on any bus when it goes: the guest's accesses are made for it.
-fn plug(router: &Arc<KvmRouter>, budget: &Arc<Budget>, device: &Arc<Device>) -> MsixFunction {
+fn plug(router: &Arc<KvmRouter>, budget: &Arc<DeviceBudget>, device: &Arc<Device>) -> MsixFunction {
     let backend = DeviceBackend(device.clone());
     let msix =
-        MsixFunction::new(table_layout(VECTORS.into()), router.clone(), backend).within(budget.clone());
+        MsixFunction::new(table_layout(VECTORS.into()), router.clone(), backend).with_budget(budget.clone());
     msix.write_config(2, &ENABLE.to_le_bytes());
     for vector in 0..VECTORS {
         let message = fixed(1, GOING + vector);
@@ -59,7 +59,7 @@ fn a_card_unplugged_in_a_storm_is_silent_at_once_and_another_goes_on_and_the_nex
             (0..VECTORS).flat_map(|vector| card.request(vector.into(), fixed(0, STEADY + vector))).collect();
         guest.perform(0, &requests);
         let steady = router.counters().in_use;
-        let budget = Budget::of_device(&vm, 0, None).unwrap();
+        let budget = vm.admit(0, None).unwrap();
         let notes: Vec<AtomicU64> = (0..VECTORS).map(|_| AtomicU64::default()).collect();
         let ends = AtomicBool::new(false);
         let going = Mutex::new(Device::new(VECTORS.into()));

@@ -13,7 +13,7 @@ use vm_msi::backend::{Backend, BackendError, Capabilities};
 use vm_msi::msix::{Layout, TableSize};
 use vm_msi::router::{Route, Router, RouterError, Signalled};
 use vm_msi::testing::{Failures, FakeBackend, FakeRouter};
-use vm_msi::{Budget, MsixFunction, Vector};
+use vm_msi::{DeviceBudget, MsixFunction, Vector};
 use vmm_sys_util::eventfd::EventFd;
 
 use crate::fixture::{ENABLE, FUNCTION_MASK, bar, is_readable};
@@ -219,8 +219,8 @@ fn a_vector_for_which_the_host_is_short_has_16_that_linger_given_back_and_not_al
     let layout = Layout::new(TableSize::new(VECTORS as u16).unwrap(), (bar(0), 0), (bar(0), 0x8000)).unwrap();
     let device = FakeBackend::new(Failures::default());
     let router = Arc::new(FakeRouter::new(Failures::default()));
-    let budget = Budget::of_vm(Some(40));
-    let function = MsixFunction::new(layout, router, device.clone()).within(Arc::clone(&budget));
+    let budget = DeviceBudget::new(Some(40));
+    let function = MsixFunction::new(layout, router, device.clone()).with_budget(Arc::clone(&budget));
     function.set_linger(LINGER);
     function.write_config(2, &ENABLE.to_le_bytes());
     unmask(&function, 0..40);
@@ -236,9 +236,9 @@ fn a_vector_for_which_the_host_is_short_has_16_that_linger_given_back_and_not_al
 fn what_the_end_of_those_that_linger_does_not_cure_costs_16_of_them_at_a_time() {
     let layout = Layout::new(TableSize::new(VECTORS as u16).unwrap(), (bar(0), 0), (bar(0), 0x8000)).unwrap();
     let device = FakeBackend::new(Failures::default());
-    let budget = Budget::of_vm(None);
+    let budget = DeviceBudget::new(None);
     let router = Arc::new(FakeRouter::new(Failures::default()));
-    let function = MsixFunction::new(layout, router, device).within(Arc::clone(&budget));
+    let function = MsixFunction::new(layout, router, device).with_budget(Arc::clone(&budget));
     function.set_linger(LINGER);
     function.write_config(2, &ENABLE.to_le_bytes());
     unmask(&function, 0..80);

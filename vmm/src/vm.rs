@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 
 use vm_device::bus::{MmioAddress, MmioRange, PioAddress, PioRange};
 use vm_device::device_manager::{IoManager, MmioManager, PioManager};
-use vm_msi::Budget;
+use vm_msi::VmBudget;
 use vm_msi::kvm::KvmRouter;
 
 use crate::boot::acpi::Machine;
@@ -40,7 +40,7 @@ pub struct Vm {
     ending: Arc<Ending>,
     root: Arc<Root>,
     router: Arc<KvmRouter>,
-    budget: Arc<Budget>,
+    budget: Arc<VmBudget>,
     serial: Arc<Port>,
     serial_target: SerialTarget,
     /// Held for as long as vCPUs and devices may use it.
@@ -71,7 +71,7 @@ impl Vm {
             mmio64: pci_mmio64.clone().unwrap_or_default(),
             pio: layout::PCI_PIO,
         });
-        let budget = Budget::of_vm(config.host_vectors);
+        let budget = VmBudget::new(config.host_vectors);
         let machine = vfio::Machine {
             vm: &vm,
             root: &root,

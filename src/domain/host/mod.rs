@@ -26,7 +26,7 @@ use super::report::Counters;
 use super::slot::Slot;
 use super::slots::Slots;
 use crate::backend::{Backend, BackendError, Cookie, Programming};
-use crate::budget::Budget;
+use crate::budget::DeviceBudget;
 use crate::delivery::{Delivery, EnableWrite, Store, Touched, Vector};
 use crate::domain::{BATCH, BusMaster, FailureHook};
 use crate::interrupt::Target;
@@ -58,7 +58,7 @@ pub(super) struct Host {
     /// What the backend was told that vectors carry, of those that carry something.
     cookies: BTreeMap<Vector, Cookie>,
     /// How many host vectors there may be.
-    pub(super) budget: Arc<Budget>,
+    pub(super) budget: Arc<DeviceBudget>,
     bound: u32,
     /// The backend refused the last host vector that it was asked for.
     is_refusing: bool,
@@ -85,7 +85,7 @@ impl Host {
             relay: None,
             deferred_bind: None,
             cookies: BTreeMap::new(),
-            budget: Budget::of_vm(None),
+            budget: DeviceBudget::by_default(vectors),
             bound: 0,
             is_refusing: false,
             counters: Counters::default(),

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use super::Host;
 use crate::backend::Backend;
-use crate::budget::Budget;
+use crate::budget::DeviceBudget;
 use crate::delivery::Vector;
 use crate::domain::error::{Cause, DomainError};
 use crate::domain::owed::Later;
@@ -17,7 +17,7 @@ use crate::domain::slot::Slot;
 /// What a step may use.
 pub(super) struct Means<'host> {
     pub(super) backend: &'host mut dyn Backend,
-    pub(super) budget: &'host Arc<Budget>,
+    pub(super) budget: &'host Arc<DeviceBudget>,
     /// What userspace watches for the vectors that it delivers.
     pub(super) relay: Option<&'host OwnedFd>,
 }

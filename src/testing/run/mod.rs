@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use super::reference::{MsiReference, MsixReference, QueueReference, Reference, SlotShape, SlotsReference};
 use super::{Failures, FakeBackend, FakeRouter, FakeStage, Model, Op};
-use crate::budget::Budget;
+use crate::budget::{DeviceBudget, VmBudget};
 use crate::delivery::{Delivery, Store, Vector};
 use crate::domain::{BusMaster, DeviceDomain, Latched, State};
 use crate::function::Function;
@@ -45,8 +45,8 @@ pub struct Run<R: Reference> {
     stage: Arc<FakeStage>,
     backend: FakeBackend,
     failures: Failures,
-    vm_budget: Arc<Budget>,
-    budget: Arc<Budget>,
+    vm_budget: Arc<VmBudget>,
+    budget: Arc<DeviceBudget>,
     /// Host vectors after the last step.
     bound: u32,
     /// What the embedder's event thread watches.
@@ -102,8 +102,8 @@ impl<R: Reference> Run<R> {
         model: Model<R>,
     ) -> Self {
         let router = Arc::new(FakeRouter::new(failures.clone()).without_memory());
-        let vm_budget = Budget::of_vm(None);
-        let budget = Budget::of_device(&vm_budget, PROMISED, None).expect("there is no limit");
+        let vm_budget = VmBudget::new(None);
+        let budget = vm_budget.admit(PROMISED, None).expect("there is no limit");
         let function = Self::plug(layout, &router, &stage, &backend, &budget);
         let (bound, relay, growth) = (0, None, None);
         Self { function, router, stage, backend, failures, vm_budget, budget, bound, relay, growth, model }
@@ -115,11 +115,11 @@ impl<R: Reference> Run<R> {
         router: &Arc<FakeRouter>,
         stage: &Arc<FakeStage>,
         backend: &FakeBackend,
-        budget: &Arc<Budget>,
+        budget: &Arc<DeviceBudget>,
     ) -> Tested<R> {
         let remapped = Arc::new(Remapped::new(router.clone(), stage.clone(), REQUESTER));
         let function = Function::try_new(layout.clone(), remapped, backend.clone());
-        function.expect("fakes that can do all").within(budget.clone())
+        function.expect("fakes that can do all").with_budget(budget.clone())
     }
 
     /// Takes a step and checks everything that can be seen from outside.

@@ -7,7 +7,7 @@ use vm_device::bus::{MmioAddress, MmioAddressOffset, MmioRange};
 use vm_device::device_manager::{IoManager, MmioManager};
 use vm_msi::mmio::{PbaMmio, TableMmio};
 use vm_msi::msix::{Bar, Layout, TableSize};
-use vm_msi::{Backend, Budget, MsiMessage, MsixFunction, Router};
+use vm_msi::{Backend, MsiMessage, MsixFunction, Router, VmBudget};
 
 use super::device::Device;
 use super::guest::{Guest, Operation};
@@ -43,12 +43,12 @@ impl Card {
         place: usize,
         vectors: u16,
         router: Arc<dyn Router>,
-        vm: &Arc<Budget>,
+        vm: &Arc<VmBudget>,
         device: Arc<Device>,
         backend: Box<dyn Backend>,
     ) -> Self {
-        let budget = Budget::of_device(vm, 0, None).unwrap();
-        let msix = Arc::new(MsixFunction::new(table_layout(vectors), router, backend).within(budget));
+        let budget = vm.admit(0, None).unwrap();
+        let msix = Arc::new(MsixFunction::new(table_layout(vectors), router, backend).with_budget(budget));
         Self { device, msix, base: CARDS + place as u64 * CARD_BYTES }
     }
 

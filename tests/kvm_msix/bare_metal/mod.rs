@@ -25,7 +25,7 @@ use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryMmap};
 use vm_msi::ims::{ControlFormat, SlotArrayLayout};
 use vm_msi::kvm::{Irqchip, KvmRouter};
 use vm_msi::msi::MsiLayout;
-use vm_msi::{Backend, Budget, Router};
+use vm_msi::{Backend, Router, VmBudget};
 
 /// Both ways in which the kernel emulates interrupt controllers.
 pub(crate) const IRQCHIPS: [Irqchip; 2] = [Irqchip::Kernel, Irqchip::Split];
@@ -58,7 +58,7 @@ pub(crate) struct Machine {
     cpuid: CpuId,
     cpus: u8,
     router: Arc<KvmRouter>,
-    budget: Arc<Budget>,
+    budget: Arc<VmBudget>,
     cards: Vec<Attach>,
 }
 
@@ -94,7 +94,7 @@ impl Machine {
         let cpuid = kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES).unwrap();
         let vm = Arc::new(vm);
         let router = Arc::new(KvmRouter::new(vm.clone(), irqchip, cpus.into()));
-        Self { vm, memory, cpuid, cpus, router, budget: Budget::of_vm(None), cards: Vec::new() }
+        Self { vm, memory, cpuid, cpus, router, budget: VmBudget::new(None), cards: Vec::new() }
     }
 
     /// A running VM of `cpus` CPUs with one function of `vectors` vectors.
@@ -115,7 +115,7 @@ impl Machine {
     }
 
     /// The VM's budget, which has no limit at first.
-    pub(crate) fn budget(&self) -> Arc<Budget> {
+    pub(crate) fn budget(&self) -> Arc<VmBudget> {
         self.budget.clone()
     }
 

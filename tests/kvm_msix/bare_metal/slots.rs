@@ -7,7 +7,7 @@ use vm_device::device_manager::{IoManager, MmioManager};
 use vm_msi::ims::{Bit, ControlFormat, MaskBit, MaskedWhen, SlotArrayLayout, SlotCount};
 use vm_msi::kvm::KvmRouter;
 use vm_msi::mmio::SlotsMmio;
-use vm_msi::{Backend, ImsFunction, MsiMessage};
+use vm_msi::{Backend, DeviceBudget, ImsFunction, MsiMessage};
 
 use super::device::Device;
 use super::guest::Operation;
@@ -45,7 +45,9 @@ impl Slots {
         device: Arc<Device>,
         backend: Box<dyn Backend>,
     ) -> Self {
-        let ims = Arc::new(ImsFunction::try_new(layout, router, backend).unwrap());
+        let ims = ImsFunction::try_new(layout, router, backend).unwrap();
+        // A budget of its own: tests use more slots than the default allows.
+        let ims = Arc::new(ims.with_budget(DeviceBudget::new(Some(layout.slots.get()))));
         Self { device, ims, base: ARRAYS + place as u64 * ARRAY_BYTES }
     }
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use vm_memory::GuestMemoryMmap;
-use vm_msi::Budget;
+use vm_msi::VmBudget;
 use vm_msi::kvm::KvmRouter;
 
 use super::device::{Device, Model};
@@ -32,7 +32,7 @@ pub struct Machine<'a> {
     /// The router of its interrupts.
     pub router: &'a Arc<KvmRouter>,
     /// Host vectors that all of the VM's devices may have.
-    pub budget: &'a Arc<Budget>,
+    pub budget: &'a Arc<VmBudget>,
     /// And each device of the host's.
     pub device_vectors: Option<u32>,
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use vm_msi::Budget;
+use vm_msi::VmBudget;
 
 use super::doorbell;
 use super::physical::{OnBus, Physical};
@@ -14,14 +14,14 @@ use crate::vfio::{HostAddress, HostDevice, Opened};
 /// The devices that are open.
 pub struct Opener<'a> {
     devices: BTreeMap<HostAddress, Arc<Physical>>,
-    budget: &'a Arc<Budget>,
+    budget: &'a Arc<VmBudget>,
     device_vectors: Option<u32>,
 }
 
 impl<'a> Opener<'a> {
     /// None yet. They may have so many host vectors: all of the VM's devices, and each of them.
     #[must_use]
-    pub fn new(budget: &'a Arc<Budget>, device_vectors: Option<u32>) -> Self {
+    pub fn new(budget: &'a Arc<VmBudget>, device_vectors: Option<u32>) -> Self {
         Self { devices: BTreeMap::new(), budget, device_vectors }
     }
 
@@ -43,7 +43,7 @@ impl<'a> Opener<'a> {
         let container = Container::apart(host)?;
         let mut opened = Opened::open(host, &container)?;
         let vectors = opened.function().msix_vectors().map_err(|error| Error::host(doing(), error))?;
-        let budget = Budget::of_device(self.budget, 0, self.device_vectors).doing(doing())?;
+        let budget = self.budget.admit(0, self.device_vectors).doing(doing())?;
         OnBus::answer(&opened.config);
         let doorbell = doorbell::find(&mut opened).doing(doing())?;
         let Opened { address, file, reset, config, .. } = opened;

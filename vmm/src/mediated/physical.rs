@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use vm_msi::backend::Backend;
 use vm_msi::pool::{HostVector, LogicalFunction, Parent, Pool, PoolReport};
-use vm_msi::{Budget, backend, pool};
+use vm_msi::{DeviceBudget, backend, pool};
 
 use super::doorbell::Doorbell;
 use crate::pci::bar::COMMAND;
@@ -110,7 +110,7 @@ struct Use {
 pub struct Physical {
     doorbell: Box<dyn Doorbell>,
     parent: Parent,
-    budget: Arc<Budget>,
+    budget: Arc<DeviceBudget>,
     used: Mutex<Use>,
     // The order of these fields is that of giving back: interrupts, the device.
     _management: LogicalFunction,
@@ -125,7 +125,7 @@ impl Physical {
     pub fn new(
         vectors: impl Backend + 'static,
         doorbell: Box<dyn Doorbell>,
-        budget: Arc<Budget>,
+        budget: Arc<DeviceBudget>,
         bus: OnBus,
     ) -> Result<Arc<Self>, MediatedError> {
         let all = vectors.capabilities().vectors;
@@ -164,7 +164,7 @@ impl Physical {
 
     /// What host vectors all of its functions may have.
     #[must_use]
-    pub fn budget(&self) -> &Arc<Budget> {
+    pub fn budget(&self) -> &Arc<DeviceBudget> {
         &self.budget
     }
 

@@ -43,7 +43,7 @@ impl MediatedSlots {
         let part = physical.part(layout.slots.get()).doing(doing())?;
         let places = part.places();
         let function = ImsFunction::try_new(layout, router, part).doing(doing())?;
-        let function = function.within(Arc::clone(physical.budget()));
+        let function = function.with_budget(Arc::clone(physical.budget()));
         function.set_linger(LINGER);
         let relay = function.relay().doing(doing())?;
         Ok(Self { function, places, relay, running: Mutex::default(), physical })

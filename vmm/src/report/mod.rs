@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use serde_json::{Map, Value, json};
-use vm_msi::Budget;
+use vm_msi::VmBudget;
 use vm_msi::kvm::KvmRouter;
 
 pub(crate) use software::software;
@@ -40,7 +40,7 @@ pub struct Reporter {
     /// The VM's messages.
     pub router: Arc<KvmRouter>,
     /// The host vectors of all its devices.
-    pub budget: Arc<Budget>,
+    pub budget: Arc<VmBudget>,
     /// The devices themselves.
     pub root: Arc<Root>,
 }

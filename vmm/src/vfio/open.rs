@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 
 use kvm_ioctls::VmFd;
 use vm_memory::GuestMemoryMmap;
-use vm_msi::Budget;
+use vm_msi::VmBudget;
 use vm_msi::kvm::KvmRouter;
 
 use super::container::Container;
@@ -36,7 +36,7 @@ pub struct Machine<'a> {
     /// The router of its interrupts.
     pub router: &'a Arc<KvmRouter>,
     /// Host vectors that all of the VM's devices may have.
-    pub budget: &'a Arc<Budget>,
+    pub budget: &'a Arc<VmBudget>,
     /// And each of them.
     pub device_vectors: Option<u32>,
 }
@@ -72,7 +72,7 @@ fn open(host: &HostDevice, container: &Arc<Container>, machine: Machine<'_>) -> 
         let register = registers.get(usize::from(BAR0).saturating_add(index.saturating_mul(4))..)?;
         Bar::new(u32::from_le_bytes(*register.first_chunk()?), regions.get(index)?.as_ref()?.size())
     }));
-    let budget = Budget::of_device(machine.budget, 0, machine.device_vectors);
+    let budget = machine.budget.admit(0, machine.device_vectors);
     let mut interrupts =
         Interrupts::find(opened.function(), machine.router, &budget.doing(doing("giving it a budget"))?);
     if let Err(why) = interrupts.make_table_pages() {

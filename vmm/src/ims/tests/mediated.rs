@@ -11,7 +11,7 @@ use vm_msi::backend::{Capabilities, Growth};
 use vm_msi::ims::SlotCount;
 use vm_msi::pool::{HostVector, ParentError};
 use vm_msi::testing::{Failures, FakeBackend, FakeRouter};
-use vm_msi::{Budget, MsiMessage, Vector};
+use vm_msi::{DeviceBudget, MsiMessage, Vector};
 
 use super::super::interrupts::{Interrupts, Special, bar_slots};
 use super::super::queues::Queues;
@@ -79,7 +79,7 @@ impl Doorbell for Host {
 struct Mediated {
     host: Host,
     physical: Arc<Physical>,
-    budget: Arc<Budget>,
+    budget: Arc<DeviceBudget>,
 }
 
 impl Mediated {
@@ -91,7 +91,7 @@ impl Mediated {
         let can = Capabilities { vectors: 8, growth, multi_message: false, ..Capabilities::UNLIMITED };
         let vectors = FakeBackend::with_capabilities(Failures::default(), can);
         let host = Host { vectors, config: file(4096), rung: Arc::default() };
-        let budget = Budget::of_vm(None);
+        let budget = DeviceBudget::new(None);
         let bus = OnBus {
             address: HostAddress::parse("02:00.0").unwrap(),
             config: Region::of_file(&host.config, 0, 4096),

@@ -12,7 +12,7 @@ use vm_msi::msi::{MsiLayout, VectorMasking};
 use vm_msi::msix::layout::CAPABILITY_BYTES;
 use vm_msi::msix::{Layout, Window};
 use vm_msi::vfio::{MsixFileOffsets, VfioMsi, VfioMsix};
-use vm_msi::{Budget, MsiFunction, MsixFunction};
+use vm_msi::{DeviceBudget, MsiFunction, MsixFunction};
 
 use super::bars::MsixBars;
 use super::{Emulated, Interrupts};
@@ -45,11 +45,11 @@ type Refused = Box<dyn std::error::Error + Send + Sync>;
 impl Interrupts {
     /// Takes over what the function has, within the device's budget of host vectors.
     #[must_use]
-    pub fn find(host: HostFunction<'_>, router: &Arc<KvmRouter>, budget: &Arc<Budget>) -> Self {
+    pub fn find(host: HostFunction<'_>, router: &Arc<KvmRouter>, budget: &Arc<DeviceBudget>) -> Self {
         let mut interrupts = Self::default();
         host.try_capability(id::MSI, "MSI", |at| {
             let (function, bytes) = host.msi(at, router)?;
-            let function = function.within(Arc::clone(budget));
+            let function = function.with_budget(Arc::clone(budget));
             interrupts.capabilities.push(Emulated {
                 id: id::MSI,
                 name: "msi",
@@ -60,7 +60,7 @@ impl Interrupts {
         });
         host.try_capability(id::MSIX, "MSI-X", |at| {
             let (function, bytes) = host.msix(at, router)?;
-            let function = Arc::new(function.within(Arc::clone(budget)));
+            let function = Arc::new(function.with_budget(Arc::clone(budget)));
             let vectors = Arc::clone(&function) as _;
             interrupts.capabilities.push(Emulated { id: id::MSIX, name: "msix", bytes, vectors });
             interrupts.msix = Some(MsixBars::new(function));

@@ -1,0 +1,69 @@
+//! The numbers of one budget: its limit, what is used, and whether a vector waits.
+//!
+//! Invariant: `used` grows only by `add`, which its callers precede by `beyond` or `check` under the same lock.
+//! Locking: none of its own. Its budget has the lock.
+
+use super::BudgetReport;
+
+#[derive(Debug, Default)]
+pub(super) struct Account {
+    limit: Option<u32>,
+    used: u32,
+    high_water: u32,
+    refusals: u64,
+    /// A share was refused, and none was taken or given back since then.
+    wanted: bool,
+}
+
+impl Account {
+    pub(super) fn new(limit: Option<u32>) -> Self {
+        Self { limit, ..Self::default() }
+    }
+
+    pub(super) fn used(&self) -> u32 {
+        self.used
+    }
+
+    pub(super) fn set_limit(&mut self, limit: Option<u32>) {
+        (self.limit, self.wanted) = (limit, false);
+    }
+
+    pub(super) fn report(&self, promised: u32) -> BudgetReport {
+        let Self { limit, used, high_water, refusals, .. } = *self;
+        BudgetReport { limit, promised, used, high_water, refusals }
+    }
+
+    /// What is used and the limit, if `count` more would exceed it.
+    pub(super) fn beyond(&self, count: u32) -> Option<(u32, u32)> {
+        let limit = self.limit.filter(|limit| count > 0 && self.used.saturating_add(count) > *limit)?;
+        Some((self.used, limit))
+    }
+
+    /// Whether one more is allowed. A refusal is counted, and its vector waits.
+    pub(super) fn check(&mut self) -> Result<(), (u32, u32)> {
+        match self.beyond(1) {
+            None => Ok(()),
+            Some(exhausted) => {
+                self.refusals = self.refusals.saturating_add(1);
+                self.wanted = true;
+                Err(exhausted)
+            }
+        }
+    }
+
+    pub(super) fn add(&mut self, count: u32) {
+        (self.used, self.wanted) = (self.used.saturating_add(count), false);
+        self.high_water = self.high_water.max(self.used);
+    }
+
+    /// Gives `count` back. The vector that waits finds one at its next retry. If it has gone meanwhile, no other vector
+    /// makes room for it.
+    pub(super) fn give(&mut self, count: u32) {
+        self.used = self.used.saturating_sub(count);
+        self.wanted &= count == 0;
+    }
+
+    pub(super) fn is_short(&self) -> bool {
+        self.wanted || self.limit.is_some_and(|limit| self.used > limit)
+    }
+}
