@@ -5,7 +5,7 @@ use crate::delivery::Touched;
 use crate::domain::Domain;
 use crate::interrupt::Interrupt;
 use crate::registers::{Registers, SharedRegisters};
-use crate::state::{FunctionState, RestoreError, Resume, SuspendError, VERSION};
+use crate::state::{FunctionState, RestoreError, Resume, SuspendError};
 
 impl<C: Registers, D: Domain> Function<C, D> {
     /// Stops the delivery of the function's interrupts, and answers its state as of then. Calling it again answers
@@ -21,7 +21,7 @@ impl<C: Registers, D: Domain> Function<C, D> {
     /// [`SuspendError`]: the function runs on.
     pub fn suspend(&self) -> Result<FunctionState<C::State>, SuspendError> {
         let pending = self.domain.suspend(&self.registers)?;
-        Ok(FunctionState { version: VERSION, registers: self.registers.look(C::state), pending })
+        Ok(FunctionState { registers: self.registers.look(C::state), pending })
     }
 
     /// Puts the function into a state, in place of the one that it has, and leaves it suspended: nothing is asked
@@ -33,10 +33,7 @@ impl<C: Registers, D: Domain> Function<C, D> {
     /// # Errors
     /// [`RestoreError`]: nothing has changed, and the function is not suspended unless it was.
     pub fn restore(&self, state: &FunctionState<C::State>) -> Result<(), RestoreError> {
-        let FunctionState { version, registers, pending } = state;
-        if *version != VERSION {
-            return Err(RestoreError::Version { found: *version });
-        }
+        let FunctionState { registers, pending } = state;
         pending.check(C::capacity(&self.layout))?;
         let restored = C::from_state(&self.layout, registers)?;
         self.domain.suspend(&self.registers)?;

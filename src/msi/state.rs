@@ -21,6 +21,47 @@ pub struct MsiState {
     pub mask: u32,
 }
 
+impl MsiState {
+    /// A state from what another VMM's snapshot keeps: Message Control, address and data, and Mask Bits.
+    ///
+    /// The result is one that a function of `layout` can have:
+    /// - Message Control keeps Enable and Multiple Message Enable. The other bits are read-only or reserved, and are those of
+    ///   `layout`.
+    /// - The low two bits of the address are dropped, and its upper half where the function has no such register.
+    /// - The upper 16 bits of the data are dropped: Extended Message Data is not supported.
+    /// - Mask bits of vectors that the function does not have are dropped.
+    pub fn new(layout: &MsiLayout, message_control: u16, message: MsiMessage, mask: u32) -> Self {
+        let at_power_on = Msi::at_power_on(layout);
+        Self {
+            message_control: at_power_on.control.written(message_control).into_bits(),
+            message: MsiMessage {
+                address: message.address & address_bits(layout),
+                data: message.data & DATA_BITS,
+            },
+            mask: mask & mask_bits(&at_power_on),
+        }
+    }
+}
+
+/// The bits of Message Data.
+const DATA_BITS: u32 = 0xffff;
+
+/// The bits of Message Address and Message Upper Address that can be set.
+fn address_bits(layout: &MsiLayout) -> u64 {
+    match layout.address() {
+        AddressWidth::Bits32 => u64::from(u32::MAX) & !3,
+        AddressWidth::Bits64 => !3,
+    }
+}
+
+/// The bits of Mask Bits that can be set.
+fn mask_bits(msi: &Msi) -> u32 {
+    match msi.layout.masking() {
+        VectorMasking::Absent => 0,
+        VectorMasking::Present => msi.vector_bits(),
+    }
+}
+
 impl Msi {
     pub(super) fn to_state(&self) -> MsiState {
         MsiState { message_control: self.control.into_bits(), message: self.message, mask: self.mask }
@@ -34,17 +75,9 @@ impl Msi {
         if found != expected {
             return Err(RestoreError::ReadOnly { register: "Message Control", found, expected });
         }
-        let address = match layout.address() {
-            AddressWidth::Bits32 => u64::from(u32::MAX) & !3,
-            AddressWidth::Bits64 => !3,
-        };
-        let mask = match layout.masking() {
-            VectorMasking::Absent => 0,
-            VectorMasking::Present => at_power_on.vector_bits(),
-        };
-        unreserved("Message Address", state.message.address, address)?;
-        unreserved("Message Data", state.message.data.into(), 0xffff)?;
-        unreserved("Mask Bits", state.mask.into(), mask.into())?;
+        unreserved("Message Address", state.message.address, address_bits(layout))?;
+        unreserved("Message Data", state.message.data.into(), DATA_BITS.into())?;
+        unreserved("Mask Bits", state.mask.into(), mask_bits(&at_power_on).into())?;
         Ok(Self { control, message: state.message, mask: state.mask, ..at_power_on })
     }
 }

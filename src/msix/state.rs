@@ -35,6 +35,36 @@ pub struct EntryState {
     pub vector_control: u32,
 }
 
+impl MsixState {
+    /// A state from what another VMM's snapshot keeps: Message Control, and the table.
+    ///
+    /// The result is one that a function of `layout` can have:
+    /// - Message Control keeps Enable and Function Mask. The other bits are read-only or reserved, and are those of `layout`.
+    /// - Table Offset and PBA Offset are those of `layout`.
+    /// - Vector Control keeps the mask bit. Steering tags and reserved bits are dropped.
+    ///
+    /// Entries are neither dropped nor added:
+    /// [`restore`](crate::Function::restore) refuses a state that has another number of entries than its function.
+    pub fn new(layout: &Layout, message_control: u16, entries: impl IntoIterator<Item = EntryState>) -> Self {
+        let at_power_on = Msix::at_power_on(layout);
+        let [table_window, pba_window] = at_power_on.windows;
+        let message_control = at_power_on.control().written(message_control).into_bits();
+        let entries = entries.into_iter().map(EntryState::without_reserved_bits).collect();
+        Self { message_control, table_window, pba_window, entries }
+    }
+}
+
+impl EntryState {
+    /// An entry from its four DWORDs: Message Address, Message Upper Address, Message Data, Vector Control.
+    pub fn from_registers([address_low, address_high, data, vector_control]: [u32; 4]) -> Self {
+        Self { message: MsiMessage::from_registers(address_low, address_high, data), vector_control }
+    }
+
+    fn without_reserved_bits(self) -> Self {
+        Self { vector_control: VectorControl::written(self.vector_control).into_bits(), ..self }
+    }
+}
+
 impl Msix {
     pub(super) fn to_state(&self) -> MsixState {
         let [table_window, pba_window] = self.windows;

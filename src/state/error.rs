@@ -2,7 +2,6 @@
 
 use crate::delivery::Vector;
 use crate::domain::DomainError;
-use crate::state::VERSION;
 
 /// A vector's interrupts could not be stopped, so nobody can say what waits. The function runs on as before.
 #[derive(Debug, thiserror::Error)]
@@ -18,12 +17,6 @@ pub struct SuspendError {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum RestoreError {
-    /// Another version of the data.
-    #[error("the state has version {found}, and only {VERSION} can be read")]
-    Version {
-        /// The state's.
-        found: u16,
-    },
     /// Bits that are fixed for the function, or reserved, are others in the state: it is another function's.
     #[error("{register} is {found:#x} in the state, and {expected:#x} in the function but for writable bits")]
     ReadOnly {

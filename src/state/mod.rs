@@ -9,26 +9,40 @@
 //! Taking it: stop the vCPUs and the devices, [suspend](crate::Function::suspend) every function, and only then
 //! read the local APICs, which have by now what was on its way. Then either [resume](resume_all) the functions, or
 //! drop them. Bringing it back goes the other way round: local APICs, [restore](crate::Function::restore) every
-//! function, and [`resume_all`].
+//! function, and [`resume_all`], or [`prepare`] and then [`Resume::resume`] for each.
+//!
+//! A state may also come from another VMM's snapshot: [`MsixState::new`](crate::msix::MsixState::new),
+//! [`MsiState::new`](crate::msi::MsiState::new) and [`PendingBits::from_bytes`] repair what another VMM keeps in reserved bits.
+//! `restore` itself repairs nothing.
 
 mod error;
 mod pending;
+mod prepared;
+#[cfg(feature = "serde")]
+mod stored;
 
 pub use error::{RestoreError, SuspendError};
 pub use pending::PendingBits;
+pub use prepared::{Prepared, prepare};
 
 use crate::interrupt::Interrupt;
 use crate::router::Router;
 
-/// The version of the data that this crate writes, and the only one that it reads.
-pub const VERSION: u16 = 1;
-
 /// The interrupts of one function: registers, and what waits.
+///
+/// With the serde feature, the serialized data begins with its version. Data of every version since the first can be read,
+/// and is upgraded while it is read. Data of a later version fails to deserialize. The newest version is written.
 #[derive(Clone, Debug, PartialEq, Eq)]
-#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(
+    feature = "serde",
+    derive(serde::Serialize, serde::Deserialize),
+    serde(
+        from = "stored::Stored<S>",
+        into = "stored::Stored<S>",
+        bound(serialize = "S: Clone + serde::Serialize", deserialize = "S: serde::Deserialize<'de>")
+    )
+)]
 pub struct FunctionState<S> {
-    /// [`VERSION`], of the one who wrote it.
-    pub version: u16,
     /// The capability's registers.
     pub registers: S,
     /// The interrupts that the domain kept: in eventfds, or from the time when one was closed. Those that wait in
@@ -48,14 +62,12 @@ pub trait Resume {
 
 /// Resumes functions of one VM, with one commit of its routing table for the messages of all.
 ///
+/// An embedder that resumes its functions one by one, between other work, calls [`prepare`] instead.
+///
 /// What the host refuses meanwhile is tried again as ever: see [`Domain::unsettled`](crate::Domain::unsettled).
 pub fn resume_all<'a>(router: &dyn Router, functions: impl IntoIterator<Item = &'a dyn Resume>) {
     let functions: Vec<_> = functions.into_iter().collect();
-    let mut messages = Vec::new();
-    functions.iter().for_each(|function| function.messages(&mut messages));
-    let mut routes = Vec::new();
-    router.publish(&messages, &mut routes);
+    let prepared = prepare(router, functions.iter().copied());
     functions.iter().for_each(|function| function.resume());
-    // Until here none could be evicted for another. Where one was refused, its function has asked again.
-    routes.into_iter().flatten().for_each(|route| router.withdraw(route));
+    drop(prepared);
 }

@@ -9,6 +9,26 @@ use crate::delivery::Vector;
 pub struct PendingBits(pub Vec<u64>);
 
 impl PendingBits {
+    /// The bits of a function of `vectors` vectors from 64-bit words, as another VMM's snapshot has them.
+    ///
+    /// Bits and words beyond `vectors` are dropped. Words that are missing are 0.
+    pub fn from_words(vectors: u32, image: impl IntoIterator<Item = u64>) -> Self {
+        let mut bits: Vec<u64> = image.into_iter().take(words(vectors)).collect();
+        bits.resize(words(vectors), 0);
+        if let Some(last) = bits.last_mut()
+            && !vectors.is_multiple_of(64)
+        {
+            *last &= 1u64.wrapping_shl(vectors).wrapping_sub(1);
+        }
+        Self(bits)
+    }
+
+    /// The same from the bytes of a Pending Bit Array, as a guest reads them from a BAR. Bytes that are missing are 0.
+    pub fn from_bytes(vectors: u32, image: &[u8]) -> Self {
+        let word = |bytes: &[u8]| bytes.iter().rev().fold(0, |word: u64, byte| word << 8 | u64::from(*byte));
+        Self::from_words(vectors, image.chunks(8).map(word))
+    }
+
     /// Bits for `vectors` vectors, set for those that `pending` yields.
     pub(crate) fn collect(vectors: u32, pending: impl Iterator<Item = Vector>) -> Self {
         let mut words = vec![0; words(vectors)];
@@ -58,6 +78,25 @@ mod tests {
         assert_eq!(bits.0, [1 << 63 | 1 << 32 | 1 << 31 | 0b11, 1 << 5 | 1]);
         assert!(bits.vectors().eq(set.map(Vector)));
         assert!(bits.check(70).is_ok());
+    }
+
+    #[test]
+    fn an_image_of_another_vmm_is_cut_or_filled_up_to_the_functions_vectors() {
+        let bytes: Vec<u8> = (1..=9).collect();
+        for (vectors, expected) in [
+            (0, vec![]),
+            (9, vec![0x0000_0000_0000_0001]),
+            (64, vec![0x0807_0605_0403_0201]),
+            (65, vec![0x0807_0605_0403_0201, 1]),
+            (70, vec![0x0807_0605_0403_0201, 9]),
+            (200, vec![0x0807_0605_0403_0201, 9, 0, 0]),
+        ] {
+            let bits = PendingBits::from_bytes(vectors, &bytes);
+            assert_eq!(bits.0, expected, "{vectors} vectors");
+            assert!(bits.check(vectors).is_ok());
+        }
+        let bits = PendingBits::from_words(70, [u64::MAX; 3]);
+        assert_eq!((bits.0.as_slice(), bits.check(70).is_ok()), ([u64::MAX, 0x3f].as_slice(), true));
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use vm_msi::msix::{Bar, Layout, TableSize};
-use vm_msi::state::{PendingBits, Resume, resume_all};
+use vm_msi::state::{PendingBits, Resume, prepare, resume_all};
 use vm_msi::testing::{Failures, FakeBackend, FakeRouter};
 use vm_msi::{MsiMessage, MsixFunction, Vector};
 
@@ -204,6 +204,42 @@ fn a_function_in_use_goes_back_to_an_earlier_state() {
 fn functions_that_are_resumed_together_cost_one_commit() {
     let vectors = 0..16;
     let fixtures: Vec<_> = (0..4).map(|_| Fixture::using(vectors.clone())).collect();
+    let (vm, functions) = restored_in_one_vm(&fixtures);
+    resume_all(&*vm.router, functions.iter().map(|function| function as &dyn Resume));
+    assert_eq!((vm.router.commits(), vm.router.in_use()), (1, (64, 64)));
+}
+
+#[test]
+fn functions_that_are_prepared_together_and_resumed_one_by_one_cost_one_commit() {
+    let vectors = 0..16;
+    let fixtures: Vec<_> = (0..4).map(|_| Fixture::using(vectors.clone())).collect();
+    fixtures.iter().for_each(|fixture| fixture.mask(3, 1));
+    fixtures.iter().for_each(|fixture| fixture.raise(3));
+    let (vm, functions) = restored_in_one_vm(&fixtures);
+    let prepared = prepare(&*vm.router, functions.iter().map(|function| function as &dyn Resume));
+    assert_eq!((vm.router.commits(), vm.router.in_use()), (1, (0, 60)), "15 vectors of each are unmasked");
+    for (resumed, function) in (1..).zip(&functions) {
+        function.resume();
+        assert_eq!(function.report().live, 15);
+        assert_eq!((vm.router.commits(), vm.router.in_use()), (1, (resumed * 15, 60 + resumed * 15)));
+    }
+    drop(prepared);
+    assert_eq!((vm.router.commits(), vm.router.in_use()), (1, (60, 60)));
+    functions[2].write_table(3 * 16 + 12, &0u32.to_le_bytes());
+    assert_eq!(vm.delivered(), [message(3)]);
+}
+
+#[test]
+fn a_guard_that_is_dropped_before_its_functions_resume_holds_nothing() {
+    let (vm, functions) = restored_in_one_vm(&[Fixture::using([1])]);
+    drop(prepare(&*vm.router, [&functions[0] as &dyn Resume]));
+    assert_eq!(vm.router.in_use(), (0, 0));
+    functions[0].resume();
+    assert_eq!((functions[0].report().live, vm.router.in_use()), (1, (1, 1)));
+}
+
+/// The same functions in one other VM, suspended, with a router of their own.
+fn restored_in_one_vm(fixtures: &[Fixture]) -> (Fixture, Vec<MsixFunction<FakeRouter, FakeBackend>>) {
     let states: Vec<_> = fixtures.iter().map(|fixture| fixture.function.suspend().unwrap()).collect();
     let vm = Fixture::after_reset();
     let layout = vm.function.layout();
@@ -216,6 +252,5 @@ fn functions_that_are_resumed_together_cost_one_commit() {
             function
         })
         .collect();
-    resume_all(&*vm.router, functions.iter().map(|function| function as &dyn Resume));
-    assert_eq!((vm.router.commits(), vm.router.in_use()), (1, (64, 64)));
+    (vm, functions)
 }

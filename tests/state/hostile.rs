@@ -6,7 +6,7 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use vm_msi::MsiMessage;
 use vm_msi::msix::MsixState;
-use vm_msi::state::{FunctionState, PendingBits, VERSION};
+use vm_msi::state::{FunctionState, PendingBits};
 use vm_msi::testing::{function_state, restore_anything};
 
 type State = FunctionState<MsixState>;
@@ -14,7 +14,6 @@ type State = FunctionState<MsixState>;
 /// One thing that is not as the function has it.
 #[derive(Clone, Debug)]
 enum Change {
-    Version(u16),
     Control(u16),
     TableWindow(u32),
     PbaWindow(u32),
@@ -30,7 +29,6 @@ impl Change {
         let registers = &mut state.registers;
         let (entries, words) = (registers.entries.len(), state.pending.0.len());
         match self {
-            Self::Version(version) => state.version = version,
             Self::Control(bits) => registers.message_control ^= bits,
             Self::TableWindow(bits) => registers.table_window ^= bits,
             Self::PbaWindow(bits) => registers.pba_window ^= bits,
@@ -56,7 +54,6 @@ fn change() -> impl Strategy<Value = Change> {
         any::<(u64, u32)>(),
     ];
     prop_oneof![
-        1 => any::<u16>().prop_map(Change::Version),
         6 => (0u16..4).prop_map(|bits| Change::Control(bits << 14)),
         1 => any::<u16>().prop_map(Change::Control),
         1 => any::<u32>().prop_map(Change::TableWindow),
@@ -114,7 +111,6 @@ proptest! {
 #[test]
 fn what_a_function_cannot_have_is_refused_each_by_its_own_reason() {
     let refused = [
-        (Change::Version(VERSION + 1), "version"),
         (Change::Control(1), "Message Control"),
         (Change::Control(1 << 11), "Message Control"),
         (Change::TableWindow(8), "Table Offset"),

@@ -3,7 +3,9 @@
 //! With a real kernel the same is in `kvm_msix`, and against the reference model in `model`.
 
 mod carried;
+mod foreign;
 mod hostile;
 mod msi;
 mod refused;
+mod samples;
 mod software;
