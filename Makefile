@@ -4,6 +4,7 @@ HOST    ?= 6.12
 CARGO   ?= cargo
 TOOLS   := $(CURDIR)/target/tools
 DENY    := $(TOOLS)/bin/cargo-deny
+MSRV    := $(shell sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml)
 FUZZ    := $(TOOLS)/bin/cargo-fuzz
 T       ?= 60
 TURNS   ?= 4
@@ -49,6 +50,9 @@ build:
 check: $(DENY)  ## formatting, lints, documentation, licences and sources
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets --all-features -- -D warnings
+	@if rustup toolchain list 2>/dev/null | grep -q '^$(MSRV)'; then \
+		$(CARGO) +$(MSRV) check --workspace --all-features; \
+	else echo "check: NOT compiled with Rust $(MSRV), which is not installed: clippy has checked the standard library's versions"; fi
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --all-features --no-deps
 	$(DENY) --all-features check --hide-inclusion-graph bans licenses sources
 	@$(DENY) --all-features check --hide-inclusion-graph advisories || \
