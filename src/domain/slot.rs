@@ -52,7 +52,11 @@ type Step = Result<(), DomainError>;
 
 impl HostVector {
     /// An eventfd and a part of the budget; the device does not have the eventfd yet.
-    fn prepare(vector: Vector, backend: &mut dyn Backend, budget: &Arc<DeviceBudget>) -> Result<Self, DomainError> {
+    fn prepare(
+        vector: Vector,
+        backend: &mut dyn Backend,
+        budget: &Arc<DeviceBudget>,
+    ) -> Result<Self, DomainError> {
         let share = budget.take().map_err(|source| DomainError::Budget { vector, source })?;
         let eventfd = backend.eventfd(vector).map_err(|source| DomainError::Eventfd { vector, source })?;
         Ok(Self { eventfd, last: None, _share: share })
@@ -162,7 +166,12 @@ impl Slot {
 
     /// Idle to held: the host vector is requested. What was latched, and what the device has pending, is in the eventfd
     /// afterwards.
-    pub(super) fn bind(&mut self, vector: Vector, backend: &mut dyn Backend, budget: &Arc<DeviceBudget>) -> Step {
+    pub(super) fn bind(
+        &mut self,
+        vector: Vector,
+        backend: &mut dyn Backend,
+        budget: &Arc<DeviceBudget>,
+    ) -> Step {
         let Self::Idle { latched } = *self else { return Ok(()) };
         let host = HostVector::prepare(vector, backend, budget)?;
         if latched {

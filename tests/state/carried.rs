@@ -239,7 +239,7 @@ fn a_guard_that_is_dropped_before_its_functions_resume_holds_nothing() {
 }
 
 /// The same functions in one other VM, suspended, with a router of their own.
-fn restored_in_one_vm(fixtures: &[Fixture]) -> (Fixture, Vec<MsixFunction<FakeRouter, FakeBackend>>) {
+fn restored_in_one_vm(fixtures: &[Fixture]) -> (Fixture, Vec<MsixFunction>) {
     let states: Vec<_> = fixtures.iter().map(|fixture| fixture.function.suspend().unwrap()).collect();
     let vm = Fixture::after_reset();
     let layout = vm.function.layout();

@@ -20,7 +20,7 @@ fn fakes() -> (Arc<FakeRouter>, FakeBackend) {
     (Arc::new(FakeRouter::new(failures.clone())), FakeBackend::new(failures))
 }
 
-fn msix(layout: &Layout) -> (MsixFunction<FakeRouter, FakeBackend>, Arc<FakeRouter>) {
+fn msix(layout: &Layout) -> (MsixFunction, Arc<FakeRouter>) {
     let (router, device) = fakes();
     (MsixFunction::new(layout.clone(), router.clone(), device), router)
 }

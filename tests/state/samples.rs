@@ -51,7 +51,7 @@ fn fakes() -> (Arc<FakeRouter>, FakeBackend) {
 fn restore_samples<C>(
     kind: &str,
     state: &FunctionState<C::State>,
-    function: impl Fn() -> Function<C, DeviceDomain<FakeRouter, FakeBackend>>,
+    function: impl Fn() -> Function<C, DeviceDomain>,
 ) where
     C: Registers,
     C::State: Serialize + DeserializeOwned + Debug,
