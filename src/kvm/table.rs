@@ -1,7 +1,7 @@
 //! The routing table as the kernel is handed it: the irqchip's pins, and then one entry for each message.
 //!
 //! Owns the buffer, which is changed in place between commits. Invariant: the message of index n is the n-th entry after
-//! the pins' and has GSI 24 + n. Locking: none of its own; it is used under the lock that a commit takes.
+//! the pins' and has GSI `Irqchip::FIRST_GSI` + n. Locking: none of its own; it is used under the lock that a commit takes.
 
 use std::io;
 
@@ -37,7 +37,7 @@ impl Table {
     /// A table of no messages.
     pub(super) fn new(irqchip: Irqchip) -> Self {
         let pins: Vec<_> = irqchip.pin_routes().collect();
-        #[allow(clippy::expect_used, reason = "at most 40 entries, at start; a table has room for 4096")]
+        #[allow(clippy::expect_used, reason = "at most 960 entries, at start; a table has room for 4096")]
         let entries = KvmIrqRouting::from_entries(&pins).expect("the pins' routes fit in a table");
         Self { entries, pins: pins.len() }
     }

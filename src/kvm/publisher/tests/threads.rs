@@ -81,7 +81,7 @@ fn got<T>(thread: ScopedJoinHandle<'_, T>) -> T {
 
 #[test]
 fn a_published_message_is_had_while_another_ones_commit_is_under_way() {
-    let (publisher, kernel) = (Publisher::new(Irqchip::Kernel, 4), Kernel::default());
+    let (publisher, kernel) = (Publisher::new(IRQCHIP, 4), Kernel::default());
     let route = publish_one(&publisher, &kernel, message(0, 0x41));
     let (kernel, commits) = Pausing::new();
     let publisher = &publisher;
@@ -101,7 +101,7 @@ fn a_published_message_is_had_while_another_ones_commit_is_under_way() {
 #[test]
 fn a_message_on_its_way_is_not_had_before_the_kernel_has_it() {
     for refused in [false, true] {
-        let publisher = &Publisher::new(Irqchip::Kernel, 4);
+        let publisher = &Publisher::new(IRQCHIP, 4);
         let (kernel, commits) = Pausing::new();
         thread::scope(move |scope| {
             let _first = kernel.publish(scope, publisher, message(0, 0x41));
@@ -123,7 +123,7 @@ fn a_message_on_its_way_is_not_had_before_the_kernel_has_it() {
 
 #[test]
 fn what_is_published_ahead_of_somebody_who_waits_is_had_while_the_next_commit_is_under_way() {
-    let publisher = &Publisher::new(Irqchip::Kernel, 4);
+    let publisher = &Publisher::new(IRQCHIP, 4);
     let (kernel, commits) = Pausing::new();
     thread::scope(move |scope| {
         let _first = kernel.publish(scope, publisher, message(0, 0x41));
@@ -144,7 +144,7 @@ fn whoever_waits_is_served_by_the_very_next_commit_however_many_come_after_it() 
     const ROUNDS: u32 = 20;
     const EACH: u32 = 6;
     // Each message is of a destination of its own, and of one vCPU no other one's is published ahead.
-    let publisher = &Publisher::new(Irqchip::Kernel, 1);
+    let publisher = &Publisher::new(IRQCHIP, 1);
     let (kernel, commits) = Pausing::new();
     thread::scope(move |scope| {
         let mut carried = vec![(message(0, 0xee), kernel.publish(scope, publisher, message(0, 0xee)))];
@@ -173,7 +173,7 @@ fn whoever_waits_is_served_by_the_very_next_commit_however_many_come_after_it() 
 
 #[test]
 fn a_refused_commit_is_told_to_everybody_whose_messages_it_carried_and_to_nobody_else() {
-    let publisher = &Publisher::new(Irqchip::Kernel, 64);
+    let publisher = &Publisher::new(IRQCHIP, 64);
     let accepted = Kernel::default();
     let _in_use = publish_one(publisher, &accepted, message(0, 0x41));
     let (kernel, commits) = Pausing::new();
@@ -202,7 +202,7 @@ fn a_refused_commit_is_told_to_everybody_whose_messages_it_carried_and_to_nobody
 
 #[test]
 fn a_commit_that_panics_leaves_nobody_waiting_and_the_table_as_it_was() {
-    let (publisher, accepted) = (&Publisher::new(Irqchip::Kernel, 64), &Kernel::default());
+    let (publisher, accepted) = (&Publisher::new(IRQCHIP, 64), &Kernel::default());
     let _in_use = publish_one(publisher, accepted, message(0, 0x41));
     thread::scope(|scope| {
         let ask = |message, commit: fn(&Kernel, &KvmIrqRouting) -> io::Result<()>| {
@@ -244,7 +244,8 @@ fn those_who_wait_in_vain_for_room_are_told_so_without_a_commit() {
         under_way.end(Ok(()));
         assert!(got(lucky).is_ok());
         for other in others {
-            assert!(matches!(got(other), Err(RouterError::NoRoom { routes: 4056, .. })));
+            let told = got(other);
+            assert!(matches!(told, Err(RouterError::NoRoom { routes, .. }) if routes == batch.len()));
         }
     });
     assert_eq!(publisher.counters().commits, commits_before + 1);
@@ -252,7 +253,7 @@ fn those_who_wait_in_vain_for_room_are_told_so_without_a_commit() {
 
 #[test]
 fn destinations_at_start_wait_as_anybody_does_and_keep_nobody_waiting() {
-    let publisher = &Publisher::new(Irqchip::Kernel, 4);
+    let publisher = &Publisher::new(IRQCHIP, 4);
     let (kernel, commits) = Pausing::new();
     thread::scope(move |scope| {
         let _first = kernel.publish(scope, publisher, message(0, 0x41));

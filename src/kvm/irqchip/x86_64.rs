@@ -1,12 +1,13 @@
-//! What an in-kernel irqchip occupies in the routing table, and what it leaves for messages.
+//! The PIC, the IOAPIC and their pins.
+//!
+//! KVM routes GSI n to pin n of both where it emulates them. Owns nothing. No lock.
 
 use kvm_bindings::{
-    KVM_IRQ_ROUTING_IRQCHIP, KVM_IRQCHIP_IOAPIC, KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE,
-    kvm_irq_routing_entry, kvm_irq_routing_entry__bindgen_ty_1, kvm_irq_routing_irqchip,
+    KVM_IRQCHIP_IOAPIC, KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE, kvm_irq_routing_entry,
 };
 
-/// KVM_MAX_IRQ_ROUTES: entries of a routing table, and one more than the highest GSI.
-const MAX_ROUTES: u32 = 4096;
+use super::{MAX_ROUTES, pin_route};
+
 const IOAPIC_PINS: u32 = 24;
 const PIC_PINS: u32 = 16;
 
@@ -21,10 +22,14 @@ pub enum Irqchip {
 
 impl Irqchip {
     /// The GSIs below are the pins'.
-    pub(super) const FIRST_GSI: u32 = IOAPIC_PINS;
+    pub(in crate::kvm) const FIRST_GSI: u32 = IOAPIC_PINS;
+
+    /// Examples for tests of code that is the same for all.
+    #[cfg(test)]
+    pub(in crate::kvm) const EACH: [Self; 2] = [Self::Kernel, Self::Split];
 
     /// The routes that KVM gives the pins at start: without them a commit cuts off, say, the serial port.
-    pub(super) fn pin_routes(self) -> impl Iterator<Item = kvm_irq_routing_entry> {
+    pub(in crate::kvm) fn pin_routes(self) -> impl Iterator<Item = kvm_irq_routing_entry> {
         let pins = match self {
             Self::Kernel => IOAPIC_PINS,
             Self::Split => 0,
@@ -41,21 +46,12 @@ impl Irqchip {
     }
 
     /// How many messages the table has room for.
-    pub(super) fn message_routes(self) -> usize {
+    pub(in crate::kvm) fn message_routes(self) -> usize {
         let entries = match self {
             Self::Kernel => MAX_ROUTES.saturating_sub(IOAPIC_PINS).saturating_sub(PIC_PINS),
             Self::Split => MAX_ROUTES.saturating_sub(IOAPIC_PINS),
         };
         entries as usize
-    }
-}
-
-fn pin_route(gsi: u32, irqchip: u32, pin: u32) -> kvm_irq_routing_entry {
-    kvm_irq_routing_entry {
-        gsi,
-        type_: KVM_IRQ_ROUTING_IRQCHIP,
-        u: kvm_irq_routing_entry__bindgen_ty_1 { irqchip: kvm_irq_routing_irqchip { irqchip, pin } },
-        ..Default::default()
     }
 }
 

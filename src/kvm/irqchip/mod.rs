@@ -1,0 +1,27 @@
+//! What an in-kernel interrupt controller occupies in the routing table, and what it leaves for messages.
+//!
+//! Owns nothing. Each architecture has its own [`Irqchip`], with the pins that its KVM routes at start. Invariant: GSIs
+//! below `Irqchip::FIRST_GSI` are pins, all others are messages. No lock.
+
+#[cfg_attr(target_arch = "x86_64", path = "x86_64.rs")]
+#[cfg_attr(target_arch = "aarch64", path = "aarch64.rs")]
+mod arch;
+
+use kvm_bindings::{
+    KVM_IRQ_ROUTING_IRQCHIP, kvm_irq_routing_entry, kvm_irq_routing_entry__bindgen_ty_1,
+    kvm_irq_routing_irqchip,
+};
+
+pub use arch::Irqchip;
+
+/// KVM_MAX_IRQ_ROUTES: entries of a routing table, and one more than the highest GSI.
+const MAX_ROUTES: u32 = 4096;
+
+fn pin_route(gsi: u32, irqchip: u32, pin: u32) -> kvm_irq_routing_entry {
+    kvm_irq_routing_entry {
+        gsi,
+        type_: KVM_IRQ_ROUTING_IRQCHIP,
+        u: kvm_irq_routing_entry__bindgen_ty_1 { irqchip: kvm_irq_routing_irqchip { irqchip, pin } },
+        ..Default::default()
+    }
+}
