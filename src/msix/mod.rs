@@ -11,7 +11,7 @@ pub mod regs;
 mod state;
 mod table;
 
-#[cfg(test)]
+#[cfg(all(test, target_arch = "x86_64"))]
 mod interleaved;
 
 /// A test has others here: see `interleaved.rs`.

@@ -2,6 +2,7 @@
 //! interrupts, so each test states what a guest sees and what the kernel does, and no fake is between.
 //!
 //! All need /dev/kvm, and say so where it does not open. One binary, so that the lab host is booted once for it.
+#![cfg(target_arch = "x86_64")]
 
 mod bare_metal;
 mod budget;

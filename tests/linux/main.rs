@@ -4,6 +4,7 @@
 //! `--test-threads=1`. What is `ignored` belongs to the long version, or wants devices of this machine:
 //! `LINUX_TESTS_DEVICES="<bdf> <bdf>" ... --ignored this_machine` runs the same tests on its own KVM and VFIO.
 //! With `LINUX_TESTS_MONITOR=qemu`, QEMU runs the guests: what fails then as well is the test's mistake, not ours.
+#![cfg(target_arch = "x86_64")]
 
 mod bus;
 mod churn;
