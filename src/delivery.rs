@@ -138,7 +138,6 @@ impl Touched {
     }
 
     /// The same, by a write that sets the enable bit where it is set already.
-    #[must_use]
     pub fn with_enable_write(self, write: EnableWrite) -> Self {
         Self { enable: Some(write), ..self }
     }

@@ -11,7 +11,8 @@ pub mod regs;
 mod state;
 mod table;
 
-#[cfg(all(test, target_arch = "x86_64"))]
+#[cfg(test)]
+#[cfg(target_arch = "x86_64")]
 mod interleaved;
 
 /// A test has others here: see `interleaved.rs`.
