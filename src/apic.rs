@@ -69,6 +69,10 @@ pub enum InvalidMessage {
     /// Remappable format, with no remapping unit in front.
     #[error("{0} is in remappable format and nothing here remaps")]
     Remappable(MsiMessage),
+    /// Bits 11:5 of the address extend the destination, and the guest was not told that they may. KVM ignores them: the interrupt
+    /// would reach another vCPU.
+    #[error("{0} has an extended destination, which nothing here reads")]
+    ExtendedDestination(MsiMessage),
     /// A fixed or lowest-priority interrupt on a vector below 16.
     #[error("{0} asks for a vector below 16")]
     Vector(MsiMessage),
@@ -101,7 +105,7 @@ impl ApicMessage {
             true => return None,
             false => (at.saturating_add(1), 0, apics.min(255)),
         };
-        if at >= end || address.extended_destination() != 0 {
+        if at >= end {
             return None;
         }
         let destination = u8::try_from(if next < end { next } else { first }).ok()?;
@@ -136,6 +140,9 @@ impl TryFrom<MsiMessage> for ApicMessage {
         if low.remappable() {
             return Err(InvalidMessage::Remappable(message));
         }
+        if low.extended_destination() != 0 {
+            return Err(InvalidMessage::ExtendedDestination(message));
+        }
         match data.delivery_mode() {
             FIXED | LOWEST_PRIORITY if data.vector() < FIRST_VECTOR => Err(InvalidMessage::Vector(message)),
             FIXED | LOWEST_PRIORITY | NMI => Ok(Self(message)),
@@ -167,6 +174,14 @@ mod tests {
     }
 
     #[test]
+    fn an_extended_destination_is_refused_in_each_of_its_bits() {
+        for bit in 5..12 {
+            let extended = check(0xfee0_1000 | 1 << bit, 0x41);
+            assert!(matches!(extended, Err(InvalidMessage::ExtendedDestination(_))), "bit {bit}");
+        }
+    }
+
+    #[test]
     fn exactly_the_vectors_of_the_processor_are_refused() {
         for vector in 0..=255u32 {
             assert_eq!(check(0xfee0_0000, vector).is_ok(), vector >= 16, "fixed vector {vector}");
@@ -192,9 +207,7 @@ mod tests {
         assert_eq!(walk(0xfee0_1000, 3), [0x1000, 0x2000, 0, 0x1000], "physical: a number");
         assert_eq!(walk(0xfee0_2004, 3), [0x2004, 0x4004, 0x1004, 0x2004], "logical: a bit");
         assert_eq!(walk(0xfee8_0004, 64), [0x8_0004, 0x1004, 0x2004, 0x4004]);
-        for (address, apics) in
-            [(0xfee0_3000, 3), (0xfee0_3004, 3), (0xfee0_8004, 3), (0xfee0_1020, 3), (0xfee0_0000, 0)]
-        {
+        for (address, apics) in [(0xfee0_3000, 3), (0xfee0_3004, 3), (0xfee0_8004, 3), (0xfee0_0000, 0)] {
             assert_eq!(walk(address, apics).len(), 1, "{address:#x} of {apics}");
         }
     }
