@@ -22,4 +22,5 @@ mod shortage;
 mod snapshot;
 mod software;
 mod storm;
+mod unaccepted;
 mod unplug;
