@@ -104,7 +104,7 @@ fn a_vector_that_is_rewritten_fires_at_its_new_place_only() {
 
 #[test]
 fn a_vector_whose_message_is_no_interrupt_waits_for_one_that_is() {
-    let model = Model::of(Irqchip::Kernel, MsiMessage { address: 0, data: 0x41 });
+    let model = Model::of(Irqchip::Kernel, MsiMessage { address: 0xfee0_0000, data: 0x08 });
     model.msix.trigger(VECTOR);
     assert!(model.is_pending());
     model.set_message(fixed(1, 0x41));
