@@ -172,9 +172,11 @@ pub trait Backend: Send {
         Programming::Unknown
     }
 
-    /// Whether the device still has its capability enabled. The domain asks this of an open window only when the guest's driver
-    /// writes Message Control with the enable bit set although it is set already. On [`Programming::Lost`] the domain closes
-    /// the window and opens it again. On [`Programming::Unknown`] it does so only where the write changed nothing else.
+    /// Whether the device still has its capability enabled. The domain asks this of an open window when the guest's driver writes
+    /// Message Control with the enable bit set although it is set already. A backend that can set the device's bit again does
+    /// so here, and answers [`Programming::Kept`]. On [`Programming::Lost`] the domain closes the window and opens it again.
+    ///
+    /// Keep it cheap: Linux writes Message Control each time that it writes an MSI message.
     fn enable_programming(&mut self) -> Programming {
         Programming::Unknown
     }

@@ -98,16 +98,6 @@ impl<S: Store> Store for Mutex<S> {
     }
 }
 
-/// A write of a capability's Message Control that sets the enable bit where it is set already. A driver whose device has reset
-/// itself does so.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum EnableWrite {
-    /// The write changed something else.
-    Changed,
-    /// The write changed nothing.
-    Repeated,
-}
-
 /// The vectors whose [`Delivery`] or cookie a change of a store may have altered, so that the host has to follow: one range,
 /// often empty.
 ///
@@ -116,7 +106,8 @@ pub enum EnableWrite {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Touched {
     vectors: Range<u32>,
-    enable: Option<EnableWrite>,
+    /// Message Control was written with the enable bit set, which was set already.
+    writes_enable: bool,
 }
 
 impl Touched {
@@ -134,33 +125,34 @@ impl Touched {
     }
 
     const fn range(vectors: Range<u32>) -> Self {
-        Self { vectors, enable: None }
+        Self { vectors, writes_enable: false }
     }
 
-    /// The same, by a write that sets the enable bit where it is set already.
-    pub fn with_enable_write(self, write: EnableWrite) -> Self {
-        Self { enable: Some(write), ..self }
+    /// The same, by a write of Message Control that sets the enable bit where it is set already. A driver whose device has reset
+    /// itself does so. Linux does so, too, each time that it writes an MSI message.
+    pub fn with_enable_write(self) -> Self {
+        Self { writes_enable: true, ..self }
     }
 
     /// Whether the capability was enabled once more.
-    pub fn enable_write(&self) -> Option<EnableWrite> {
-        self.enable
+    pub fn writes_enable(&self) -> bool {
+        self.writes_enable
     }
 
     /// The least range that holds both.
     pub fn and(self, other: Self) -> Self {
-        let enable = self.enable.max(other.enable);
+        let writes_enable = self.writes_enable || other.writes_enable;
         let vectors = match (self.vectors.is_empty(), other.vectors.is_empty()) {
             (true, _) => other.vectors,
             (_, true) => self.vectors,
             _ => self.vectors.start.min(other.vectors.start)..self.vectors.end.max(other.vectors.end),
         };
-        Self { vectors, enable }
+        Self { vectors, writes_enable }
     }
 
     /// True where nothing was touched.
     pub fn is_empty(&self) -> bool {
-        self.vectors.is_empty() && self.enable.is_none()
+        self.vectors.is_empty() && !self.writes_enable
     }
 
     /// The vectors, ascending.

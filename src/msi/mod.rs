@@ -18,7 +18,7 @@ use std::sync::Mutex;
 use crate::access::lanes;
 use crate::backend::{Capabilities, Growth};
 use crate::capability::Capability;
-use crate::delivery::{Delivery, EnableWrite, Store, Touched, Vector};
+use crate::delivery::{Delivery, Store, Touched, Vector};
 use crate::message::MsiMessage;
 use crate::registers::{Registers, lock};
 use crate::state::RestoreError;
@@ -160,10 +160,10 @@ impl Capability for Msi {
         let writes_enable =
             lanes(offset.into(), data.len()).any(|lane| lane.dword == 0 && lane.enabled() >> 16 & 1 == 1);
         let touched = registers.touched_since(&before);
-        match (writes_enable && before.control.enable() && registers.control.enable(), *registers == before) {
-            (false, _) => touched,
-            (true, false) => touched.with_enable_write(EnableWrite::Changed),
-            (true, true) => touched.with_enable_write(EnableWrite::Repeated),
+        if writes_enable && before.control.enable() && registers.control.enable() {
+            touched.with_enable_write()
+        } else {
+            touched
         }
     }
 }

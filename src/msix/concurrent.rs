@@ -14,7 +14,7 @@ use super::layout::{CAPABILITY_ID, TableSize};
 use super::regs::MessageControl;
 use super::table::{Entry, Table};
 use crate::access::lanes;
-use crate::delivery::{Delivery, EnableWrite, Touched, Vector};
+use crate::delivery::{Delivery, Touched, Vector};
 
 /// Message Control and the table of one function.
 #[derive(Debug)]
@@ -75,11 +75,7 @@ impl ControlAndTable {
         let writes_enable =
             lanes(offset.into(), data.len()).any(|lane| lane.dword == 0 && lane.enabled() >> 31 == 1);
         let is_enabled = MessageControl::from(before).enable() && written(before.into()).enable();
-        match (writes_enable && is_enabled, touched.is_empty()) {
-            (false, _) => touched,
-            (true, false) => touched.with_enable_write(EnableWrite::Changed),
-            (true, true) => touched.with_enable_write(EnableWrite::Repeated),
-        }
+        if writes_enable && is_enabled { touched.with_enable_write() } else { touched }
     }
 
     pub(super) fn take_rewritten(&self, vector: Vector) -> bool {

@@ -176,6 +176,14 @@ impl IrqCalls for FakeHost {
         }
         Ok(())
     }
+
+    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        let mut state = self.state();
+        for (byte, at) in data.iter().zip(offset..) {
+            *state.file.get_mut(&at).ok_or_else(|| error(5))? = *byte;
+        }
+        Ok(())
+    }
 }
 
 fn error(errno: i32) -> io::Error {

@@ -14,20 +14,20 @@ use vmm_sys_util::eventfd::EventFd;
 use super::VfioError;
 use super::set_irqs::{Index, IrqCalls};
 use super::vectors::{Vectors, enable};
-use crate::backend::{Backend, BackendError, Capabilities, Growth, Holders};
+use crate::backend::{Backend, BackendError, Capabilities, Growth, Holders, Programming};
 use crate::delivery::Vector;
-use crate::msi::MessageCount;
+use crate::msi::{MessageControl, MessageCount};
 
 /// A passed-through device's MSI vectors.
 ///
 /// It cannot tell whether the device still has MSI enabled: VFIO answers reads of the MSI flags from its own copy (Linux
-/// vfio_pci_config.c, `init_pci_cap_msi_perm`). Both [`Backend::vector_programming`] and [`Backend::enable_programming`] answer
-/// [`Programming::Unknown`](crate::backend::Programming::Unknown).
+/// vfio_pci_config.c, `init_pci_cap_msi_perm`). But it can write them: see [`VfioMsi::with_message_control`].
 #[derive(Debug)]
 pub struct VfioMsi {
     vectors: Vectors,
     messages: MessageCount,
     pending_file_offset: Option<u64>,
+    control_file_offset: Option<u64>,
 }
 
 impl VfioMsi {
@@ -57,7 +57,20 @@ impl VfioMsi {
         if messages > asked {
             return Err(VfioError::TooManyMessages { messages: messages.get(), asked: asked.get() });
         }
-        Ok(Self { vectors: Vectors::new(calls, Index::Msi), messages, pending_file_offset })
+        Ok(Self {
+            vectors: Vectors::new(calls, Index::Msi),
+            messages,
+            pending_file_offset,
+            control_file_offset: None,
+        })
+    }
+
+    /// The same backend, which sets the device's enable bit again when the guest's driver does: a device that resets itself may have
+    /// cleared it. `file_offset` is where Message Control is in the descriptor's file: the offset of the configuration region
+    /// plus the register's. VFIO hands such a write on to the device while MSI is enabled in the host.
+    #[must_use]
+    pub fn with_message_control(self, file_offset: u64) -> Self {
+        Self { control_file_offset: Some(file_offset), ..self }
     }
 
     /// How many messages the device behind this VFIO descriptor asks for. Nothing changes in the host.
@@ -139,6 +152,19 @@ impl Backend for VfioMsi {
     /// The kernel keeps an eventfd's context and no descriptor, and drops that too.
     fn holders_after_close(&self) -> Holders {
         Holders::Domain
+    }
+
+    /// Writes Message Control as the host has it: enabled, with as many messages as are open. VFIO's own copy of the register cannot
+    /// tell whether the device has lost it.
+    fn enable_programming(&mut self) -> Programming {
+        let Some((at, log2)) = self.control_file_offset.zip(self.vectors.usable().checked_ilog2()) else {
+            return Programming::Unknown;
+        };
+        let control = MessageControl::new().with_enable(true).with_multiple_message_enable(log2 as u8);
+        match self.vectors.calls.write(at, &control.into_bits().to_le_bytes()) {
+            Ok(()) => Programming::Kept,
+            Err(_) => Programming::Unknown,
+        }
     }
 
     fn pending(&mut self, group: u32) -> u64 {

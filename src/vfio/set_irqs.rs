@@ -62,6 +62,9 @@ pub(super) trait IrqCalls: fmt::Debug + Send {
 
     /// Reads all of `data` at an offset into the descriptor's file.
     fn read(&self, offset: u64, data: &mut [u8]) -> io::Result<()>;
+
+    /// Writes all of `data` at an offset into the descriptor's file.
+    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()>;
 }
 
 impl IrqCalls for File {
@@ -87,6 +90,10 @@ impl IrqCalls for File {
 
     fn read(&self, offset: u64, data: &mut [u8]) -> io::Result<()> {
         self.read_exact_at(data, offset)
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        self.write_all_at(data, offset)
     }
 }
 

@@ -112,6 +112,11 @@ impl Vectors {
         Ok(())
     }
 
+    /// How many vectors may be bound.
+    pub(super) fn usable(&self) -> u32 {
+        self.usable
+    }
+
     /// Reads a little-endian register of the device, where the device answers.
     pub(super) fn read<const BYTES: usize>(&self, file_offset: u64) -> Option<[u8; BYTES]> {
         let mut bytes = [0; BYTES];

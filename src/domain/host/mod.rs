@@ -27,7 +27,7 @@ use super::slot::Slot;
 use super::slots::Slots;
 use crate::backend::{Backend, BackendError, Cookie, Programming};
 use crate::budget::DeviceBudget;
-use crate::delivery::{Delivery, EnableWrite, Store, Touched, Vector};
+use crate::delivery::{Delivery, Store, Touched, Vector};
 use crate::domain::{BATCH, BusMaster, FailureHook};
 use crate::interrupt::Target;
 use crate::router::Router;
@@ -251,15 +251,10 @@ impl Host {
 
     /// Whether the device may have lost its enable bit, which a driver has set although it was set.
     fn has_lost_enable(&mut self, store: &dyn Store, touched: &Touched) -> bool {
-        let Some(write) = touched.enable_write() else { return false };
-        if self.window == 0 || store.vectors() == 0 {
-            return false;
-        }
-        match self.backend.enable_programming() {
-            Programming::Kept => false,
-            Programming::Lost => true,
-            Programming::Unknown => write == EnableWrite::Repeated,
-        }
+        touched.writes_enable()
+            && self.window > 0
+            && store.vectors() > 0
+            && self.backend.enable_programming() == Programming::Lost
     }
 
     /// Has a vector's interrupts carry what they should from now on; true where they do. A bound vector is bound again for it,

@@ -126,3 +126,18 @@ fn pending_bits_are_those_of_the_device_and_none_where_it_does_not_answer() {
     host.set_file(0x60, &[0x81, 0, 0, 0]);
     assert_eq!((msi.pending(0), msi.pending(1)), (0x81, 0));
 }
+
+#[test]
+fn an_enable_bit_that_is_set_once_more_is_written_to_the_device_with_the_messages_that_are_open() {
+    const CONTROL: u64 = 0x52;
+    let host = host_of(8);
+    host.set_file(CONTROL, &[0; 2]);
+    let mut msi = msi_of(&host, 8).with_message_control(CONTROL);
+    assert_eq!(msi.enable_programming(), Programming::Unknown, "MSI is off in the host");
+    msi.open(4).unwrap();
+    assert_eq!(msi.enable_programming(), Programming::Kept);
+    assert_eq!(msi.vectors.read(CONTROL), Some([0x21, 0]), "enabled, with 4 messages");
+    let mut unknown = msi_of(&host_of(8), 8);
+    unknown.open(8).unwrap();
+    assert_eq!(unknown.enable_programming(), Programming::Unknown, "nobody said where the register is");
+}

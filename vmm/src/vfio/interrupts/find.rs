@@ -99,7 +99,8 @@ impl HostFunction<'_> {
         });
         // INTx, MSI and MSI-X are all off: the device was opened just now.
         let messages = VfioMsi::probe_messages(self.file)?;
-        let backend = VfioMsi::new(self.file.try_clone()?, messages, pending)?;
+        let control = self.config.file_offset().saturating_add(at.saturating_add(MESSAGE_CONTROL).into());
+        let backend = VfioMsi::new(self.file.try_clone()?, messages, pending)?.with_message_control(control);
         let layout = MsiLayout::new(backend.messages(), own.address(), own.masking());
         let bytes = at..at.saturating_add(layout.bytes());
         Ok((MsiFunction::try_new(layout, router.clone(), backend)?, bytes))
