@@ -1,7 +1,8 @@
 //! What an MSI message means to an x86 local APIC (Intel SDM volume 3, "Message Signalled Interrupts").
 //!
 //! Owns the check that stands between a guest's table and the VM's routing table: KVM takes any address for an
-//! interrupt (also one outside 0xFEE), accepts vector 0, and refuses the whole table for one bad entry.
+//! interrupt (also one outside 0xFEE), accepts vector 0, ignores address bits 11:5, and refuses the whole table for one bad
+//! entry.
 
 use std::fmt;
 
@@ -49,7 +50,57 @@ pub struct Data {
     __: u16,
 }
 
+/// The high half of the address of a message with a 32-bit destination, as remapping units and KVM write it.
+#[bitfield(u32)]
+#[derive(PartialEq, Eq)]
+pub struct AddressHigh {
+    __: u8,
+    /// Bits 31:8: the same bits of the destination.
+    #[bits(24)]
+    pub destination_high: u32,
+}
+
+/// How many bits of an APIC ID a message can carry to the VM's APICs. The VMM chooses, and the guest is told.
+///
+/// The choice decides what a message means, so router and CPUID must agree. Where they do not, an interrupt reaches the wrong
+/// vCPU.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize), serde(rename_all = "lowercase"))]
+pub enum DestinationIds {
+    /// 8 bits, in address bits 19:12. A message with any other destination bit set is refused. At most 255 APICs are addressable:
+    /// physical destination 255 is the broadcast.
+    #[default]
+    Bits8,
+    /// 15 bits: the guest was told of KVM_FEATURE_MSI_EXT_DEST_ID (CPUID leaf 0x4000_0001, EAX bit 15), and puts APIC ID bits 14:8
+    /// in address bits 11:5. A remapping stage may write 32-bit destinations as under [`Bits32`](Self::Bits32). Needs
+    /// KVM_CAP_X2APIC_API.
+    Extended,
+    /// 32 bits, of which bits 31:8 are in bits 31:8 of the address's high half. Only a remapping stage writes such a message.
+    /// The guest itself was told of 8 bits, so address bits 11:5 must be 0. Needs KVM_CAP_X2APIC_API.
+    Bits32,
+}
+
+impl DestinationIds {
+    /// Whether one APIC with this ID can be addressed.
+    pub fn contains(self, apic_id: u32) -> bool {
+        apic_id < self.addressable()
+    }
+
+    /// How many APICs can be addressed one by one, when their IDs count from 0.
+    pub fn addressable(self) -> u32 {
+        match self {
+            Self::Bits8 => BROADCAST_8,
+            Self::Extended => EXTENDED_IDS,
+            Self::Bits32 => u32::MAX,
+        }
+    }
+}
+
 const PREFIX: u16 = 0xfee;
+/// The physical destination that means every APIC, where destinations have 8 bits.
+const BROADCAST_8: u32 = 0xff;
+/// How many IDs a destination of 15 bits can name.
+const EXTENDED_IDS: u32 = 1 << 15;
 /// Vectors below are exceptions of the processor; a local APIC answers them with an error.
 const FIRST_VECTOR: u8 = 16;
 const FIXED: u8 = 0;
@@ -57,22 +108,23 @@ const LOWEST_PRIORITY: u8 = 1;
 const NMI: u8 = 4;
 
 /// A message that a local APIC can take. It exists only checked.
+///
+/// Its address is as KVM takes it: bits 7:0 of the destination are in bits 19:12, bits 31:8 in bits 63:40, and bits 11:5 are 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct ApicMessage(MsiMessage);
 
 /// Why a message is no interrupt. It is the guest's doing: the vector is held and counted, nothing fails.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidMessage {
-    /// The address is not in the interrupt range 0xFEEx_xxxx, or lies above 4 GiB.
+    /// The address is not in the interrupt range 0xFEEx_xxxx, also as a remapping unit extends it.
     #[error("{0} does not address a local APIC")]
     Address(MsiMessage),
     /// Remappable format, with no remapping unit in front.
     #[error("{0} is in remappable format and nothing here remaps")]
     Remappable(MsiMessage),
-    /// Bits 11:5 of the address extend the destination, and the guest was not told that they may. KVM ignores them: the interrupt
-    /// would reach another vCPU.
-    #[error("{0} has an extended destination, which nothing here reads")]
-    ExtendedDestination(MsiMessage),
+    /// The destination has bits that this guest was not told of: see [`DestinationIds`].
+    #[error("{0} has a wider destination than the guest was told of")]
+    Destination(MsiMessage),
     /// A fixed or lowest-priority interrupt on a vector below 16.
     #[error("{0} asks for a vector below 16")]
     Vector(MsiMessage),
@@ -82,44 +134,86 @@ pub enum InvalidMessage {
 }
 
 impl ApicMessage {
-    /// The message, as the function writes it.
+    /// Checks a message that a guest or a remapping stage wrote, and puts the destination where KVM takes it.
+    ///
+    /// # Errors
+    /// No local APIC takes the message, or its destination does not fit in `ids`.
+    pub fn with_ids(message: MsiMessage, ids: DestinationIds) -> Result<Self, InvalidMessage> {
+        let low = AddressLow::from_bits(message.address_low());
+        let high = AddressHigh::from_bits(message.address_high());
+        let data = Data::from_bits(message.data);
+        if low.prefix() != PREFIX || high != AddressHigh::new().with_destination_high(high.destination_high())
+        {
+            return Err(InvalidMessage::Address(message));
+        }
+        if low.remappable() {
+            return Err(InvalidMessage::Remappable(message));
+        }
+        let destination_high = match (u32::from(low.extended_destination()), high.destination_high(), ids) {
+            (0, 0, _) => 0,
+            (0, high, DestinationIds::Extended | DestinationIds::Bits32) => high,
+            (extended, 0, DestinationIds::Extended) => extended,
+            _ => return Err(InvalidMessage::Destination(message)),
+        };
+        match data.delivery_mode() {
+            FIXED | LOWEST_PRIORITY if data.vector() < FIRST_VECTOR => Err(InvalidMessage::Vector(message)),
+            FIXED | LOWEST_PRIORITY | NMI => {
+                let destination = destination_high << 8 | u32::from(low.destination());
+                Ok(Self(addressed(low, destination, message.data)))
+            }
+            _ => Err(InvalidMessage::DeliveryMode(message)),
+        }
+    }
+
+    /// The message, as KVM takes it.
     pub fn message(self) -> MsiMessage {
         self.0
+    }
+
+    /// The destination: an APIC ID, or a set of APICs where the destination is logical.
+    pub fn destination(self) -> u32 {
+        let low = AddressLow::from_bits(self.0.address_low());
+        let high = AddressHigh::from_bits(self.0.address_high());
+        high.destination_high() << 8 | u32::from(low.destination())
     }
 
     /// The same message for another vector. `None` where a vector plays no part (NMI) or would be below 16.
     pub fn with_vector(self, vector: u8) -> Option<Self> {
         let data = Data::from_bits(self.0.data);
         let moved = MsiMessage { data: data.with_vector(vector).into_bits(), ..self.0 };
-        if data.delivery_mode() == NMI { None } else { Self::try_from(moved).ok() }
+        if data.delivery_mode() == NMI { None } else { Self::with_ids(moved, DestinationIds::Bits32).ok() }
     }
 
     /// The same message for the local APIC that a guest with so many of them numbers next, after the last the first.
-    /// `None` where that cannot be told: no such APIC, or several at once.
+    /// `None` where that cannot be told: no such APIC, or several at once. At most 32,768 APICs have a next one.
     pub fn next_destination(self, apics: u32) -> Option<Self> {
         let address = AddressLow::from_bits(self.0.address_low());
-        let at = u32::from(address.destination());
+        let at = self.destination();
         let (next, first, end) = match address.logical() {
             // One bit for each, of eight at the most.
             true if at.is_power_of_two() => (at.wrapping_shl(1), 1, 1u32.wrapping_shl(apics.min(8))),
             true => return None,
-            false => (at.saturating_add(1), 0, apics.min(255)),
+            false => (at.saturating_add(1), 0, apics.min(EXTENDED_IDS)),
         };
-        if at >= end {
-            return None;
-        }
-        let destination = u8::try_from(if next < end { next } else { first }).ok()?;
-        let address = u64::from(address.with_destination(destination).into_bits());
-        Self::try_from(MsiMessage { address, ..self.0 }).ok()
+        let destination = if next < end { next } else { first };
+        (at < end).then(|| Self(addressed(address, destination, self.0.data)))
     }
 
     /// The messages that carry a fixed edge interrupt to one APIC, physically addressed, for the vectors given.
-    pub fn fixed(destination: u8, vectors: impl Iterator<Item = u8>) -> impl Iterator<Item = Self> {
-        let address = AddressLow::new().with_prefix(PREFIX).with_destination(destination).into_bits();
+    pub fn fixed(destination: u32, vectors: impl Iterator<Item = u8>) -> impl Iterator<Item = Self> {
+        let low = AddressLow::new().with_prefix(PREFIX);
         vectors.filter_map(move |vector| {
-            Self::try_from(MsiMessage { address: address.into(), data: vector.into() }).ok()
+            Self::with_ids(addressed(low, destination, vector.into()), DestinationIds::Bits32).ok()
         })
     }
+}
+
+/// `low` and `data` for another destination, as KVM takes it.
+fn addressed(low: AddressLow, destination: u32, data: u32) -> MsiMessage {
+    let [lowest, ..] = destination.to_le_bytes();
+    let low = low.with_destination(lowest).with_extended_destination(0);
+    let high = AddressHigh::new().with_destination_high(destination >> 8);
+    MsiMessage::from_registers(low.into_bits(), high.into_bits(), data)
 }
 
 impl fmt::Display for ApicMessage {
@@ -128,26 +222,12 @@ impl fmt::Display for ApicMessage {
     }
 }
 
+/// With [`DestinationIds::Bits8`].
 impl TryFrom<MsiMessage> for ApicMessage {
     type Error = InvalidMessage;
 
     fn try_from(message: MsiMessage) -> Result<Self, InvalidMessage> {
-        let low = AddressLow::from_bits(message.address_low());
-        let data = Data::from_bits(message.data);
-        if low.prefix() != PREFIX || message.address_high() != 0 {
-            return Err(InvalidMessage::Address(message));
-        }
-        if low.remappable() {
-            return Err(InvalidMessage::Remappable(message));
-        }
-        if low.extended_destination() != 0 {
-            return Err(InvalidMessage::ExtendedDestination(message));
-        }
-        match data.delivery_mode() {
-            FIXED | LOWEST_PRIORITY if data.vector() < FIRST_VECTOR => Err(InvalidMessage::Vector(message)),
-            FIXED | LOWEST_PRIORITY | NMI => Ok(Self(message)),
-            _ => Err(InvalidMessage::DeliveryMode(message)),
-        }
+        Self::with_ids(message, DestinationIds::Bits8)
     }
 }
 
@@ -177,7 +257,7 @@ mod tests {
     fn an_extended_destination_is_refused_in_each_of_its_bits() {
         for bit in 5..12 {
             let extended = check(0xfee0_1000 | 1 << bit, 0x41);
-            assert!(matches!(extended, Err(InvalidMessage::ExtendedDestination(_))), "bit {bit}");
+            assert!(matches!(extended, Err(InvalidMessage::Destination(_))), "bit {bit}");
         }
     }
 
@@ -210,6 +290,82 @@ mod tests {
         for (address, apics) in [(0xfee0_3000, 3), (0xfee0_3004, 3), (0xfee0_8004, 3), (0xfee0_0000, 0)] {
             assert_eq!(walk(address, apics).len(), 1, "{address:#x} of {apics}");
         }
+    }
+
+    fn with_ids(address: u64, ids: DestinationIds) -> Result<ApicMessage, InvalidMessage> {
+        ApicMessage::with_ids(MsiMessage { address, data: 0x41 }, ids)
+    }
+
+    /// As a guest writes it that was told of extended destinations.
+    fn extended(id: u32) -> u64 {
+        u64::from(0xfee0_0000 | (id & 0xff) << 12 | id >> 8 << 5)
+    }
+
+    #[test]
+    fn every_15_bit_destination_reaches_kvm_where_the_guest_was_told_of_them() {
+        for id in 0..1 << 15 {
+            let message = with_ids(extended(id), DestinationIds::Extended).unwrap();
+            assert_eq!(message.destination(), id);
+            let taken = message.message();
+            assert_eq!(taken.address_low(), 0xfee0_0000 | (id & 0xff) << 12);
+            assert_eq!(taken.address_high(), id & !0xff);
+            for ids in [DestinationIds::Extended, DestinationIds::Bits32] {
+                assert_eq!(ApicMessage::with_ids(taken, ids), Ok(message), "as a remapping stage writes it");
+            }
+            assert!(DestinationIds::Extended.contains(id));
+        }
+        assert!(!DestinationIds::Extended.contains(1 << 15));
+    }
+
+    #[test]
+    fn a_guest_that_was_told_of_8_bits_has_no_wider_destination() {
+        for id in 0x100..1 << 15 {
+            for ids in [DestinationIds::Bits8, DestinationIds::Bits32] {
+                let refused = with_ids(extended(id), ids);
+                assert!(matches!(refused, Err(InvalidMessage::Destination(_))), "{id:#x} {ids:?}");
+            }
+        }
+        assert!(matches!(check(extended(0x100), 0x41), Err(InvalidMessage::Destination(_))));
+    }
+
+    #[test]
+    fn a_logical_destination_keeps_its_mode_when_it_is_moved() {
+        let message = with_ids(0xfee8_002c, DestinationIds::Extended).unwrap();
+        assert_eq!(message.message().address, 0x100_fee8_000c);
+        assert_eq!(message.next_destination(300), None);
+    }
+
+    #[test]
+    fn a_32_bit_destination_is_taken_only_where_kvm_takes_it() {
+        let wide = 0xabcd_ef00_fee1_2000;
+        for ids in [DestinationIds::Extended, DestinationIds::Bits32] {
+            assert_eq!(with_ids(wide, ids).unwrap().destination(), 0xabcd_ef12);
+            assert_eq!(with_ids(wide, ids).unwrap().message().address, wide);
+            // KVM refuses the whole table for these.
+            for low_byte in 1..=0xffu64 {
+                let bad = with_ids(wide | low_byte << 32, ids);
+                assert!(matches!(bad, Err(InvalidMessage::Address(_))), "{low_byte:#x}");
+            }
+            assert!(
+                matches!(with_ids(wide | 0x20, ids), Err(InvalidMessage::Destination(_))),
+                "both at once"
+            );
+        }
+        assert!(matches!(with_ids(wide, DestinationIds::Bits8), Err(InvalidMessage::Destination(_))));
+    }
+
+    #[test]
+    fn beyond_255_apics_the_next_destination_is_an_extended_one() {
+        let at = |id, apics| {
+            let message = with_ids(extended(id), DestinationIds::Extended).unwrap();
+            message.next_destination(apics).map(ApicMessage::destination)
+        };
+        assert_eq!((at(254, 300), at(255, 300), at(299, 300)), (Some(255), Some(256), Some(0)));
+        assert_eq!((at(254, 255), at(300, 300)), (Some(0), None));
+        assert_eq!(at(0x7fff, u32::MAX), Some(0));
+        let fixed: Vec<_> = ApicMessage::fixed(0x1234, [15, 0x41].into_iter()).collect();
+        assert_eq!(fixed.iter().map(|message| message.destination()).collect::<Vec<_>>(), [0x1234]);
+        assert_eq!(fixed[0].with_vector(0x42).unwrap().destination(), 0x1234);
     }
 
     #[test]

@@ -5,7 +5,7 @@
 
 use std::fmt;
 
-use crate::apic::ApicMessage;
+use crate::apic::{ApicMessage, DestinationIds, InvalidMessage};
 use crate::message::MsiMessage;
 
 /// The number by which an interrupt controller tells devices apart, where it does: the GICv3 ITS on arm64 (KVM_MSI_VALID_DEVID).
@@ -56,7 +56,11 @@ impl Interrupt {
 /// Neighbours on x86, for prefetching routes. An interrupt with a device ID has none.
 impl Interrupt {
     fn apic(self) -> Option<ApicMessage> {
-        if self.device.is_some() { None } else { ApicMessage::try_from(self.message).ok() }
+        if self.device.is_some() {
+            None
+        } else {
+            ApicMessage::with_ids(self.message, DestinationIds::Bits32).ok()
+        }
     }
 
     /// See [`ApicMessage::with_vector`].
@@ -96,6 +100,18 @@ pub enum Target {
 }
 
 impl Target {
+    /// What a message is where the interrupt controllers are local APICs. An address outside their range is memory.
+    ///
+    /// # Errors
+    /// The message addresses APICs, and none takes it.
+    pub fn for_apics(message: MsiMessage, ids: DestinationIds) -> Result<Self, InvalidMessage> {
+        match ApicMessage::with_ids(message, ids) {
+            Ok(message) => Ok(Self::Interrupt(message.into())),
+            Err(InvalidMessage::Address(message)) => Ok(Self::Memory(message)),
+            Err(invalid) => Err(invalid),
+        }
+    }
+
     /// The message, as it leaves the function (behind any remapping).
     pub fn message(self) -> MsiMessage {
         match self {

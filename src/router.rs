@@ -10,7 +10,7 @@ use std::io;
 
 use vmm_sys_util::eventfd::EventFd;
 
-use crate::apic::{ApicMessage, InvalidMessage};
+use crate::apic::DestinationIds;
 use crate::backend::Capabilities;
 use crate::interrupt::{Interrupt, Target};
 use crate::message::MsiMessage;
@@ -132,17 +132,13 @@ pub struct Unclosed {
 /// does reads or clears an eventfd that is not attached.
 pub trait Router: Send + Sync {
     /// What a message that a guest wrote does now. Where nothing remaps, that is the message itself, checked: by default as an
-    /// x86 local APIC takes it. The answer may change: see [`remap`](crate::remap).
+    /// x86 local APIC takes it, with destinations of 8 bits. The answer may change: see [`remap`](crate::remap).
     ///
     /// # Errors
     /// The message is for an interrupt controller, which would not take it. It is the guest's mistake: the domain asks again
     /// when the guest has changed something.
     fn translate(&self, message: MsiMessage) -> Result<Target, Refusal> {
-        match ApicMessage::try_from(message) {
-            Ok(message) => Ok(Target::Interrupt(message.into())),
-            Err(InvalidMessage::Address(message)) => Ok(Target::Memory(message)),
-            Err(invalid) => Err(invalid.into()),
-        }
+        Ok(Target::for_apics(message, DestinationIds::Bits8)?)
     }
 
     /// Writes a message's data to the guest's memory, as a device does whose message is no interrupt ([`Target::Memory`]).

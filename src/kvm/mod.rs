@@ -11,6 +11,7 @@ mod ending;
 mod irqchip;
 mod published;
 mod publisher;
+mod requirements;
 mod routes;
 mod table;
 
@@ -22,11 +23,15 @@ use kvm_ioctls::VmFd;
 use rustix::io::Errno;
 use vmm_sys_util::eventfd::EventFd;
 
-use crate::interrupt::Interrupt;
+use crate::apic::DestinationIds;
+use crate::interrupt::{Interrupt, Target};
+use crate::message::MsiMessage;
+use crate::refusal::Refusal;
 use crate::router::{Route, Router, RouterError, Signalled, Unclosed};
 use ending::Ending;
 pub use irqchip::Irqchip;
 use publisher::Publisher;
+pub use requirements::MissingCapability;
 pub use routes::RouteCounters;
 
 /// The errno by which KVM_SIGNAL_MSI says that no APIC took the message: the kernel's -1.
@@ -36,24 +41,45 @@ const NOBODY: i32 = Errno::PERM.raw_os_error();
 #[derive(Debug)]
 pub struct KvmRouter {
     vm: Arc<VmFd>,
+    ids: DestinationIds,
     publisher: Publisher,
     ending: Ending,
 }
 
 impl KvmRouter {
     /// A router for a VM whose irqchip exists, with up to `vcpus` vCPUs: the fewer they are, the more of each
-    /// one's messages are published ahead.
-    pub fn new(vm: Arc<VmFd>, irqchip: Irqchip, vcpus: u32) -> Self {
-        Self { vm, publisher: Publisher::new(irqchip, vcpus), ending: Ending::default() }
+    /// one's messages are published ahead. `ids` is what the guest was told of destinations.
+    ///
+    /// For every choice but [`DestinationIds::Bits8`] the caller has enabled KVM_CAP_X2APIC_API with
+    /// KVM_X2APIC_API_USE_32BIT_IDS before, and with KVM_X2APIC_API_DISABLE_BROADCAST_QUIRK where an APIC has ID 255.
+    ///
+    /// # Errors
+    /// This KVM lacks a capability that the router needs, or it is not enabled.
+    pub fn new(
+        vm: Arc<VmFd>,
+        irqchip: Irqchip,
+        vcpus: u32,
+        ids: DestinationIds,
+    ) -> Result<Self, MissingCapability> {
+        let capacity = requirements::check(&vm, irqchip, ids)?;
+        let publisher = Publisher::with_capacity(irqchip, capacity, vcpus.min(ids.addressable()));
+        Ok(Self { vm, ids, publisher, ending: Ending::default() })
+    }
+
+    /// What the guest was told of destinations.
+    pub fn destination_ids(&self) -> DestinationIds {
+        self.ids
     }
 
     /// Publishes every message by which a device can interrupt these APICs (physical destination, fixed, edge),
-    /// by one commit, as far as there is room: afterwards their vectors cost no commit at all.
+    /// by one commit, as far as there is room: afterwards their vectors cost no commit at all. APICs that no message of the
+    /// guest can name are skipped.
     ///
     /// # Errors
     /// [`RouterError::Commit`]; the table is as before then.
-    pub fn publish_destinations(&self, apic_ids: impl IntoIterator<Item = u8>) -> Result<(), RouterError> {
-        self.publisher.publish_destinations(apic_ids, |table| commit(&self.vm, table))
+    pub fn publish_destinations(&self, apic_ids: impl IntoIterator<Item = u32>) -> Result<(), RouterError> {
+        let addressable = apic_ids.into_iter().filter(|id| self.ids.contains(*id));
+        self.publisher.publish_destinations(addressable, |table| commit(&self.vm, table))
     }
 
     /// What the routing table holds and has cost so far.
@@ -67,6 +93,10 @@ fn commit(vm: &VmFd, table: &kvm_bindings::KvmIrqRouting) -> Result<(), io::Erro
 }
 
 impl Router for KvmRouter {
+    fn translate(&self, message: MsiMessage) -> Result<Target, Refusal> {
+        Ok(Target::for_apics(message, self.ids)?)
+    }
+
     fn find(&self, message: Interrupt) -> Option<Route> {
         self.publisher.find(message)
     }

@@ -48,9 +48,10 @@ struct Shared {
 }
 
 impl Publisher {
-    pub(super) fn new(irqchip: Irqchip, vcpus: u32) -> Self {
+    /// With room for `capacity` messages beside the irqchip's pins.
+    pub(super) fn with_capacity(irqchip: Irqchip, capacity: usize, vcpus: u32) -> Self {
         let shared = Shared {
-            routes: Routes::new(irqchip.message_routes(), vcpus),
+            routes: Routes::new(capacity, vcpus),
             table: Some(Table::new(irqchip)),
             waiting: Vec::new(),
             answered: Vec::new(),
@@ -93,7 +94,7 @@ impl Publisher {
     /// As [`KvmRouter::publish_destinations`](super::KvmRouter::publish_destinations).
     pub(super) fn publish_destinations(
         &self,
-        apic_ids: impl IntoIterator<Item = u8>,
+        apic_ids: impl IntoIterator<Item = u32>,
         commit: impl FnOnce(&KvmIrqRouting) -> io::Result<()>,
     ) -> Result<(), RouterError> {
         let messages = {

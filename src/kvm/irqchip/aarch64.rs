@@ -33,9 +33,10 @@ impl Irqchip {
         (0..spis.min(MAX_SPIS)).map(|spi| pin_route(spi, 0, spi))
     }
 
-    /// How many messages the table has room for.
-    pub(in crate::kvm) fn message_routes(self) -> usize {
-        MAX_ROUTES.saturating_sub(Self::FIRST_GSI) as usize
+    /// How many messages a table has room for that KVM lets have `routes` entries (KVM_CAP_IRQ_ROUTING): one less than the
+    /// highest GSI, too.
+    pub(in crate::kvm) fn message_routes(self, routes: u32) -> usize {
+        routes.min(MAX_ROUTES).saturating_sub(Self::FIRST_GSI) as usize
     }
 }
 
@@ -59,7 +60,7 @@ mod tests {
     #[test]
     fn the_largest_gic_leaves_room_for_3136_messages() {
         let gic = Irqchip::Gic { spis: 960 };
-        assert_eq!(gic.message_routes(), 3136);
-        assert_eq!(gic.pin_routes().count() + gic.message_routes(), 4096);
+        assert_eq!(gic.message_routes(4096), 3136);
+        assert_eq!(gic.pin_routes().count() + gic.message_routes(4096), 4096);
     }
 }

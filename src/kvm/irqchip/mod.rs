@@ -14,7 +14,8 @@ use kvm_bindings::{
 
 pub use arch::Irqchip;
 
-/// KVM_MAX_IRQ_ROUTES: entries of a routing table, and one more than the highest GSI.
+/// Entries of a routing table that this crate can hand over: KVM_MAX_IRQ_ROUTES of every kernel so far. One more than the
+/// highest GSI.
 const MAX_ROUTES: u32 = 4096;
 
 fn pin_route(gsi: u32, irqchip: u32, pin: u32) -> kvm_irq_routing_entry {

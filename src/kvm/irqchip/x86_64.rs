@@ -45,11 +45,13 @@ impl Irqchip {
         })
     }
 
-    /// How many messages the table has room for.
-    pub(in crate::kvm) fn message_routes(self) -> usize {
+    /// How many messages a table has room for that KVM lets have `routes` entries (KVM_CAP_IRQ_ROUTING): one less than the
+    /// highest GSI, too.
+    pub(in crate::kvm) fn message_routes(self, routes: u32) -> usize {
+        let routes = routes.min(MAX_ROUTES);
         let entries = match self {
-            Self::Kernel => MAX_ROUTES.saturating_sub(IOAPIC_PINS).saturating_sub(PIC_PINS),
-            Self::Split => MAX_ROUTES.saturating_sub(IOAPIC_PINS),
+            Self::Kernel => routes.saturating_sub(IOAPIC_PINS).saturating_sub(PIC_PINS),
+            Self::Split => routes.saturating_sub(IOAPIC_PINS),
         };
         entries as usize
     }
@@ -62,12 +64,20 @@ mod tests {
     #[test]
     fn the_full_irqchip_keeps_40_routes_and_leaves_4056() {
         assert_eq!(Irqchip::Kernel.pin_routes().count(), 40);
-        assert_eq!(Irqchip::Kernel.message_routes(), 4056);
+        assert_eq!(Irqchip::Kernel.message_routes(4096), 4056);
     }
 
     #[test]
     fn the_split_irqchip_keeps_no_route_and_leaves_4072() {
         assert_eq!(Irqchip::Split.pin_routes().count(), 0);
-        assert_eq!(Irqchip::Split.message_routes(), 4072);
+        assert_eq!(Irqchip::Split.message_routes(4096), 4072);
+    }
+
+    #[test]
+    fn what_kvm_says_bounds_the_messages() {
+        assert_eq!(Irqchip::Kernel.message_routes(1024), 984);
+        assert_eq!(Irqchip::Split.message_routes(1024), 1000);
+        assert_eq!(Irqchip::Kernel.message_routes(40), 0);
+        assert_eq!(Irqchip::Split.message_routes(u32::MAX), 4072, "more than a table can have");
     }
 }

@@ -1,0 +1,62 @@
+//! What the router needs of KVM. Asked once, when the router is made.
+//!
+//! Plain functions over the VM's descriptor. No lock.
+
+use kvm_bindings::kvm_msi;
+use kvm_ioctls::{Cap, VmFd};
+use rustix::io::Errno;
+
+use super::Irqchip;
+use crate::apic::DestinationIds;
+
+/// What this KVM lacks, or has and was not told to use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum MissingCapability {
+    /// There is no routing table, or it has no room for messages.
+    #[error("this KVM has no routing table for messages (KVM_CAP_IRQ_ROUTING)")]
+    IrqRouting,
+    /// No eventfd can be attached.
+    #[error("this KVM attaches no eventfds (KVM_CAP_IRQFD)")]
+    Irqfd,
+    /// Userspace cannot send a message.
+    #[error("this KVM takes no message from userspace (KVM_CAP_SIGNAL_MSI)")]
+    SignalMsi,
+    /// The guest was told of destinations of more than 8 bits, and this VM ignores all bits above: every such message would
+    /// interrupt the wrong vCPU.
+    #[error(
+        "32-bit destinations are not enabled for this VM (KVM_CAP_X2APIC_API, KVM_X2APIC_API_USE_32BIT_IDS)"
+    )]
+    X2apicApi,
+}
+
+/// Checks every capability, and answers how many messages the routing table has room for.
+pub(super) fn check(vm: &VmFd, irqchip: Irqchip, ids: DestinationIds) -> Result<usize, MissingCapability> {
+    let routes = u32::try_from(vm.check_extension_int(Cap::IrqRouting)).unwrap_or(0);
+    let capacity = irqchip.message_routes(routes);
+    if capacity == 0 {
+        return Err(MissingCapability::IrqRouting);
+    }
+    if !vm.check_extension(Cap::Irqfd) {
+        return Err(MissingCapability::Irqfd);
+    }
+    if !vm.check_extension(Cap::SignalMsi) {
+        return Err(MissingCapability::SignalMsi);
+    }
+    match ids {
+        DestinationIds::Bits8 => Ok(capacity),
+        DestinationIds::Extended | DestinationIds::Bits32 if takes_32_bit_destinations(vm) => Ok(capacity),
+        DestinationIds::Extended | DestinationIds::Bits32 => Err(MissingCapability::X2apicApi),
+    }
+}
+
+/// Whether KVM_CAP_X2APIC_API is enabled. KVM_CHECK_EXTENSION only tells that it could be.
+///
+/// KVM refuses a message whose high half has a bit in its low byte, and does so only where 32-bit destinations are on. Where
+/// they are off, the message is for logical destination 0: it names no APIC, and nobody is interrupted.
+fn takes_32_bit_destinations(vm: &VmFd) -> bool {
+    const LOGICAL: u32 = 1 << 2;
+    let probe =
+        kvm_msi { address_lo: 0xfee0_0000 | LOGICAL, address_hi: 1, data: 0x20, ..Default::default() };
+    vm.signal_msi(probe).is_err_and(|errno| errno.errno() == Errno::INVAL.raw_os_error())
+}
