@@ -10,6 +10,7 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use vm_msi::MsixFunction;
 use vm_msi::Vector;
+use vm_msi::apic::DestinationIds;
 use vm_msi::backend::{Backend, BackendError, Capabilities, Growth, Holders};
 use vm_msi::kvm::{Irqchip, KvmRouter};
 use vm_msi::msix::{Bar, Layout, TableSize};
@@ -118,9 +119,10 @@ impl Ours {
         (vm, apic): (VmFd, Option<VcpuFd>),
         device: impl FnOnce(&Bells) -> Device,
     ) -> Result<Self> {
-        let router = Arc::new(KvmRouter::new(Arc::new(vm), Irqchip::Kernel, APICS.into()));
+        let router =
+            Arc::new(KvmRouter::new(Arc::new(vm), Irqchip::Kernel, APICS.into(), DestinationIds::Bits8)?);
         if let Ahead::AtStart = ahead {
-            router.publish_destinations(0..APICS)?;
+            router.publish_destinations(0..APICS.into())?;
         }
         let bells = Bells::default();
         let function = MsixFunction::new(layout(2048)?, router.clone(), device(&bells));

@@ -22,6 +22,7 @@ use kvm_ioctls::{Kvm, VmFd};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use vm_device::device_manager::IoManager;
 use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryMmap};
+use vm_msi::apic::DestinationIds;
 use vm_msi::ims::{ControlFormat, SlotArrayLayout};
 use vm_msi::kvm::{Irqchip, KvmRouter};
 use vm_msi::msi::MsiLayout;
@@ -93,7 +94,8 @@ impl Machine {
         unsafe { vm.set_user_memory_region(region) }.unwrap();
         let cpuid = kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES).unwrap();
         let vm = Arc::new(vm);
-        let router = Arc::new(KvmRouter::new(vm.clone(), irqchip, cpus.into()));
+        let router =
+            Arc::new(KvmRouter::new(vm.clone(), irqchip, cpus.into(), DestinationIds::Bits8).unwrap());
         Self { vm, memory, cpuid, cpus, router, budget: VmBudget::new(None), cards: Vec::new() }
     }
 

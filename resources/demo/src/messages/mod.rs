@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 use kvm_ioctls::{Kvm, VcpuFd};
 use vm_memory::{GuestAddress, GuestMemoryMmap};
 use vm_msi::MsiFunction;
+use vm_msi::apic::DestinationIds;
 use vm_msi::kvm::{Irqchip, KvmRouter};
 use vm_msi::msi::{AddressWidth, MsiLayout, VectorMasking};
 use vm_msi::vfio::VfioMsi;
@@ -52,7 +53,7 @@ pub(crate) fn inside(address: &str) -> Result<ExitCode, Box<dyn Error>> {
     let backend = VfioMsi::new(opened.file.try_clone()?, messages, None)?;
     let messages = backend.messages().get();
     let layout = MsiLayout::new(backend.messages(), AddressWidth::Bits64, VectorMasking::Absent);
-    let router = Arc::new(KvmRouter::new(Arc::new(vm), Irqchip::Kernel, 1));
+    let router = Arc::new(KvmRouter::new(Arc::new(vm), Irqchip::Kernel, 1, DestinationIds::Bits8)?);
     let function = MsiFunction::try_new(layout, router, backend)?;
     let mut controller = Controller::start(registers, &memory, messages)?;
 
