@@ -7,8 +7,12 @@
 use std::io;
 use std::sync::Arc;
 
-use kvm_bindings::{KVM_CAP_SPLIT_IRQCHIP, kvm_enable_cap};
-use kvm_ioctls::VmFd;
+use kvm_bindings::{
+    KVM_CAP_SPLIT_IRQCHIP, KVM_CAP_X2APIC_API, KVM_X2APIC_API_DISABLE_BROADCAST_QUIRK,
+    KVM_X2APIC_API_USE_32BIT_IDS, kvm_enable_cap,
+};
+use kvm_ioctls::{Cap, VmFd};
+use vm_msi::apic::DestinationIds;
 use vm_msi::kvm::{Irqchip, KvmRouter};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
@@ -47,7 +51,9 @@ impl Controllers {
                 Irqchip::Split
             }
         };
-        let router = Arc::new(KvmRouter::new(Arc::clone(vm), irqchip, cpus.into()));
+        let ids = destination_ids(vm)?;
+        let router = KvmRouter::new(Arc::clone(vm), irqchip, cpus.into(), ids).doing("asking for routes")?;
+        let router = Arc::new(router);
         let ioapic = (irqchip == Irqchip::Split).then(|| Arc::new(Ioapic::new(router.clone())));
         Ok(Self { vm: Arc::clone(vm), router, ioapic })
     }
@@ -76,6 +82,20 @@ impl Controllers {
         self.vm.register_irqfd(&eventfd, gsi).doing(format!("attaching an irqfd to GSI {gsi}"))?;
         Ok(Line::Irqfd(eventfd))
     }
+}
+
+/// Lets KVM take destinations of 32 bits, where it can. Answers what the guest is to be told of destinations.
+fn destination_ids(vm: &VmFd) -> Result<DestinationIds> {
+    /// Without the second, the message of APIC 255 would interrupt every vCPU.
+    const API: u32 = KVM_X2APIC_API_USE_32BIT_IDS | KVM_X2APIC_API_DISABLE_BROADCAST_QUIRK;
+    let offered = u32::try_from(vm.check_extension_int(Cap::X2ApicApi)).unwrap_or(0);
+    if offered & API != API {
+        return Ok(DestinationIds::Bits8);
+    }
+    let enable =
+        kvm_enable_cap { cap: KVM_CAP_X2APIC_API, args: [API.into(), 0, 0, 0], ..Default::default() };
+    vm.enable_cap(&enable).doing("enabling 32-bit APIC IDs (KVM_CAP_X2APIC_API)")?;
+    Ok(DestinationIds::Extended)
 }
 
 /// An edge-triggered interrupt line.

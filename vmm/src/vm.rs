@@ -61,7 +61,7 @@ impl Vm {
         let mut events = EventLoop::new(Arc::clone(&ending))?;
         let mut side_loops = Vec::new();
         let interrupts = Controllers::new(&vm, config.irqchip, config.cpus)?;
-        let cpuid = Cpuid::supported(&kvm)?;
+        let cpuid = Cpuid::supported(&kvm, interrupts.router().destination_ids())?;
         let pci_mmio64 = layout::pci_mmio64(memory.end(), cpuid.physical_bits());
         if pci_mmio64.is_none() {
             tracing::warn!("no room for a 64-bit PCI window above RAM; large BARs will have no place");

@@ -34,7 +34,7 @@ const LOGICAL: u32 = 1 << 11;
 const DELIVERY_AND_VECTOR: u32 = 0x7ff;
 /// What a guest may write: not delivery status (12) and remote IRR (14).
 const LOW_WRITABLE: u32 = MASKED | TRIGGER_LEVEL | 1 << 13 | LOGICAL | DELIVERY_AND_VECTOR;
-const HIGH_WRITABLE: u32 = 0xff00_0000;
+const HIGH_WRITABLE: u32 = 0xfffe_0000;
 
 /// Message addresses (Intel SDM 3A 11.11.1).
 const MESSAGE_ADDRESS: u64 = 0xfee0_0000;
@@ -50,7 +50,8 @@ impl Redirection {
     /// The message of a pulse, unless the pin is masked: then a pulse is ignored, as the specification has
     /// it.
     fn message(self) -> Option<MsiMessage> {
-        let destination = u64::from(self.high >> 24) << 12;
+        // Bits 63:56 of the entry, and bits 55:49 where the guest was told of extended destinations.
+        let destination = u64::from(self.high >> 24) << 12 | u64::from(self.high >> 17 & 0x7f) << 5;
         let mode = if self.low & LOGICAL == 0 { 0 } else { MESSAGE_LOGICAL };
         let address = MESSAGE_ADDRESS | destination | mode;
         (self.low & MASKED == 0).then_some(MsiMessage { address, data: self.low & DELIVERY_AND_VECTOR })
@@ -125,6 +126,7 @@ impl Ioapic {
         let entry = usize::try_from(pin).ok().and_then(|pin| self.registers().redirections.get(pin).copied());
         let message = entry.and_then(Redirection::message);
         match message.and_then(|message| self.router.translate(message).ok()) {
+            // A message that no local APIC accepts is the guest's mistake too.
             Some(Target::Interrupt(interrupt)) => self.router.signal(interrupt).map(drop),
             Some(Target::Memory(_)) | None => Ok(()),
         }
@@ -235,7 +237,7 @@ mod tests {
         assert_eq!((read(&ioapic, ID), read(&ioapic, VERSION)), (0x0f00_0000, 0x0017_0011));
         assert_eq!(
             (read(&ioapic, 0x3e), read(&ioapic, 0x3f), read(&ioapic, 0x40)),
-            (0x1_afff, 0xff00_0000, 0)
+            (0x1_afff, 0xfffe_0000, 0)
         );
     }
 

@@ -74,6 +74,7 @@ impl Reporter {
             "devices": devices.collect::<Vec<_>>(),
             "budget": self.budget.report(),
             "routes": {
+                "destination_ids": self.router.destination_ids(),
                 "capacity": counters.capacity,
                 "published": counters.published,
                 "in_use": counters.in_use,

@@ -6,6 +6,7 @@
 
 use kvm_bindings::{CpuId, KVM_CPUID_FLAG_SIGNIFCANT_INDEX, KVM_MAX_CPUID_ENTRIES, kvm_cpuid_entry2};
 use kvm_ioctls::{Cap, Kvm};
+use vm_msi::apic::DestinationIds;
 
 use crate::error::{Doing, Error, Result};
 
@@ -17,6 +18,8 @@ mod leaf {
     pub(super) const CACHES: u32 = 4;
     pub(super) const TOPOLOGY: u32 = 0xb;
     pub(super) const TOPOLOGY_V2: u32 = 0x1f;
+    /// KVM's own features, as it tells them to guests.
+    pub(super) const KVM_FEATURES: u32 = 0x4000_0001;
     pub(super) const EXTENDED_FEATURES: u32 = 0x8000_0001;
     pub(super) const ADDRESS_SIZES: u32 = 0x8000_0008;
     pub(super) const SVM: u32 = 0x8000_000a;
@@ -28,6 +31,8 @@ const FEATURES_ECX_VMX: u32 = 1 << 5;
 const FEATURES_ECX_TSC_DEADLINE: u32 = 1 << 24;
 const FEATURES_ECX_HYPERVISOR: u32 = 1 << 31;
 const FEATURES_EDX_HTT: u32 = 1 << 28;
+/// KVM_FEATURE_MSI_EXT_DEST_ID: destinations of messages may have 15 bits. KVM does not list it, because the VMM translates.
+const KVM_EAX_EXTENDED_DESTINATIONS: u32 = 1 << 15;
 const EXTENDED_ECX_SVM: u32 = 1 << 2;
 /// Legacy multi-core method, which AMD sets with leaf 0x8000_0008's core count.
 const EXTENDED_ECX_CMP_LEGACY: u32 = 1 << 1;
@@ -43,11 +48,11 @@ pub struct Cpuid {
 }
 
 impl Cpuid {
-    /// Asks KVM.
+    /// Asks KVM. `ids` is what the router takes of destinations, and what the guest is told.
     ///
     /// # Errors
     /// The host's.
-    pub fn supported(kvm: &Kvm) -> Result<Self> {
+    pub fn supported(kvm: &Kvm, ids: DestinationIds) -> Result<Self> {
         let doing = "reading the CPUID that KVM supports";
         let mut supported = kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES).doing(doing)?.as_slice().to_vec();
         for entry in &mut supported {
@@ -59,6 +64,7 @@ impl Cpuid {
                         entry.ecx |= FEATURES_ECX_TSC_DEADLINE;
                     }
                 }
+                leaf::KVM_FEATURES => entry.eax = kvm_features(entry.eax, ids),
                 leaf::EXTENDED_FEATURES => entry.ecx &= !EXTENDED_ECX_SVM,
                 leaf::SVM => (entry.eax, entry.ebx, entry.ecx, entry.edx) = (0, 0, 0, 0),
                 _ => {}
@@ -91,6 +97,13 @@ impl Cpuid {
             }
         }
         CpuId::from_entries(&entries).map_err(|error| Error::host("making a CPUID", format!("{error:?}")))
+    }
+}
+
+fn kvm_features(eax: u32, ids: DestinationIds) -> u32 {
+    match ids {
+        DestinationIds::Extended => eax | KVM_EAX_EXTENDED_DESTINATIONS,
+        DestinationIds::Bits8 | DestinationIds::Bits32 => eax & !KVM_EAX_EXTENDED_DESTINATIONS,
     }
 }
 
@@ -160,6 +173,16 @@ mod tests {
         let cpuid = Cpuid { supported: vec![kvm_cpuid_entry2 { function, ..entry }] };
         let guest = cpuid.for_vcpu(apic_id, cpus).unwrap();
         *guest.as_slice().iter().find(|entry| entry.function == function && entry.index == index).unwrap()
+    }
+
+    #[test]
+    fn the_guest_is_told_of_extended_destinations_exactly_where_the_router_takes_them() {
+        for host in [0x0100_7efb, u32::MAX] {
+            assert_eq!(kvm_features(host, DestinationIds::Extended), host | 1 << 15);
+            for ids in [DestinationIds::Bits8, DestinationIds::Bits32] {
+                assert_eq!(kvm_features(host, ids), host & !(1 << 15));
+            }
+        }
     }
 
     #[test]

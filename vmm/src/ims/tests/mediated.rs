@@ -259,7 +259,7 @@ fn its_report_is_as_the_schema_says() {
     device["place"] = "00:01.0".into();
     let budget = mediated.budget.report();
     let routes = serde_json::json!({ "capacity": 0, "published": 0, "in_use": 0, "commits": 0, "hits": 0,
-                                     "evictions": 0 });
+                                     "evictions": 0, "destination_ids": "bits8" });
     let report = serde_json::json!({ "devices": [device], "budget": budget, "routes": routes });
     guest::report::check(&report).unwrap();
 }
