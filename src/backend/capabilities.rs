@@ -79,7 +79,7 @@ impl Capabilities {
     ///
     /// # Errors
     /// The first thing that is not.
-    pub fn suffice(self, needed: Self) -> Result<(), Unsupported> {
+    pub fn check(self, needed: Self) -> Result<(), Unsupported> {
         if self.vectors < needed.vectors {
             return Err(Unsupported::Vectors { needed: needed.vectors, vectors: self.vectors });
         }

@@ -190,7 +190,7 @@ impl<C: Registers> Function<C, DeviceDomain> {
         backend: impl Backend + 'static,
     ) -> Result<Self, Unsupported> {
         let chain = router.capabilities().intersection(backend.capabilities());
-        chain.suffice(C::needs(&layout))?;
+        chain.check(C::needs(&layout))?;
         Ok(Self::new(layout, router, backend))
     }
 
@@ -299,7 +299,7 @@ impl<C: Registers> Function<C, SoftwareDomain> {
     /// # Errors
     /// What is missing.
     pub fn try_software(layout: C::Layout, router: Arc<dyn Router>) -> Result<Self, Unsupported> {
-        router.capabilities().suffice(C::needs(&layout))?;
+        router.capabilities().check(C::needs(&layout))?;
         Ok(Self::software(layout, router))
     }
 
