@@ -75,6 +75,11 @@ pub use registers::{Registers, SharedRegisters};
 pub use requester::RequesterId;
 pub use router::Router;
 
+/// The supertrait of public traits that only this crate implements.
+mod sealed {
+    pub trait Sealed {}
+}
+
 /// The README's examples compile.
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]

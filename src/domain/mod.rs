@@ -43,13 +43,14 @@ use crate::budget::DeviceBudget;
 use crate::delivery::{Delivery, Store, Touched, Vector};
 use crate::interrupt::{Interrupt, Target};
 use crate::router::Router;
+use crate::sealed::Sealed;
 use crate::state::{PendingBits, SuspendError};
 use fair::{FairGuard, FairMutex};
 use host::Host;
 use may_deliver::MayDeliver;
 
 /// What a capability's registers need of the domain behind them.
-pub trait Domain {
+pub trait Domain: Sealed {
     /// Brings the touched vectors to what `store` says now. The store is read under the domain's lock, so the
     /// last of several concurrent calls leaves the host as the last write left the store.
     ///
@@ -285,6 +286,8 @@ impl fmt::Debug for DeviceDomain {
         f.debug_struct("DeviceDomain").finish_non_exhaustive()
     }
 }
+
+impl Sealed for DeviceDomain {}
 
 impl Domain for DeviceDomain {
     fn sync(&self, store: &dyn Store, touched: Touched) {

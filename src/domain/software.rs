@@ -15,6 +15,7 @@ use super::{BusMaster, Domain};
 use crate::delivery::{Delivery, Store, Touched, Vector};
 use crate::interrupt::{Interrupt, Target};
 use crate::router::{Router, Signalled};
+use crate::sealed::Sealed;
 use crate::state::{PendingBits, SuspendError};
 
 /// One software device's vectors of one store.
@@ -117,6 +118,8 @@ impl fmt::Debug for SoftwareDomain {
         f.debug_struct("SoftwareDomain").finish_non_exhaustive()
     }
 }
+
+impl Sealed for SoftwareDomain {}
 
 impl Domain for SoftwareDomain {
     fn sync(&self, store: &dyn Store, touched: Touched) {

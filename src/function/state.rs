@@ -5,6 +5,7 @@ use crate::delivery::Touched;
 use crate::domain::Domain;
 use crate::interrupt::Interrupt;
 use crate::registers::{Registers, SharedRegisters};
+use crate::sealed::Sealed;
 use crate::state::{FunctionState, RestoreError, Resume, SuspendError};
 
 impl<C: Registers, D: Domain> Function<C, D> {
@@ -45,6 +46,8 @@ impl<C: Registers, D: Domain> Function<C, D> {
         Ok(())
     }
 }
+
+impl<C: Registers, D: Domain> Sealed for Function<C, D> {}
 
 impl<C: Registers, D: Domain> Resume for Function<C, D> {
     fn messages(&self, messages: &mut Vec<Interrupt>) {

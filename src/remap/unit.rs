@@ -12,9 +12,10 @@ use crate::function::Function;
 use crate::registers::Registers;
 use crate::requester::RequesterId;
 use crate::router::Router;
+use crate::sealed::Sealed;
 
 /// What is told of an invalidation.
-pub trait Invalidate: Send + Sync {
+pub trait Invalidate: Sealed + Send + Sync {
     /// See [`Function::invalidate`].
     fn invalidate(&self);
 }

@@ -27,6 +27,7 @@ pub use prepared::{Prepared, prepare};
 
 use crate::interrupt::Interrupt;
 use crate::router::Router;
+use crate::sealed::Sealed;
 
 /// The interrupts of one function: registers, and what waits.
 ///
@@ -51,7 +52,7 @@ pub struct FunctionState<S> {
 }
 
 /// A function that may be suspended, of any capability and domain.
-pub trait Resume {
+pub trait Resume: Sealed {
     /// Adds the messages for which resuming will ask the VM's router, as they are behind any remapping.
     fn messages(&self, messages: &mut Vec<Interrupt>);
 
