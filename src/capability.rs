@@ -1,22 +1,22 @@
-//! What the capabilities of message-signalled interrupts have in common: registers in configuration space, and
-//! a store of vectors behind them.
+//! MSI and MSI-X as capabilities in configuration space.
 
 use crate::delivery::Touched;
 use crate::registers::Registers;
+use crate::sealed::Sealed;
 
-/// A capability's registers.
-pub trait Capability: Registers {
-    /// Where configuration space shows the pending bits of the first 32 vectors, from the capability's ID on;
-    /// `None` where it does not.
-    fn pending_register(layout: &Self::Layout) -> Option<u16>;
+/// The registers of MSI ([`Msi`](crate::msi::Msi)) or MSI-X ([`Msix`](crate::msix::Msix)).
+pub trait PciCapability: Registers + Sealed {
+    /// Where configuration space shows the pending bits of the first 32 vectors, counted from the capability's ID. `None`: the
+    /// pending bits are not in configuration space.
+    fn pending_register(&self) -> Option<u16>;
 
-    /// Reads from `offset` bytes after the capability's ID, any width. The pointer to the next capability and
-    /// the pending bits read 0: they are not the registers'.
+    /// Reads the capability; `offset` counts from its ID, and any width is answered. The next pointer and the pending bits read 0:
+    /// they belong to the embedder and the domain.
     fn read_config(&self, offset: u16, data: &mut [u8]);
 
     /// Whether some register of the capability shows vectors as silent now: the capability is off, or the register masks some.
     fn shows_silence(&self) -> bool;
 
-    /// Writes, as [`Capability::read_config`] reads.
-    fn write_config(registers: &Self::Shared, offset: u16, data: &[u8]) -> Touched;
+    /// Writes the capability; `offset` counts from its ID.
+    fn write_config(&self, offset: u16, data: &[u8]) -> Touched;
 }

@@ -5,7 +5,6 @@
 
 use std::fmt;
 use std::ops::Range;
-use std::sync::{Mutex, PoisonError};
 
 use crate::backend::Cookie;
 use crate::message::MsiMessage;
@@ -68,33 +67,10 @@ pub trait Store {
         false
     }
 
-    /// Both, of one moment: no message goes with another's cookie.
+    /// Delivery and cookie of one moment. A store that has cookies overrides this: otherwise a message could be sent with the cookie
+    /// of another one.
     fn answer(&self, vector: Vector) -> (Delivery, Option<Cookie>) {
         (self.delivery(vector), self.cookie(vector))
-    }
-}
-
-/// A store behind a lock: each answer is taken under it. The lock is the innermost one of the crate and is
-/// held for no system call.
-impl<S: Store> Store for Mutex<S> {
-    fn vectors(&self) -> u32 {
-        self.lock().unwrap_or_else(PoisonError::into_inner).vectors()
-    }
-
-    fn delivery(&self, vector: Vector) -> Delivery {
-        self.lock().unwrap_or_else(PoisonError::into_inner).delivery(vector)
-    }
-
-    fn cookie(&self, vector: Vector) -> Option<Cookie> {
-        self.lock().unwrap_or_else(PoisonError::into_inner).cookie(vector)
-    }
-
-    fn take_rewritten(&self, vector: Vector) -> bool {
-        self.lock().unwrap_or_else(PoisonError::into_inner).take_rewritten(vector)
-    }
-
-    fn answer(&self, vector: Vector) -> (Delivery, Option<Cookie>) {
-        self.lock().unwrap_or_else(PoisonError::into_inner).answer(vector)
     }
 }
 
@@ -163,8 +139,6 @@ impl Touched {
 
 #[cfg(test)]
 mod tests {
-    use std::cell::Cell;
-
     use super::*;
 
     #[test]
@@ -175,26 +149,6 @@ mod tests {
             let is_needless = before == after || (before, after) == (Delivery::Off, Delivery::Held);
             assert_eq!(after.concerns_host(before), !is_needless, "{before:?} to {after:?}");
         }
-    }
-
-    #[test]
-    fn a_locked_store_is_looked_at_once_for_both_answers() {
-        /// Says how often it was looked at.
-        struct Looks(Cell<u32>);
-        impl Store for Looks {
-            fn vectors(&self) -> u32 {
-                1
-            }
-            fn delivery(&self, _: Vector) -> Delivery {
-                unreachable!("a look of its own")
-            }
-            fn answer(&self, _: Vector) -> (Delivery, Option<Cookie>) {
-                self.0.set(self.0.get() + 1);
-                (Delivery::Held, Some(Cookie(self.0.get())))
-            }
-        }
-        let store = Mutex::new(Looks(Cell::new(0)));
-        assert_eq!(store.answer(Vector(0)), (Delivery::Held, Some(Cookie(1))));
     }
 
     #[test]

@@ -63,7 +63,7 @@ pub mod vfio;
 
 pub use backend::Backend;
 pub use budget::{DeviceBudget, VmBudget};
-pub use capability::Capability;
+pub use capability::PciCapability;
 pub use delivery::{Delivery, Store, Touched, Vector};
 pub use domain::{DeviceDomain, Domain, SoftwareDomain};
 pub use function::{
@@ -71,7 +71,7 @@ pub use function::{
 };
 pub use interrupt::{DeviceId, Interrupt, Target};
 pub use message::MsiMessage;
-pub use registers::{Registers, SharedRegisters};
+pub use registers::Registers;
 pub use requester::RequesterId;
 pub use router::Router;
 

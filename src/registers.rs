@@ -1,9 +1,11 @@
-//! What all stores of vectors have in common for the function that they are part of: a shape, a state after
-//! power-on, a reset, and themselves as data. Where a guest finds them is another matter: MSI's and MSI-X's are a
-//! [`Capability`](crate::Capability) in configuration space, an [IMS](crate::ims) is wherever its device has it.
+//! The registers of one kind of message-signalled interrupt, as the function that they are part of uses them.
 //!
-//! A guest's vCPUs use them at once. Most are plain state behind a lock; MSI-X, of which every interrupt of a guest that masks
-//! its vectors makes use, needs none.
+//! MSI and MSI-X are [capabilities](crate::PciCapability) in configuration space. An [IMS](crate::ims) is wherever its device has
+//! it. A device's own kind implements [`Registers`] and its own accesses.
+//!
+//! All vCPUs use the registers at once, so every method takes `&self` and a store owns its synchronisation. MSI and IMS keep
+//! plain state behind a mutex. MSI-X is lock-free, because a guest may mask and unmask a vector around every interrupt. A store's
+//! lock is the innermost one of the crate, and no system call is made under it.
 
 use std::fmt::Debug;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -12,68 +14,41 @@ use crate::backend::Capabilities;
 use crate::delivery::{Store, Touched};
 use crate::state::RestoreError;
 
-/// A store's registers.
-pub trait Registers: Store + Sized {
-    /// Its size and shape, fixed for the life of the function.
-    type Layout: Debug;
-
+/// The registers of one kind of message-signalled interrupt, which all vCPUs use at once: a store owns its synchronisation.
+///
+/// Of several changes at the same moment, the last one touches every vector that the host has to follow.
+pub trait Registers: Store + Sized + Send + Sync {
     /// The registers as plain data.
     type State: Clone + Debug + PartialEq;
 
-    /// How vCPUs share them: `Mutex<Self>` for plain state. Its lock is the innermost one of the crate, and is held for no
-    /// system call.
-    type Shared: SharedRegisters<Self> + Debug + Send + Sync;
+    /// How many vectors the guest can ever use. It does not change.
+    fn capacity(&self) -> u32;
 
-    /// The registers after power-on.
-    fn at_power_on(layout: &Self::Layout) -> Self;
-
-    /// How many vectors the guest can ever use.
-    fn capacity(layout: &Self::Layout) -> u32;
-
-    /// What its vectors need of every parent of the function.
-    fn needs(layout: &Self::Layout) -> Capabilities;
+    /// What the vectors need of every parent of the function.
+    fn needs(&self) -> Capabilities;
 
     /// The registers as they are now.
     fn state(&self) -> Self::State;
 
-    /// Registers as `state` has them, which may be any data at all.
+    /// Registers of the same layout as `state` has them; `state` may be any data.
     ///
     /// # Errors
-    /// [`RestoreError`] for what no function of this layout could have.
-    fn from_state(layout: &Self::Layout, state: &Self::State) -> Result<Self, RestoreError>;
+    /// [`RestoreError`]: no function of this layout can have these registers.
+    fn restored(&self, state: &Self::State) -> Result<Self, RestoreError>;
 
-    /// Back to the registers after power-on.
-    fn reset(&mut self) -> Touched;
-}
+    /// Takes over the state of `other`, which has the same layout. The caller tells the host.
+    fn replace(&self, other: Self);
 
-/// Registers that several vCPUs use at once. However their accesses fall together, none that the host has to follow is missed
-/// by all of them: the last one touches it.
-pub trait SharedRegisters<C>: Store + From<C> {
-    /// Looks at them.
-    fn look<T>(&self, read: impl FnOnce(&C) -> T) -> T;
-
-    /// As [`Registers::reset`].
+    /// Sets the registers to what they are after power-on.
     fn reset(&self) -> Touched;
-
-    /// Puts others in their place.
-    fn replace(&self, registers: C);
 }
 
-impl<C: Registers> SharedRegisters<C> for Mutex<C> {
-    fn look<T>(&self, read: impl FnOnce(&C) -> T) -> T {
-        read(&lock(self))
-    }
-
-    fn reset(&self) -> Touched {
-        lock(self).reset()
-    }
-
-    fn replace(&self, registers: C) {
-        *lock(self) = registers;
-    }
+/// Locks plain state. A panic under the lock leaves a state that the registers may have, so a poisoned lock is taken all the same.
+pub(crate) fn lock<S>(plain: &Mutex<S>) -> MutexGuard<'_, S> {
+    plain.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Plain registers. Whoever panicked with them has left them as one of the states that they may have.
-pub(crate) fn lock<C>(registers: &Mutex<C>) -> MutexGuard<'_, C> {
-    registers.lock().unwrap_or_else(PoisonError::into_inner)
+/// The plain state of `plain`, by value.
+pub(crate) fn into_plain<S>(plain: Mutex<S>) -> S {
+    plain.into_inner().unwrap_or_else(PoisonError::into_inner)
 }

@@ -2,16 +2,16 @@
 
 use super::Function;
 use crate::access::lanes;
-use crate::capability::Capability;
+use crate::capability::PciCapability;
 use crate::domain::Domain;
-use crate::registers::SharedRegisters;
+use crate::msi::{Msi, MsiLayout};
 
-impl<C: Capability, D: Domain> Function<C, D> {
+impl<C: PciCapability, D: Domain> Function<C, D> {
     /// Reads the capability; `offset` counts from its ID. The next pointer reads 0, it is the embedder's.
     pub fn read_config(&self, offset: u16, data: &mut [u8]) {
-        self.registers.look(|capability| capability.read_config(offset, data));
+        self.registers.read_config(offset, data);
         self.settle_shown_by_config();
-        let Some(register) = C::pending_register(&self.layout) else { return };
+        let Some(register) = self.registers.pending_register() else { return };
         let dword = u64::from(register / 4);
         for lane in lanes(offset.into(), data.len()).filter(|lane| lane.dword == dword) {
             lane.read(self.domain.pending(0) as u32, data);
@@ -23,14 +23,21 @@ impl<C: Capability, D: Domain> Function<C, D> {
     /// Interrupts meanwhile: none is lost; after the call none is delivered for a vector that is masked or off,
     /// nor on a message that it no longer has.
     pub fn write_config(&self, offset: u16, data: &[u8]) {
-        self.sync(C::write_config(&self.registers, offset, data));
+        self.sync(self.registers.write_config(offset, data));
         self.settle_shown_by_config();
     }
 
     /// Message Control, or MSI's mask bits, may show any vector as silent.
     fn settle_shown_by_config(&self) {
-        if self.registers.look(C::shows_silence) {
-            self.settle_shown(0..C::capacity(&self.layout));
+        if self.registers.shows_silence() {
+            self.settle_shown(0..self.registers.capacity());
         }
+    }
+}
+
+impl<D: Domain> Function<Msi, D> {
+    /// The capability's layout.
+    pub fn layout(&self) -> &MsiLayout {
+        self.registers.layout()
     }
 }

@@ -3,16 +3,20 @@
 use super::{Function, with_control};
 use crate::access::lanes;
 use crate::domain::Domain;
-use crate::ims::{CONTROL, ControlFormat, SlotArray};
-use crate::registers::lock;
+use crate::ims::{CONTROL, ControlFormat, SlotArray, SlotArrayLayout};
 
 impl<D: Domain> Function<SlotArray, D> {
+    /// How many slots there are, and what their control is.
+    pub fn layout(&self) -> &SlotArrayLayout {
+        self.registers.layout()
+    }
+
     /// Reads the slots; `offset` counts from the first. Where their format has a pending bit, it says whether an
     /// interrupt waits; reading takes nothing.
     pub fn read_slots(&self, offset: u64, data: &mut [u8]) {
-        lock(&self.registers).read_slots(offset, data);
+        self.registers.read_slots(offset, data);
         self.settle_shown(with_control(offset, data.len()));
-        with_pending(&self.domain, self.layout.control, offset, data);
+        with_pending(&self.domain, self.layout().control, offset, data);
     }
 
     /// Writes the slots; `offset` counts from the first.

@@ -12,19 +12,19 @@ mod state;
 use std::io;
 use std::ops::Range;
 use std::os::fd::OwnedFd;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::backend::{Backend, Cookie, Unsupported};
 use crate::budget::DeviceBudget;
-use crate::delivery::{Delivery, Store, Touched, Vector};
+use crate::delivery::{Delivery, Touched, Vector};
 use crate::domain::{
     BusMaster, DeviceDomain, Domain, DomainReport, FailureHook, Latched, SoftwareCounters, SoftwareDomain,
 };
 use crate::ims::{QueueStore, SlotArray};
 use crate::msi::Msi;
 use crate::msix::Msix;
-use crate::registers::{Registers, SharedRegisters, lock};
+use crate::registers::Registers;
 use crate::router::Router;
 
 /// The MSI of one PCI function.
@@ -51,21 +51,27 @@ pub type SoftwareQueue = Function<QueueStore, SoftwareDomain>;
 /// byte enables, and what does not exist reads 0 and ignores writes. None can fail.
 #[derive(Debug)]
 pub struct Function<C: Registers, D: Domain> {
-    layout: C::Layout,
-    registers: C::Shared,
+    registers: C,
     domain: D,
 }
 
 impl<C: Registers, D: Domain> Function<C, D> {
-    /// The store's size and shape.
-    pub fn layout(&self) -> &C::Layout {
-        &self.layout
+    /// How many vectors the guest can ever use.
+    pub fn capacity(&self) -> u32 {
+        self.registers.capacity()
     }
 
-    /// A guest's access that reads, to registers of whatever kind. Where they have a lock, `read` runs under it, so it calls
-    /// nothing of this function.
+    /// A guest's access that reads registers.
     pub fn look<T>(&self, read: impl FnOnce(&C) -> T) -> T {
-        self.registers.look(read)
+        read(&self.registers)
+    }
+
+    /// A guest's access that writes registers: `write` changes them and returns the vectors that it touched.
+    ///
+    /// Interrupts meanwhile: none is lost. After the call, no interrupt is delivered for a vector that is masked or off, nor on a
+    /// message that it no longer has.
+    pub fn change(&self, write: impl FnOnce(&C) -> Touched) {
+        self.sync(write(&self.registers));
     }
 
     /// The pending bits of vectors 64 × `group` to 64 × `group` + 63, lowest vector in the lowest bit. Reading
@@ -93,7 +99,7 @@ impl<C: Registers, D: Domain> Function<C, D> {
     pub fn invalidate(&self) {
         // All that there can be, not those that the guest may use now: a write that takes some away may not be
         // as far as the host yet.
-        self.sync(Touched::first(C::capacity(&self.layout)));
+        self.sync(Touched::first(self.registers.capacity()));
     }
 
     /// Bus Master Enable of the function's Command register, where the embedder emulates that: while it is off, the
@@ -157,26 +163,14 @@ fn with_control(offset: u64, len: usize) -> Range<u32> {
     entry(offset)..entry(offset.saturating_add(len as u64).saturating_add(3))
 }
 
-/// Registers behind a lock.
-impl<C: Registers<Shared = Mutex<C>>, D: Domain> Function<C, D> {
-    /// A guest's access that writes, to registers of whatever kind: `write` changes them and says which vectors it
-    /// touched. It runs under their lock, so it calls nothing of this function.
-    ///
-    /// Interrupts meanwhile: none is lost; after the call none is delivered for a vector that is masked or off,
-    /// nor on a message that it no longer has.
-    pub fn change(&self, write: impl FnOnce(&mut C) -> Touched) {
-        let touched = write(&mut lock(&self.registers));
-        self.sync(touched);
-    }
-}
-
 /// A function whose interrupts come through eventfds.
 impl<C: Registers> Function<C, DeviceDomain> {
-    /// A function after power-on: interrupts off, nothing taken from the host.
-    pub fn new(layout: C::Layout, router: Arc<dyn Router>, backend: impl Backend + 'static) -> Self {
-        let registers = C::at_power_on(&layout).into();
-        let domain = DeviceDomain::new(C::capacity(&layout), router, Box::new(backend));
-        Self { layout, registers, domain }
+    /// A function after power-on: interrupts off, nothing taken from the host. `registers` is a layout, or registers that the
+    /// embedder made itself.
+    pub fn new(registers: impl Into<C>, router: Arc<dyn Router>, backend: impl Backend + 'static) -> Self {
+        let registers = registers.into();
+        let domain = DeviceDomain::new(registers.capacity(), router, Box::new(backend));
+        Self { registers, domain }
     }
 
     /// As [`Function::new`], once every parent was seen to be able to do what the capability needs: the device and
@@ -185,13 +179,14 @@ impl<C: Registers> Function<C, DeviceDomain> {
     /// # Errors
     /// What is missing.
     pub fn try_new(
-        layout: C::Layout,
+        registers: impl Into<C>,
         router: Arc<dyn Router>,
         backend: impl Backend + 'static,
     ) -> Result<Self, Unsupported> {
+        let registers = registers.into();
         let chain = router.capabilities().intersection(backend.capabilities());
-        chain.check(C::needs(&layout))?;
-        Ok(Self::new(layout, router, backend))
+        chain.check(registers.needs())?;
+        Ok(Self::new(registers, router, backend))
     }
 
     /// The same function with a [budget](crate::budget) of the embedder's own. Without one, the function may have as many
@@ -199,8 +194,8 @@ impl<C: Registers> Function<C, DeviceDomain> {
     ///
     /// A vector that the budget refuses is held, and [`Function::retry`] requests its host vector again.
     pub fn with_budget(self, budget: Arc<DeviceBudget>) -> Self {
-        let Self { layout, registers, domain } = self;
-        Self { layout, registers, domain: domain.with_budget(budget) }
+        let Self { registers, domain } = self;
+        Self { registers, domain: domain.with_budget(budget) }
     }
 
     /// As [`Function::retry`], for an embedder with a clock of its own.
@@ -288,19 +283,20 @@ impl<C: Registers> Function<C, DeviceDomain> {
 /// A function of the VMM's own.
 impl<C: Registers> Function<C, SoftwareDomain> {
     /// A function after power-on.
-    pub fn software(layout: C::Layout, router: Arc<dyn Router>) -> Self {
-        let registers = C::at_power_on(&layout).into();
-        let domain = SoftwareDomain::new(C::capacity(&layout), router);
-        Self { layout, registers, domain }
+    pub fn software(registers: impl Into<C>, router: Arc<dyn Router>) -> Self {
+        let registers = registers.into();
+        let domain = SoftwareDomain::new(registers.capacity(), router);
+        Self { registers, domain }
     }
 
     /// As [`Function::software`], once the router was seen to be able to do what the capability needs.
     ///
     /// # Errors
     /// What is missing.
-    pub fn try_software(layout: C::Layout, router: Arc<dyn Router>) -> Result<Self, Unsupported> {
-        router.capabilities().check(C::needs(&layout))?;
-        Ok(Self::software(layout, router))
+    pub fn try_software(registers: impl Into<C>, router: Arc<dyn Router>) -> Result<Self, Unsupported> {
+        let registers = registers.into();
+        router.capabilities().check(registers.needs())?;
+        Ok(Self::software(registers, router))
     }
 
     /// The device signals a vector. See [`SoftwareDomain::trigger`].

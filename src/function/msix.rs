@@ -3,9 +3,14 @@
 use super::{Function, with_control};
 use crate::access::lanes;
 use crate::domain::Domain;
-use crate::msix::{Bar, Msix, Owner};
+use crate::msix::{Bar, Layout, Msix, Owner};
 
 impl<D: Domain> Function<Msix, D> {
+    /// Where the table and the pending bits are.
+    pub fn layout(&self) -> &Layout {
+        self.registers.layout()
+    }
+
     /// Reads the table; `offset` counts from its first entry.
     pub fn read_table(&self, offset: u64, data: &mut [u8]) {
         self.registers.read_table(offset, data);
@@ -39,7 +44,7 @@ impl<D: Domain> Function<Msix, D> {
     /// Reads a BAR that has the table or the pending bits in it: their bytes are read here, and `device` is
     /// asked for those of other registers (offset into the BAR, buffer). An access may straddle them.
     pub fn read_bar(&self, bar: Bar, offset: u64, data: &mut [u8], mut device: impl FnMut(u64, &mut [u8])) {
-        for (owner, bytes) in self.layout.split(bar, offset, data.len()) {
+        for (owner, bytes) in self.layout().split(bar, offset, data.len()) {
             let part = data.get_mut(bytes).unwrap_or_default();
             match owner {
                 Owner::Table(offset) => self.read_table(offset, part),
@@ -51,7 +56,7 @@ impl<D: Domain> Function<Msix, D> {
 
     /// Writes a BAR that has the table or the pending bits in it, as [`Function::read_bar`] reads it.
     pub fn write_bar(&self, bar: Bar, offset: u64, data: &[u8], mut device: impl FnMut(u64, &[u8])) {
-        for (owner, bytes) in self.layout.split(bar, offset, data.len()) {
+        for (owner, bytes) in self.layout().split(bar, offset, data.len()) {
             let part = data.get(bytes).unwrap_or_default();
             match owner {
                 Owner::Table(offset) => self.write_table(offset, part),

@@ -7,16 +7,20 @@ use super::Function;
 use super::ims::with_pending;
 use crate::delivery::Vector;
 use crate::domain::Domain;
-use crate::ims::{QueueStore, SlotRefusal};
-use crate::registers::lock;
+use crate::ims::{QueueLayout, QueueStore, SlotRefusal};
 
 impl<D: Domain> Function<QueueStore, D> {
+    /// How many slots there are, and what their control is.
+    pub fn layout(&self) -> &QueueLayout {
+        self.registers.layout()
+    }
+
     /// See [`QueueStore::place`].
     ///
     /// # Errors
     /// The guest's mistake, with nothing changed; a device model shows it to its guest.
     pub fn place(&self, slot: Vector, address: GuestAddress) -> Result<(), SlotRefusal> {
-        lock(&self.registers).place(slot, address)
+        self.registers.place(slot, address)
     }
 
     /// See [`QueueStore::unplace`].
@@ -27,7 +31,7 @@ impl<D: Domain> Function<QueueStore, D> {
     /// # Errors
     /// The guest's mistake, with nothing changed.
     pub fn unplace(&self, slot: Vector) -> Result<(), SlotRefusal> {
-        let touched = lock(&self.registers).unplace(slot)?;
+        let touched = self.registers.unplace(slot)?;
         self.sync(touched);
         Ok(())
     }
@@ -41,7 +45,7 @@ impl<D: Domain> Function<QueueStore, D> {
     /// # Errors
     /// The guest's mistake; the slot is off then, and its interrupts wait until it was read.
     pub fn fetch(&self, slot: Vector, memory: &impl GuestAddressSpace) -> Result<(), SlotRefusal> {
-        let (touched, read) = lock(&self.registers).fetch(slot, memory);
+        let (touched, read) = self.registers.fetch(slot, memory);
         self.sync(touched);
         read
     }
@@ -49,7 +53,7 @@ impl<D: Domain> Function<QueueStore, D> {
     /// Reads the slots as they are in force, as if they were an array; `offset` counts from the first. For a device that
     /// shows them: the pending bits are told here, and nothing is written to guest memory.
     pub fn read_copies(&self, offset: u64, data: &mut [u8]) {
-        lock(&self.registers).copies().read_slots(offset, data);
-        with_pending(&self.domain, self.layout.control, offset, data);
+        self.registers.read_copies(offset, data);
+        with_pending(&self.domain, self.layout().control, offset, data);
     }
 }

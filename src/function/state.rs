@@ -4,7 +4,7 @@ use super::Function;
 use crate::delivery::Touched;
 use crate::domain::Domain;
 use crate::interrupt::Interrupt;
-use crate::registers::{Registers, SharedRegisters};
+use crate::registers::Registers;
 use crate::sealed::Sealed;
 use crate::state::{FunctionState, RestoreError, Resume, SuspendError};
 
@@ -22,7 +22,7 @@ impl<C: Registers, D: Domain> Function<C, D> {
     /// [`SuspendError`]: the function runs on.
     pub fn suspend(&self) -> Result<FunctionState<C::State>, SuspendError> {
         let pending = self.domain.suspend(&self.registers)?;
-        Ok(FunctionState { registers: self.registers.look(C::state), pending })
+        Ok(FunctionState { registers: self.registers.state(), pending })
     }
 
     /// Puts the function into a state, in place of the one that it has, and leaves it suspended: nothing is asked
@@ -35,12 +35,12 @@ impl<C: Registers, D: Domain> Function<C, D> {
     /// [`RestoreError`]: nothing has changed, and the function is not suspended unless it was.
     pub fn restore(&self, state: &FunctionState<C::State>) -> Result<(), RestoreError> {
         let FunctionState { registers, pending } = state;
-        pending.check(C::capacity(&self.layout))?;
-        let restored = C::from_state(&self.layout, registers)?;
+        pending.check(self.registers.capacity())?;
+        let restored = self.registers.restored(registers)?;
         self.domain.suspend(&self.registers)?;
         // Where it was in use, the host gets everything back first.
-        self.registers.replace(C::at_power_on(&self.layout));
-        self.sync(Touched::first(C::capacity(&self.layout)));
+        let _ = self.registers.reset();
+        self.sync(Touched::first(self.registers.capacity()));
         self.registers.replace(restored);
         self.domain.set_pending(pending);
         Ok(())

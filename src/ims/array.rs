@@ -2,8 +2,10 @@
 //!
 //! Every access of any offset and width is answered; what lies beyond the last slot reads 0 and ignores writes. A
 //! slot takes 16 bytes from the first write after a reset on, and nothing before.
+//!
+//! Locking: one mutex around the plain values ([`Slots`]), held for one access and for no system call.
 
-use std::sync::Mutex;
+use std::sync::{Mutex, MutexGuard};
 
 use super::layout::SlotArrayLayout;
 use super::slot::Slot;
@@ -11,17 +13,17 @@ use super::state::SlotArrayState;
 use crate::access::{Lane, lanes};
 use crate::backend::{Capabilities, Cookie, Growth};
 use crate::delivery::{Delivery, Store, Touched, Vector};
-use crate::registers::Registers;
+use crate::registers::{Registers, into_plain, lock};
 use crate::state::RestoreError;
 
 /// A function's IMS as an array of slots.
 ///
 /// ```
 /// use vm_msi::ims::{ControlFormat, SlotArray, SlotArrayLayout, SlotCount};
-/// use vm_msi::{Delivery, MsiMessage, Registers, Store, Vector};
+/// use vm_msi::{Delivery, MsiMessage, Store, Vector};
 ///
 /// let slots = SlotCount::new(65_536).unwrap();
-/// let mut ims = SlotArray::at_power_on(&SlotArrayLayout { slots, control: ControlFormat::DSA });
+/// let ims = SlotArray::new(SlotArrayLayout { slots, control: ControlFormat::DSA });
 /// assert_eq!(ims.vectors(), 0, "nobody has used it yet");
 ///
 /// // What a driver does: the message of slot 40,000, and then its control with the mask bit clear.
@@ -34,10 +36,49 @@ use crate::state::RestoreError;
 /// let message = MsiMessage { address: 0xfee0_0000, data: 0x41 };
 /// assert_eq!(ims.delivery(Vector(40_000)), Delivery::Live(message));
 /// ```
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub struct SlotArray {
     layout: SlotArrayLayout,
-    /// None until the guest writes to one of them.
+    slots: Mutex<Slots>,
+}
+
+impl SlotArray {
+    /// Slots after power-on: the store is not in use.
+    pub fn new(layout: SlotArrayLayout) -> Self {
+        Self { layout, slots: Mutex::new(Slots::new(layout)) }
+    }
+
+    /// How many slots there are, and what their control is.
+    pub fn layout(&self) -> &SlotArrayLayout {
+        &self.layout
+    }
+
+    /// Reads the slots; `offset` counts from the first. Pending bits read 0: they belong to the domain.
+    pub fn read_slots(&self, offset: u64, data: &mut [u8]) {
+        self.lock().read(offset, data);
+    }
+
+    /// Writes the slots. Bytes beyond their end are ignored.
+    pub fn write_slots(&self, offset: u64, data: &[u8]) -> Touched {
+        self.lock().write(offset, data)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Slots> {
+        lock(&self.slots)
+    }
+}
+
+impl From<SlotArrayLayout> for SlotArray {
+    fn from(layout: SlotArrayLayout) -> Self {
+        Self::new(layout)
+    }
+}
+
+/// The slots as plain values, without a lock.
+#[derive(Debug)]
+pub(super) struct Slots {
+    layout: SlotArrayLayout,
+    /// Empty until the guest writes to one of them.
     slots: Vec<Slot>,
 }
 
@@ -46,7 +87,11 @@ fn place(lane: &Lane) -> (usize, u64) {
     (usize::try_from(lane.dword / 4).unwrap_or(usize::MAX), lane.dword % 4)
 }
 
-impl SlotArray {
+impl Slots {
+    pub(super) fn new(layout: SlotArrayLayout) -> Self {
+        Self::of_slots(layout, Vec::new())
+    }
+
     pub(super) fn of_slots(layout: SlotArrayLayout, slots: Vec<Slot>) -> Self {
         Self { layout, slots }
     }
@@ -59,8 +104,7 @@ impl SlotArray {
         self.layout
     }
 
-    /// Reads the slots; `offset` counts from the first. Pending bits read 0: they are not the registers'.
-    pub fn read_slots(&self, offset: u64, data: &mut [u8]) {
+    pub(super) fn read(&self, offset: u64, data: &mut [u8]) {
         for lane in lanes(offset, data.len()) {
             let (index, register) = place(&lane);
             let slot = self.slot(index);
@@ -68,8 +112,7 @@ impl SlotArray {
         }
     }
 
-    /// Writes the slots. Bytes beyond their end are ignored.
-    pub fn write_slots(&mut self, offset: u64, data: &[u8]) -> Touched {
+    fn write(&mut self, offset: u64, data: &[u8]) -> Touched {
         let format = self.layout.control;
         let mut touched = Touched::NOTHING;
         for lane in lanes(offset, data.len()) {
@@ -101,6 +144,27 @@ impl SlotArray {
         }
     }
 
+    pub(super) fn reset(&mut self) -> Touched {
+        self.slots = Vec::new();
+        Touched::first(self.layout.slots.get())
+    }
+
+    pub(super) fn vectors(&self) -> u32 {
+        self.slots.len() as u32
+    }
+
+    pub(super) fn delivery(&self, vector: Vector) -> Delivery {
+        self.slots.get(vector.index()).map_or(Delivery::Off, |slot| slot.delivery(self.layout.control))
+    }
+
+    pub(super) fn cookie(&self, vector: Vector) -> Option<Cookie> {
+        self.slots.get(vector.index()).and_then(|slot| self.layout.control.cookie(slot.control()))
+    }
+
+    pub(super) fn answer(&self, vector: Vector) -> (Delivery, Option<Cookie>) {
+        (self.delivery(vector), self.cookie(vector))
+    }
+
     /// A slot, also while none is stored.
     fn slot(&self, index: usize) -> Option<Slot> {
         let unused = || index < self.layout.slots.get() as usize && self.slots.is_empty();
@@ -108,55 +172,107 @@ impl SlotArray {
     }
 }
 
-impl Registers for SlotArray {
-    type Layout = SlotArrayLayout;
-    type State = SlotArrayState;
-    type Shared = Mutex<Self>;
-
-    fn at_power_on(layout: &SlotArrayLayout) -> Self {
-        Self::of_slots(*layout, Vec::new())
-    }
-
-    fn capacity(layout: &SlotArrayLayout) -> u32 {
-        layout.slots.get()
-    }
-
+impl SlotArrayLayout {
     /// Each vector on its own, when the guest first unmasks it.
-    fn needs(layout: &SlotArrayLayout) -> Capabilities {
+    pub(super) fn needs(&self) -> Capabilities {
         Capabilities {
-            vectors: Self::capacity(layout),
+            vectors: self.slots.get(),
             growth: Growth::Reserved,
             independent: true,
             multi_message: false,
             ims: true,
-            cookies: layout.control.has_cookies(),
+            cookies: self.control.has_cookies(),
         }
+    }
+}
+
+impl Registers for SlotArray {
+    type State = SlotArrayState;
+
+    fn capacity(&self) -> u32 {
+        self.layout.slots.get()
+    }
+
+    fn needs(&self) -> Capabilities {
+        self.layout.needs()
     }
 
     fn state(&self) -> SlotArrayState {
-        self.to_state()
+        self.lock().to_state()
     }
 
-    fn from_state(layout: &SlotArrayLayout, state: &SlotArrayState) -> Result<Self, RestoreError> {
-        Self::try_from_state(layout, state)
+    fn restored(&self, state: &SlotArrayState) -> Result<Self, RestoreError> {
+        let slots = Slots::try_from_state(&self.layout, state)?;
+        Ok(Self { layout: self.layout, slots: Mutex::new(slots) })
     }
 
-    fn reset(&mut self) -> Touched {
-        self.slots = Vec::new();
-        Touched::first(self.layout.slots.get())
+    fn replace(&self, other: Self) {
+        *self.lock() = into_plain(other.slots);
+    }
+
+    fn reset(&self) -> Touched {
+        self.lock().reset()
     }
 }
 
 impl Store for SlotArray {
     fn vectors(&self) -> u32 {
-        self.slots.len() as u32
+        self.lock().vectors()
     }
 
     fn delivery(&self, vector: Vector) -> Delivery {
-        self.slots.get(vector.index()).map_or(Delivery::Off, |slot| slot.delivery(self.layout.control))
+        self.lock().delivery(vector)
     }
 
     fn cookie(&self, vector: Vector) -> Option<Cookie> {
-        self.slots.get(vector.index()).and_then(|slot| self.layout.control.cookie(slot.control()))
+        self.lock().cookie(vector)
+    }
+
+    fn answer(&self, vector: Vector) -> (Delivery, Option<Cookie>) {
+        self.lock().answer(vector)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::thread;
+
+    use super::*;
+    use crate::ims::{ControlFormat, SlotCount};
+    use crate::message::MsiMessage;
+
+    #[test]
+    fn an_answer_never_pairs_a_message_with_the_cookie_of_another() {
+        let layout = SlotArrayLayout { slots: SlotCount::new(1).unwrap(), control: ControlFormat::DSA };
+        let slots = SlotArray::new(layout);
+        let slot = |n: u32| {
+            let message = MsiMessage { address: 0xfee0_0000, data: 0x41 + n };
+            let control = n << 12 | 1 << 3;
+            let bytes = [message.address as u32, 0, message.data, control].map(u32::to_le_bytes).concat();
+            (bytes, (Delivery::Live(message), layout.control.cookie(control)))
+        };
+        let both = [1, 2].map(slot);
+        assert_ne!(both[0].1.1, both[1].1.1, "the slots have cookies of their own");
+        let _ = slots.write_slots(0, &both[0].0);
+        let ended = AtomicBool::new(false);
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                while !ended.load(Ordering::Relaxed) {
+                    both.iter().for_each(|(bytes, _)| drop(slots.write_slots(0, bytes)));
+                }
+            });
+            let mut seen = [0u32; 2];
+            let mut torn = None;
+            while torn.is_none() && seen.iter().any(|seen| *seen < 10_000) {
+                let answer = slots.answer(Vector(0));
+                match both.iter().position(|(_, both)| *both == answer) {
+                    Some(which) => seen[which] += 1,
+                    None => torn = Some(answer),
+                }
+            }
+            ended.store(true, Ordering::Relaxed);
+            assert_eq!(torn, None);
+        });
     }
 }

@@ -7,9 +7,9 @@
 //! [`Registers`](crate::Registers), and [`Function::change`](crate::Function::change) for the guest's accesses.
 //! The domains behind, and all that they keep to, are those of MSI-X.
 //!
-//! Owns registers as plain state. Invariant: after any access of any offset, width and value the state is one that a
-//! store could have, and [`Touched`](crate::Touched) names every vector that changed. No I/O, no lock, no log, no
-//! panic. Pending bits are the domain's.
+//! Owns the registers. Invariant: after any access of any offset, width and value the state is one that a
+//! store could have, and [`Touched`](crate::Touched) names every vector that changed. No I/O, no log, no
+//! panic. Locking: each store has one mutex, held for one access. Pending bits are the domain's.
 //!
 //! A store has no enable bit. It is in use from the guest's first write to a slot, or first doorbell, until the next reset:
 //! before, a device may not signal, the host is asked for nothing, and the slots take no memory.

@@ -7,11 +7,11 @@
 //!
 //! Invariant: a slot that is nowhere is off, and so is one that could not be read when it was rung for.
 
-use std::sync::Mutex;
+use std::sync::{Mutex, MutexGuard};
 
 use vm_memory::{GuestAddress, GuestAddressSpace, GuestMemory, Permissions};
 
-use super::array::SlotArray;
+use super::array::Slots;
 use super::layout::{QueueLayout, SLOT_BYTES};
 use super::place::{Place, SlotRefusal};
 use super::slot::Slot;
@@ -19,7 +19,7 @@ use super::state::QueueState;
 use super::whole;
 use crate::backend::{Capabilities, Cookie};
 use crate::delivery::{Delivery, Store, Touched, Vector};
-use crate::registers::Registers;
+use crate::registers::{Registers, into_plain, lock};
 use crate::state::RestoreError;
 
 /// A function's IMS as slots in guest memory.
@@ -27,11 +27,11 @@ use crate::state::RestoreError;
 /// ```
 /// use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 /// use vm_msi::ims::{ControlFormat, QueueLayout, QueueStore, SlotCount};
-/// use vm_msi::{Delivery, MsiMessage, Registers, Store, Vector};
+/// use vm_msi::{Delivery, MsiMessage, Store, Vector};
 ///
 /// let memory: GuestMemoryMmap = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 0x10000)]).unwrap();
 /// let slots = SlotCount::new(1024).unwrap();
-/// let mut ims = QueueStore::at_power_on(&QueueLayout { slots, control: ControlFormat::DSA });
+/// let ims = QueueStore::new(QueueLayout { slots, control: ControlFormat::DSA });
 ///
 /// // What a driver does: it says where slot 7 is, writes it, and rings.
 /// ims.place(Vector(7), GuestAddress(0x4560)).unwrap();
@@ -44,37 +44,37 @@ use crate::state::RestoreError;
 /// let message = MsiMessage { address: 0xfee0_0000, data: 0x41 };
 /// assert_eq!(ims.delivery(Vector(7)), Delivery::Live(message));
 /// ```
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub struct QueueStore {
-    /// None until the guest places one.
-    places: Vec<Option<Place>>,
-    copies: SlotArray,
-    refusals: u64,
+    layout: QueueLayout,
+    plain: Mutex<Queue>,
 }
 
 impl QueueStore {
-    pub(super) fn of_parts(places: Vec<Option<Place>>, copies: SlotArray) -> Self {
-        Self { places, copies, refusals: 0 }
+    /// Slots after power-on: none is placed, and the store is not in use.
+    pub fn new(layout: QueueLayout) -> Self {
+        Self { layout, plain: Mutex::new(Queue::new(&layout)) }
     }
 
-    pub(super) fn places(&self) -> &[Option<Place>] {
-        &self.places
+    /// How many slots there are, and what their control is.
+    pub fn layout(&self) -> &QueueLayout {
+        &self.layout
     }
 
-    /// The slots as they were last read, as an array: what lies beyond the last reads 0. Pending bits read 0: they are
-    /// not the registers'.
-    pub fn copies(&self) -> &SlotArray {
-        &self.copies
+    /// Reads the slots as they were last read, as if they were an array: bytes beyond the last slot read 0. Pending bits read 0:
+    /// they belong to the domain.
+    pub fn read_copies(&self, offset: u64, data: &mut [u8]) {
+        self.lock().copies.read(offset, data);
     }
 
     /// Where a slot is.
     pub fn address(&self, slot: Vector) -> Option<GuestAddress> {
-        self.places.get(slot.index()).copied().flatten().map(Place::address)
+        self.lock().address(slot)
     }
 
     /// How many commands were refused since power-on.
     pub fn refusals(&self) -> u64 {
-        self.refusals
+        self.lock().refusals
     }
 
     /// From now on `slot` is at `address`. What was read of it before stays in force until it is
@@ -83,7 +83,72 @@ impl QueueStore {
     /// # Errors
     /// [`SlotRefusal::NoSuchSlot`] or [`SlotRefusal::Misaligned`]; nothing has changed then. Whether there is memory is
     /// asked when it is read.
-    pub fn place(&mut self, slot: Vector, address: GuestAddress) -> Result<(), SlotRefusal> {
+    pub fn place(&self, slot: Vector, address: GuestAddress) -> Result<(), SlotRefusal> {
+        self.lock().place(slot, address)
+    }
+
+    /// From now on `slot` is nowhere, and off: what a driver does that frees it, before it uses the memory for something
+    /// else.
+    ///
+    /// # Errors
+    /// [`SlotRefusal::NoSuchSlot`].
+    pub fn unplace(&self, slot: Vector) -> Result<Touched, SlotRefusal> {
+        self.lock().unplace(slot)
+    }
+
+    /// The driver rings for `slot`: it is read, now and once, and is in force as it was read. `memory` is asked for as
+    /// it is at this moment.
+    ///
+    /// A slot that cannot be read is off until it is read again: its driver has changed it, so it must not be delivered as
+    /// it was. Its interrupts wait meanwhile, in the domain or in the device.
+    ///
+    /// The refusal comes beside what was touched, because a refusal touches the slot too.
+    pub fn fetch(&self, slot: Vector, memory: &impl GuestAddressSpace) -> (Touched, Result<(), SlotRefusal>) {
+        self.lock().fetch(slot, memory)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Queue> {
+        lock(&self.plain)
+    }
+}
+
+impl From<QueueLayout> for QueueStore {
+    fn from(layout: QueueLayout) -> Self {
+        Self::new(layout)
+    }
+}
+
+/// The slots as plain values, without a lock.
+#[derive(Debug)]
+pub(super) struct Queue {
+    /// Empty until the guest places one.
+    places: Vec<Option<Place>>,
+    copies: Slots,
+    refusals: u64,
+}
+
+impl Queue {
+    fn new(layout: &QueueLayout) -> Self {
+        Self::of_parts(Vec::new(), Slots::new(layout.copies()))
+    }
+
+    pub(super) fn of_parts(places: Vec<Option<Place>>, copies: Slots) -> Self {
+        Self { places, copies, refusals: 0 }
+    }
+
+    pub(super) fn places(&self) -> &[Option<Place>] {
+        &self.places
+    }
+
+    pub(super) fn copies(&self) -> &Slots {
+        &self.copies
+    }
+
+    fn address(&self, slot: Vector) -> Option<GuestAddress> {
+        self.places.get(slot.index()).copied().flatten().map(Place::address)
+    }
+
+    fn place(&mut self, slot: Vector, address: GuestAddress) -> Result<(), SlotRefusal> {
         self.check(slot)?;
         let Some(place) = Place::new(address) else {
             return Err(self.refused(SlotRefusal::Misaligned { slot, address }));
@@ -97,12 +162,7 @@ impl QueueStore {
         Ok(())
     }
 
-    /// From now on `slot` is nowhere, and off: what a driver does that frees it, before it uses the memory for something
-    /// else.
-    ///
-    /// # Errors
-    /// [`SlotRefusal::NoSuchSlot`].
-    pub fn unplace(&mut self, slot: Vector) -> Result<Touched, SlotRefusal> {
+    fn unplace(&mut self, slot: Vector) -> Result<Touched, SlotRefusal> {
         self.check(slot)?;
         if let Some(at) = self.places.get_mut(slot.index()) {
             *at = None;
@@ -110,18 +170,7 @@ impl QueueStore {
         Ok(self.turn_off(slot))
     }
 
-    /// The driver rings for `slot`: it is read, now and once, and is in force as it was read. `memory` is asked for as
-    /// it is at this moment.
-    ///
-    /// A slot that cannot be read is off until it is read again: its driver has changed it, so it must not be delivered as
-    /// it was. Its interrupts wait meanwhile, in the domain or in the device.
-    ///
-    /// The refusal comes beside what was touched, because a refusal touches the slot too.
-    pub fn fetch(
-        &mut self,
-        slot: Vector,
-        memory: &impl GuestAddressSpace,
-    ) -> (Touched, Result<(), SlotRefusal>) {
+    fn fetch(&mut self, slot: Vector, memory: &impl GuestAddressSpace) -> (Touched, Result<(), SlotRefusal>) {
         match self.check(slot).and_then(|()| self.read(slot, memory)) {
             Ok(read) => (self.copies.put(slot.index(), read), Ok(())),
             Err(refusal) => (self.turn_off(slot), Err(refusal)),
@@ -166,33 +215,6 @@ impl QueueStore {
     fn capacity(&self) -> u32 {
         self.copies.layout().slots.get()
     }
-}
-
-impl Registers for QueueStore {
-    type Layout = QueueLayout;
-    type State = QueueState;
-    type Shared = Mutex<Self>;
-
-    fn at_power_on(layout: &QueueLayout) -> Self {
-        Self::of_parts(Vec::new(), SlotArray::at_power_on(&layout.copies()))
-    }
-
-    fn capacity(layout: &QueueLayout) -> u32 {
-        SlotArray::capacity(&layout.copies())
-    }
-
-    fn needs(layout: &QueueLayout) -> Capabilities {
-        SlotArray::needs(&layout.copies())
-    }
-
-    fn state(&self) -> QueueState {
-        self.to_state()
-    }
-
-    /// No guest memory is read: the slots are in force as they were.
-    fn from_state(layout: &QueueLayout, state: &QueueState) -> Result<Self, RestoreError> {
-        Self::try_from_state(layout, state)
-    }
 
     fn reset(&mut self) -> Touched {
         self.places = Vec::new();
@@ -200,17 +222,51 @@ impl Registers for QueueStore {
     }
 }
 
-/// The copies'.
+impl Registers for QueueStore {
+    type State = QueueState;
+
+    fn capacity(&self) -> u32 {
+        self.layout.slots.get()
+    }
+
+    fn needs(&self) -> Capabilities {
+        self.layout.copies().needs()
+    }
+
+    fn state(&self) -> QueueState {
+        self.lock().to_state()
+    }
+
+    /// Guest memory is not read: the slots are in force as `state` has them.
+    fn restored(&self, state: &QueueState) -> Result<Self, RestoreError> {
+        let plain = Queue::try_from_state(&self.layout, state)?;
+        Ok(Self { layout: self.layout, plain: Mutex::new(plain) })
+    }
+
+    fn replace(&self, other: Self) {
+        *self.lock() = into_plain(other.plain);
+    }
+
+    fn reset(&self) -> Touched {
+        self.lock().reset()
+    }
+}
+
+/// Answers from the slots as they were last read.
 impl Store for QueueStore {
     fn vectors(&self) -> u32 {
-        self.copies.vectors()
+        self.lock().copies.vectors()
     }
 
     fn delivery(&self, vector: Vector) -> Delivery {
-        self.copies.delivery(vector)
+        self.lock().copies.delivery(vector)
     }
 
     fn cookie(&self, vector: Vector) -> Option<Cookie> {
-        self.copies.cookie(vector)
+        self.lock().copies.cookie(vector)
+    }
+
+    fn answer(&self, vector: Vector) -> (Delivery, Option<Cookie>) {
+        self.lock().copies.answer(vector)
     }
 }

@@ -3,10 +3,10 @@
 
 use vm_memory::GuestAddress;
 
-use super::array::SlotArray;
+use super::array::Slots;
 use super::layout::{QueueLayout, SlotArrayLayout};
 use super::place::Place;
-use super::queue::QueueStore;
+use super::queue::Queue;
 use super::slot::Slot;
 use crate::delivery::Vector;
 use crate::message::MsiMessage;
@@ -30,7 +30,7 @@ pub struct SlotState {
     pub control: u32,
 }
 
-impl SlotArray {
+impl Slots {
     pub(super) fn to_state(&self) -> SlotArrayState {
         let slot = |slot: &Slot| SlotState { message: slot.message(), control: slot.control() };
         SlotArrayState { slots: self.slots().iter().map(slot).collect() }
@@ -66,7 +66,7 @@ pub struct QueueState {
     pub copies: SlotArrayState,
 }
 
-impl QueueStore {
+impl Queue {
     pub(super) fn to_state(&self) -> QueueState {
         let address = |place: &Option<Place>| place.map(|place| place.address().0);
         QueueState {
@@ -90,7 +90,7 @@ impl QueueStore {
             }),
         };
         let places: Result<Vec<_>, RestoreError> = (0..).map(Vector).zip(addresses).map(place).collect();
-        let (places, copies) = (places?, SlotArray::try_from_state(&layout.copies(), copies)?);
+        let (places, copies) = (places?, Slots::try_from_state(&layout.copies(), copies)?);
         // What was never read, or is no longer in force, is as after a reset.
         let unread = Slot::reset(layout.control);
         let is_placed = places.iter().map(Option::is_some).chain(std::iter::repeat(false));

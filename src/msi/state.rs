@@ -1,12 +1,11 @@
 //! The registers of MSI as plain data, and the way back: any data at all is either refused, or what a function of
 //! the given layout could have in its registers.
 
-use super::Msi;
 use super::layout::{AddressWidth, MsiLayout, VectorMasking};
+use super::plain::Plain;
 use super::regs::MessageControl;
 use crate::delivery::Vector;
 use crate::message::MsiMessage;
-use crate::registers::Registers;
 use crate::state::RestoreError;
 
 /// A function's MSI registers.
@@ -31,7 +30,7 @@ impl MsiState {
     /// - The upper 16 bits of the data are dropped: Extended Message Data is not supported.
     /// - Mask bits of vectors that the function does not have are dropped.
     pub fn new(layout: &MsiLayout, message_control: u16, message: MsiMessage, mask: u32) -> Self {
-        let at_power_on = Msi::at_power_on(layout);
+        let at_power_on = Plain::new(*layout);
         Self {
             message_control: at_power_on.control.written(message_control).into_bits(),
             message: MsiMessage {
@@ -55,20 +54,20 @@ fn address_bits(layout: &MsiLayout) -> u64 {
 }
 
 /// The bits of Mask Bits that can be set.
-fn mask_bits(msi: &Msi) -> u32 {
-    match msi.layout.masking() {
+fn mask_bits(plain: &Plain) -> u32 {
+    match plain.layout.masking() {
         VectorMasking::Absent => 0,
-        VectorMasking::Present => msi.vector_bits(),
+        VectorMasking::Present => plain.vector_bits(),
     }
 }
 
-impl Msi {
+impl Plain {
     pub(super) fn to_state(&self) -> MsiState {
         MsiState { message_control: self.control.into_bits(), message: self.message, mask: self.mask }
     }
 
     pub(super) fn try_from_state(layout: &MsiLayout, state: &MsiState) -> Result<Self, RestoreError> {
-        let at_power_on = Self::at_power_on(layout);
+        let at_power_on = Self::new(*layout);
         let control = MessageControl::from_bits(state.message_control);
         let fixed = |control: MessageControl| u32::from(control.written(0).into_bits());
         let (found, expected) = (fixed(control), fixed(at_power_on.control));

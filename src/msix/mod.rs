@@ -26,9 +26,10 @@ pub use state::{EntryState, MsixState};
 
 use crate::access::lanes;
 use crate::backend::{Capabilities, Growth};
-use crate::capability::Capability;
+use crate::capability::PciCapability;
 use crate::delivery::{Delivery, Store, Touched, Vector};
-use crate::registers::{Registers, SharedRegisters};
+use crate::registers::Registers;
+use crate::sealed::Sealed;
 use crate::state::RestoreError;
 use concurrent::{ControlAndTable, first_dword};
 
@@ -36,11 +37,11 @@ use concurrent::{ControlAndTable, first_dword};
 ///
 /// ```
 /// use vm_msi::msix::{Bar, Layout, Msix, TableSize};
-/// use vm_msi::{Delivery, MsiMessage, Registers, Store, Vector};
+/// use vm_msi::{Delivery, MsiMessage, PciCapability, Store, Vector};
 ///
 /// let bar = Bar::new(0).unwrap();
 /// let layout = Layout::new(TableSize::new(2).unwrap(), (bar, 0), (bar, 0x1000)).unwrap();
-/// let msix = Msix::at_power_on(&layout);
+/// let msix = Msix::new(layout);
 ///
 /// // What a driver does: the message and then the mask bit of entry 1, and MSI-X Enable.
 /// let _ = msix.write_table(16, &0xfee0_0000u32.to_le_bytes());
@@ -55,11 +56,22 @@ use concurrent::{ControlAndTable, first_dword};
 /// ```
 #[derive(Debug)]
 pub struct Msix {
-    windows: [u32; 2],
+    layout: Layout,
     registers: ControlAndTable,
 }
 
 impl Msix {
+    /// Registers after power-on.
+    pub fn new(layout: Layout) -> Self {
+        let registers = ControlAndTable::new(layout.size());
+        Self { layout, registers }
+    }
+
+    /// Where the table and the pending bits are.
+    pub fn layout(&self) -> &Layout {
+        &self.layout
+    }
+
     /// Message Control as it reads now.
     pub fn control(&self) -> MessageControl {
         self.registers.control()
@@ -77,33 +89,22 @@ impl Msix {
         self.registers.write_table(offset, data)
     }
 
-    /// Writes the capability; `offset` counts from its ID.
-    pub fn write_config(&self, offset: u16, data: &[u8]) -> Touched {
-        self.registers.write_config(offset, data)
-    }
-
     fn table_size(&self) -> u32 {
         u32::from(self.control().table_size_less_one()).saturating_add(1)
     }
 }
 
 impl Registers for Msix {
-    type Layout = Layout;
     type State = MsixState;
-    type Shared = Self;
 
-    fn at_power_on(layout: &Layout) -> Self {
-        Self { windows: layout.registers(), registers: ControlAndTable::new(layout.size()) }
-    }
-
-    fn capacity(layout: &Layout) -> u32 {
-        layout.size().get().into()
+    fn capacity(&self) -> u32 {
+        self.layout.size().get().into()
     }
 
     /// Each vector on its own, when the guest first unmasks it.
-    fn needs(layout: &Layout) -> Capabilities {
+    fn needs(&self) -> Capabilities {
         Capabilities {
-            vectors: Self::capacity(layout),
+            vectors: self.capacity(),
             growth: Growth::Reserved,
             independent: true,
             multi_message: false,
@@ -116,32 +117,30 @@ impl Registers for Msix {
         self.to_state()
     }
 
-    fn from_state(layout: &Layout, state: &MsixState) -> Result<Self, RestoreError> {
-        Self::try_from_state(layout, state)
+    fn restored(&self, state: &MsixState) -> Result<Self, RestoreError> {
+        Self::try_from_state(&self.layout, state)
     }
 
-    fn reset(&mut self) -> Touched {
-        SharedRegisters::reset(self)
-    }
-}
-
-impl SharedRegisters<Self> for Msix {
-    fn look<T>(&self, read: impl FnOnce(&Self) -> T) -> T {
-        read(self)
+    fn replace(&self, other: Self) {
+        self.registers.replace(&other.registers);
     }
 
     fn reset(&self) -> Touched {
         self.registers.reset()
     }
+}
 
-    fn replace(&self, registers: Self) {
-        self.registers.replace(&registers.registers);
+impl From<Layout> for Msix {
+    fn from(layout: Layout) -> Self {
+        Self::new(layout)
     }
 }
 
-impl Capability for Msix {
+impl Sealed for Msix {}
+
+impl PciCapability for Msix {
     /// The pending bits are in a BAR.
-    fn pending_register(_: &Layout) -> Option<u16> {
+    fn pending_register(&self) -> Option<u16> {
         None
     }
 
@@ -150,7 +149,7 @@ impl Capability for Msix {
     }
 
     fn read_config(&self, offset: u16, data: &mut [u8]) {
-        let [table, pba] = self.windows;
+        let [table, pba] = self.layout.registers();
         for lane in lanes(offset.into(), data.len()) {
             let register = match lane.dword {
                 0 => first_dword(self.control()),
@@ -162,8 +161,8 @@ impl Capability for Msix {
         }
     }
 
-    fn write_config(registers: &Self, offset: u16, data: &[u8]) -> Touched {
-        registers.write_config(offset, data)
+    fn write_config(&self, offset: u16, data: &[u8]) -> Touched {
+        self.registers.write_config(offset, data)
     }
 }
 

@@ -8,7 +8,6 @@ use super::regs::{MessageControl, VectorControl};
 use super::table::{Entry, Table};
 use crate::delivery::Vector;
 use crate::message::MsiMessage;
-use crate::registers::Registers;
 use crate::state::RestoreError;
 
 /// A function's MSI-X registers.
@@ -46,8 +45,8 @@ impl MsixState {
     /// Entries are neither dropped nor added:
     /// [`restore`](crate::Function::restore) refuses a state that has another number of entries than its function.
     pub fn new(layout: &Layout, message_control: u16, entries: impl IntoIterator<Item = EntryState>) -> Self {
-        let at_power_on = Msix::at_power_on(layout);
-        let [table_window, pba_window] = at_power_on.windows;
+        let at_power_on = Msix::new(layout.clone());
+        let [table_window, pba_window] = layout.registers();
         let message_control = at_power_on.control().written(message_control).into_bits();
         let entries = entries.into_iter().map(EntryState::without_reserved_bits).collect();
         Self { message_control, table_window, pba_window, entries }
@@ -67,7 +66,7 @@ impl EntryState {
 
 impl Msix {
     pub(super) fn to_state(&self) -> MsixState {
-        let [table_window, pba_window] = self.windows;
+        let [table_window, pba_window] = self.layout.registers();
         let entry = |entry: Entry| EntryState {
             message: entry.message(),
             vector_control: VectorControl::new().with_mask(entry.is_masked()).into_bits(),
@@ -81,8 +80,8 @@ impl Msix {
     }
 
     pub(super) fn try_from_state(layout: &Layout, state: &MsixState) -> Result<Self, RestoreError> {
-        let at_power_on = Self::at_power_on(layout);
-        let [table_window, pba_window] = at_power_on.windows;
+        let at_power_on = Self::new(layout.clone());
+        let [table_window, pba_window] = layout.registers();
         let found = MessageControl::from_bits(state.message_control);
         fixed(
             "Message Control",
@@ -98,7 +97,7 @@ impl Msix {
         let entries: Result<Vec<Entry>, RestoreError> =
             (0..).map(Vector).zip(&state.entries).map(|(vector, state)| entry(vector, state)).collect();
         let table = Table::from_entries(entries?.into_iter());
-        Ok(Self { windows: [table_window, pba_window], registers: ControlAndTable::from_parts(found, table) })
+        Ok(Self { layout: layout.clone(), registers: ControlAndTable::from_parts(found, table) })
     }
 }
 

@@ -20,10 +20,7 @@ pub trait Invalidate: Sealed + Send + Sync {
     fn invalidate(&self);
 }
 
-impl<C: Registers, D: Domain + Send + Sync> Invalidate for Function<C, D>
-where
-    C::Layout: Send + Sync,
-{
+impl<C: Registers, D: Domain + Send + Sync> Invalidate for Function<C, D> {
     fn invalidate(&self) {
         Function::invalidate(self);
     }

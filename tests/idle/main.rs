@@ -28,9 +28,9 @@ struct Parents {
 }
 
 impl Parents {
-    fn of<S: Registers>(layout: &S::Layout) -> Self {
+    fn of(registers: &impl Registers) -> Self {
         let failures = Failures::default();
-        let device = FakeBackend::with_capabilities(failures.clone(), S::needs(layout));
+        let device = FakeBackend::with_capabilities(failures.clone(), registers.needs());
         Self { router: Arc::new(FakeRouter::new(failures)), device }
     }
 }
@@ -59,7 +59,7 @@ fn used(entries: u32) -> [u32; 3] {
 fn an_idle_entry_costs_32_bytes_of_heap_at_the_most() {
     let bar = Bar::new(0).unwrap();
     let table = Layout::new(TableSize::new(2048).unwrap(), (bar, 0), (bar, 0x8000)).unwrap();
-    let Parents { router, device } = Parents::of::<msix::Msix>(&table);
+    let Parents { router, device } = Parents::of(&msix::Msix::new(table.clone()));
     measure("MSI-X", 2048, || {
         let function = MsixFunction::try_new(table, router.clone(), device.clone()).unwrap();
         function.write_config(2, &0x8000u16.to_le_bytes());
@@ -72,7 +72,7 @@ fn an_idle_entry_costs_32_bytes_of_heap_at_the_most() {
 
     let (slots, control) = (SlotCount::MAX, ControlFormat::DSA);
     let array = SlotArrayLayout { slots, control };
-    let Parents { router, device } = Parents::of::<ims::SlotArray>(&array);
+    let Parents { router, device } = Parents::of(&ims::SlotArray::new(array));
     measure("IMS in a BAR", 65_536, || {
         let function = ImsFunction::try_new(array, router.clone(), device.clone()).unwrap();
         for slot in used(65_536) {
@@ -83,7 +83,7 @@ fn an_idle_entry_costs_32_bytes_of_heap_at_the_most() {
     });
 
     let queue = QueueLayout { slots, control };
-    let Parents { router, device } = Parents::of::<ims::QueueStore>(&queue);
+    let Parents { router, device } = Parents::of(&ims::QueueStore::new(queue));
     let memory: GuestMemoryMmap = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 0x10_0000)]).unwrap();
     measure("IMS in guest memory", 65_536, || {
         let function = QueueFunction::try_new(queue, router.clone(), device.clone()).unwrap();
@@ -98,7 +98,7 @@ fn an_idle_entry_costs_32_bytes_of_heap_at_the_most() {
     });
 
     // Nobody has used it: then it costs nothing for its entries at all.
-    let Parents { router, device } = Parents::of::<ims::SlotArray>(&array);
+    let Parents { router, device } = Parents::of(&ims::SlotArray::new(array));
     measure("IMS that nobody uses", 0, || {
         ImsFunction::try_new(array, router.clone(), device.clone()).unwrap()
     });

@@ -1,7 +1,7 @@
 //! A store that this crate knows nothing of, by the same traits and the same domains: 8-byte entries of which only
 //! destination and vector are kept, and whose mask bits are elsewhere and inverted.
 
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use vm_msi::backend::{Capabilities, Growth};
 use vm_msi::delivery::Touched;
@@ -10,22 +10,31 @@ use vm_msi::state::RestoreError;
 use vm_msi::testing::{Failures, FakeBackend, FakeRouter};
 use vm_msi::{Delivery, Function, MsiMessage, Registers, Store, Vector};
 
-/// 16 entries of destination and vector, and a register that has a bit for each that may signal.
+/// 16 entries of destination and vector, and a register that has a bit for each that may signal. The store owns the mutex around
+/// them.
+#[derive(Debug, Default)]
+struct Doorbells(Mutex<Plain>);
+
+/// The registers' values.
 #[derive(Clone, Debug, Default, PartialEq)]
-struct Doorbells {
+struct Plain {
     entries: [(u8, u8); 16],
     enabled: u16,
 }
 
 impl Doorbells {
-    fn set_entry(&mut self, vector: u32, destination: u8, interrupt: u8) -> Touched {
-        self.entries[vector as usize] = (destination, interrupt);
+    fn set_entry(&self, vector: u32, destination: u8, interrupt: u8) -> Touched {
+        self.plain().entries[vector as usize] = (destination, interrupt);
         Touched::one(Vector(vector))
     }
 
-    fn set_enabled(&mut self, enabled: u16) -> Touched {
-        self.enabled = enabled;
+    fn set_enabled(&self, enabled: u16) -> Touched {
+        self.plain().enabled = enabled;
         Touched::first(16)
+    }
+
+    fn plain(&self) -> MutexGuard<'_, Plain> {
+        self.0.lock().unwrap()
     }
 }
 
@@ -35,28 +44,23 @@ impl Store for Doorbells {
     }
 
     fn delivery(&self, vector: Vector) -> Delivery {
-        match self.entries.get(vector.index()) {
+        let plain = self.plain();
+        match plain.entries.get(vector.index()) {
             None | Some((_, 0)) => Delivery::Off,
-            Some(_) if self.enabled >> vector.0 & 1 == 0 => Delivery::Held,
+            Some(_) if plain.enabled >> vector.0 & 1 == 0 => Delivery::Held,
             Some((destination, interrupt)) => Delivery::Live(message(*destination, *interrupt)),
         }
     }
 }
 
 impl Registers for Doorbells {
-    type Layout = ();
-    type State = Self;
-    type Shared = Mutex<Self>;
+    type State = Plain;
 
-    fn at_power_on(_: &()) -> Self {
-        Self::default()
-    }
-
-    fn capacity(_: &()) -> u32 {
+    fn capacity(&self) -> u32 {
         16
     }
 
-    fn needs(_: &()) -> Capabilities {
+    fn needs(&self) -> Capabilities {
         Capabilities {
             vectors: 16,
             growth: Growth::Dynamic,
@@ -67,16 +71,20 @@ impl Registers for Doorbells {
         }
     }
 
-    fn state(&self) -> Self {
-        self.clone()
+    fn state(&self) -> Plain {
+        self.plain().clone()
     }
 
-    fn from_state(_: &(), state: &Self) -> Result<Self, RestoreError> {
-        Ok(state.clone())
+    fn restored(&self, state: &Plain) -> Result<Self, RestoreError> {
+        Ok(Self(Mutex::new(state.clone())))
     }
 
-    fn reset(&mut self) -> Touched {
-        *self = Self::default();
+    fn replace(&self, other: Self) {
+        *self.plain() = other.0.into_inner().unwrap();
+    }
+
+    fn reset(&self) -> Touched {
+        *self.plain() = Plain::default();
         Touched::first(16)
     }
 }
@@ -91,7 +99,7 @@ fn a_store_of_another_shape_runs_on_the_domain_of_a_device() {
     let router = Arc::new(FakeRouter::new(failures.clone()));
     let device = FakeBackend::new(failures);
     let function: Function<Doorbells, DeviceDomain> =
-        Function::try_new((), router.clone(), device.clone()).unwrap();
+        Function::try_new(Doorbells::default(), router.clone(), device.clone()).unwrap();
     let raise = |vector| {
         device.raise(Vector(vector));
         router.pump();
@@ -103,7 +111,7 @@ fn a_store_of_another_shape_runs_on_the_domain_of_a_device() {
     assert_eq!((router.take_delivered(), function.pending(0)), (vec![message(2, 0x41)], 0));
     function.change(|doorbells| doorbells.set_entry(9, 3, 0x42));
     assert_eq!(raise(9), [message(3, 0x42)]);
-    assert_eq!(function.look(|doorbells| doorbells.entries[9]), (3, 0x42));
+    assert_eq!(function.look(|doorbells| doorbells.plain().entries[9]), (3, 0x42));
 
     let state = function.suspend().unwrap();
     function.reset(|| device.reset());
@@ -116,7 +124,8 @@ fn a_store_of_another_shape_runs_on_the_domain_of_a_device() {
 #[test]
 fn a_store_of_another_shape_runs_on_the_domain_of_a_device_model() {
     let router = Arc::new(FakeRouter::new(Failures::default()));
-    let function: Function<Doorbells, SoftwareDomain> = Function::try_software((), router.clone()).unwrap();
+    let function: Function<Doorbells, SoftwareDomain> =
+        Function::try_software(Doorbells::default(), router.clone()).unwrap();
     function.change(|doorbells| doorbells.set_entry(9, 2, 0x41));
     function.trigger(Vector(9));
     assert_eq!((router.take_delivered(), function.pending(0)), (vec![], 1 << 9));

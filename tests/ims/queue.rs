@@ -41,7 +41,7 @@ impl Fixture {
     fn after_reset(control: ControlFormat) -> Self {
         let failures = Failures::default();
         let router = Arc::new(FakeRouter::new(failures.clone()));
-        let can = QueueStore::needs(&layout(control));
+        let can = QueueStore::new(layout(control)).needs();
         let device = FakeBackend::with_capabilities(failures, can);
         let function = QueueFunction::try_new(layout(control), router.clone(), device.clone()).unwrap();
         Self { function, router, device, memory: GuestMemoryAtomic::new(ram()) }
@@ -284,7 +284,7 @@ fn a_slot_that_a_careful_driver_rewrites_while_it_is_read_is_never_half_of_two_m
     }
     const READS: u32 = 200_000;
     let memory = ram();
-    let mut queue = QueueStore::at_power_on(&layout(ControlFormat::DSA));
+    let queue = QueueStore::new(layout(ControlFormat::DSA));
     queue.place(SLOT, HERE).unwrap();
     let messages = [message(1), MsiMessage { address: 0xfee7_7000, data: 0xffff }];
     let ended = AtomicBool::new(false);

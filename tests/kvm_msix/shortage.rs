@@ -137,7 +137,7 @@ pub(crate) struct EventThread {
 impl EventThread {
     pub(crate) fn start<C>(function: Arc<Function<C, KvmDomain>>) -> Self
     where
-        C: Registers<Layout: Send + Sync> + Send + 'static,
+        C: Registers + 'static,
     {
         let subscriber = Arc::new(RelaySubscriber::new(function).unwrap());
         let ends = Arc::new(AtomicBool::new(false));

@@ -50,7 +50,7 @@ pub trait Reference: Clone + Debug {
     type Layout: Clone + Debug;
 
     /// The crate's registers.
-    type Registers: Registers<Layout = Self::Layout> + Debug;
+    type Registers: Registers + From<Self::Layout> + Debug;
 
     /// What a guest does.
     type Write;

@@ -40,6 +40,7 @@ type Tested<R> = Function<<R as Reference>::Registers, DeviceDomain>;
 /// A function over fakes, and the model beside it.
 #[derive(Debug)]
 pub struct Run<R: Reference> {
+    layout: R::Layout,
     function: Tested<R>,
     router: Arc<FakeRouter>,
     stage: Arc<FakeStage>,
@@ -105,8 +106,21 @@ impl<R: Reference> Run<R> {
         let vm_budget = VmBudget::new(None);
         let budget = vm_budget.admit(PROMISED, None).expect("there is no limit");
         let function = Self::plug(layout, &router, &stage, &backend, &budget);
-        let (bound, relay, growth) = (0, None, None);
-        Self { function, router, stage, backend, failures, vm_budget, budget, bound, relay, growth, model }
+        let (layout, bound, relay, growth) = (layout.clone(), 0, None, None);
+        Self {
+            layout,
+            function,
+            router,
+            stage,
+            backend,
+            failures,
+            vm_budget,
+            budget,
+            bound,
+            relay,
+            growth,
+            model,
+        }
     }
 
     /// A function after power-on.
@@ -236,7 +250,7 @@ impl<R: Reference> Run<R> {
         assert_eq!(state, again, "telling what waits takes nothing");
 
         let failures = Failures::default();
-        let (layout, backend) = (self.function.layout().clone(), self.backend.moved(failures.clone()));
+        let (layout, backend) = (self.layout.clone(), self.backend.moved(failures.clone()));
         let moved = Self::over(&layout, failures, backend, self.stage.clone(), self.model.clone());
         moved.function.set_bus_master(self.model.bus_master);
         moved.function.restore(&state).expect("a function's own state");

@@ -13,7 +13,7 @@ impl<R: Reference> Run<R> {
     /// Drops the function, while the host may refuse something, and has another in its place.
     pub(super) fn unplug(&mut self) {
         let refusing = self.failures.is_scheduled();
-        let layout = self.function.layout().clone();
+        let layout = self.layout.clone();
         let next = Self::plug(&layout, &self.router, &self.stage, &self.backend, &self.budget);
         drop(std::mem::replace(&mut self.function, next));
         if refusing {

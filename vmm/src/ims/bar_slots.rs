@@ -42,7 +42,7 @@ pub trait BarSlots: Send + Sync {
 /// Slots that the VMM fires itself.
 impl BarSlots for SoftwareIms {
     fn layout(&self) -> SlotArrayLayout {
-        *Function::layout(self)
+        *Self::layout(self)
     }
 
     fn read(&self, offset: u64, data: &mut [u8]) {

@@ -7,12 +7,11 @@ use vm_msi::{Delivery, Function, MsiMessage, Registers, Vector};
 
 /// The store's part of the report.
 pub(crate) fn software<C: Registers>(function: &Function<C, SoftwareDomain>) -> Value {
-    let vectors = C::capacity(function.layout());
+    let vectors = function.capacity();
     let groups = 0..vectors.div_ceil(64);
     let in_use = groups.flat_map(|group| {
         let pending = function.pending(group);
         let first = group.saturating_mul(64);
-        // One look for the whole group.
         let deliveries: Vec<_> = function.look(|store| {
             let vectors = (first..vectors).take(64).map(Vector);
             vectors.map(|vector| (vector, store.delivery(vector))).collect()

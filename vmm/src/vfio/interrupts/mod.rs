@@ -12,10 +12,10 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value, json};
 use vm_memory::MmapRegion;
-use vm_msi::capability::Capability;
+use vm_msi::DeviceDomain;
+use vm_msi::PciCapability;
 use vm_msi::function::Function;
 use vm_msi::msix::Bar;
-use vm_msi::{DeviceDomain, Store};
 
 use bars::MsixBars;
 pub use find::{HostFunction, LINGER};
@@ -59,8 +59,7 @@ pub trait Vectors: fmt::Debug + Send + Sync {
 
 impl<C> Vectors for Function<C, DeviceDomain>
 where
-    C: Capability + Store + fmt::Debug + Send,
-    C::Layout: Send + Sync,
+    C: PciCapability + fmt::Debug,
 {
     fn read_config(&self, offset: u16, data: &mut [u8]) {
         self.read_config(offset, data);
@@ -105,7 +104,7 @@ where
             extended(json!(vector), [count])
         });
         let vectors = ("vectors".to_owned(), vectors.collect());
-        json!({ "vectors": C::capacity(self.layout()), "domain": extended(json!(report), [vectors]) })
+        json!({ "vectors": self.capacity(), "domain": extended(json!(report), [vectors]) })
     }
 }
 
