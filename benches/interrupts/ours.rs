@@ -11,7 +11,7 @@ use rustix::io::Errno;
 use vm_msi::MsixFunction;
 use vm_msi::Vector;
 use vm_msi::apic::DestinationIds;
-use vm_msi::backend::{Backend, BackendError, Capabilities, Growth, Holders};
+use vm_msi::backend::{Backend, BackendError, Capabilities, Growth, Holders, Programming};
 use vm_msi::kvm::{Irqchip, KvmRouter};
 use vm_msi::msix::{Bar, Layout, TableSize};
 use vmm_sys_util::eventfd::EventFd;
@@ -67,6 +67,11 @@ impl Backend for Device {
 
     fn pending(&mut self, _: u32) -> u64 {
         0
+    }
+
+    /// As of a device whose table is mapped, and has what the host wrote.
+    fn vector_programming(&mut self, _: Vector) -> Programming {
+        Programming::Kept
     }
 }
 

@@ -112,6 +112,14 @@ impl Slot {
         }
     }
 
+    /// True of a vector whose signals are delivered.
+    pub(super) fn delivers(&self) -> bool {
+        match self {
+            Self::Live { .. } | Self::Relayed { .. } | Self::Detaching { .. } => true,
+            Self::Idle { .. } | Self::Held { .. } => false,
+        }
+    }
+
     /// The eventfd of a vector whose interrupts wait in it.
     pub(super) fn waiting(&self) -> Option<&EventFd> {
         match self {
@@ -234,10 +242,10 @@ impl Slot {
             router.withdraw(route);
             return Err(error.into());
         }
-        self.replace(|slot| match slot {
-            Self::Held { host } => Self::Live { host, route },
-            other => other,
-        });
+        match mem::replace(self, Self::UNUSED) {
+            Self::Held { host } => *self = Self::Live { host, route },
+            other => *self = other,
+        }
         Ok(())
     }
 
@@ -276,20 +284,18 @@ impl Slot {
             Self::Idle { .. } | Self::Held { .. } => return Ok(()),
         }
         let last = self.target();
-        let mut detached = None;
-        self.replace(|slot| match slot {
+        match mem::replace(self, Self::UNUSED) {
             Self::Live { host, route } => {
-                detached = Some(route);
-                Self::Held { host: HostVector { last, ..host } }
+                *self = Self::Held { host: HostVector { last, ..host } };
+                router.withdraw(route);
             }
-            Self::Relayed { host, .. } => Self::Held { host: HostVector { last, ..host } },
+            Self::Relayed { host, .. } => *self = Self::Held { host: HostVector { last, ..host } },
             Self::Detaching { host, route, latched } => {
-                detached = Some(route);
-                Self::Idle { latched: latched || host.is_signalled() }
+                *self = Self::Idle { latched: latched || host.is_signalled() };
+                router.withdraw(route);
             }
-            other => other,
-        });
-        detached.into_iter().for_each(|route| router.withdraw(route));
+            other => *self = other,
+        }
         Ok(())
     }
 

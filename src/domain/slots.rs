@@ -4,7 +4,7 @@
 //! is as one that is as such again. So a growing device allocates once in 16 vectors, and one of 65,536 slots of which three are
 //! used costs 33 KiB.
 
-use std::ops::{Deref, DerefMut, Range};
+use std::ops::Range;
 
 use super::slot::Slot;
 use crate::delivery::Vector;
@@ -13,8 +13,6 @@ use crate::delivery::Vector;
 const GROUP: usize = 16;
 
 type Group = [Slot; GROUP];
-
-static UNUSED: Slot = Slot::UNUSED;
 
 /// What the vectors are in the host.
 #[derive(Debug)]
@@ -46,8 +44,23 @@ impl Slots {
         self.groups.get_mut(group)?.as_deref_mut()?.get_mut(place)
     }
 
-    /// A vector to change in place; `None` beyond the last.
-    pub(super) fn entry(&mut self, vector: Vector) -> Option<Entry<'_>> {
+    /// Changes one vector in place; `None` beyond the last. Where the vector and its neighbours are unused afterwards, their
+    /// room is freed.
+    #[inline]
+    pub(super) fn update_one<T>(&mut self, vector: Vector, change: impl FnOnce(&mut Slot) -> T) -> Option<T> {
+        let slot = match self.get_mut(vector) {
+            Some(_) => self.get_mut(vector)?,
+            None => self.make_room(vector)?,
+        };
+        let changed = change(slot);
+        if slot.is_unused() {
+            self.free_room(vector);
+        }
+        Some(changed)
+    }
+
+    #[cold]
+    fn make_room(&mut self, vector: Vector) -> Option<&mut Slot> {
         if vector.index() >= self.capacity {
             return None;
         }
@@ -55,16 +68,14 @@ impl Slots {
             self.groups.resize_with(self.capacity.div_ceil(GROUP), || None);
         }
         let (group, place) = split(vector);
-        let group = self.groups.get_mut(group)?;
-        group.get_or_insert_with(|| Box::new([Slot::UNUSED; GROUP]));
-        Some(Entry { group, place })
+        let unused = || Box::new([Slot::UNUSED; GROUP]);
+        self.groups.get_mut(group)?.get_or_insert_with(unused).get_mut(place)
     }
 
-    /// Changes one vector.
-    pub(super) fn update_one(&mut self, vector: Vector, change: impl FnOnce(&mut Slot)) {
-        if let Some(mut slot) = self.entry(vector) {
-            change(&mut slot);
-        }
+    #[cold]
+    fn free_room(&mut self, vector: Vector) {
+        let (group, _) = split(vector);
+        self.groups.get_mut(group).into_iter().for_each(drop_unused);
     }
 
     /// Puts a vector in its place, if there is one.
@@ -101,39 +112,6 @@ impl Slots {
             let slots = (first..).map(Vector).zip(group.as_deref_mut().into_iter().flatten());
             slots.filter(|(_, slot)| !slot.is_unused()).for_each(|(vector, slot)| change(vector, slot));
             drop_unused(group);
-        }
-    }
-}
-
-/// A vector that is changed. Where it is unused afterwards, and its neighbours are too, their room is freed.
-pub(super) struct Entry<'a> {
-    group: &'a mut Option<Box<Group>>,
-    place: usize,
-}
-
-impl Deref for Entry<'_> {
-    type Target = Slot;
-
-    fn deref(&self) -> &Slot {
-        self.group.as_deref().and_then(|group| group.get(self.place)).unwrap_or(&UNUSED)
-    }
-}
-
-impl DerefMut for Entry<'_> {
-    #[allow(
-        clippy::indexing_slicing,
-        reason = "a place is below the group's length, being a remainder of it"
-    )]
-    fn deref_mut(&mut self) -> &mut Slot {
-        let group = self.group.get_or_insert_with(|| Box::new([Slot::UNUSED; GROUP]));
-        &mut group[self.place % GROUP]
-    }
-}
-
-impl Drop for Entry<'_> {
-    fn drop(&mut self) {
-        if self.is_unused() {
-            drop_unused(self.group);
         }
     }
 }

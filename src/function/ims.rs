@@ -1,6 +1,6 @@
 //! The part of a function's interrupts that is an array of IMS slots, in a BAR of the embedder's choice.
 
-use super::{Function, with_control};
+use super::Function;
 use crate::access::lanes;
 use crate::domain::Domain;
 use crate::ims::{CONTROL, ControlFormat, SlotArray, SlotArrayLayout};
@@ -15,7 +15,7 @@ impl<D: Domain> Function<SlotArray, D> {
     /// interrupt waits; reading takes nothing.
     pub fn read_slots(&self, offset: u64, data: &mut [u8]) {
         self.registers.read_slots(offset, data);
-        self.settle_shown(with_control(offset, data.len()));
+        self.settle_shown_by_table(offset, data.len());
         with_pending(&self.domain, self.layout().control, offset, data);
     }
 
@@ -26,7 +26,7 @@ impl<D: Domain> Function<SlotArray, D> {
     /// writes its message is half the old and half the new one.
     pub fn write_slots(&self, offset: u64, data: &[u8]) {
         self.change(|slots| slots.write_slots(offset, data));
-        self.settle_shown(with_control(offset, data.len()));
+        self.settle_shown_by_table(offset, data.len());
     }
 }
 

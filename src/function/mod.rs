@@ -133,9 +133,17 @@ impl<C: Registers, D: Domain> Function<C, D> {
         self.registers.vectors()
     }
 
+    /// An access of a table with entries of 16 bytes has shown some mask bits: see [`Function::settle_shown`].
+    #[inline]
+    fn settle_shown_by_table(&self, offset: u64, len: usize) {
+        // Most accesses have no byte of a Vector Control, which begins 12 bytes after its entry and ends with it.
+        if (offset % 16).saturating_add(len as u64) > 12 {
+            self.settle_shown(with_control(offset, len));
+        }
+    }
+
     /// An access has shown some of these vectors as silent, or may have. Where another vCPU's access made one so and has not got as
     /// far as the host yet, this one does not return before the host has followed.
-    #[inline]
     fn settle_shown(&self, vectors: Range<u32>) {
         let mut from = vectors.start;
         while let Some(vector) = self.domain.may_deliver(from..vectors.end) {
@@ -156,7 +164,6 @@ impl<C: Registers, D: Domain> Function<C, D> {
 }
 
 /// The entries of 16 bytes whose control DWORD has a byte in an access: the access shows their mask bits.
-#[inline]
 fn with_control(offset: u64, len: usize) -> Range<u32> {
     let entry = |at: u64| u32::try_from(at / 16).unwrap_or(u32::MAX);
     // Control begins 12 bytes after its entry, and ends with it.

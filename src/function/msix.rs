@@ -1,6 +1,6 @@
 //! The part of a function's MSI-X that lives in BARs: table and pending bits.
 
-use super::{Function, with_control};
+use super::Function;
 use crate::access::lanes;
 use crate::domain::Domain;
 use crate::msix::{Bar, Layout, Msix, Owner};
@@ -14,7 +14,7 @@ impl<D: Domain> Function<Msix, D> {
     /// Reads the table; `offset` counts from its first entry.
     pub fn read_table(&self, offset: u64, data: &mut [u8]) {
         self.registers.read_table(offset, data);
-        self.settle_shown(with_control(offset, data.len()));
+        self.settle_shown_by_table(offset, data.len());
     }
 
     /// Writes the table; `offset` counts from its first entry.
@@ -22,8 +22,16 @@ impl<D: Domain> Function<Msix, D> {
     /// Interrupts meanwhile: none is lost; after the call none is delivered for a vector that is masked, nor on
     /// a message that the entry no longer has.
     pub fn write_table(&self, offset: u64, data: &[u8]) {
-        self.sync(self.registers.write_table(offset, data));
-        self.settle_shown(with_control(offset, data.len()));
+        let touched = self.registers.write_table(offset, data);
+        let is_one_entry = data.len() <= 4;
+        if !touched.is_empty() {
+            self.domain.sync(&self.registers, touched);
+            if is_one_entry {
+                // The vector that the access shows is the one that was synced.
+                return;
+            }
+        }
+        self.settle_shown_by_table(offset, data.len());
     }
 
     /// Reads the pending bits; `offset` counts from the first. They are read-only: a write is ignored.

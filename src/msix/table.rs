@@ -138,13 +138,16 @@ impl Table {
         self.rewritten.take(vector.index())
     }
 
-    fn qword(&self, qword: u64) -> Option<(usize, usize, &AtomicU64)> {
-        let (index, half) = (usize::try_from(qword / 2).ok()?, (qword % 2) as usize);
-        Some((index, half, self.places.get(index)?.0.get(half)?))
+    #[inline]
+    fn place(&self, qword: u64) -> Option<(usize, u64, &Place)> {
+        let index = usize::try_from(qword / 2).ok()?;
+        Some((index, qword % 2, self.places.get(index)?))
     }
 
+    #[inline]
     fn read_qword(&self, qword: u64) -> u64 {
-        self.qword(qword).map_or(0, |(.., place)| place.load(SeqCst))
+        let Some((_, half, Place([first, second]))) = self.place(qword) else { return 0 };
+        if half == 0 { first.load(SeqCst) } else { second.load(SeqCst) }
     }
 
     fn read_dword(&self, dword: u64) -> u32 {
@@ -221,42 +224,49 @@ impl Table {
         value: u64,
         follows: impl Fn(&Entry, &Entry) -> bool,
     ) -> Touched {
-        let Some((index, half, place)) = self.qword(qword) else { return Touched::NOTHING };
-        let [enabled_of_first, enabled_of_second] = WRITABLE.map(|writable| writable & enabled);
-        let enabled = if half == 0 { enabled_of_first } else { enabled_of_second };
-        let mut before = place.load(SeqCst);
+        let Some((index, half, place)) = self.place(qword) else { return Touched::NOTHING };
+        let Place([first, second]) = place;
+        let ([writable_first, writable_second], is_second) = (WRITABLE, half == 1);
+        let (this, other, writable) =
+            if is_second { (second, first, writable_second) } else { (first, second, writable_first) };
+        let enabled = enabled & writable;
+        let mut before = this.load(SeqCst);
         let after = loop {
             let after = before & !enabled | value & enabled;
             if after == before {
                 break after;
             }
             self.reach(index.saturating_add(1));
-            match place.compare_exchange_weak(before, after, SeqCst, SeqCst) {
+            match this.compare_exchange_weak(before, after, SeqCst, SeqCst) {
                 Ok(_) => break after,
                 Err(now) => before = now,
             }
         };
         // Message Data, whether or not Vector Control changes with it.
-        let writes_data = half == 1 && enabled as u32 == u32::MAX;
-        let is_unmasked = |second: u64| !VectorControl::from_bits((second >> 32) as u32).mask();
-        let was_moving = writes_data && is_unmasked(after) && self.moving.take(index);
-        let is_rewritten = writes_data && before as u32 == after as u32 && !was_moving;
+        let writes_data = is_second && enabled as u32 == u32::MAX;
+        let is_rewritten = writes_data && self.is_rewritten(index, before, after);
         if !is_rewritten && after == before {
             return Touched::NOTHING;
         }
         // Not earlier: it may have changed with this one.
-        let other = self.read_qword(qword ^ 1);
+        let other = other.load(SeqCst);
         if is_rewritten && other != 0 {
             self.rewritten.set(index);
-        } else if half == 0 && is_unmasked(other) {
+        } else if !is_second && is_unmasked(other) {
             self.moving.set(index);
         }
-        let entry = |this| if half == 0 { Entry([this, other]) } else { Entry([other, this]) };
+        let entry = |this| if is_second { Entry([other, this]) } else { Entry([this, other]) };
         if follows(&entry(before), &entry(after)) {
             Touched::one(Vector(index as u32))
         } else {
             Touched::NOTHING
         }
+    }
+
+    /// Whether a write of an entry's Message Data has written the whole message as it was.
+    fn is_rewritten(&self, index: usize, before: u64, after: u64) -> bool {
+        let was_moving = is_unmasked(after) && self.moving.take(index);
+        before as u32 == after as u32 && !was_moving
     }
 
     /// Who turns the function on after an entry was changed looks at it.
@@ -290,6 +300,11 @@ impl Flags {
             .get(index / 64)
             .is_some_and(|word| word.load(SeqCst) & bit != 0 && word.fetch_and(!bit, SeqCst) & bit != 0)
     }
+}
+
+/// Whether an entry's second QWORD leaves it unmasked.
+fn is_unmasked(second: u64) -> bool {
+    !VectorControl::from_bits((second >> 32) as u32).mask()
 }
 
 /// Where a DWORD begins in its QWORD, in bits.

@@ -222,15 +222,17 @@ impl Host {
         {
             self.rebind_lost(vector, router);
         }
-        match self.slot(vector) {
-            Some(Slot::Live { .. }) if self.slot(vector).and_then(Slot::target) == Some(target) => None,
-            // It stays as it is unless there is a route for it by now.
-            Some(Slot::Relayed { target: Target::Memory(relayed), .. })
-                if Target::Memory(*relayed) == target =>
+        match (self.slot(vector), target) {
+            (Some(Slot::Live { route, .. }), Target::Interrupt(interrupt))
+                if route.message() == interrupt =>
             {
                 None
             }
-            Some(Slot::Relayed { target: relayed, .. }) if *relayed == target => Some(target),
+            (Some(Slot::Relayed { target: relayed, .. }), _) if *relayed == target => match target {
+                // It stays as it is unless there is a route for it by now.
+                Target::Interrupt(_) => Some(target),
+                Target::Memory(_) => None,
+            },
             // Where the host refuses to let go of the old message, a new one has to wait.
             _ => self.hold(vector, router).then_some(target),
         }
@@ -291,7 +293,7 @@ impl Host {
     /// The sync is over: what is not settled is in one of the other lists.
     fn end_sync(&mut self) {
         for work in self.owed.work() {
-            if self.slots.get(work.vector).and_then(Slot::target).is_none() {
+            if !self.slots.get(work.vector).is_some_and(Slot::delivers) {
                 self.may_deliver.clear(work.vector);
             }
         }
@@ -394,6 +396,7 @@ impl Host {
     }
 
     /// Lets a vector's interrupts wait; true where they do.
+    #[inline]
     fn hold(&mut self, vector: Vector, router: &dyn Router) -> bool {
         match self.slot(vector) {
             None | Some(Slot::Idle { .. } | Slot::Held { .. }) => true,

@@ -24,17 +24,22 @@ pub(super) struct Means<'host> {
 
 impl Host {
     /// Takes a vector a step, in place: a panic on the way drops nothing.
+    #[inline]
     pub(super) fn step(
         &mut self,
         vector: Vector,
         step: impl FnOnce(&mut Slot, Means<'_>) -> Result<(), DomainError>,
     ) -> Result<(), DomainError> {
         let Self { slots, backend, budget, relay, .. } = self;
-        let Some(mut slot) = slots.entry(vector) else { return Ok(()) };
-        let (had_host_vector, was_attached) = (slot.has_host_vector(), slot.is_attached());
-        let result = step(&mut slot, Means { backend: &mut **backend, budget, relay: relay.as_deref() });
-        let (has_host_vector, is_attached) = (slot.has_host_vector(), slot.is_attached());
-        drop(slot);
+        let (mut had_host_vector, mut was_attached) = (false, false);
+        let (mut has_host_vector, mut is_attached) = (false, false);
+        let result = slots.update_one(vector, |slot| {
+            (had_host_vector, was_attached) = (slot.has_host_vector(), slot.is_attached());
+            let result = step(slot, Means { backend: &mut **backend, budget, relay: relay.as_deref() });
+            (has_host_vector, is_attached) = (slot.has_host_vector(), slot.is_attached());
+            result
+        });
+        let Some(result) = result else { return Ok(()) };
         if has_host_vector && !had_host_vector {
             self.is_refusing = false;
             self.bound = self.bound.saturating_add(1);

@@ -77,6 +77,8 @@ impl Host {
     /// From now on interrupts wait for exactly these vectors.
     pub(in crate::domain) fn set_pending(&mut self, pending: &PendingBits) {
         self.clear_pending();
-        pending.vectors().for_each(|vector| self.slots.update_one(vector, Slot::latch));
+        for vector in pending.vectors() {
+            self.slots.update_one(vector, Slot::latch);
+        }
     }
 }
