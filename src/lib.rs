@@ -10,7 +10,7 @@
 //! | [`budget`] | how many host vectors a device and a VM may have | know which |
 //! | [`backend`], [`vfio`] | which eventfd a host vector fires | know messages |
 //! | [`pool`] | who has which of a device's host vectors, where several functions share it | say who gets them |
-//! | [`events`] | what an embedder's threads do: delivery where the kernel has no room, host vectors that guests need not wait for | decide anything |
+//! | [`maintenance`], [`events`] | one descriptor and one call for what is not on a guest's path: delivery where the kernel has no room, deferred host vectors, retries, expiry | decide anything |
 //! | [`function`] | one PCI function's interrupts, put together for an embedder | anything of its own |
 //! | [`state`] | a function's interrupts as data, for snapshots | trust what it reads |
 //!
@@ -45,6 +45,7 @@ pub mod function;
 pub mod ims;
 pub mod interrupt;
 pub mod kvm;
+pub mod maintenance;
 pub mod message;
 pub mod mmio;
 pub mod msi;
@@ -70,6 +71,7 @@ pub use function::{
     Function, ImsFunction, MsiFunction, MsixFunction, QueueFunction, SoftwareIms, SoftwareMsix, SoftwareQueue,
 };
 pub use interrupt::{DeviceId, Interrupt, Target};
+pub use maintenance::Maintenance;
 pub use message::MsiMessage;
 pub use registers::Registers;
 pub use requester::RequesterId;

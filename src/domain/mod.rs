@@ -112,9 +112,6 @@ const BATCH: usize = 16;
 /// How many batches one call binds.
 const BATCHES: u32 = 16;
 
-/// How long a step that the host refused waits for the next try.
-const RETRY: Duration = Duration::from_millis(100);
-
 /// What an embedder does with each failure of the host. It is called under the domain's lock.
 pub type FailureHook = Box<dyn Fn(&DomainError) + Send>;
 
@@ -141,32 +138,57 @@ impl DeviceDomain {
 
     /// As [`Domain::retry`], and gives back what has lingered; for an embedder with a clock of its own.
     pub fn retry_at(&self, store: &dyn Store, now: Instant) {
+        self.release_expired(now);
+        // In a statement of its own, after the lock.
+        let notice = {
+            let mut host = self.host.lock_in_turn();
+            host.set_maintained();
+            host.retry(&*self.router, store)
+        };
+        drop(notice);
+    }
+
+    fn release_expired(&self, now: Instant) {
         // No more often than there are vectors that linger now, as the guest may go on to free some.
         for _ in 0..self.lingering().div_ceil(BATCH) {
             if !self.host.lock_in_turn().release_expired(now) {
                 break;
             }
         }
-        // In a statement of its own, after the lock.
-        let notice = self.host.lock_in_turn().retry(&*self.router, store);
-        drop(notice);
     }
 
-    /// Everything that is not on a guest's path, in one call: delivers what waits for relayed vectors, binds deferred vectors, tries
-    /// again what the host refused, and releases what has expired. Answers how long it may be until the next call, if nothing
-    /// becomes readable before ([`DeviceDomain::relay`], [`DeviceDomain::growth`]); `None` where nothing is owed.
+    /// Everything that is not on a guest's path, in one call: delivers what waits for relayed vectors, binds deferred vectors,
+    /// releases freed vectors whose delay is over, and tries again what the host refused. A refused step is tried 100 ms after
+    /// the call that has first seen it. Answers how long it may be until the next call, if no descriptor becomes readable before
+    /// ([`DeviceDomain::maintenance_fd`], [`DeviceDomain::relay`], [`DeviceDomain::growth`]); `None` where nothing is owed.
     ///
-    /// An embedder that calls this after each guest access that may have left something, and as often as it answers, needs
-    /// no other call.
+    /// [`Maintenance`](crate::Maintenance) has the descriptors and the clock in one. An embedder without it calls this when one
+    /// of them is readable and when the time is over.
+    ///
+    /// Interrupts meanwhile: none is lost. Where a function has refused steps and is never maintained nor retried, it logs that.
     pub fn maintain(&self, store: &dyn Store, now: Instant) -> Option<Duration> {
         self.deliver();
         self.grow(store);
-        self.retry_at(store, now);
-        let host = self.host();
-        let retry = (host.failed() > 0).then_some(RETRY);
-        let expiry = host.next_expiry().map(|at| at.saturating_duration_since(now));
-        let deferred = (host.deferred() > 0).then_some(Duration::ZERO);
-        [retry, expiry, deferred].into_iter().flatten().min()
+        self.release_expired(now);
+        let is_retry_due = {
+            let mut host = self.host();
+            host.set_maintained();
+            host.is_retry_due(now)
+        };
+        if is_retry_due {
+            let notice = self.host.lock_in_turn().retry(&*self.router, store);
+            drop(notice);
+        }
+        self.host().end_maintenance(now)
+    }
+
+    /// A descriptor that becomes readable when the host refuses a step or the guest frees a vector, until
+    /// [`DeviceDomain::maintain`] has answered when that is to be looked at.
+    ///
+    /// # Errors
+    /// No descriptor to be had.
+    pub fn maintenance_fd(&self) -> io::Result<Arc<OwnedFd>> {
+        self.host().maintenance_fd()
     }
 
     /// Of the vectors that userspace delivers, how often it has delivered the one that it delivers most; 0 where there is

@@ -215,6 +215,14 @@ impl<C: Registers> Function<C, DeviceDomain> {
         self.domain.maintain(&self.registers, now)
     }
 
+    /// See [`DeviceDomain::maintenance_fd`].
+    ///
+    /// # Errors
+    /// No descriptor to be had.
+    pub fn maintenance_fd(&self) -> io::Result<Arc<OwnedFd>> {
+        self.domain.maintenance_fd()
+    }
+
     /// See [`DeviceDomain::on_failure`].
     pub fn on_failure(&self, hook: FailureHook) {
         self.domain.on_failure(hook);

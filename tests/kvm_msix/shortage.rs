@@ -12,8 +12,9 @@ use event_manager::{EventManager, SubscriberOps};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use vm_msi::domain::DeviceDomain;
 use vm_msi::domain::State;
-use vm_msi::events::RelaySubscriber;
+use vm_msi::events::MaintenanceSubscriber;
 use vm_msi::kvm::Irqchip;
+use vm_msi::maintenance::{Maintenance, Requests};
 use vm_msi::{Function, Registers};
 
 use crate::bare_metal::{Card, ENABLE, Guest, Machine, fixed, turn_of_thousands};
@@ -139,7 +140,8 @@ impl EventThread {
     where
         C: Registers + 'static,
     {
-        let subscriber = Arc::new(RelaySubscriber::new(function).unwrap());
+        let maintenance = Maintenance::new(function, Requests::InAccess).unwrap();
+        let subscriber = Arc::new(MaintenanceSubscriber::new(Arc::new(maintenance)));
         let ends = Arc::new(AtomicBool::new(false));
         let ended = ends.clone();
         let thread = thread::spawn(move || {

@@ -1,6 +1,6 @@
 //! A function of 70 vectors over fakes, and the accesses that a driver makes.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::AsFd;
 use std::sync::Arc;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -14,7 +14,7 @@ pub(crate) const FUNCTION_MASK: u16 = 1 << 14;
 pub(crate) const ENABLE: u16 = 1 << 15;
 
 pub(crate) struct Fixture {
-    pub(crate) function: MsixFunction,
+    pub(crate) function: Arc<MsixFunction>,
     pub(crate) router: Arc<FakeRouter>,
     device: FakeBackend,
     failures: Failures,
@@ -26,7 +26,7 @@ impl Fixture {
         let failures = Failures::default();
         let router = Arc::new(FakeRouter::new(failures.clone()));
         let device = FakeBackend::new(failures.clone());
-        let function = MsixFunction::new(layout, router.clone(), device.clone());
+        let function = Arc::new(MsixFunction::new(layout, router.clone(), device.clone()));
         Self { function, router, device, failures }
     }
 
@@ -99,7 +99,7 @@ impl Fixture {
     }
 
     pub(crate) fn resume(&self) {
-        resume_all(&*self.router, [&self.function as &dyn Resume]);
+        resume_all(&*self.router, [&*self.function as &dyn Resume]);
     }
 
     /// How many vectors have a host vector.
@@ -123,8 +123,8 @@ pub(crate) fn bar(index: u8) -> Bar {
     Bar::new(index).unwrap()
 }
 
-/// Whether there is something to do for who watches a descriptor.
-pub(crate) fn is_readable(watched: &OwnedFd) -> bool {
+/// Whether a descriptor is readable.
+pub(crate) fn is_readable(watched: &impl AsFd) -> bool {
     poll(&mut [PollFd::new(watched, PollFlags::IN)], Some(&Timespec::default())).unwrap() > 0
 }
 

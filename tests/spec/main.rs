@@ -10,6 +10,7 @@ mod first_signal;
 mod fixture;
 mod growth;
 mod hostile;
+mod maintenance;
 mod masking;
 mod memory;
 mod msi;

@@ -3,12 +3,13 @@
 //! Owned by one domain and used under its lock. A sync has four parts. It opens or closes the window (`window.rs`). It sets each
 //! vector's target and detaches what must not deliver (here). It leaves some vectors to an embedder's thread (`deferred.rs`).
 //! It attaches the rest (`attach.rs`), each by its steps (`step.rs`). What waits is read in `pending.rs`; everything is held in
-//! `suspend.rs`.
+//! `suspend.rs`. What is owed is timed in `maintain.rs`.
 //!
 //! Every part works on the vectors of [`Owed`], which has each of them from before the first host call until it is settled.
 
 mod attach;
 mod deferred;
+mod maintain;
 mod pending;
 mod step;
 mod suspend;
@@ -32,6 +33,7 @@ use crate::domain::{BATCH, BusMaster, FailureHook};
 use crate::interrupt::Target;
 use crate::router::Router;
 use deferred::Notice;
+use maintain::Maintenance;
 
 /// What the host has for the device.
 pub(super) struct Host {
@@ -63,6 +65,7 @@ pub(super) struct Host {
     /// The backend refused the last host vector that it was asked for.
     is_refusing: bool,
     counters: Counters,
+    maintenance: Maintenance,
     /// The embedder wants to know of each failure.
     pub(super) on_failure: Option<FailureHook>,
     /// Vectors for which the host was short in this sync: kept between calls for its memory only.
@@ -89,6 +92,7 @@ impl Host {
             bound: 0,
             is_refusing: false,
             counters: Counters::default(),
+            maintenance: Maintenance::default(),
             on_failure: None,
             refused: Vec::new(),
         }
@@ -368,6 +372,7 @@ impl Host {
                 let now = Instant::now();
                 let at = now.checked_add(self.release_delay).unwrap_or(now);
                 self.owed.insert(vector, Later::Expires(at));
+                self.notify_maintenance();
             }
             // Unbound for another cookie, and freed before it was bound again.
             None | Some(Slot::Idle { .. }) if self.cookies.contains_key(&vector) => {

@@ -87,6 +87,8 @@ impl Host {
         if error.cause() != Cause::Budget {
             self.counters.host_failures = self.counters.host_failures.saturating_add(1);
         }
+        self.notify_maintenance();
+        self.count_unmaintained();
         if let Some(on_failure) = &self.on_failure {
             on_failure(error);
         }

@@ -70,6 +70,9 @@ impl Host {
 
     /// Takes everything down for good.
     pub(in crate::domain) fn tear_down(&mut self, router: &dyn Router) {
+        if !self.is_torn_down {
+            self.warn_unmaintained();
+        }
         self.is_torn_down = true;
         self.close(router);
     }

@@ -1,0 +1,119 @@
+//! One descriptor and one call for everything of a function that is not on a guest's path.
+//!
+//! Owns an epoll descriptor over the function's eventfds and a timer. Invariant: it is readable while something is owed, or
+//! becomes readable when that is due. Work that is owed: interrupts that userspace delivers because the kernel has no route for
+//! their message, host vectors whose request is deferred, steps that the host refused, and freed host vectors whose delay is over.
+//!
+//! Locking: none of its own. [`Maintenance::run`] takes the domain's lock for at most 16 host vectors at a time, so that a
+//! guest's access waits for no more than those.
+
+use std::fmt;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rustix::event::epoll;
+use rustix::io::read;
+use rustix::time::{
+    Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create, timerfd_settime,
+};
+
+use crate::domain::DeviceDomain;
+use crate::function::Function;
+use crate::registers::Registers;
+
+/// Where a vector's host vector is requested when the guest unmasks the vector for the first time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Requests {
+    /// In the guest's access, which takes as long as the host does.
+    InAccess,
+    /// In [`Maintenance::run`]. The guest's access does not wait. What the device raises meanwhile waits in the device's own
+    /// pending bits and is delivered when the vector is bound. MSI's vectors are requested in the access all the same: see
+    /// [`Capabilities::independent`](crate::backend::Capabilities::independent).
+    Deferred,
+}
+
+/// The maintenance of one function.
+///
+/// Watch its descriptor ([`AsFd`], [`AsRawFd`]) for readability, level-triggered, and call [`Maintenance::run`] when it is
+/// readable. [`MaintenanceSubscriber`](crate::events::MaintenanceSubscriber) does so in an `event-manager`.
+///
+/// From its creation on, interrupts whose message the kernel has no room for are delivered by [`Maintenance::run`]; without it,
+/// they wait.
+#[must_use = "interrupts wait while nothing runs the function's maintenance"]
+pub struct Maintenance {
+    function: Arc<dyn Maintained>,
+    ready: OwnedFd,
+    timer: OwnedFd,
+    /// Open as long as the epoll descriptor watches them.
+    _watched: Vec<Arc<OwnedFd>>,
+}
+
+impl Maintenance {
+    /// The maintenance of `function`. Make one for each function; a second one for the same function does no harm.
+    ///
+    /// # Errors
+    /// The host has no descriptor, or does not let one be watched.
+    pub fn new<C>(function: Arc<Function<C, DeviceDomain>>, requests: Requests) -> io::Result<Self>
+    where
+        C: Registers + 'static,
+    {
+        let mut watched = vec![function.relay()?, function.maintenance_fd()?];
+        if requests == Requests::Deferred {
+            watched.push(function.growth()?);
+        }
+        let ready = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+        let timer =
+            timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC)?;
+        for descriptor in watched.iter().map(|descriptor| descriptor.as_fd()).chain([timer.as_fd()]) {
+            epoll::add(&ready, descriptor, epoll::EventData::new_u64(0), epoll::EventFlags::IN)?;
+        }
+        Ok(Self { function, ready, timer, _watched: watched })
+    }
+
+    /// Does what is due, and sets the timer for the rest. Any thread may call it, at any time. A thread that runs it waits for
+    /// the host as long as a request of 256 host vectors takes.
+    ///
+    /// Interrupts meanwhile: none is lost, and none is delivered for a vector that is masked.
+    pub fn run(&self) {
+        // Nothing to read where something else than the time has woken the caller.
+        let _ = read(&self.timer, &mut [0; 8]);
+        let wait = self.function.maintain(Instant::now());
+        // Zero would disarm it.
+        let value = wait.map_or(Duration::ZERO, |wait| wait.max(Duration::from_nanos(1)));
+        let value = Timespec::try_from(value).unwrap_or(Timespec { tv_sec: 1, tv_nsec: 0 });
+        let once = Itimerspec { it_interval: Timespec::default(), it_value: value };
+        // The kernel refuses only what is no time.
+        let _ = timerfd_settime(&self.timer, TimerfdTimerFlags::empty(), &once);
+    }
+}
+
+impl AsFd for Maintenance {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.ready.as_fd()
+    }
+}
+
+impl AsRawFd for Maintenance {
+    fn as_raw_fd(&self) -> RawFd {
+        self.ready.as_raw_fd()
+    }
+}
+
+impl fmt::Debug for Maintenance {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Maintenance").field("descriptor", &self.as_raw_fd()).finish_non_exhaustive()
+    }
+}
+
+/// A function, whatever its store is.
+trait Maintained: Send + Sync {
+    fn maintain(&self, now: Instant) -> Option<Duration>;
+}
+
+impl<C: Registers> Maintained for Function<C, DeviceDomain> {
+    fn maintain(&self, now: Instant) -> Option<Duration> {
+        self.maintain(now)
+    }
+}
