@@ -7,6 +7,7 @@ mod capabilities;
 mod stable;
 
 use std::io;
+use std::ops::Range;
 
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
@@ -148,6 +149,14 @@ pub trait Backend: Send {
     /// vectors without an eventfd mean anything.
     fn pending(&mut self, group: u32) -> u64;
 
+    /// Of the pending bits of vectors 64 × `group` to 64 × `group` + 63, those that go with this process, and that a snapshot of
+    /// the function must have. Only those of vectors that are not bound mean anything. A real device keeps its own pending bits,
+    /// so the default is none.
+    fn pending_to_save(&mut self, group: u32) -> u64 {
+        let _ = group;
+        0
+    }
+
     /// The eventfd for `vector`, about to be bound. The default makes a new one. A producer that hands out one stable eventfd a
     /// vector (vhost-user, vdpa, ioeventfd) returns a duplicate of that, as [`StableEventfds`] does.
     ///
@@ -160,9 +169,11 @@ pub trait Backend: Send {
         EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)
     }
 
-    /// Forgets what is pending in the backend itself, because the function was reset. No vector is bound. A real device forgets
-    /// by its own reset, so the default does nothing.
-    fn clear_pending(&mut self) {}
+    /// Forgets what is pending in the backend itself for `vectors`, none of which is bound: the function was reset. A real device
+    /// forgets by its own reset, so the default does nothing.
+    fn clear_pending(&mut self, vectors: Range<u32>) {
+        let _ = vectors;
+    }
 
     /// Whether the device still has `vector`'s message as the host programmed it. The domain asks this of a bound vector only
     /// when the guest's driver rewrites the vector's entry with the values that it has, or requests a freed vector again. It
@@ -229,12 +240,16 @@ impl<B: Backend + ?Sized> Backend for Box<B> {
         (**self).pending(group)
     }
 
+    fn pending_to_save(&mut self, group: u32) -> u64 {
+        (**self).pending_to_save(group)
+    }
+
     fn eventfd(&mut self, vector: Vector) -> io::Result<EventFd> {
         (**self).eventfd(vector)
     }
 
-    fn clear_pending(&mut self) {
-        (**self).clear_pending();
+    fn clear_pending(&mut self, vectors: Range<u32>) {
+        (**self).clear_pending(vectors);
     }
 
     fn vector_programming(&mut self, vector: Vector) -> Programming {

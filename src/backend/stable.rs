@@ -76,10 +76,11 @@ impl EventfdSet {
             .fold(0, |bits, (_, bit)| bits | 1u64.wrapping_shl(bit))
     }
 
-    /// Reads all of them empty. A signal that the producer sends meanwhile may stay.
-    pub fn clear(&self) {
-        let waiting = signalled(self.0.iter());
-        for (eventfd, _) in self.0.iter().zip(waiting).filter(|(_, waits)| *waits) {
+    /// Reads the eventfds of `vectors` empty. A signal that the producer sends meanwhile may stay.
+    pub fn clear(&self, vectors: Range<u32>) {
+        let last = (vectors.end as usize).min(self.0.len());
+        let eventfds = self.0.get(vectors.start as usize..last).unwrap_or_default();
+        for (eventfd, _) in eventfds.iter().zip(signalled(eventfds)).filter(|(_, waits)| *waits) {
             // It fails where somebody else has read it just now.
             let _ = eventfd.read();
         }
@@ -194,13 +195,17 @@ impl Backend for StableEventfds {
         self.eventfds.waiting(group)
     }
 
+    fn pending_to_save(&mut self, group: u32) -> u64 {
+        self.eventfds.waiting(group)
+    }
+
     fn eventfd(&mut self, vector: Vector) -> io::Result<EventFd> {
         let eventfd = self.eventfds.get(vector);
         eventfd.ok_or_else(|| io::ErrorKind::InvalidInput.into()).and_then(EventFd::try_clone)
     }
 
-    fn clear_pending(&mut self) {
-        self.eventfds.clear();
+    fn clear_pending(&mut self, vectors: Range<u32>) {
+        self.eventfds.clear(vectors);
     }
 
     /// There is nothing that a producer could lose.

@@ -6,11 +6,13 @@
 
 mod claims;
 
+use std::io;
+
 use vmm_sys_util::eventfd::EventFd;
 
 use super::place::HostVector;
 use super::report::{Counters, Holding, HostVectorReport, PoolReport};
-use crate::backend::{Backend, BackendError, Capabilities, Cookie};
+use crate::backend::{Backend, BackendError, Capabilities, Cookie, Programming};
 
 /// A window's name in its pool; never used again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -121,9 +123,29 @@ impl Device {
         self.backend.pending(group)
     }
 
+    /// Those of the pending bits that end with this process.
+    pub(super) fn pending_to_save(&mut self, group: u32) -> u64 {
+        self.backend.pending_to_save(group)
+    }
+
     /// The device's pending bit for one.
     pub(super) fn is_pending(&mut self, vector: HostVector) -> bool {
         self.pending(vector.0 / 64).wrapping_shr(vector.0 % 64) & 1 != 0
+    }
+
+    /// Forgets what is pending in the backend itself for a vector that is not bound.
+    pub(super) fn clear_pending(&mut self, HostVector(vector): HostVector) {
+        self.backend.clear_pending(vector..vector.saturating_add(1));
+    }
+
+    /// The eventfd that the vector is about to be bound to.
+    pub(super) fn eventfd(&mut self, vector: HostVector) -> io::Result<EventFd> {
+        self.backend.eventfd(vector.of_device())
+    }
+
+    /// Whether the device still has the vector's message.
+    pub(super) fn vector_programming(&mut self, vector: HostVector) -> Programming {
+        self.backend.vector_programming(vector.of_device())
     }
 
     pub(super) fn set_cookie(

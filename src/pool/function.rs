@@ -6,14 +6,16 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::ops::Range;
 
 use vmm_sys_util::eventfd::EventFd;
 
 use super::Pool;
+use super::device::Device;
 use super::parent::Parent;
 use super::place::{HostVector, Places};
 use super::vector::VectorHandle;
-use crate::backend::{Backend, BackendError, Capabilities, Cookie, Growth};
+use crate::backend::{Backend, BackendError, Capabilities, Cookie, Growth, Programming};
 use crate::delivery::Vector;
 
 /// Where one of a function's vectors comes from.
@@ -132,6 +134,44 @@ impl LogicalFunction {
         self.entered.drain(..).for_each(|pool| pool.device().abandon());
     }
 
+    /// The handle of a vector, which is taken now where it is on demand.
+    fn take(&mut self, vector: Vector) -> Result<&mut VectorHandle, BackendError> {
+        let reserved = self.slots.len() as u32;
+        let beyond = BackendError::BeyondReservation { vector, reserved };
+        match self.slots.get_mut(vector.index()).ok_or(beyond)? {
+            Slot::Fixed(handle) | Slot::OnDemand(_, Some(handle)) => Ok(handle),
+            Slot::OnDemand(parent, taken) => {
+                let mut handle = parent
+                    .alloc_any()
+                    .map_err(|error| BackendError::Bind { vector, source: io::Error::other(error) })?;
+                if let Some(cookie) = self.cookies.get(&vector) {
+                    handle.set_cookie(Some(*cookie)).map_err(|error| cookie_refused(vector, error))?;
+                }
+                self.places.set(vector.index(), Some(handle.place()));
+                Ok(taken.insert(handle))
+            }
+        }
+    }
+
+    /// The bits of 64 of its vectors, out of the bits of the devices' groups of 64.
+    fn gather(&self, group: u32, bits_of: impl Fn(&mut Device, u32) -> u64) -> u64 {
+        let first = (group as usize).saturating_mul(64);
+        let handles = self.slots.get(first..).unwrap_or_default().iter().take(64).map(Slot::handle);
+        let mut last: Option<(&Pool, u32, u64)> = None;
+        let mut bits = 0;
+        for (index, handle) in (0..).zip(handles).filter_map(|(index, handle)| Some((index, handle?))) {
+            let (pool, HostVector(vector)) = (handle.pool(), handle.host_vector());
+            // Neighbours here are mostly neighbours there: one read of the device's then.
+            let device = match last {
+                Some((of, group, device)) if of == pool && group == vector / 64 => device,
+                _ => bits_of(&mut pool.device(), vector / 64),
+            };
+            last = Some((pool, vector / 64, device));
+            bits |= (device.wrapping_shr(vector % 64) & 1).wrapping_shl(index);
+        }
+        bits
+    }
+
     /// Gives a vector that was taken on demand back, unless it is bound or an interrupt waits for it.
     fn give_back(&mut self, index: usize) {
         if let Some(Slot::OnDemand(_, slot)) = self.slots.get_mut(index)
@@ -182,21 +222,7 @@ impl Backend for LogicalFunction {
     }
 
     fn bind(&mut self, vector: Vector, eventfd: &EventFd) -> Result<(), BackendError> {
-        let reserved = self.slots.len() as u32;
-        let Some(slot) = self.slots.get_mut(vector.index()) else {
-            return Err(BackendError::BeyondReservation { vector, reserved });
-        };
-        if let Slot::OnDemand(parent, taken @ None) = slot {
-            let mut handle = parent
-                .alloc_any()
-                .map_err(|error| BackendError::Bind { vector, source: io::Error::other(error) })?;
-            if let Some(cookie) = self.cookies.get(&vector) {
-                handle.set_cookie(Some(*cookie)).map_err(|error| cookie_refused(vector, error))?;
-            }
-            self.places.set(vector.index(), Some(handle.place()));
-            *taken = Some(handle);
-        }
-        let pool = slot.pool().clone();
+        let pool = self.take(vector)?.pool().clone();
         // Not so only where closing it has failed halfway.
         let bound = self.enter(pool).and_then(|()| {
             let handle = self.slots.get_mut(vector.index()).and_then(Slot::handle_mut);
@@ -231,21 +257,36 @@ impl Backend for LogicalFunction {
     }
 
     fn pending(&mut self, group: u32) -> u64 {
-        let first = (group as usize).saturating_mul(64);
-        let handles = self.slots.get(first..).unwrap_or_default().iter().take(64).map(Slot::handle);
-        let mut last: Option<(&Pool, u32, u64)> = None;
-        let mut bits = 0;
-        for (index, handle) in (0..).zip(handles).filter_map(|(index, handle)| Some((index, handle?))) {
-            let (pool, HostVector(vector)) = (handle.pool(), handle.host_vector());
-            // Neighbours here are mostly neighbours there: one read of the device's then.
-            let device = match last {
-                Some((of, group, device)) if of == pool && group == vector / 64 => device,
-                _ => pool.device().pending(vector / 64),
-            };
-            last = Some((pool, vector / 64, device));
-            bits |= (device.wrapping_shr(vector % 64) & 1).wrapping_shl(index);
+        self.gather(group, Device::pending)
+    }
+
+    fn pending_to_save(&mut self, group: u32) -> u64 {
+        self.gather(group, Device::pending_to_save)
+    }
+
+    /// The device's own.
+    fn eventfd(&mut self, vector: Vector) -> io::Result<EventFd> {
+        let eventfd = self.take(vector).map_err(io::Error::other)?.eventfd();
+        if eventfd.is_err() {
+            self.give_back(vector.index());
         }
-        bits
+        eventfd
+    }
+
+    fn clear_pending(&mut self, vectors: Range<u32>) {
+        let range = vectors.start as usize..(vectors.end as usize).min(self.slots.len());
+        let slots = self.slots.get_mut(range).unwrap_or_default();
+        slots.iter_mut().filter_map(Slot::handle_mut).for_each(VectorHandle::clear_pending);
+    }
+
+    fn vector_programming(&mut self, vector: Vector) -> Programming {
+        let handle = self.slots.get(vector.index()).and_then(Slot::handle);
+        handle.map_or(Programming::Unknown, VectorHandle::programming)
+    }
+
+    /// The guest's enable bit is not the device's, which other functions use too.
+    fn enable_programming(&mut self) -> Programming {
+        Programming::Kept
     }
 
     /// One that is taken on demand carries it on every host vector that it has from now on.

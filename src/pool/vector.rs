@@ -1,12 +1,13 @@
 //! The right to one host vector: owned, never copied, given back when it is dropped.
 
 use std::fmt;
+use std::io;
 
 use vmm_sys_util::eventfd::EventFd;
 
 use super::Pool;
 use super::place::{HostVector, Place};
-use crate::backend::{BackendError, Cookie};
+use crate::backend::{BackendError, Cookie, Programming};
 
 /// The right to one of a device's host vectors. Nobody else can touch it, nor can its holder touch another: it is the
 /// same type for every device, so a function may have vectors of several.
@@ -53,6 +54,19 @@ impl VectorHandle {
 
     pub(super) fn unbind(&mut self) -> Result<(), BackendError> {
         self.pool().device().unbind(self.host_vector())
+    }
+
+    pub(super) fn eventfd(&self) -> io::Result<EventFd> {
+        self.pool().device().eventfd(self.host_vector())
+    }
+
+    pub(super) fn programming(&self) -> Programming {
+        self.pool().device().vector_programming(self.host_vector())
+    }
+
+    /// The vector must not be bound.
+    pub(super) fn clear_pending(&mut self) {
+        self.pool().device().clear_pending(self.host_vector());
     }
 
     pub(super) fn is_bound(&self) -> bool {

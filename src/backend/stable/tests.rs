@@ -266,3 +266,21 @@ fn eventfds_that_block_are_refused() {
     assert!(made(EFD_NONBLOCK).is_ok());
     assert_eq!(made(0).unwrap_err().kind(), io::ErrorKind::InvalidInput);
 }
+
+#[test]
+fn a_signal_of_a_vector_that_the_guest_does_not_use_is_in_the_snapshot() {
+    let fixture = Fixture::using(3);
+    for vector in [3, 5, 69] {
+        fixture.producer.get(Vector(vector)).unwrap().write(1).unwrap();
+    }
+    fixture.router.pump();
+    let state = fixture.function.suspend().unwrap();
+    assert_eq!(state.pending.vectors().collect::<Vec<_>>(), [Vector(5), Vector(69)]);
+
+    // Another process: its producer begins anew.
+    let restored = Fixture::new();
+    restored.function.restore(&state).unwrap();
+    crate::state::resume_all(&*restored.router, [&restored.function as &dyn crate::state::Resume]);
+    restored.request(5);
+    assert_eq!(restored.router.take_delivered(), [message(5)]);
+}

@@ -7,12 +7,30 @@ use crate::delivery::Vector;
 use crate::domain::Latched;
 use crate::domain::report::{DomainReport, VectorReport};
 use crate::domain::slot::Slot;
+use crate::state::PendingBits;
 
 impl Host {
     /// Forgets every interrupt that waits here or in the backend.
     pub(in crate::domain) fn clear_pending(&mut self) {
         self.slots.update(|_, slot| slot.clear_pending());
-        self.backend.clear_pending();
+        self.backend.clear_pending(0..self.slots.capacity() as u32);
+    }
+
+    /// For which vectors interrupts wait that end with this process. Every vector is held.
+    pub(super) fn pending_to_save(&mut self) -> PendingBits {
+        let Self { slots, backend, .. } = self;
+        let capacity = slots.capacity() as u32;
+        let mut vectors: Vec<Vector> = Slot::wait_here(slots.iter()).collect();
+        for group in 0..capacity.div_ceil(64) {
+            let first = group.saturating_mul(64);
+            let bits = backend.pending_to_save(group);
+            let waiting = (0..64).filter(|bit| bits.wrapping_shr(*bit) & 1 != 0);
+            let waiting = waiting.map(|bit| Vector(first.saturating_add(bit)));
+            vectors.extend(waiting.filter(|vector| {
+                vector.0 < capacity && !slots.get(*vector).is_some_and(Slot::has_host_vector)
+            }));
+        }
+        PendingBits::collect(capacity, vectors.into_iter())
     }
 
     /// An interrupt for a vector waits here, if the device cannot signal it.

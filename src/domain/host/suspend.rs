@@ -28,9 +28,7 @@ impl Host {
                 Some(Later::Deferred | Later::Expires(_)) | None => None,
             });
         match refused {
-            None => {
-                Ok(PendingBits::collect(self.slots.capacity() as u32, Slot::wait_here(self.slots.iter())))
-            }
+            None => Ok(self.pending_to_save()),
             Some(error) => {
                 self.resume(router, store);
                 Err(error)

@@ -117,13 +117,18 @@ impl Device {
         self.set(vector, if given_back { Holding::Free } else { Holding::Orphaned });
     }
 
-    /// Takes away what is left of earlier holders: what they stored with the vector, and an interrupt that waits. As
-    /// the device keeps that until someone takes it, someone does, and drops it.
+    /// Takes away what is left of earlier holders: what they stored with the vector, and an interrupt that waits. A device that
+    /// does not forget the interrupt by itself is given an eventfd that takes it and is dropped.
     fn clear(&mut self, vector: HostVector) -> Result<(), BackendError> {
         if self.entries.get(vector.0 as usize).is_some_and(|entry| entry.has_cookie) {
             self.set_cookie(vector, None)?;
         }
         if !self.is_pending(vector) {
+            return Ok(());
+        }
+        self.clear_pending(vector);
+        if !self.is_pending(vector) {
+            self.counters.strays = self.counters.strays.saturating_add(1);
             return Ok(());
         }
         let nobodys = EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)

@@ -1,6 +1,7 @@
 //! Functions of several vectors: their counting, their windows, and a host that refuses.
 
 use super::*;
+use crate::backend::{EventfdSet, Programming, StableEventfds};
 
 #[test]
 fn a_function_counts_its_vectors_from_0_and_tells_where_they_are() {
@@ -175,4 +176,60 @@ fn a_cookie_that_the_device_has_no_place_for_is_refused_by_the_functions_number(
         "also while it has no host vector"
     );
     assert!(!function.capabilities().cookies);
+}
+
+/// A producer of 8 stable eventfds, its pool, and a function over vectors 1 and 6, of which the second is on demand.
+fn of_stable_eventfds() -> (EventfdSet, Pool, LogicalFunction) {
+    let producer = EventfdSet::new(8).unwrap();
+    let pool = Pool::new(StableEventfds::new(producer.clone()));
+    let table = Arc::new(pool.reserve(0..8).unwrap());
+    let [management, fixed] = [0, 1].map(|vector| table.alloc_at(HostVector(vector)).unwrap());
+    let mut physical = LogicalFunction::new([management]);
+    physical.open(1).unwrap();
+    let parent = Parent::enable(table, HostVector(0)).unwrap();
+    (producer, pool, LogicalFunction::new([fixed]).and_on_demand(1, &parent))
+}
+
+#[test]
+fn a_functions_eventfds_are_those_of_the_device() {
+    let (producer, _pool, mut function) = of_stable_eventfds();
+    function.open(2).unwrap();
+    let eventfds = [0, 1].map(|vector| function.eventfd(Vector(vector)).unwrap());
+    assert_eq!(host(function.places().get(Vector(1))), Some(2), "taken for its eventfd");
+    [0, 1].into_iter().for_each(|vector| {
+        function.bind(Vector(vector), &eventfds[vector as usize]).unwrap();
+    });
+    producer.get(Vector(1)).unwrap().write(1).unwrap();
+    assert_eq!(eventfds.each_ref().map(taken), [1, 0]);
+    producer.get(Vector(2)).unwrap().write(1).unwrap();
+    assert_eq!(eventfds.each_ref().map(taken), [0, 1]);
+}
+
+#[test]
+fn a_functions_reset_forgets_what_waits_for_its_own_vectors_and_no_others() {
+    let (producer, _pool, mut function) = of_stable_eventfds();
+    [1, 5].into_iter().for_each(|vector| producer.get(Vector(vector)).unwrap().write(1).unwrap());
+    assert_eq!((function.pending(0), function.pending_to_save(0)), (1, 1));
+    function.clear_pending(0..2);
+    assert_eq!((function.pending(0), producer.waiting(0)), (0, 1 << 5));
+}
+
+#[test]
+fn what_a_stable_eventfd_holds_is_not_for_the_next_holder() {
+    let (producer, pool, function) = of_stable_eventfds();
+    drop(function);
+    let strays = pool.report().counters.strays;
+    producer.get(Vector(1)).unwrap().write(1).unwrap();
+    let mut next = LogicalFunction::new([at(&pool, 1)]);
+    assert_eq!((next.pending(0), pool.report().counters.strays), (0, strays + 1));
+}
+
+#[test]
+fn a_function_asks_the_device_whether_it_has_its_vectors_message() {
+    let (_producer, _pool, mut function) = of_stable_eventfds();
+    assert_eq!(function.vector_programming(Vector(0)), Programming::Kept);
+    assert_eq!(function.vector_programming(Vector(1)), Programming::Unknown, "it has no host vector");
+    let (_, pool, _) = device();
+    let mut other = LogicalFunction::new([at(&pool, 3)]);
+    assert_eq!(other.vector_programming(Vector(0)), Programming::Unknown, "as the device answers");
 }
