@@ -46,7 +46,7 @@ use crate::router::Router;
 use crate::sealed::Sealed;
 use crate::state::{PendingBits, SuspendError};
 use fair::{FairGuard, FairMutex};
-use host::Host;
+use host::{Host, WindowHooks};
 use may_deliver::MayDeliver;
 
 /// What a capability's registers need of the domain behind them.
@@ -273,6 +273,25 @@ impl DeviceDomain {
     /// Calls `hook` for each failure of the host from now on, under the domain's lock. Each failure is counted too.
     pub fn on_failure(&self, hook: FailureHook) {
         self.host().on_failure = Some(hook);
+    }
+
+    /// From now on has `before_open` called before the capability is turned on in the host, and `after_close` once it is off again,
+    /// also where the host has refused to turn it on. For a device with INTx: the host refuses MSI and MSI-X while INTx is on,
+    /// so `before_open` turns INTx off, and `after_close` turns it on again. Both are called under the domain's lock and must
+    /// not call the function.
+    ///
+    /// An error of `before_open` is a [`BackendError::Open`](crate::backend::BackendError::Open): every vector stays held, and
+    /// the step is tried again. `after_close` is not called while the host refuses to turn the capability off.
+    ///
+    /// Interrupts meanwhile: the device keeps them, in its pending bits. Where it has none, as some have for MSI, it signals
+    /// INTx until the window is open, or nothing.
+    pub fn set_window_hooks(
+        &self,
+        before_open: impl FnMut() -> io::Result<()> + Send + 'static,
+        after_close: impl FnMut() + Send + 'static,
+    ) {
+        self.host().window_hooks =
+            WindowHooks { before_open: Box::new(before_open), after_close: Box::new(after_close) };
     }
 
     /// The embedder has reset the device itself, or the device has lost what the host programmed: every vector is unbound, the

@@ -228,6 +228,15 @@ impl<C: Registers> Function<C, DeviceDomain> {
         self.domain.on_failure(hook);
     }
 
+    /// See [`DeviceDomain::set_window_hooks`].
+    pub fn set_window_hooks(
+        &self,
+        before_open: impl FnMut() -> io::Result<()> + Send + 'static,
+        after_close: impl FnMut() + Send + 'static,
+    ) {
+        self.domain.set_window_hooks(before_open, after_close);
+    }
+
     /// See [`DeviceDomain::rearm`].
     pub fn rearm(&self) {
         self.domain.rearm(&self.registers);

@@ -23,3 +23,4 @@ mod software;
 mod table;
 mod together;
 mod turns;
+mod window_hooks;

@@ -34,12 +34,14 @@ use crate::interrupt::Target;
 use crate::router::Router;
 use deferred::Notice;
 use maintain::Maintenance;
+pub(super) use window::WindowHooks;
 
 /// What the host has for the device.
 pub(super) struct Host {
     backend: Box<dyn Backend>,
     /// How many vectors may be bound: what the capability was turned on for, or 0 while it is off.
     window: u32,
+    pub(super) window_hooks: WindowHooks,
     /// No vector delivers.
     suspended: bool,
     /// No vector delivers while the bus does not let the device signal.
@@ -77,6 +79,7 @@ impl Host {
         Self {
             backend,
             window: 0,
+            window_hooks: WindowHooks::default(),
             suspended: false,
             bus_master: BusMaster::Enabled,
             is_torn_down: false,

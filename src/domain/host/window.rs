@@ -1,11 +1,43 @@
 //! The window: a device's capability, turned on and off in the host as a whole.
 
+use std::fmt;
+use std::io;
+
 use super::Host;
 use crate::backend::{BackendError, Holders};
 use crate::delivery::Vector;
 use crate::domain::error::DomainError;
 use crate::domain::slot::Slot;
 use crate::router::{Router, Unclosed};
+
+/// What an embedder does around a window. [`DeviceDomain::set_window_hooks`](crate::DeviceDomain::set_window_hooks) tells when
+/// they are called.
+pub(in crate::domain) struct WindowHooks {
+    pub(in crate::domain) before_open: Box<dyn FnMut() -> io::Result<()> + Send>,
+    pub(in crate::domain) after_close: Box<dyn FnMut() + Send>,
+}
+
+impl Default for WindowHooks {
+    fn default() -> Self {
+        Self { before_open: Box::new(|| Ok(())), after_close: Box::new(|| ()) }
+    }
+}
+
+impl fmt::Debug for WindowHooks {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("WindowHooks").finish_non_exhaustive()
+    }
+}
+
+impl WindowHooks {
+    fn before_open(&mut self, asked: u32) -> Result<(), BackendError> {
+        (self.before_open)().map_err(|source| BackendError::Open { asked, source })
+    }
+
+    fn after_close(&mut self) {
+        (self.after_close)();
+    }
+}
 
 impl Host {
     /// Turns the capability on; true where it is on for `vectors` vectors now. All or none: where the host refuses to turn it off
@@ -18,13 +50,17 @@ impl Host {
         if self.window > 0 {
             return false;
         }
-        match self.backend.open(vectors) {
+        let opened = self.window_hooks.before_open(vectors).and_then(|()| self.backend.open(vectors));
+        match opened {
             Ok(()) => {
                 self.window = vectors;
                 self.window_error = None;
                 self.counters.opens = self.counters.opens.saturating_add(1);
             }
-            Err(error) => self.refuse_window(error.into()),
+            Err(error) => {
+                self.window_hooks.after_close();
+                self.refuse_window(error.into());
+            }
         }
         self.window > 0
     }
@@ -57,6 +93,7 @@ impl Host {
                 }
                 self.used(|_| true).into_iter().for_each(|vector| self.close_vector(vector, router));
                 self.forget_settled();
+                self.window_hooks.after_close();
             }
             Err(error) => {
                 self.hold_all(router, |_| true);
