@@ -174,9 +174,10 @@ command() {
         say "doorbell at=$bell pending=$(cat "$pci/devices/$bell/pending") $(tr '\n' ' ' <"$pci/devices/$bell/results")"
     done
 }
-# mask:VECTOR, unmask:VECTOR, raise:VECTOR, reserve and request the next vector
+# mask:VECTOR, unmask:VECTOR, rewrite:VECTOR, raise:VECTOR, reserve and request the next vector
 job_mask() { command mask "$number"; }
 job_unmask() { command unmask "$number"; }
+job_rewrite() { command rewrite "$number"; }
 job_raise() { command raise "$number"; }
 job_reserve() { command reserve; }
 job_request() { command request; }

@@ -20,6 +20,7 @@ mod msi;
 mod own;
 mod pounding;
 mod refusals;
+mod self_reset;
 mod shapes;
 mod sparse;
 mod stage;
@@ -82,6 +83,7 @@ on_hosts! {
         control::turning_msix_off_loses_an_event_and_growing_does_not;
         msi::each_of_sixteen_messages_reaches_its_own_vector;
         msi::a_controller_with_one_message_reads_a_disk_on_every_cpu;
+        self_reset::an_entry_that_the_device_has_lost_is_programmed_again_when_the_driver_rewrites_it;
     }
     // Of the host they need KVM alone.
     on_one_host {

@@ -8,7 +8,7 @@ use lab::Series;
 use crate::growth::assert_every_ring_came;
 use crate::stage::{self, Passed, Stage, hold, show};
 
-const DEVICES: [Passed; 2] = [Passed::Doorbell, Passed::Card];
+pub(crate) const DEVICES: [Passed; 2] = [Passed::Doorbell, Passed::Card];
 const ROUNDS: u64 = 2000;
 
 /// PCIe r6 §7.7.2.8. A vector that was masked after use has a host vector, and its interrupt waits in an eventfd. One that
@@ -87,7 +87,7 @@ fn assert_pending(stage: &Stage, seen: &Transcript, pending: &str) -> Result<()>
 }
 
 /// Nothing waits any more.
-fn assert_delivered(stage: &Stage, seen: &Transcript) -> Result<()> {
+pub(crate) fn assert_delivered(stage: &Stage, seen: &Transcript) -> Result<()> {
     for line in last_of_each(stage, seen) {
         assert_eq!(line.value("pending")?, "", "{line}");
         assert_every_ring_came(line)?;
@@ -96,7 +96,7 @@ fn assert_delivered(stage: &Stage, seen: &Transcript) -> Result<()> {
 }
 
 /// The host's kernel has requested so many vectors of each device.
-fn assert_requested(stage: &Stage, vectors: u32) -> Result<()> {
+pub(crate) fn assert_requested(stage: &Stage, vectors: u32) -> Result<()> {
     for device in DEVICES.into_iter().filter(|&device| stage.has(device)) {
         assert_eq!(stage.host.vectors(stage.address(device))?.requested, vectors, "{device:?}");
     }

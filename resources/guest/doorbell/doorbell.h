@@ -87,6 +87,7 @@ int map_msix(struct doorbell *bell);
 bool is_pending(struct doorbell *bell, unsigned int index);
 int mask_vector(struct doorbell *bell, unsigned int index);
 int unmask_vector(struct doorbell *bell, unsigned int index);
+int rewrite_vector(struct doorbell *bell, unsigned int index);
 int raise_vector(struct doorbell *bell, unsigned int index);
 int request_vector(struct doorbell *bell);
 int run_storm(struct doorbell *bell, unsigned int rounds);

@@ -28,6 +28,8 @@
  *                                   raised for before has come
  *                    mask V         sets the mask bit of a table entry
  *                    unmask V       clears it, and what was raised has come
+ *                    rewrite V      writes the table entry as it is, as after a
+ *                                   reset of the device
  *                    raise V        rings one vector, until it is pending or
  *                                   its interrupt has come
  *                    storm ROUNDS   vector 0 is rung without pause, and is
@@ -466,6 +468,8 @@ static int obey_masking(struct doorbell *bell, const char *text)
 		return mask_vector(bell, index);
 	if (sscanf(text, "unmask %u", &index) == 1)
 		return unmask_vector(bell, index);
+	if (sscanf(text, "rewrite %u", &index) == 1)
+		return rewrite_vector(bell, index);
 	if (sscanf(text, "raise %u", &index) == 1)
 		return raise_vector(bell, index);
 	if (sscanf(text, "storm %u", &count) == 1)

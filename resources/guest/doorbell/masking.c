@@ -87,6 +87,26 @@ int unmask_vector(struct doorbell *bell, unsigned int index)
 	return 0;
 }
 
+/* As pci_restore_msi_state() does for a device that may have lost it. */
+int rewrite_vector(struct doorbell *bell, unsigned int index)
+{
+	void __iomem *entry = bell->table + index * PCI_MSIX_ENTRY_SIZE;
+	u32 lower, upper, data;
+
+	if (index >= bell->grown)
+		return -ERANGE;
+	lower = readl(entry + PCI_MSIX_ENTRY_LOWER_ADDR);
+	upper = readl(entry + PCI_MSIX_ENTRY_UPPER_ADDR);
+	data = readl(entry + PCI_MSIX_ENTRY_DATA);
+	write_mask(bell, index, PCI_MSIX_ENTRY_CTRL_MASKBIT);
+	writel(lower, entry + PCI_MSIX_ENTRY_LOWER_ADDR);
+	writel(upper, entry + PCI_MSIX_ENTRY_UPPER_ADDR);
+	writel(data, entry + PCI_MSIX_ENTRY_DATA);
+	write_mask(bell, index, 0);
+	await_raised(&bell->vectors[index]);
+	return 0;
+}
+
 /* Waits for what another CPU or the device does. */
 #define becomes_true(condition)						\
 ({									\

@@ -162,6 +162,7 @@ pub struct Vector {
 #[derive(Clone, Debug, Deserialize)]
 pub struct Counters {
     /// Host vectors requested.
+    /// Host vectors requested.
     pub binds: u64,
     /// Times MSI-X was turned on in the host.
     pub opens: u64,
@@ -171,6 +172,8 @@ pub struct Counters {
     pub host_failures: u64,
     /// The most host vectors at one time.
     pub high_water: u32,
+    /// Vectors that were bound again because their device had lost them.
+    pub rebinds: u64,
 }
 
 /// The VM's interrupt routes.

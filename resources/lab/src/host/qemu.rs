@@ -23,9 +23,10 @@ use crate::ivshmem::{self, Doorbell};
 use crate::kernel::Kernel;
 use crate::trace;
 
-/// What the lab host's kernel is told. The IOMMU serves VFIO only (`pt`). Where the machine is busy, the emulated
+/// What the lab host's kernel is told. The IOMMU serves VFIO only (`pt`). Root may map the
+/// BARs of devices that have a driver (`iomem`). Where the machine is busy, the emulated
 /// timer may be so late that a kernel that checks it gives up. The rest saves time under emulation.
-const COMMAND_LINE: &str = "console=ttyS0 intel_iommu=on iommu=pt no_timer_check mitigations=off nokaslr \
+const COMMAND_LINE: &str = "console=ttyS0 intel_iommu=on iommu=pt iomem=relaxed no_timer_check mitigations=off nokaslr \
                             nmi_watchdog=0 panic=-1";
 
 /// A QEMU that was started, and our ends of its lines.
