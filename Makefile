@@ -6,6 +6,7 @@ TOOLS   := $(CURDIR)/target/tools
 DENY    := $(TOOLS)/bin/cargo-deny
 MSRV    := $(shell sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml)
 FUZZ    := $(TOOLS)/bin/cargo-fuzz
+FEATURES := $(shell sed -n '/^\[features\]/,/^\[dependencies\]/s/^\([a-z-]*\) = .*/\1/p' Cargo.toml)
 T       ?= 60
 TURNS   ?= 4
 
@@ -57,6 +58,10 @@ build:
 check: $(DENY)  ## formatting, lints, documentation, licences and sources
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets --all-features -- -D warnings
+	@for features in "" $(FEATURES); do \
+		echo "check: clippy with --no-default-features --features '$$features'"; \
+		$(CARGO) clippy -p vm-msi --lib --quiet --no-default-features --features "$$features" -- -D warnings || exit 1; \
+	done
 	@if rustup toolchain list 2>/dev/null | grep -q '^$(MSRV)'; then \
 		$(CARGO) +$(MSRV) check --workspace --all-features; \
 	else echo "check: NOT compiled with Rust $(MSRV), which is not installed: clippy has checked the standard library's versions"; fi

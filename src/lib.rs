@@ -21,6 +21,23 @@
 //! Nothing in this crate panics on what a guest does. A guest's mistake gets the value that the PCI
 //! specification gives it and a counter; a host's failure is a typed error, the vector stays held (its
 //! interrupts wait in its eventfd), and the step is tried again.
+//!
+//! # Features
+//!
+//! | feature | default | adds | dependencies |
+//! |---|---|---|---|
+//! | `kvm` | yes | [`kvm`]: the router over KVM | `kvm-ioctls`, `kvm-bindings` |
+//! | `vfio` | yes | [`vfio`]: backends over VFIO | `vfio-bindings` |
+//! | `events` | no | [`events`]: event-manager subscribers | `event-manager` |
+//! | `bus` | no | [`mmio`]: devices for a vm-device bus | `vm-device` |
+//! | `ims` | no | [`ims`], [`pool`]: interrupt message stores with cookies, pools of host vectors | `vm-memory` |
+//! | `serde` | no | states and reports as serde data | `serde` |
+//! | `test-utils` | no | [`testing`]: fakes and a reference model | those of `ims` |
+//! | `arbitrary` | no | arbitrary operations for fuzzers | `arbitrary`, those of `test-utils` |
+//!
+//! MSI, MSI-X, domains, budgets, remapping, states and both seams need no feature. The seams have one shape for every set of
+//! features: `Backend::set_cookie` exists without `ims`, because a backend that wraps another one must pass cookies on whichever
+//! crate of the VMM enables them.
 #![deny(
     clippy::arithmetic_side_effects,
     clippy::expect_used,
@@ -40,16 +57,21 @@ pub mod budget;
 pub mod capability;
 pub mod delivery;
 pub mod domain;
+#[cfg(feature = "events")]
 pub mod events;
 pub mod function;
+#[cfg(feature = "ims")]
 pub mod ims;
 pub mod interrupt;
+#[cfg(feature = "kvm")]
 pub mod kvm;
 pub mod maintenance;
 pub mod message;
+#[cfg(feature = "bus")]
 pub mod mmio;
 pub mod msi;
 pub mod msix;
+#[cfg(feature = "ims")]
 pub mod pool;
 pub mod refusal;
 pub mod registers;
@@ -60,6 +82,7 @@ mod signalled;
 pub mod state;
 #[cfg(any(test, feature = "test-utils"))]
 pub mod testing;
+#[cfg(feature = "vfio")]
 pub mod vfio;
 
 pub use backend::Backend;
@@ -67,9 +90,9 @@ pub use budget::{DeviceBudget, VmBudget};
 pub use capability::PciCapability;
 pub use delivery::{Delivery, Store, Touched, Vector};
 pub use domain::{DeviceDomain, Domain, SoftwareDomain};
-pub use function::{
-    Function, ImsFunction, MsiFunction, MsixFunction, QueueFunction, SoftwareIms, SoftwareMsix, SoftwareQueue,
-};
+pub use function::{Function, MsiFunction, MsixFunction, SoftwareMsix};
+#[cfg(feature = "ims")]
+pub use function::{ImsFunction, QueueFunction, SoftwareIms, SoftwareQueue};
 pub use interrupt::{DeviceId, Interrupt, Target};
 pub use maintenance::Maintenance;
 pub use message::MsiMessage;

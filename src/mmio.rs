@@ -3,6 +3,9 @@
 //! For functions whose table, pending bits or slots have pages of their own. Where they share a page with other
 //! registers, the embedder's BAR is the device and asks [`Function::read_bar`].
 
+#[cfg(feature = "ims")]
+mod slots;
+
 use std::sync::Arc;
 
 use vm_device::DeviceMmio;
@@ -10,8 +13,9 @@ use vm_device::bus::{MmioAddress, MmioAddressOffset};
 
 use crate::domain::Domain;
 use crate::function::Function;
-use crate::ims::SlotArray;
 use crate::msix::Msix;
+#[cfg(feature = "ims")]
+pub use slots::SlotsMmio;
 
 /// The MSI-X table on a bus.
 #[derive(Debug)]
@@ -37,18 +41,4 @@ impl<D: Domain> DeviceMmio for PbaMmio<D> {
     }
 
     fn mmio_write(&self, _base: MmioAddress, _offset: MmioAddressOffset, _data: &[u8]) {}
-}
-
-/// An array of IMS slots on a bus.
-#[derive(Debug)]
-pub struct SlotsMmio<D: Domain>(pub Arc<Function<SlotArray, D>>);
-
-impl<D: Domain> DeviceMmio for SlotsMmio<D> {
-    fn mmio_read(&self, _base: MmioAddress, offset: MmioAddressOffset, data: &mut [u8]) {
-        self.0.read_slots(offset, data);
-    }
-
-    fn mmio_write(&self, _base: MmioAddress, offset: MmioAddressOffset, data: &[u8]) {
-        self.0.write_slots(offset, data);
-    }
 }

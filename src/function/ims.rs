@@ -2,8 +2,23 @@
 
 use super::Function;
 use crate::access::lanes;
-use crate::domain::Domain;
+use crate::backend::Cookie;
+use crate::delivery::Vector;
+use crate::domain::{DeviceDomain, Domain, SoftwareDomain};
 use crate::ims::{CONTROL, ControlFormat, SlotArray, SlotArrayLayout};
+use crate::registers::Registers;
+
+/// The IMS of one PCI function: an array of slots in a BAR.
+pub type ImsFunction = Function<SlotArray, DeviceDomain>;
+/// The IMS of a device model inside the VMM, which triggers its vectors itself.
+pub type SoftwareIms = Function<SlotArray, SoftwareDomain>;
+
+impl<C: Registers, D: Domain> Function<C, D> {
+    /// What a vector's interrupts carry beside their message.
+    pub fn cookie(&self, vector: Vector) -> Option<Cookie> {
+        self.registers.cookie(vector)
+    }
+}
 
 impl<D: Domain> Function<SlotArray, D> {
     /// How many slots there are, and what their control is.

@@ -4,8 +4,10 @@
 //! returns, the host has followed. Locks: those of registers that have one innermost, never across a call to the host.
 
 mod config;
+#[cfg(feature = "ims")]
 mod ims;
 mod msix;
+#[cfg(feature = "ims")]
 mod queue;
 mod state;
 
@@ -15,17 +17,20 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::backend::{Backend, Cookie, Unsupported};
+use crate::backend::{Backend, Unsupported};
 use crate::budget::DeviceBudget;
 use crate::delivery::{Delivery, Touched, Vector};
 use crate::domain::{
     BusMaster, DeviceDomain, Domain, DomainReport, FailureHook, Latched, SoftwareCounters, SoftwareDomain,
 };
-use crate::ims::{QueueStore, SlotArray};
 use crate::msi::Msi;
 use crate::msix::Msix;
 use crate::registers::Registers;
 use crate::router::Router;
+#[cfg(feature = "ims")]
+pub use ims::{ImsFunction, SoftwareIms};
+#[cfg(feature = "ims")]
+pub use queue::{QueueFunction, SoftwareQueue};
 
 /// The MSI of one PCI function.
 pub type MsiFunction = Function<Msi, DeviceDomain>;
@@ -33,16 +38,6 @@ pub type MsiFunction = Function<Msi, DeviceDomain>;
 pub type MsixFunction = Function<Msix, DeviceDomain>;
 /// The MSI-X of a device model inside the VMM, which triggers its vectors itself.
 pub type SoftwareMsix = Function<Msix, SoftwareDomain>;
-
-/// The IMS of one PCI function: an array of slots in a BAR.
-pub type ImsFunction = Function<SlotArray, DeviceDomain>;
-/// The IMS of a device model inside the VMM, which triggers its vectors itself.
-pub type SoftwareIms = Function<SlotArray, SoftwareDomain>;
-
-/// The IMS of one PCI function: slots in guest memory.
-pub type QueueFunction = Function<QueueStore, DeviceDomain>;
-/// The same of a device model inside the VMM, which triggers its vectors itself.
-pub type SoftwareQueue = Function<QueueStore, SoftwareDomain>;
 
 /// One store of one PCI function, and its vectors in the host. A function that has MSI-X and an IMS, or several of
 /// them, has one of these for each.
@@ -121,11 +116,6 @@ impl<C: Registers, D: Domain> Function<C, D> {
     /// call [`Function::retry`] now and then.
     pub fn unsettled(&self) -> usize {
         self.domain.unsettled()
-    }
-
-    /// What a vector's interrupts carry beside their message.
-    pub fn cookie(&self, vector: Vector) -> Option<Cookie> {
-        self.registers.cookie(vector)
     }
 
     /// How many vectors the guest may use now.

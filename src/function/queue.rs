@@ -6,8 +6,13 @@ use vm_memory::{GuestAddress, GuestAddressSpace};
 use super::Function;
 use super::ims::with_pending;
 use crate::delivery::Vector;
-use crate::domain::Domain;
+use crate::domain::{DeviceDomain, Domain, SoftwareDomain};
 use crate::ims::{QueueLayout, QueueStore, SlotRefusal};
+
+/// The IMS of one PCI function: slots in guest memory.
+pub type QueueFunction = Function<QueueStore, DeviceDomain>;
+/// The IMS of a device model inside the VMM, which triggers its vectors itself: slots in guest memory.
+pub type SoftwareQueue = Function<QueueStore, SoftwareDomain>;
 
 impl<D: Domain> Function<QueueStore, D> {
     /// How many slots there are, and what their control is.
