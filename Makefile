@@ -11,7 +11,7 @@ T       ?= 60
 TURNS   ?= 4
 
 .DEFAULT_GOAL := help
-.PHONY: help build run test test-fast test-kvm test-lab test-linux test-arm64 compare bench bench-guest instructions check fuzz lab provision clean
+.PHONY: help build run test test-fast test-kvm test-lab test-linux test-arm64 examples compare bench bench-guest instructions check fuzz lab provision clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -19,7 +19,7 @@ help:  ## list the targets
 run: build  ## boot a Linux guest with two passed-through devices and watch its vectors grow; HOST=6.1 or DEVICE=<bdf>
 	$(CARGO) run --release --quiet -p demo -- $(if $(DEVICE),--device $(DEVICE),--host $(HOST))
 
-test: test-fast test-kvm test-lab test-linux  ## run every test that this machine can run, fast ones first
+test: test-fast examples test-kvm test-lab test-linux  ## run every test that this machine can run, fast ones first
 
 test-fast:  ## unit tests, the specification's sentences, the reference model, the command line
 	$(CARGO) test --release --workspace --lib --bins
@@ -28,12 +28,23 @@ test-fast:  ## unit tests, the specification's sentences, the reference model, t
 	$(CARGO) test --release -p vmm --test usage
 
 # Where /dev/kvm does not open, the same tests run in the lab host, with shorter storms: it is slow there.
-IN_LAB  := $(if $(shell test -w /dev/kvm && echo here),,STORM_SIGNALS=20000 \
-	CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER="$(CURDIR)/target/release/lab run --memory 8192 --")
+IN_LAB_RUN := $(if $(shell test -w /dev/kvm && echo here),,$(CURDIR)/target/release/lab run --memory 8192 --)
+IN_LAB  := $(if $(IN_LAB_RUN),STORM_SIGNALS=20000 CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER="$(IN_LAB_RUN)")
 
 test-kvm: build  ## small guests on real KVM: bare metal for the crate, every end of a run for the VMM
 	$(IN_LAB) $(CARGO) test --release --test kvm_msix
 	$(IN_LAB) $(CARGO) test --release -p vmm --test run
+
+# Each says what it shows, and fails where it does not see it. The device is in the lab host, on both kinds of host.
+examples: build  ## the four embedders under examples/, on this machine's KVM and in the lab host
+	$(CARGO) build --release --examples -p vm-msi
+	target/release/examples/own_routing
+	$(IN_LAB_RUN) target/release/examples/device_model
+	$(IN_LAB_RUN) target/release/examples/stable_eventfds
+	for kernel in 6.12 6.1; do \
+		target/release/lab run --kernel $$kernel --vfio --device ivshmem,vectors=64 -- \
+			target/release/examples/vfio_device 0000:01:00.0 || exit 1; \
+	done
 
 test-lab: build  ## the lab host itself, on both kernels
 	$(CARGO) test --release -p lab --test lab -- --test-threads=1
