@@ -32,7 +32,7 @@ IN_LAB_RUN := $(if $(shell test -w /dev/kvm && echo here),,$(CURDIR)/target/rele
 IN_LAB  := $(if $(IN_LAB_RUN),STORM_SIGNALS=20000 CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER="$(IN_LAB_RUN)")
 
 test-kvm: build  ## small guests on real KVM: bare metal for the crate, every end of a run for the VMM
-	$(IN_LAB) $(CARGO) test --release --test kvm_msix
+	$(IN_LAB) $(CARGO) test --release --test kvm_msix --test seccomp
 	$(IN_LAB) $(CARGO) test --release -p vmm --test run
 
 # Each says what it shows, and fails where it does not see it. The device is in the lab host, on both kinds of host.
