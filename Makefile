@@ -4,6 +4,11 @@ HOST    ?= 6.12
 CARGO   ?= cargo
 TOOLS   := $(CURDIR)/target/tools
 DENY    := $(TOOLS)/bin/cargo-deny
+# The version whose rustdoc JSON format (57) is that of rustc 1.95.
+API_TOOL := $(TOOLS)/bin/cargo-public-api
+API_VERSION := 0.52.0
+API_RUSTC := 1.95
+API     := resources/public-api.txt
 MSRV    := $(shell sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml)
 FUZZ    := $(TOOLS)/bin/cargo-fuzz
 FEATURES := $(shell sed -n '/^\[features\]/,/^\[dependencies\]/s/^\([a-z-]*\) = .*/\1/p' Cargo.toml)
@@ -11,7 +16,7 @@ T       ?= 60
 TURNS   ?= 4
 
 .DEFAULT_GOAL := help
-.PHONY: help build run test test-fast test-kvm test-lab test-linux test-arm64 examples compare bench bench-guest instructions check fuzz lab provision clean
+.PHONY: help build run test test-fast test-kvm test-lab test-linux test-arm64 examples api check-api compare bench bench-guest instructions check fuzz lab provision clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -77,9 +82,33 @@ check: $(DENY)  ## formatting, lints, documentation, licences and sources
 		$(CARGO) +$(MSRV) check --workspace --all-features; \
 	else echo "check: NOT compiled with Rust $(MSRV), which is not installed: clippy has checked the standard library's versions"; fi
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --all-features --no-deps
+	@$(MAKE) --no-print-directory check-api
 	$(DENY) --all-features check --hide-inclusion-graph bans licenses sources
 	@$(DENY) --all-features check --hide-inclusion-graph advisories || \
 		{ test ! -d ~/.cargo/advisory-dbs/*/.git && echo "check: advisories NOT checked: their database cannot be reached"; }
+
+# Everything that an embedder can name, one item a line. Impls of derived and automatic traits are left out.
+LIST_API = RUSTC_BOOTSTRAP=1 $(API_TOOL) --package vm-msi --all-features -sss
+
+api: $(API_TOOL)  ## write the list of the crate's public items, resources/public-api.txt
+	$(LIST_API) >$(API).new || { rm -f $(API).new; exit 1; }
+	mv $(API).new $(API)
+
+# The tool reads the rustdoc JSON of one compiler only. A change of the list is an intended one once `make api` has written it.
+check-api:
+	@if ! rustc --version | grep -q '^rustc $(API_RUSTC)\.'; then \
+		echo "check: the public items are NOT compared: that needs rustc $(API_RUSTC), and this is $$(rustc --version)"; \
+	elif ! $(MAKE) --silent --no-print-directory $(API_TOOL); then \
+		echo "check: the public items are NOT compared: cargo-public-api $(API_VERSION) cannot be installed"; \
+	else \
+		mkdir -p target && $(LIST_API) >target/public-api.txt || exit 1; \
+		diff -u $(API) target/public-api.txt || \
+			{ echo "check: the public items have changed: \`make api\` writes the new list"; exit 1; }; \
+	fi
+
+$(API_TOOL):
+	@echo "check: building cargo-public-api, once (some minutes)"
+	$(CARGO) install cargo-public-api --version $(API_VERSION) --locked --quiet --root $(TOOLS)
 
 $(DENY):
 	@echo "check: building cargo-deny, once (some minutes)"
