@@ -17,10 +17,11 @@ use vm_msi::apic::DestinationIds;
 use vm_msi::backend::{EventfdSet, StableEventfds};
 use vm_msi::domain::BusMaster;
 use vm_msi::kvm::{Irqchip, KvmRouter};
+use vm_msi::maintenance::Requests;
 use vm_msi::msix::{Bar, Layout, TableSize};
 use vm_msi::state::{Resume, resume_all};
 use vm_msi::testing::{Failures, FakeBackend};
-use vm_msi::{MsixFunction, SoftwareMsix, Vector};
+use vm_msi::{Maintenance, MsixFunction, SoftwareMsix, Vector};
 
 const VECTORS: u16 = 512;
 const ENABLE: u16 = 1 << 15;
@@ -60,6 +61,8 @@ const VECTOR_CALLS: &[c_long] = &[
 ];
 /// What delivers relayed vectors.
 const RELAY_CALLS: &[c_long] = &[libc::SYS_epoll_pwait];
+/// What times the rest, in `Maintenance`.
+const TIMER_CALLS: &[c_long] = &[libc::SYS_timerfd_settime];
 /// How a Rust thread ends.
 const THREAD_END: &[c_long] = &[libc::SYS_sigaltstack, libc::SYS_rt_sigprocmask, libc::SYS_exit];
 
@@ -92,7 +95,7 @@ fn vcpu(work: impl FnOnce() + Send + 'static) {
 }
 
 fn maintenance(work: impl FnOnce() + Send + 'static) {
-    let calls = [LOCKS, MEMORY_CALLS, VECTOR_CALLS, RELAY_CALLS];
+    let calls = [LOCKS, MEMORY_CALLS, VECTOR_CALLS, RELAY_CALLS, TIMER_CALLS];
     on_thread("maintenance", &filter(&calls, &[KVM_SET_GSI_ROUTING, KVM_IRQFD, KVM_SIGNAL_MSI]), work);
 }
 
@@ -143,7 +146,8 @@ fn accesses(function: &MsixFunction) {
 }
 
 /// All that is not on a guest's path.
-fn upkeep(function: &MsixFunction) {
+fn upkeep(function: &MsixFunction, maintenance: &Maintenance) {
+    maintenance.run();
     while function.growing() > 0 {
         function.grow();
     }
@@ -177,7 +181,7 @@ fn threads_make_the_listed_calls_only() {
             }
         });
         // From here on, a thread binds what the guest begins to use, and delivers what the kernel cannot.
-        let (_relay, _growth) = (function.relay().unwrap(), function.growth().unwrap());
+        let upkeep_of = Arc::new(Maintenance::new(function.clone(), Requests::Deferred).unwrap());
         function.set_linger(Duration::from_millis(1));
         for address in [APIC, MEMORY] {
             vcpu({
@@ -188,13 +192,13 @@ fn threads_make_the_listed_calls_only() {
                 }
             });
             maintenance({
-                let function = function.clone();
-                move || upkeep(&function)
+                let (function, own) = (function.clone(), upkeep_of.clone());
+                move || upkeep(&function, &own)
             });
             signal();
             maintenance({
-                let function = function.clone();
-                move || upkeep(&function)
+                let (function, own) = (function.clone(), upkeep_of.clone());
+                move || upkeep(&function, &own)
             });
             vcpu({
                 let function = function.clone();
@@ -202,8 +206,8 @@ fn threads_make_the_listed_calls_only() {
             });
             thread::sleep(Duration::from_millis(2));
             maintenance({
-                let function = function.clone();
-                move || upkeep(&function)
+                let (function, own) = (function.clone(), upkeep_of.clone());
+                move || upkeep(&function, &own)
             });
         }
         assert_eq!(function.unsettled(), 0);
