@@ -1,31 +1,30 @@
 //! A passed-through PCI device's MSI-X over VFIO and KVM: `cargo run --example vfio_device -- 0000:01:00.0`. Needs x86-64
 //! and an `ivshmem-doorbell` that is bound to vfio-pci. `make examples` runs it in the lab host, which has one.
 //!
-//! It is what a VMM does between opening the device and running vCPUs, with the crates that a rust-vmm one has: vfio-ioctls opens
-//! the device, and vm-msi has its interrupts. `VfioDevice::enable_msix` must not be called: vm-msi owns the device's MSI-X
-//! index. It requests one host vector when the guest begins to use one, and never turns MSI-X off to grow.
+//! vfio-ioctls opens the device, and vm-msi has its interrupts: `VfioDevice::enable_msix` must not be called. A host vector is
+//! requested when the guest begins to use a vector, and MSI-X is never turned off to grow.
 //!
 //! No guest runs: this program makes the guest's accesses, and reads the interrupt request register of the vCPU's local APIC
-//! to see what arrived. Features: `kvm`, `vfio`.
+//! to see what arrived. Features: `kvm`, `vfio`, `events`.
 
 use std::error::Error;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::path::Path;
 use std::sync::Arc;
-use std::thread::sleep;
 use std::time::Duration;
-use std::{env, iter};
+use std::{env, iter, thread};
 
+use event_manager::{EventManager, SubscriberOps};
 use kvm_ioctls::{Kvm, VcpuFd};
-use vfio_bindings::bindings::vfio::{VFIO_PCI_BAR0_REGION_INDEX, VFIO_PCI_CONFIG_REGION_INDEX};
+use vfio_bindings::bindings::vfio::{VFIO_PCI_BAR0_REGION_INDEX, VFIO_PCI_CONFIG_REGION_INDEX as CONFIG};
 use vfio_ioctls::{VfioContainer, VfioDevice};
 use vm_msi::MsixFunction;
 use vm_msi::apic::DestinationIds;
+use vm_msi::events::MaintenanceSubscriber;
 use vm_msi::kvm::{Irqchip, KvmRouter};
+use vm_msi::maintenance::{Maintenance, Requests};
 use vm_msi::msix::Layout;
 use vm_msi::vfio::{MsixFileOffsets, VfioMsix};
-
-const CONFIG: u32 = VFIO_PCI_CONFIG_REGION_INDEX;
 
 fn main() -> Result<(), Box<dyn Error>> {
     let vm = Arc::new(Kvm::new()?.create_vm()?);
@@ -57,9 +56,13 @@ fn main() -> Result<(), Box<dyn Error>> {
     let backend = VfioMsix::new(descriptor.into(), offsets)?;
 
     // One router a VM, one function a capability.
-    let router = Arc::new(KvmRouter::new(vm.clone(), Irqchip::Kernel, 1, DestinationIds::Bits8)?);
-    let function = MsixFunction::try_new(layout, router, backend)?;
-    println!("{address} has {} MSI-X vectors", function.capacity());
+    let router = Arc::new(KvmRouter::new(vm, Irqchip::Kernel, 1, DestinationIds::Bits8)?);
+    let function = Arc::new(MsixFunction::try_new(layout, router, backend)?);
+    // A thread that requests host vectors, and tries again what the host refuses. vCPUs wait for neither.
+    let maintenance = Maintenance::new(function.clone(), Requests::Deferred)?;
+    let mut events = EventManager::new()?;
+    events.add_subscriber(Arc::new(MaintenanceSubscriber::new(Arc::new(maintenance))));
+    thread::spawn(move || while events.run().is_ok() {});
     // From here on: what a guest's driver does, and what a VMM's exit handlers call for it.
     function.write_config(2, &0x8000u16.to_le_bytes());
     let last = u16::try_from(function.capacity() - 1)?;
@@ -68,7 +71,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         write_entry(&function, vector, interrupt, 0);
         ring(&device, vector);
         wait_for("an interrupt", || has_arrived(&vcpu, interrupt))?;
-        wait_for("one more host vector", || function.report().host_vectors == host_vectors)?;
+        assert_eq!(function.report().host_vectors, host_vectors, "one more");
         println!("vector {vector}: interrupt {interrupt:#x} arrived; host vectors: {host_vectors}");
     }
     write_entry(&function, last, 0x43, 1);
@@ -109,11 +112,7 @@ fn has_arrived(vcpu: &VcpuFd, interrupt: u8) -> bool {
 }
 
 fn wait_for(what: &str, has_come: impl Fn() -> bool) -> Result<(), Box<dyn Error>> {
-    for _ in 0..5000 {
-        if has_come() {
-            return Ok(());
-        }
-        sleep(Duration::from_millis(1));
-    }
-    Err(format!("{what} did not come").into())
+    let pause = || thread::sleep(Duration::from_millis(1));
+    let comes = iter::repeat_with(pause).take(5000).any(|()| has_come());
+    comes.then_some(()).ok_or_else(|| format!("{what} did not come").into())
 }
