@@ -253,6 +253,23 @@ mod tests {
         assert!(matches!(check(0xfee0_0010, 0x20), Err(InvalidMessage::Remappable(_))));
     }
 
+    /// Logical and physical, redirectable, lowest priority, with the assert and the level bit: as memory dumps of guests have them.
+    #[test]
+    fn messages_of_linux_and_windows_are_interrupts_and_stay_as_they_were_written() {
+        for (address, data) in [
+            (0xfee0_100c, 0x4142),
+            (0xfee0_0000, 0x4041),
+            (0xfee0_f00c, 0x41b1),
+            (0xfeef_f00c, 0x49b2),
+            (0xfee0_4004, 0x4021),
+            (0xfee0_0000, 0x0400),
+            (0xfee0_0000, 0xc035),
+        ] {
+            let taken = check(address, data).map(ApicMessage::message);
+            assert_eq!(taken, Ok(MsiMessage { address, data }), "{address:#x} {data:#x}");
+        }
+    }
+
     #[test]
     fn an_extended_destination_is_refused_in_each_of_its_bits() {
         for bit in 5..12 {

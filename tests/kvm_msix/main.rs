@@ -10,6 +10,7 @@ mod closing;
 mod crowd;
 mod delivery;
 mod destinations;
+mod drivers;
 mod hostile;
 mod ims;
 mod ims_formats;

@@ -58,6 +58,35 @@ fn message_control_may_be_written_with_the_dword_that_it_is_in() {
     assert_eq!(fixture.config(0) & 0xffff, 0x0011);
 }
 
+/// As byte-wide accesses of a bus come: the read-only bytes beside it, in any order.
+#[test]
+fn a_write_to_the_read_only_bytes_changes_no_bit_of_message_control() {
+    let fixture = Fixture::using([3]);
+    fixture.set_control(ENABLE | FUNCTION_MASK);
+    for (offset, bytes) in [(0, 1), (1, 1), (0, 2), (2, 1), (0, 3), (1, 2), (4, 8), (4, 1), (11, 1)] {
+        fixture.function.write_config(offset, &vec![0; bytes]);
+        assert_eq!(fixture.control() & 0xc000, 0xc000, "{bytes} bytes at {offset}");
+    }
+    assert_eq!((fixture.raise(3), fixture.pba()), (vec![], 1 << 3), "Function Mask holds");
+    fixture.function.write_config(3, &[0x80]);
+    assert_eq!((fixture.delivered(), fixture.pba()), (vec![message(3)], 0));
+}
+
+#[test]
+fn a_write_across_an_edge_of_message_control_changes_the_bytes_that_are_its() {
+    for (offset, data) in [(3, vec![0xc0, 0xff]), (1, vec![0xff, 0, 0xc0]), (1, vec![0, 0, 0xc0, 0xff, 0xff])]
+    {
+        let fixture = Fixture::after_reset();
+        fixture.function.write_config(offset, &data);
+        assert_eq!(fixture.control(), 0xc000 | (VECTORS - 1), "{data:x?} at {offset}");
+        assert_eq!((fixture.config(0) & 0xffff, fixture.config(4)), (0x11, 0x2000 | 2));
+    }
+    let fixture = Fixture::after_reset();
+    fixture.set_control(ENABLE | FUNCTION_MASK);
+    fixture.function.write_config(1, &[0xff, 0]);
+    assert_eq!(fixture.control() & 0xc000, 0xc000, "the low byte alone");
+}
+
 #[test]
 fn table_and_pba_offsets_and_bars_read_as_placed_and_cannot_be_written() {
     let fixture = Fixture::after_reset();

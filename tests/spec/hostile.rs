@@ -1,9 +1,13 @@
 //! Accesses of every offset, width and value, also those that the specification leaves undefined: none stops
 //! the function, none reaches what is not its own.
 
-use vm_msi::msix::Bar;
+use std::sync::Arc;
 
-use crate::fixture::{ENABLE, Fixture, VECTORS, message};
+use vm_msi::msix::{Bar, Layout, Owner, TableSize};
+use vm_msi::testing::{Failures, FakeBackend, FakeRouter};
+use vm_msi::{MsixFunction, Vector};
+
+use crate::fixture::{ENABLE, Fixture, VECTORS, bar, message};
 
 const VALUES: [u8; 4] = [0x00, 0xff, 0xa5, 0x01];
 
@@ -64,4 +68,33 @@ fn other_registers_of_a_shared_bar_get_exactly_their_bytes() {
             assert_eq!(bytes, expected);
         }
     }
+}
+
+/// As Xen 85100ed78ca1 and ACRN had it wrong: table and pending bits at one offset of two BARs, with registers around them.
+#[test]
+fn table_and_pending_bits_at_the_same_offset_of_two_bars_are_told_apart() {
+    let layout = Layout::new(TableSize::new(3).unwrap(), (bar(4), 0x800), (bar(2), 0x800)).unwrap();
+    let device = FakeBackend::new(Failures::default());
+    let router = Arc::new(FakeRouter::new(Failures::default()));
+    let function = MsixFunction::new(layout.clone(), router, device.clone());
+    function.write_config(2, &ENABLE.to_le_bytes());
+    let mut heard = Vec::new();
+    function.write_bar(bar(4), 0x7fc, &[0xaa; 8], |at, data| heard.push((at, data.to_vec())));
+    function.write_bar(bar(4), 0x82c, &[0xbb; 8], |at, data| heard.push((at, data.to_vec())));
+    function.write_bar(bar(0), 0x800, &[0xcc; 4], |at, data| heard.push((at, data.to_vec())));
+    let expected = [(0x7fc, vec![0xaa; 4]), (0x830, vec![0xbb; 4]), (0x800, vec![0xcc; 4])];
+    assert_eq!(heard, expected, "what is the device's");
+
+    device.raise(Vector(2));
+    let mut data = [0xee; 8];
+    function.read_bar(bar(2), 0x800, &mut data, |_, _| panic!("the device is not asked"));
+    assert_eq!(u64::from_le_bytes(data), 1 << 2);
+    let mut data = [0; 16];
+    function.read_bar(bar(2), 0x7fc, &mut data, |at, data| data.fill(at as u8));
+    assert_eq!(data, [0xfc, 0xfc, 0xfc, 0xfc, 4, 0, 0, 0, 0, 0, 0, 0, 8, 8, 8, 8]);
+    let mut data = [0; 4];
+    function.read_bar(bar(4), 0x800, &mut data, |_, _| panic!("the device is not asked"));
+    assert_eq!(u32::from_le_bytes(data), 0xaaaa_aaaa, "the first register of the table");
+    let owners: Vec<_> = layout.split(bar(4), 0x82f, 2).collect();
+    assert_eq!(owners, [(Owner::Table(0x2f), 0..1), (Owner::Device(0x830), 1..2)]);
 }

@@ -6,6 +6,7 @@
 mod bus_master;
 mod capability;
 mod claims;
+mod drivers;
 mod first_signal;
 mod fixture;
 mod growth;

@@ -223,6 +223,49 @@ fn a_new_address_moves_every_vector() {
     );
 }
 
+/// FreeBSD D24593: address and data change while MSI is on, and Message Control is not written. Enable may come by a DWORD.
+#[test]
+fn a_message_that_changes_while_msi_is_on_is_sent_as_it_is_after_each_write() {
+    for masking in [VectorMasking::Absent, VectorMasking::Present] {
+        for address in [AddressWidth::Bits32, AddressWidth::Bits64] {
+            let Fixture { function, router, device, layout } = Fixture::after_reset(1, address, masking);
+            let data = match address {
+                AddressWidth::Bits32 => 8,
+                AddressWidth::Bits64 => 12,
+            };
+            let sent = |address: u64, data: u32| {
+                device.raise(Vector(0));
+                router.pump();
+                assert_eq!(router.take_delivered(), [MsiMessage { address, data }], "{layout:?}");
+            };
+            function.write_config(4, &0xfee0_1000u32.to_le_bytes());
+            function.write_config(data, &0x41u32.to_le_bytes());
+            function.write_config(0, &0x0001_0005u32.to_le_bytes());
+            sent(0xfee0_1000, 0x41);
+            function.write_config(4, &0xfee0_2000u32.to_le_bytes());
+            sent(0xfee0_2000, 0x41);
+            function.write_config(data, &0x52u16.to_le_bytes());
+            sent(0xfee0_2000, 0x52);
+            function.write_config(data, &[0x63]);
+            sent(0xfee0_2000, 0x63);
+            function.write_config(data + 1, &[0x01]);
+            sent(0xfee0_2000, 0x163);
+            function.write_config(5, &[0x30]);
+            sent(0xfee0_3000, 0x163);
+        }
+    }
+}
+
+#[test]
+fn a_message_whose_upper_address_comes_and_goes_while_msi_is_on_is_an_interrupt_without_it() {
+    let fixture = Fixture::using(0);
+    fixture.set(8, 1);
+    assert_eq!(fixture.raise(0), NOTHING, "a write to memory above 4 GiB");
+    fixture.set(8, 0);
+    assert_eq!(fixture.delivered(), NOTHING);
+    assert_eq!(fixture.raise(0), [DATA]);
+}
+
 #[test]
 fn every_access_of_every_offset_and_width_is_answered() {
     let fixture = Fixture::using(3);
