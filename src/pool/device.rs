@@ -213,17 +213,17 @@ impl Device {
     }
 
     fn turn_off(&mut self) -> Result<(), BackendError> {
-        self.backend.close().inspect_err(|_| self.counters.fail())?;
+        if let Err(error) = self.backend.close() {
+            self.counters.fail();
+            if let BackendError::Close { unbound, .. } = &error {
+                unbound.iter().for_each(|vector| self.set_unbound(HostVector(vector.0)));
+            }
+            return Err(error);
+        }
         self.counters.closes = self.counters.closes.saturating_add(1);
         self.open = false;
         self.close_error = None;
-        for entry in &mut self.entries {
-            entry.holding = match entry.holding {
-                Holding::Bound => Holding::Held,
-                Holding::Orphaned => Holding::Free,
-                other => other,
-            };
-        }
+        (0..self.capabilities.vectors).map(HostVector).for_each(|vector| self.set_unbound(vector));
         Ok(())
     }
 
@@ -236,6 +236,17 @@ impl Device {
 
     fn holding(&self, vector: HostVector) -> Option<Holding> {
         self.entries.get(vector.0 as usize).map(|entry| entry.holding)
+    }
+
+    /// The device has let go of a vector in a close.
+    fn set_unbound(&mut self, vector: HostVector) {
+        if let Some(entry) = self.entries.get_mut(vector.0 as usize) {
+            entry.holding = match entry.holding {
+                Holding::Bound => Holding::Held,
+                Holding::Orphaned => Holding::Free,
+                other => other,
+            };
+        }
     }
 
     fn set(&mut self, vector: HostVector, holding: Holding) {
