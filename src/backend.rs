@@ -169,8 +169,8 @@ pub trait Backend: Send {
         EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)
     }
 
-    /// Forgets what is pending in the backend itself for `vectors`, none of which is bound: the function was reset. A real device
-    /// forgets by its own reset, so the default does nothing.
+    /// Forgets what is pending in the backend itself for `vectors`: the function was reset. None of them is bound, except those
+    /// that the host has refused to unbind. A real device forgets by its own reset, so the default does nothing.
     fn clear_pending(&mut self, vectors: Range<u32>) {
         let _ = vectors;
     }

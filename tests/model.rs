@@ -46,6 +46,7 @@ fn op() -> impl Strategy<Value = Op> {
         1 => Just(Op::Growth),
         3 => Just(Op::Grow),
         2 => any::<u16>().prop_map(Op::Latch),
+        2 => (any::<u8>(), any::<u8>()).prop_map(|(early, late)| Op::Interrupt { early, late }),
     ]
 }
 

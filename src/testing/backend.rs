@@ -1,13 +1,19 @@
 //! A device without VFIO: it raises vectors on order, and keeps pending bits for those without an eventfd.
+//!
+//! It is as hostile as the contract of [`Backend`] lets a device be. Its pending bits of bound vectors, and of vectors that it
+//! does not have, are set. A close that it refuses may have unbound some vectors. It panics where a caller breaks the contract.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use vmm_sys_util::eventfd::EventFd;
+use rustix::fs::{OFlags, fcntl_getfl};
+use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use super::Failures;
-use crate::backend::{Backend, BackendError, Capabilities, Cookie, Growth, Holders};
+use crate::backend::{Backend, BackendError, Capabilities, Cookie, Growth, Holders, Programming};
 use crate::delivery::Vector;
+use crate::signalled::{borrow, signalled};
 
 #[derive(Debug, Default)]
 struct Device {
@@ -66,6 +72,25 @@ impl FakeBackend {
         device.window > 0
     }
 
+    /// Whether what the device has raised for a vector waits, in its eventfd or in the device.
+    pub(super) fn waits(&self, vector: Vector) -> bool {
+        let device = self.device();
+        match device.bound.get(&vector) {
+            Some(eventfd) => signalled([eventfd]).any(|signalled| signalled),
+            None => device.pending.contains(&vector),
+        }
+    }
+
+    /// Finds the same device as long as somebody else has it.
+    pub(super) fn downgrade(&self) -> impl Fn() -> Option<Self> + Send + use<> {
+        let (device, capabilities, restless) =
+            (Arc::downgrade(&self.device), self.capabilities, self.restless);
+        move || {
+            let device = device.upgrade()?;
+            Some(Self { failures: Failures::default(), capabilities, restless, device })
+        }
+    }
+
     /// The device is reset: nothing is pending in it.
     pub fn reset(&self) {
         self.device().pending.clear();
@@ -119,14 +144,21 @@ impl Backend for FakeBackend {
     }
 
     fn open(&mut self, vectors: u32) -> Result<(), BackendError> {
-        self.failures.next().map_err(|source| BackendError::Open { asked: vectors, source })?;
+        let _call = self.failures.next().map_err(|source| BackendError::Open { asked: vectors, source })?;
+        assert!(
+            (1..=self.capabilities.vectors).contains(&vectors),
+            "the window was opened for {vectors}, and the device has {}",
+            self.capabilities.vectors
+        );
         let window = std::mem::replace(&mut self.device().window, vectors);
         assert_eq!(window, 0, "the window was opened twice");
         Ok(())
     }
 
     fn bind(&mut self, vector: Vector, eventfd: &EventFd) -> Result<(), BackendError> {
-        self.failures.next().map_err(|source| BackendError::Bind { vector, source })?;
+        let _call = self.failures.next().map_err(|source| BackendError::Bind { vector, source })?;
+        let is_nonblocking = fcntl_getfl(borrow(eventfd)).is_ok_and(|flags| flags.contains(OFlags::NONBLOCK));
+        assert!(is_nonblocking, "vector {vector} was bound to an eventfd that would block");
         let device = &mut *self.device();
         assert!(
             vector.0 < device.window,
@@ -142,7 +174,7 @@ impl Backend for FakeBackend {
     }
 
     fn unbind(&mut self, vector: Vector) -> Result<(), BackendError> {
-        self.failures.next().map_err(|source| BackendError::Unbind { vector, source })?;
+        let _call = self.failures.next().map_err(|source| BackendError::Unbind { vector, source })?;
         assert!(self.device().bound.remove(&vector).is_some(), "a vector was unbound that was not bound");
         if self.restless {
             self.raise(vector);
@@ -150,8 +182,22 @@ impl Backend for FakeBackend {
         Ok(())
     }
 
+    fn release(&mut self, vector: Vector) {
+        assert!(
+            !self.device().bound.contains_key(&vector),
+            "vector {vector} was released while it was bound"
+        );
+    }
+
+    /// Where it is refused, every other vector is unbound all the same, except while a test looks.
     fn close(&mut self) -> Result<(), BackendError> {
-        self.failures.next().map_err(|source| BackendError::Close { unbound: Vec::new(), source })?;
+        let _call = self.failures.next().map_err(|source| {
+            let device = &mut *self.device();
+            let some = if self.failures.is_refusing_all() { 0 } else { usize::MAX };
+            let unbound: Vec<Vector> = device.bound.keys().copied().step_by(2).take(some).collect();
+            unbound.iter().for_each(|vector| drop(device.bound.remove(vector)));
+            BackendError::Close { unbound, source }
+        })?;
         let device = &mut *self.device();
         assert!(device.window > 0, "the window was closed twice");
         device.window = 0;
@@ -168,8 +214,32 @@ impl Backend for FakeBackend {
         assert!(group < self.capabilities.vectors.div_ceil(64), "the device has no such pending bits");
         let mut device = self.device();
         device.reads += 1;
-        let bits = device.pending.iter().filter(|vector| vector.0 / 64 == group);
+        let beyond = self.capabilities.vectors..self.capabilities.vectors.next_multiple_of(64);
+        let meaningless = device.bound.keys().copied().chain(beyond.map(Vector));
+        let bits = device.pending.iter().copied().chain(meaningless).filter(|vector| vector.0 / 64 == group);
         bits.fold(0, |bits, vector| bits | 1 << (vector.0 % 64))
+    }
+
+    fn eventfd(&mut self, vector: Vector) -> io::Result<EventFd> {
+        let device = self.device();
+        assert!(
+            !device.bound.contains_key(&vector),
+            "vector {vector} has an eventfd, and another is to be made"
+        );
+        EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)
+    }
+
+    fn vector_programming(&mut self, vector: Vector) -> Programming {
+        assert!(
+            self.device().bound.contains_key(&vector),
+            "vector {vector} is not bound, and not programmed"
+        );
+        Programming::Unknown
+    }
+
+    fn enable_programming(&mut self) -> Programming {
+        assert!(self.device().window > 0, "the window is closed, and the capability not enabled");
+        Programming::Unknown
     }
 
     fn set_cookie(&mut self, vector: Vector, cookie: Option<Cookie>) -> Result<(), BackendError> {

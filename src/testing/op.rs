@@ -113,6 +113,13 @@ pub enum Op {
     Grow,
     /// A mediator has an interrupt for a vector that the guest uses.
     Latch(u16),
+    /// The device raises every vector during the next host calls where a bit is set, lowest first.
+    Interrupt {
+        /// As the call begins, before it has done anything.
+        early: u8,
+        /// As the call ends, when it has done its work.
+        late: u8,
+    },
 }
 
 /// What a driver does with slots in its memory. Slots are taken modulo their number.

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::{Mutex, MutexGuard};
 
@@ -88,6 +89,18 @@ impl FakeRouter {
         std::mem::take(&mut self.vm().delivered)
     }
 
+    /// How many interrupts [`FakeRouter::take_delivered`] would take now, without another pump.
+    pub(super) fn delivered(&self) -> usize {
+        self.vm().delivered.len()
+    }
+
+    /// As [`FakeRouter::pump`], but the interrupts are the caller's.
+    pub(super) fn pump_apart(&self) -> Vec<MsiMessage> {
+        let before = self.delivered();
+        self.pump();
+        self.vm().delivered.split_off(before)
+    }
+
     /// How many times the routing table was committed.
     pub fn commits(&self) -> usize {
         self.vm().commits
@@ -156,12 +169,14 @@ impl Router for FakeRouter {
 
     fn publish(&self, messages: &[Interrupt], routes: &mut Vec<Result<Route, RouterError>>) {
         routes.clear();
-        let vm = &mut *self.vm();
         let mut new = false;
         for message in messages {
+            // Interrupts may come as it begins and as it ends, and the VM's lock is not held then.
+            let call = self.failures.next();
+            let vm = &mut *self.vm();
             let routes_now = vm.routes.len();
             let refused = |source| RouterError::Commit { routes: routes_now, source };
-            let route = self.failures.next().map_err(refused).and_then(|()| {
+            let route = call.as_ref().map_err(|error| refused(again(error))).and_then(|_| {
                 let no_room = RouterError::NoRoom { message: *message, routes: routes_now };
                 vm.place(*message).ok_or(no_room)
             });
@@ -171,12 +186,14 @@ impl Router for FakeRouter {
                 Route::new(gsi, *message)
             }));
         }
-        vm.commits += usize::from(new);
+        self.vm().commits += usize::from(new);
     }
 
     fn attach(&self, eventfd: &EventFd, route: &Route) -> Result<(), RouterError> {
         let gsi = route.gsi();
-        self.failures.next().map_err(|source| RouterError::Attach { gsi, source })?;
+        let _call = self.failures.next().map_err(|source| RouterError::Attach { gsi, source })?;
+        let published = self.vm().routes.get(&gsi).map(|published| (published.message, published.users > 0));
+        assert_eq!(published, Some((route.message(), true)), "attached to a route that is not in use");
         let clone = eventfd.try_clone().expect("a descriptor for the fake");
         let before = self.vm().irqfds.insert(eventfd.as_raw_fd(), (clone, gsi));
         assert!(before.is_none(), "an eventfd was attached twice");
@@ -186,7 +203,7 @@ impl Router for FakeRouter {
 
     fn detach(&self, eventfd: &EventFd, route: &Route) -> Result<(), RouterError> {
         let gsi = route.gsi();
-        self.failures.next().map_err(|source| RouterError::Detach { gsi, source })?;
+        let _call = self.failures.next().map_err(|source| RouterError::Detach { gsi, source })?;
         let attached = self.vm().irqfds.remove(&eventfd.as_raw_fd());
         assert_eq!(attached.map(|(_, gsi)| gsi), Some(gsi), "detached from where it was not");
         Ok(())
@@ -201,7 +218,8 @@ impl Router for FakeRouter {
     }
 
     fn signal(&self, message: Interrupt) -> Result<Signalled, RouterError> {
-        self.failures.next().map_err(|source| RouterError::Signal { message, source })?;
+        // What the device raises meanwhile comes after this one.
+        let _call = self.failures.next_at_once().map_err(|source| RouterError::Signal { message, source })?;
         let vm = &mut *self.vm();
         if vm.absent.contains(&message) {
             return Ok(Signalled::NotAccepted);
@@ -209,6 +227,11 @@ impl Router for FakeRouter {
         vm.delivered.push(message.message());
         Ok(Signalled::Delivered)
     }
+}
+
+/// The same error once more.
+fn again(error: &io::Error) -> io::Error {
+    error.raw_os_error().map_or_else(|| error.kind().into(), io::Error::from_raw_os_error)
 }
 
 /// What the kernel calls an eventfd, also where its descriptor's number has been used again; nothing of one that is

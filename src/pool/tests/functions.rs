@@ -125,6 +125,29 @@ fn closing_names_the_vectors_that_were_unbound_when_the_host_refused() {
     assert_eq!(device.in_use(), (0, true));
 }
 
+/// The device refuses to turn off after it has unbound some vectors: the pool of a device that is a pool's function in turn, or one
+/// whose producers are told one by one.
+#[test]
+fn vectors_that_a_refused_close_of_the_device_has_unbound_may_be_bound_again() {
+    let (device, pool, failures) = device();
+    let mut function = LogicalFunction::new([at(&pool, 1), at(&pool, 2), at(&pool, 3)]);
+    let eventfds = [eventfd(), eventfd(), eventfd()];
+    function.open(3).unwrap();
+    for (vector, eventfd) in (0..).map(Vector).zip(&eventfds) {
+        function.bind(vector, eventfd).unwrap();
+    }
+    failures.schedule(0b1);
+    let Err(BackendError::Close { unbound, .. }) = function.close() else { panic!("it was refused") };
+    assert_eq!(unbound, [Vector(0), Vector(2)], "what the fake unbinds where it refuses");
+    assert_eq!(device.in_use(), (1, true));
+    function.bind(Vector(2), &eventfds[2]).unwrap();
+    device.raise(Vector(3));
+    device.raise(Vector(2));
+    assert_eq!((taken(&eventfds[2]), taken(&eventfds[1])), (1, 1));
+    function.close().unwrap();
+    assert_eq!(device.in_use(), (0, false));
+}
+
 #[test]
 fn a_functions_cookies_are_its_vectors_wherever_they_are() {
     let (device, pool, _) = device();

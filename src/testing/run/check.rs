@@ -14,17 +14,9 @@ impl<R: Reference> Run<R> {
     }
 
     fn check_still(&mut self) {
+        self.take_interrupts();
         let report = self.function.report();
         let state = |vector: usize| report.vectors.iter().find(|v| v.vector.index() == vector);
-        // Vectors that share a message: the kernel's have delivered what they had, then userspace's.
-        let order = |vector| match state(vector).map(|vector| vector.state) {
-            Some(State::Live) => 0,
-            Some(State::Relayed) => 1,
-            _ => 2,
-        };
-        for message in self.router.take_delivered() {
-            assert!(self.model.deliver(message, order), "{message} was delivered and no vector owed it");
-        }
         self.model.registers().check(&self.function);
         let pending = self.model.registers().pending(&self.function);
         let refused = self.function.unsettled() > 0;

@@ -1,6 +1,7 @@
 //! Runs operations on a real function over fakes, and holds it against the model after each.
 
 mod check;
+mod meanwhile;
 mod unplug;
 
 use std::os::fd::OwnedFd;
@@ -19,6 +20,7 @@ use crate::msix::{Bar, Layout, TableSize};
 use crate::remap::Remapped;
 use crate::requester::RequesterId;
 use crate::state::{Resume, resume_all};
+use meanwhile::Meanwhile;
 
 /// How long freed vectors linger where they do: no run takes so long.
 const LINGER: Duration = Duration::from_secs(3600);
@@ -54,6 +56,10 @@ pub struct Run<R: Reference> {
     relay: Option<Arc<OwnedFd>>,
     /// What its thread that requests host vectors watches.
     growth: Option<Arc<OwnedFd>>,
+    /// What the device has raised during the host's calls.
+    meanwhile: Meanwhile,
+    /// The messages that vectors had after the last step.
+    messages: Vec<MsiMessage>,
     model: Model<R>,
 }
 
@@ -106,7 +112,8 @@ impl<R: Reference> Run<R> {
         let vm_budget = VmBudget::new(None);
         let budget = vm_budget.admit(PROMISED, None).expect("there is no limit");
         let function = Self::plug(layout, &router, &stage, &backend, &budget);
-        let (layout, bound, relay, growth) = (layout.clone(), 0, None, None);
+        let meanwhile = Meanwhile::of(&failures, &backend, &router, model.vectors());
+        let (layout, bound, relay, growth, messages) = (layout.clone(), 0, None, None, Vec::new());
         Self {
             layout,
             function,
@@ -119,6 +126,8 @@ impl<R: Reference> Run<R> {
             bound,
             relay,
             growth,
+            meanwhile,
+            messages,
             model,
         }
     }
@@ -142,8 +151,9 @@ impl<R: Reference> Run<R> {
             Some(write) => self.model.registers().perform(&write, &self.function),
             None => self.act(op),
         }
+        let is_interrupted = !self.meanwhile.is_empty();
         self.check();
-        if !self.failures.is_scheduled() && *op == Op::Deliver {
+        if !self.failures.is_scheduled() && !is_interrupted && *op == Op::Deliver {
             let report = self.function.report();
             let relayed = report.vectors.iter().filter(|vector| vector.state == State::Relayed);
             for vector in relayed {
@@ -166,6 +176,7 @@ impl<R: Reference> Run<R> {
             Op::Reset => {
                 self.model.reset();
                 self.function.reset(|| self.backend.reset());
+                self.meanwhile.forget();
             }
             Op::VmBudget(limit) => self.vm_budget.set_limit(at_most(limit)),
             Op::DeviceBudget(limit) => self.budget.set_limit(at_most(limit)),
@@ -188,6 +199,7 @@ impl<R: Reference> Run<R> {
             Op::Restore => self.restore(),
             Op::Unplug => self.unplug(),
             Op::Fail(calls) => self.failures.schedule(calls),
+            Op::Interrupt { early, late } => self.failures.schedule_interrupts(early.into(), late.into()),
             Op::Room(messages) => self.router.set_capacity(messages.into()),
             Op::Retry => self.function.retry(),
             Op::RetryLate => self.function.retry_at(Instant::now() + LINGER * 2),
@@ -248,6 +260,8 @@ impl<R: Reference> Run<R> {
         self.model.suspended = true;
         let again = self.function.suspend().expect("the fake detaches");
         assert_eq!(state, again, "telling what waits takes nothing");
+        // What came while it was suspended goes along.
+        self.take_interrupts();
 
         let failures = Failures::default();
         let (layout, backend) = (self.layout.clone(), self.backend.moved(failures.clone()));
@@ -269,6 +283,7 @@ impl<R: Reference> Run<R> {
     /// Lets the host recover, and checks that everything is then as it should be, and given back at the end.
     pub fn finish(mut self) {
         self.failures.schedule(0);
+        self.failures.schedule_interrupts(0, 0);
         self.vm_budget.set_limit(None);
         self.budget.set_limit(None);
         self.router.set_capacity(usize::MAX);

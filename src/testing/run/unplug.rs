@@ -16,6 +16,8 @@ impl<R: Reference> Run<R> {
         let layout = self.layout.clone();
         let next = Self::plug(&layout, &self.router, &self.stage, &self.backend, &self.budget);
         drop(std::mem::replace(&mut self.function, next));
+        self.failures.schedule_interrupts(0, 0);
+        self.meanwhile.forget();
         if refusing {
             self.router.end_closed();
         }
@@ -43,6 +45,7 @@ impl<R: Reference> Run<R> {
     /// The function goes, and nothing is left of it in the host.
     pub(super) fn end(self) {
         self.failures.schedule(0);
+        self.failures.schedule_interrupts(0, 0);
         let Self { function, router, backend, vm_budget, budget, .. } = self;
         drop(function);
         assert_eq!((budget.report().used, vm_budget.report().used), (0, PROMISED), "all went back");
