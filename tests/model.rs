@@ -285,3 +285,50 @@ fn a_function_that_is_unplugged_in_whatever_state_leaves_nothing_and_the_next_on
         run(3, &[using.as_slice(), &state, &[Op::Unplug, Op::Room(255)], &using, &[Op::Raise(1)]].concat());
     }
 }
+
+/// Vectors are requested, masked, moved, freed, delivered by userspace, turned off and reset; each time, all are raised in one of
+/// the host's calls that this takes, as it begins or as it ends.
+#[test]
+fn interrupts_in_any_call_to_the_host_come_once_and_on_a_message_that_their_vector_has() {
+    let message = |vector, version| Op::Message { vector, version };
+    let mask = |vector, masked| Op::Mask { vector, masked };
+    let using = [Op::Control(2), message(0, 0), mask(0, false), message(1, 0), mask(1, false)];
+    let works = [
+        vec![mask(2, false), message(2, 0)],
+        vec![mask(0, true)],
+        vec![message(0, 1)],
+        vec![mask(0, true), Op::Clear(0)],
+        vec![Op::Control(3)],
+        vec![Op::Control(0)],
+        vec![mask(0, true), Op::Control(0)],
+        vec![Op::Reset],
+        vec![Op::Suspend],
+        vec![Op::BusMaster(false)],
+        vec![Op::Restore],
+        vec![Op::Unplug],
+        vec![Op::Watch, Op::Room(0), message(0, 1), Op::Raise(0), Op::Deliver],
+        vec![Op::Watch, Op::Room(0), message(0, 1), Op::Room(255), Op::Retry],
+        vec![Op::Linger(true), mask(0, true), Op::Clear(0), message(0, 2), Op::RetryLate],
+        vec![Op::Growth, mask(2, false), message(2, 0), Op::Grow],
+        vec![Op::Fail(0b1), Op::Control(0), Op::Retry],
+        vec![Op::Fail(0b10), message(0, 1), Op::Retry],
+    ];
+    let again = [
+        Op::Resume,
+        Op::BusMaster(true),
+        Op::Deliver,
+        mask(0, false),
+        Op::Deliver,
+        mask(1, true),
+        mask(1, false),
+    ];
+    for work in works {
+        for call in 0..8 {
+            for interrupt in
+                [Op::Interrupt { early: 1 << call, late: 0 }, Op::Interrupt { early: 0, late: 1 << call }]
+            {
+                run(3, &[using.as_slice(), &[interrupt], &work, &again, &using].concat());
+            }
+        }
+    }
+}

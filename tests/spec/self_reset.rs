@@ -295,6 +295,31 @@ fn a_freed_vector_that_lingers_and_is_requested_again_is_bound_again_where_the_d
 }
 
 #[test]
+fn a_vector_that_userspace_delivers_is_bound_again_where_the_device_has_lost_it() {
+    for device in [Sight::Blind, Sight::Sees].map(SelfResetting::that) {
+        for masks in [false, true] {
+            let (function, router) = msix(&device);
+            let _relay = function.relay().unwrap();
+            router.set_capacity(0);
+            let delivered = || {
+                device.raise(Vector(1));
+                function.deliver();
+                router.take_delivered()
+            };
+            function.write_config(2, &ENABLE.to_le_bytes());
+            entry(&function, 1, message(1), 0);
+            assert_eq!(delivered(), [message(1)]);
+            device.reset_itself();
+            if masks {
+                function.write_table(16 + 12, &1u32.to_le_bytes());
+            }
+            entry(&function, 1, message(1), 0);
+            assert_eq!(delivered(), [message(1)], "masked first: {masks}");
+        }
+    }
+}
+
+#[test]
 fn an_unmasked_entry_that_is_written_once_more_is_bound_again_where_the_device_has_lost_it() {
     for device in [Sight::Blind, Sight::Sees].map(SelfResetting::that) {
         let (function, router) = msix(&device);
