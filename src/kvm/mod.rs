@@ -3,14 +3,14 @@
 //!
 //! Owns the VM's routing table: nobody else may call KVM_SET_GSI_ROUTING, which replaces it whole. Invariant:
 //! every message in use is in the table that the kernel has. One lock (see `publisher.rs`), taken after a domain's and held
-//! for no system call. (And a small one, in `ending.rs`.)
+//! for no system call. (And a small one, in `deferred.rs`.)
 
-mod ahead;
-mod asked;
-mod ending;
+mod deferred;
+mod index;
 mod irqchip;
-mod published;
+mod prefetch;
 mod publisher;
+mod request;
 mod requirements;
 mod routes;
 mod table;
@@ -28,7 +28,7 @@ use crate::interrupt::{Interrupt, Target};
 use crate::message::MsiMessage;
 use crate::refusal::Refusal;
 use crate::router::{Route, Router, RouterError, Signalled, Unclosed};
-use ending::Ending;
+use deferred::DeferredRoutes;
 pub use irqchip::Irqchip;
 use publisher::Publisher;
 pub use requirements::MissingCapability;
@@ -43,7 +43,7 @@ pub struct KvmRouter {
     vm: Arc<VmFd>,
     ids: DestinationIds,
     publisher: Publisher,
-    ending: Ending,
+    deferred: DeferredRoutes,
 }
 
 impl KvmRouter {
@@ -63,7 +63,7 @@ impl KvmRouter {
     ) -> Result<Self, MissingCapability> {
         let capacity = requirements::check(&vm, irqchip, ids)?;
         let publisher = Publisher::with_capacity(irqchip, capacity, vcpus.min(ids.addressable()));
-        Ok(Self { vm, ids, publisher, ending: Ending::default() })
+        Ok(Self { vm, ids, publisher, deferred: DeferredRoutes::default() })
     }
 
     /// What the guest was told of destinations.
@@ -115,9 +115,11 @@ impl Router for KvmRouter {
     fn detach(&self, eventfd: &EventFd, route: &Route) -> Result<(), RouterError> {
         let gsi = route.gsi();
         let detach = || self.vm.unregister_irqfd(eventfd, gsi.0);
-        let ended =
-            self.ending.detach(detach).map_err(|errno| RouterError::Detach { gsi, source: errno.into() })?;
-        ended.into_iter().for_each(|route| self.withdraw(route));
+        let released = self
+            .deferred
+            .detach(detach)
+            .map_err(|errno| RouterError::Detach { gsi, source: errno.into() })?;
+        released.into_iter().for_each(|route| self.withdraw(route));
         Ok(())
     }
 
@@ -133,7 +135,7 @@ impl Router for KvmRouter {
         let Some((eventfd, route)) = attached.pop() else { return Vec::new() };
         let index = attached.len();
         let closed: Vec<Route> = attached.into_iter().map(|(_closed, route)| route).collect();
-        self.ending.add(closed);
+        self.deferred.add(closed);
         match self.detach(&eventfd, &route) {
             Ok(()) => {
                 self.withdraw(route);

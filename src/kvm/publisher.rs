@@ -15,10 +15,10 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 use kvm_bindings::KvmIrqRouting;
 
-use super::ahead::{self, DEVICE_VECTORS};
-use super::asked::{Answers, Asked, Ticket};
 use super::irqchip::Irqchip;
-use super::routes::{Placed, RouteCounters, Routes};
+use super::prefetch::{self, DEVICE_VECTORS};
+use super::request::{Answers, Request, Ticket};
+use super::routes::{PendingRoute, RouteCounters, Routes};
 use super::table::Table;
 use crate::apic::ApicMessage;
 use crate::interrupt::Interrupt;
@@ -38,9 +38,9 @@ struct Shared {
     /// Whoever leads a commit has it.
     table: Option<Table>,
     /// Those whom the next commit serves.
-    waiting: Vec<Asked>,
+    waiting: Vec<Request>,
     /// Those who have not seen yet that they were served.
-    answered: Vec<Asked>,
+    answered: Vec<Request>,
     tickets: Ticket,
     /// Commits that have ended, also those that the kernel refused.
     ended: u64,
@@ -135,13 +135,13 @@ impl Publisher {
         commit: impl FnOnce(&KvmIrqRouting) -> io::Result<()>,
     ) -> MutexGuard<'a, Shared> {
         let Shared { routes, table, waiting, .. } = &mut *shared;
-        waiting.iter_mut().for_each(|asked| asked.find_or_place(routes));
+        waiting.iter_mut().for_each(|request| request.find_or_place(routes));
         let served = mem::take(waiting);
         let Some(table) = table.take_if(|_| !routes.placed().is_empty()) else {
             shared.answer(served);
             return shared;
         };
-        ahead::place(routes);
+        prefetch::place(routes);
         let placed = routes.placed().to_vec();
         drop(shared);
         let result = Err(io::ErrorKind::Other.into());
@@ -158,14 +158,14 @@ impl Shared {
     /// The next commit is to serve these too.
     fn ask(&mut self, messages: &[Interrupt]) -> Ticket {
         let ticket = self.tickets.next();
-        self.waiting.push(Asked::new(ticket, self.ended, messages, self.routes.capacity()));
+        self.waiting.push(Request::new(ticket, self.ended, messages, self.routes.capacity()));
         ticket
     }
 
-    fn answer(&mut self, served: impl IntoIterator<Item = Asked>) {
-        for asked in served {
-            self.longest_wait = self.longest_wait.max(self.ended.saturating_sub(asked.since));
-            self.answered.push(asked);
+    fn answer(&mut self, served: impl IntoIterator<Item = Request>) {
+        for request in served {
+            self.longest_wait = self.longest_wait.max(self.ended.saturating_sub(request.since));
+            self.answered.push(request);
         }
     }
 
@@ -176,11 +176,11 @@ impl Shared {
     }
 
     fn has_answered(&self, ticket: Ticket) -> bool {
-        self.answered.iter().any(|asked| asked.ticket == ticket)
+        self.answered.iter().any(|request| request.ticket == ticket)
     }
 
     fn take_answers(&mut self, ticket: Ticket, answers: &mut Answers) {
-        if let Some(place) = self.answered.iter().position(|asked| asked.ticket == ticket) {
+        if let Some(place) = self.answered.iter().position(|request| request.ticket == ticket) {
             answers.append(&mut self.answered.swap_remove(place).answers);
         }
     }
@@ -190,9 +190,9 @@ impl Shared {
 struct UnderWay<'a> {
     publisher: &'a Publisher,
     table: Option<Table>,
-    placed: Vec<Placed>,
+    placed: Vec<PendingRoute>,
     /// Whom it is to answer.
-    served: Vec<Asked>,
+    served: Vec<Request>,
     result: io::Result<()>,
 }
 
@@ -211,12 +211,12 @@ impl Drop for UnderWay<'_> {
         match result {
             Ok(()) => {
                 shared.routes.settle();
-                served.iter_mut().for_each(|asked| asked.acquire(&mut shared.routes));
+                served.iter_mut().for_each(|request| request.acquire(&mut shared.routes));
             }
             Err(source) => {
                 let entries = table.entries().as_slice().len();
                 let refused = placed.iter().map(|placed| placed.message).collect();
-                served.iter_mut().for_each(|asked| asked.refuse(&refused, entries, source));
+                served.iter_mut().for_each(|request| request.refuse(&refused, entries, source));
                 shared.routes.take_back();
                 table.take_back(placed, shared.routes.len());
             }
@@ -224,7 +224,7 @@ impl Drop for UnderWay<'_> {
         shared.answer(mem::take(served));
         // All that some of the others miss may have been published ahead.
         let Shared { waiting, routes, .. } = shared;
-        let found: Vec<_> = waiting.extract_if(.., |asked| asked.find(routes)).collect();
+        let found: Vec<_> = waiting.extract_if(.., |request| request.find(routes)).collect();
         shared.answer(found);
         shared.table = self.table.take();
         if shared.others_wait() {

@@ -1,4 +1,4 @@
-//! What the router needs of KVM. Asked once, when the router is made.
+//! What the router needs of KVM. Request once, when the router is made.
 //!
 //! Plain functions over the VM's descriptor. No lock.
 

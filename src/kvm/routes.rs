@@ -1,12 +1,12 @@
 //! Which message is in which place of the VM's routing table, and who uses it.
 //!
 //! A vector costs an irqfd and no commit where its message is in the table already, and a message that nobody uses stays
-//! until its room is needed. Invariant: `slots` and `published` agree, and a [`Route`] is given out only for a message
+//! until its room is needed. Invariant: `slots` and `index` agree, and a [`Route`] is given out only for a message
 //! that the kernel has: one that is [placed](Routes::place) is on its way there until it is [settled](Routes::settle) or
 //! [taken back](Routes::take_back), and meanwhile nobody gets it. Locking: none of its own; see `publisher.rs`.
 
-use super::ahead;
-use super::published::Published;
+use super::index::Index;
+use super::prefetch;
 use super::table::{gsi, index};
 use crate::interrupt::Interrupt;
 use crate::router::Route;
@@ -45,7 +45,7 @@ struct Slot {
 
 /// A message that was put in a place of the table, and the one that it had before.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Placed {
+pub(super) struct PendingRoute {
     pub(super) index: usize,
     pub(super) message: Interrupt,
     pub(super) before: Option<Interrupt>,
@@ -54,9 +54,9 @@ pub(super) struct Placed {
 #[derive(Debug)]
 pub(super) struct Routes {
     slots: Vec<Slot>,
-    published: Published,
+    index: Index,
     /// What is on its way, in the order in which it was placed.
-    placed: Vec<Placed>,
+    placed: Vec<PendingRoute>,
     vcpus: u32,
     /// Where the search for an unused message goes on.
     hand: usize,
@@ -69,7 +69,7 @@ impl Routes {
     pub(super) fn new(capacity: usize, vcpus: u32) -> Self {
         Self {
             slots: Vec::new(),
-            published: Published::default(),
+            index: Index::default(),
             placed: Vec::new(),
             vcpus,
             hand: 0,
@@ -115,7 +115,7 @@ impl Routes {
     /// How many messages of a destination are published ahead at the most: an even share.
     pub(super) fn share(&self) -> usize {
         let capacity = self.counters.capacity;
-        capacity.checked_div(self.vcpus as usize).unwrap_or(capacity).clamp(1, ahead::DEVICE_VECTORS.len())
+        capacity.checked_div(self.vcpus as usize).unwrap_or(capacity).clamp(1, prefetch::DEVICE_VECTORS.len())
     }
 
     /// Whether the next commit would leave the table handed over more than two and a half times for each message that
@@ -127,7 +127,7 @@ impl Routes {
 
     /// One use of a message that the kernel has.
     pub(super) fn acquire(&mut self, message: Interrupt) -> Option<Route> {
-        let index = self.published.get(message)?;
+        let index = self.index.get(message)?;
         let slot = self.slots.get_mut(index).filter(|slot| !slot.on_its_way)?;
         self.counters.in_use = self.counters.in_use.saturating_add((slot.users == 0).into());
         slot.users = slot.users.saturating_add(1);
@@ -150,15 +150,12 @@ impl Routes {
 
     /// Whether a message is in the table, or on its way.
     pub(super) fn has(&self, message: Interrupt) -> bool {
-        self.published.get(message).is_some()
+        self.index.get(message).is_some()
     }
 
     /// Whether a message is in the table that the kernel has.
     pub(super) fn has_settled(&self, message: Interrupt) -> bool {
-        self.published
-            .get(message)
-            .and_then(|index| self.slots.get(index))
-            .is_some_and(|slot| !slot.on_its_way)
+        self.index.get(message).and_then(|index| self.slots.get(index)).is_some_and(|slot| !slot.on_its_way)
     }
 
     /// Puts a message in the table that is not there: in an unused entry, or in that of a message that nobody uses,
@@ -167,7 +164,7 @@ impl Routes {
         let slot = Slot { message, users: 0, on_its_way: true };
         let (index, before) = if self.has_spare() {
             let index = self.len();
-            if !self.published.insert(message, index) {
+            if !self.index.insert(message, index) {
                 return;
             }
             self.slots.push(slot);
@@ -179,12 +176,12 @@ impl Routes {
             let Some(index) = self.next_unused() else { return };
             let Some(place) = self.slots.get_mut(index) else { return };
             let before = std::mem::replace(place, slot).message;
-            self.published.remove(before);
-            self.published.insert(message, index);
+            self.index.remove(before);
+            self.index.insert(message, index);
             self.counters.evictions = self.counters.evictions.saturating_add(1);
             (index, Some(before))
         };
-        self.placed.push(Placed { index, message, before });
+        self.placed.push(PendingRoute { index, message, before });
         self.ever = self.ever.saturating_add(1);
     }
 
@@ -201,13 +198,13 @@ impl Routes {
     }
 
     /// What is on its way.
-    pub(super) fn placed(&self) -> &[Placed] {
+    pub(super) fn placed(&self) -> &[PendingRoute] {
         &self.placed
     }
 
     /// The kernel has what was on its way.
     pub(super) fn settle(&mut self) {
-        for Placed { index, .. } in self.placed.drain(..) {
+        for PendingRoute { index, .. } in self.placed.drain(..) {
             if let Some(slot) = self.slots.get_mut(index) {
                 slot.on_its_way = false;
             }
@@ -219,13 +216,13 @@ impl Routes {
     /// The kernel has refused what was on its way: the state is what it still has.
     pub(super) fn take_back(&mut self) {
         self.ever = self.ever.saturating_sub(self.placed.len() as u64);
-        for Placed { index, message, before } in self.placed.drain(..).rev() {
-            self.published.remove(message);
+        for PendingRoute { index, message, before } in self.placed.drain(..).rev() {
+            self.index.remove(message);
             match (before, self.slots.get_mut(index)) {
                 (Some(message), Some(slot)) => {
                     self.counters.evictions = self.counters.evictions.saturating_sub(1);
                     *slot = Slot { message, users: 0, on_its_way: false };
-                    self.published.insert(message, index);
+                    self.index.insert(message, index);
                 }
                 _ => self.slots.truncate(index),
             }
@@ -238,9 +235,9 @@ impl Routes {
     /// What is in which place, and used by so many; nothing is on its way.
     pub(super) fn settled(&self) -> Vec<(Interrupt, u32)> {
         assert!(self.placed.is_empty() && self.slots.iter().all(|slot| !slot.on_its_way));
-        assert_eq!(self.published.len(), self.slots.len());
+        assert_eq!(self.index.len(), self.slots.len());
         for (index, slot) in self.slots.iter().enumerate() {
-            assert_eq!(self.published.get(slot.message), Some(index), "{:?}", slot.message);
+            assert_eq!(self.index.get(slot.message), Some(index), "{:?}", slot.message);
         }
         self.slots.iter().map(|slot| (slot.message, slot.users)).collect()
     }

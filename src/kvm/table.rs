@@ -11,7 +11,7 @@ use kvm_bindings::{
 };
 
 use super::irqchip::Irqchip;
-use super::routes::Placed;
+use super::routes::PendingRoute;
 use crate::interrupt::Interrupt;
 use crate::message::MsiMessage;
 use crate::router::Gsi;
@@ -48,7 +48,7 @@ impl Table {
     }
 
     /// Puts messages in their places, which exist or are the next ones.
-    pub(super) fn put(&mut self, placed: &[Placed]) -> io::Result<()> {
+    pub(super) fn put(&mut self, placed: &[PendingRoute]) -> io::Result<()> {
         let messages = placed.iter().map(|placed| placed.index.saturating_add(1)).max().unwrap_or(0);
         self.make_room(messages)?;
         placed.iter().for_each(|placed| self.set(placed.index, placed.message));
@@ -76,8 +76,8 @@ impl Table {
     }
 
     /// The way back: the messages of before in their places, and no more than so many.
-    pub(super) fn take_back(&mut self, placed: &[Placed], messages: usize) {
-        for Placed { index, before, .. } in placed {
+    pub(super) fn take_back(&mut self, placed: &[PendingRoute], messages: usize) {
+        for PendingRoute { index, before, .. } in placed {
             if let Some(before) = before {
                 self.set(*index, *before);
             }

@@ -11,9 +11,9 @@ use crate::router::Route;
 
 /// Routes whose eventfds are closed, of which an interrupt may still be on its way.
 #[derive(Debug, Default)]
-pub(super) struct Ending(Mutex<Vec<Route>>);
+pub(super) struct DeferredRoutes(Mutex<Vec<Route>>);
 
-impl Ending {
+impl DeferredRoutes {
     /// The eventfds of these are closed.
     pub(super) fn add(&self, routes: Vec<Route>) {
         self.routes().extend(routes);
@@ -56,15 +56,15 @@ mod tests {
 
     #[test]
     fn routes_are_kept_until_a_detach_that_began_after_their_eventfds_were_closed() {
-        let ending = Ending::default();
-        ending.add(vec![route(24), route(25)]);
-        assert_eq!(gsis(ending.detach(|| Err(()))), Err(()));
+        let deferred = DeferredRoutes::default();
+        deferred.add(vec![route(24), route(25)]);
+        assert_eq!(gsis(deferred.detach(|| Err(()))), Err(()));
         let meanwhile = || {
-            ending.add(vec![route(26)]);
+            deferred.add(vec![route(26)]);
             Ok(())
         };
-        assert_eq!(gsis(ending.detach(meanwhile)), Ok(vec![24, 25]));
-        assert_eq!(gsis(ending.detach(|| Ok(()))), Ok(vec![26]));
-        assert_eq!(gsis(ending.detach(|| Ok(()))), Ok(vec![]));
+        assert_eq!(gsis(deferred.detach(meanwhile)), Ok(vec![24, 25]));
+        assert_eq!(gsis(deferred.detach(|| Ok(()))), Ok(vec![26]));
+        assert_eq!(gsis(deferred.detach(|| Ok(()))), Ok(vec![]));
     }
 }

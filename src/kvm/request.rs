@@ -27,7 +27,7 @@ impl Ticket {
 
 /// What one caller asked for.
 #[derive(Debug)]
-pub(super) struct Asked {
+pub(super) struct Request {
     pub(super) ticket: Ticket,
     /// So many commits had ended before.
     pub(super) since: u64,
@@ -35,7 +35,7 @@ pub(super) struct Asked {
     pub(super) answers: Answers,
 }
 
-impl Asked {
+impl Request {
     pub(super) fn new(ticket: Ticket, since: u64, messages: &[Interrupt], capacity: usize) -> Self {
         let no_room = |message: &Interrupt| Err(RouterError::NoRoom { message: *message, routes: capacity });
         Self { ticket, since, messages: messages.to_vec(), answers: messages.iter().map(no_room).collect() }

@@ -9,7 +9,7 @@
 use std::collections::HashSet;
 use std::ops::RangeInclusive;
 
-use super::routes::{Placed, Routes};
+use super::routes::{PendingRoute, Routes};
 use crate::interrupt::Interrupt;
 
 /// The vectors that guests give to devices: below are exceptions, above are the guest's own.
@@ -26,7 +26,7 @@ const FIRST: usize = 64;
 /// counts, or a large one would look each neighbour up for each of its messages.
 pub(super) fn place(routes: &mut Routes) {
     let comes_next =
-        |placed: &Placed| before(placed.message).is_some_and(|message| routes.has_settled(message));
+        |placed: &PendingRoute| before(placed.message).is_some_and(|message| routes.has_settled(message));
     let any_comes_next = || routes.placed().iter().any(comes_next);
     if routes.len() >= FIRST && !routes.is_handed_over_too_often() && !any_comes_next() {
         return;

@@ -14,7 +14,7 @@ const VECTORS: u32 = 0xff;
 
 /// Places of messages.
 #[derive(Debug, Default)]
-pub(super) struct Published(BTreeMap<MsiMessage, Destination>);
+pub(super) struct Index(BTreeMap<MsiMessage, Destination>);
 
 /// The messages that differ in their vector only.
 #[derive(Debug)]
@@ -31,7 +31,7 @@ fn split(message: Interrupt) -> (MsiMessage, usize) {
     (MsiMessage { address, data: data & !VECTORS }, (data & VECTORS) as usize)
 }
 
-impl Published {
+impl Index {
     pub(super) fn get(&self, message: Interrupt) -> Option<usize> {
         let (destination, vector) = split(message);
         let place = *self.0.get(&destination)?.places.get(vector)?;
@@ -64,7 +64,7 @@ impl Published {
 }
 
 #[cfg(test)]
-impl Published {
+impl Index {
     pub(super) fn len(&self) -> usize {
         self.0.values().map(|destination| usize::from(destination.count)).sum()
     }
@@ -87,26 +87,26 @@ mod tests {
             message(0xfee0_0000, 0x0141),
             message(0xfee0_0000, 0x1_0041),
         ];
-        let mut published = Published::default();
+        let mut index = Index::default();
         for (place, message) in differing.into_iter().enumerate() {
-            assert_eq!(published.get(message), None);
-            published.insert(message, place);
+            assert_eq!(index.get(message), None);
+            index.insert(message, place);
         }
-        assert!(differing.into_iter().map(|message| published.get(message)).eq((0..5).map(Some)));
+        assert!(differing.into_iter().map(|message| index.get(message)).eq((0..5).map(Some)));
     }
 
     #[test]
     fn a_destination_costs_nothing_once_its_last_message_is_gone() {
         let (one, other) = (message(0xfee0_0000, 0x41), message(0xfee0_0000, 0x42));
-        let mut published = Published::default();
-        assert!(published.insert(one, 7));
-        assert!(!published.insert(one, 8));
-        assert_eq!(published.get(one), Some(7));
-        assert!(published.insert(other, 9));
-        published.remove(one);
-        published.remove(one);
-        assert_eq!((published.get(one), published.get(other)), (None, Some(9)));
-        published.remove(other);
-        assert!(published.0.is_empty());
+        let mut index = Index::default();
+        assert!(index.insert(one, 7));
+        assert!(!index.insert(one, 8));
+        assert_eq!(index.get(one), Some(7));
+        assert!(index.insert(other, 9));
+        index.remove(one);
+        index.remove(one);
+        assert_eq!((index.get(one), index.get(other)), (None, Some(9)));
+        index.remove(other);
+        assert!(index.0.is_empty());
     }
 }
