@@ -5,7 +5,8 @@
 //! |---|---|---|
 //! | [`msi`], [`msix`], [`ims`] | the registers that a guest sees | I/O, locks, logging, panics |
 //! | [`domain`] | what each vector *is* in the host, and the way to what it *should be* | look at registers |
-//! | [`router`], [`kvm`] | messages, their GSIs, irqfds | know vectors or devices |
+//! | [`publisher`] | the routing table: messages, their GSIs, the embedder's own entries | know the hypervisor |
+//! | [`router`], [`kvm`] | routes of messages, irqfds | know vectors or devices |
 //! | [`remap`] | what a function's messages mean now, where the guest remaps them | call back into a domain |
 //! | [`budget`] | how many host vectors a device and a VM may have | know which |
 //! | [`backend`], [`vfio`] | which eventfd a host vector fires | know messages |
@@ -73,6 +74,7 @@ pub mod msi;
 pub mod msix;
 #[cfg(feature = "ims")]
 pub mod pool;
+pub mod publisher;
 pub mod refusal;
 pub mod registers;
 pub mod remap;

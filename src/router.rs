@@ -70,7 +70,7 @@ pub enum Signalled {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum RouterError {
-    /// Every route is in use by some live vector.
+    /// Every route is in use by some live vector, or the embedder's allocator has no GSI left.
     #[error("no room for {message}: all {routes} routes are in use")]
     NoRoom {
         /// The message without a route.
@@ -78,12 +78,12 @@ pub enum RouterError {
         /// How many routes the VM has for messages.
         routes: usize,
     },
-    /// KVM refused the routing table; the old one stays in force.
-    #[error("KVM_SET_GSI_ROUTING with {routes} routes failed: {source}")]
+    /// The hypervisor refused the routing table; the old one stays in force.
+    #[error("the hypervisor refused a routing table of {routes} entries: {source}")]
     Commit {
         /// Entries of the refused table.
         routes: usize,
-        /// The kernel's reason.
+        /// The hypervisor's reason.
         source: io::Error,
     },
     /// KVM refused to attach an eventfd.

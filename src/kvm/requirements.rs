@@ -3,10 +3,10 @@
 //! Plain functions over the VM's descriptor. No lock.
 
 use kvm_bindings::kvm_msi;
-use kvm_ioctls::{Cap, VmFd};
+use kvm_ioctls::Cap;
 use rustix::io::Errno;
 
-use super::Irqchip;
+use super::{Irqchip, KvmVm};
 use crate::apic::DestinationIds;
 
 /// What this KVM lacks, or has and was not told to use.
@@ -31,16 +31,20 @@ pub enum MissingCapability {
 }
 
 /// Checks every capability, and answers how many messages the routing table has room for.
-pub(super) fn check(vm: &VmFd, irqchip: Irqchip, ids: DestinationIds) -> Result<usize, MissingCapability> {
-    let routes = u32::try_from(vm.check_extension_int(Cap::IrqRouting)).unwrap_or(0);
+pub(super) fn check(
+    vm: &(impl KvmVm + ?Sized),
+    irqchip: Irqchip,
+    ids: DestinationIds,
+) -> Result<usize, MissingCapability> {
+    let routes = u32::try_from(vm.check_extension(Cap::IrqRouting)).unwrap_or(0);
     let capacity = irqchip.message_routes(routes);
     if capacity == 0 {
         return Err(MissingCapability::IrqRouting);
     }
-    if !vm.check_extension(Cap::Irqfd) {
+    if vm.check_extension(Cap::Irqfd) <= 0 {
         return Err(MissingCapability::Irqfd);
     }
-    if !vm.check_extension(Cap::SignalMsi) {
+    if vm.check_extension(Cap::SignalMsi) <= 0 {
         return Err(MissingCapability::SignalMsi);
     }
     match ids {
@@ -54,9 +58,9 @@ pub(super) fn check(vm: &VmFd, irqchip: Irqchip, ids: DestinationIds) -> Result<
 ///
 /// KVM refuses a message whose high half has a bit in its low byte, and does so only where 32-bit destinations are on. Where
 /// they are off, the message is for logical destination 0: it names no APIC, and nobody is interrupted.
-fn takes_32_bit_destinations(vm: &VmFd) -> bool {
+fn takes_32_bit_destinations(vm: &(impl KvmVm + ?Sized)) -> bool {
     const LOGICAL: u32 = 1 << 2;
     let probe =
         kvm_msi { address_lo: 0xfee0_0000 | LOGICAL, address_hi: 1, data: 0x20, ..Default::default() };
-    vm.signal_msi(probe).is_err_and(|errno| errno.errno() == Errno::INVAL.raw_os_error())
+    vm.signal_msi(probe).is_err_and(|errno| errno.raw_os_error() == Some(Errno::INVAL.raw_os_error()))
 }

@@ -1,66 +1,68 @@
-//! The routing table as the kernel is handed it: the irqchip's pins, and then one entry for each message.
+//! The routing table in KVM's form (KVM_SET_GSI_ROUTING).
 //!
-//! Owns the buffer, which is changed in place between commits. Invariant: the message of index n is the n-th entry after
-//! the pins' and has GSI `Irqchip::FIRST_GSI` + n. Locking: none of its own; it is used under the lock that a commit takes.
+//! Owns the buffer that the ioctl reads, and changes it in place between commits. Invariant: the embedder's own entries come first,
+//! and route n of the publisher is the n-th entry after them; if the last commit failed, the next one builds the buffer anew.
+//! Locking: none of its own. The publisher commits from one thread at a time.
 
 use std::io;
+use std::sync::Arc;
 
 use kvm_bindings::{
-    KVM_IRQ_ROUTING_MSI, KvmIrqRouting, kvm_irq_routing_entry, kvm_irq_routing_entry__bindgen_ty_1,
-    kvm_irq_routing_msi,
+    KVM_IRQ_ROUTING_MSI, KVM_MSI_VALID_DEVID, KvmIrqRouting, kvm_irq_routing_entry,
+    kvm_irq_routing_entry__bindgen_ty_1, kvm_irq_routing_msi, kvm_irq_routing_msi__bindgen_ty_1, kvm_msi,
 };
 
-use super::irqchip::Irqchip;
-use super::routes::PendingRoute;
+use super::vm::KvmVm;
 use crate::interrupt::Interrupt;
-use crate::message::MsiMessage;
+use crate::publisher::{ChangedRoute, Hypervisor, RoutingTable};
 use crate::router::Gsi;
 
-/// The table.
-#[derive(Debug)]
-pub(super) struct Table {
+/// The table of one VM.
+pub(super) struct KvmTable<V: ?Sized> {
+    vm: Arc<V>,
     entries: KvmIrqRouting,
-    pins: usize,
 }
 
-/// The GSI of a message.
-pub(super) fn gsi(index: usize) -> Gsi {
-    Gsi(Irqchip::FIRST_GSI.saturating_add(index as u32))
-}
-
-/// The way back from [`gsi`].
-pub(super) fn index(gsi: Gsi) -> usize {
-    gsi.0.saturating_sub(Irqchip::FIRST_GSI) as usize
-}
-
-impl Table {
-    /// A table of no messages.
-    pub(super) fn new(irqchip: Irqchip) -> Self {
-        let pins: Vec<_> = irqchip.pin_routes().collect();
-        #[allow(clippy::expect_used, reason = "at most 960 entries, at start; a table has room for 4096")]
-        let entries = KvmIrqRouting::from_entries(&pins).expect("the pins' routes fit in a table");
-        Self { entries, pins: pins.len() }
+impl<V: KvmVm + ?Sized> KvmTable<V> {
+    /// An empty table.
+    pub(super) fn new(vm: Arc<V>) -> Self {
+        #[allow(clippy::expect_used, reason = "no entries fit in every table")]
+        let entries = KvmIrqRouting::new(0).expect("an empty table");
+        Self { vm, entries }
     }
 
-    /// What KVM_SET_GSI_ROUTING takes.
-    pub(super) fn entries(&self) -> &KvmIrqRouting {
-        &self.entries
-    }
-
-    /// Puts messages in their places, which exist or are the next ones.
-    pub(super) fn put(&mut self, placed: &[PendingRoute]) -> io::Result<()> {
-        let messages = placed.iter().map(|placed| placed.index.saturating_add(1)).max().unwrap_or(0);
-        self.make_room(messages)?;
-        placed.iter().for_each(|placed| self.set(placed.index, placed.message));
+    fn rebuild(&mut self, own: &[kvm_irq_routing_entry], routes: &[(Gsi, Interrupt)]) -> io::Result<()> {
+        let mut entries = new_buffer(own.len().saturating_add(routes.len()))?;
+        let messages = routes.iter().map(|(gsi, interrupt)| msi_route(*gsi, *interrupt));
+        let all = own.iter().copied().chain(messages);
+        entries.as_mut_slice().iter_mut().zip(all).for_each(|(to, from)| *to = from);
+        self.entries = entries;
         Ok(())
     }
 
-    /// Many at once, in a new table: a push costs more than to fill an entry. But a new table is zeroed and copied whole.
-    fn make_room(&mut self, messages: usize) -> io::Result<()> {
-        let (entries, wanted) = (self.entries.as_slice(), self.pins.saturating_add(messages));
+    fn update(
+        &mut self,
+        own: usize,
+        routes: usize,
+        changed: impl Iterator<Item = ChangedRoute>,
+    ) -> io::Result<()> {
+        self.make_room(own.saturating_add(routes))?;
+        let entries = self.entries.as_mut_slice();
+        for ChangedRoute { index, gsi, interrupt } in changed {
+            if let Some(entry) = entries.get_mut(own.saturating_add(index)) {
+                *entry = msi_route(gsi, interrupt);
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes a new buffer if many entries are missing, because pushing an entry costs more than filling one. A new buffer is
+    /// zeroed and copied whole, so few entries are pushed.
+    fn make_room(&mut self, wanted: usize) -> io::Result<()> {
+        let entries = self.entries.as_slice();
         let missing = wanted.saturating_sub(entries.len());
         if missing > entries.len() / 4 {
-            let mut larger = KvmIrqRouting::new(wanted).map_err(|_| io::ErrorKind::OutOfMemory)?;
+            let mut larger = new_buffer(wanted)?;
             larger.as_mut_slice().iter_mut().zip(entries).for_each(|(to, from)| *to = *from);
             self.entries = larger;
             return Ok(());
@@ -68,41 +70,69 @@ impl Table {
         let push = |_| self.entries.push(kvm_irq_routing_entry::default());
         (0..missing).try_for_each(push).map_err(|_| io::ErrorKind::OutOfMemory.into())
     }
+}
 
-    fn set(&mut self, index: usize, message: Interrupt) {
-        if let Some(place) = self.entries.as_mut_slice().get_mut(self.pins.saturating_add(index)) {
-            *place = msi_route(gsi(index), message.message());
-        }
+impl<V: KvmVm + ?Sized> Hypervisor for KvmTable<V> {
+    type Entry = kvm_irq_routing_entry;
+
+    fn key(interrupt: Interrupt) -> Interrupt {
+        seen(interrupt)
     }
 
-    /// The way back: the messages of before in their places, and no more than so many.
-    pub(super) fn take_back(&mut self, placed: &[PendingRoute], messages: usize) {
-        for PendingRoute { index, before, .. } in placed {
-            if let Some(before) = before {
-                self.set(*index, *before);
-            }
+    fn commit(&mut self, table: RoutingTable<'_, Self::Entry>) -> io::Result<()> {
+        let (own, routes) = (table.own_entries(), table.routes());
+        match table.changed() {
+            Some(changed) => self.update(own.len(), routes.len(), changed)?,
+            None => self.rebuild(own, routes)?,
         }
-        let mut left = self.pins.saturating_add(messages);
-        self.entries.retain(|_| {
-            let keep = left > 0;
-            left = left.saturating_sub(1);
-            keep
-        });
+        self.vm.set_gsi_routing(&self.entries)
     }
 }
 
-fn msi_route(gsi: Gsi, message: MsiMessage) -> kvm_irq_routing_entry {
+/// An interrupt as the VM's interrupt controllers see it. Only the ITS of arm64 tells devices apart.
+pub(super) fn seen(interrupt: Interrupt) -> Interrupt {
+    if cfg!(target_arch = "aarch64") { interrupt } else { Interrupt::new(interrupt.message()) }
+}
+
+fn new_buffer(entries: usize) -> io::Result<KvmIrqRouting> {
+    KvmIrqRouting::new(entries).map_err(|_| io::ErrorKind::OutOfMemory.into())
+}
+
+/// Flags and device ID.
+fn device(interrupt: Interrupt) -> (u32, u32) {
+    interrupt.device().map_or((0, 0), |device| (KVM_MSI_VALID_DEVID, device.0))
+}
+
+fn msi_route(gsi: Gsi, interrupt: Interrupt) -> kvm_irq_routing_entry {
+    let (message, (flags, devid)) = (interrupt.message(), device(interrupt));
     kvm_irq_routing_entry {
         gsi: gsi.0,
         type_: KVM_IRQ_ROUTING_MSI,
+        flags,
         u: kvm_irq_routing_entry__bindgen_ty_1 {
             msi: kvm_irq_routing_msi {
                 address_lo: message.address_low(),
                 address_hi: message.address_high(),
                 data: message.data,
-                ..Default::default()
+                __bindgen_anon_1: kvm_irq_routing_msi__bindgen_ty_1 { devid },
             },
         },
         ..Default::default()
     }
 }
+
+/// What KVM_SIGNAL_MSI takes.
+pub(super) fn msi(interrupt: Interrupt) -> kvm_msi {
+    let (message, (flags, devid)) = (interrupt.message(), device(interrupt));
+    kvm_msi {
+        address_lo: message.address_low(),
+        address_hi: message.address_high(),
+        data: message.data,
+        flags,
+        devid,
+        ..Default::default()
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -2,8 +2,9 @@
 
 use kvm_bindings::KvmIrqRouting;
 use kvm_ioctls::VmFd;
-use vm_msi::kvm::Irqchip;
-use vm_msi::router::Signalled;
+use vm_msi::apic::DestinationIds;
+use vm_msi::kvm::{Irqchip, KvmRouter, MessageGsis};
+use vm_msi::router::{Gsi, RouterError, Signalled};
 use vm_msi::{Interrupt, Target};
 use vm_msi::{MsiMessage, Router};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
@@ -69,6 +70,55 @@ fn a_table_without_the_pins_cuts_the_serial_port_off() {
     eventually(|| serial.read().is_err(), || "the kernel to take the signal".into());
     guest.settle(0);
     assert_eq!(guest.all_interrupts(0), 1, "nothing more");
+}
+
+#[test]
+fn other_entries_of_the_embedders_own_are_in_force_at_once_and_in_each_later_commit() {
+    let mut machine = Machine::new(Irqchip::Kernel, 1);
+    let card = machine.plug(4);
+    let (vm, router) = (machine.vm(), machine.router());
+    let guest = machine.start();
+    route_serial_port(&guest);
+    let serial = serial_port(&vm);
+    let without = Irqchip::Kernel.pin_routes().filter(|entry| entry.gsi != SERIAL_GSI).collect();
+    router.set_own_entries(without).unwrap();
+    guest.perform(0, &[card.control(ENABLE)]);
+    guest.perform(0, &card.request(0, fixed(0, 0x41)));
+    serial.write(1).unwrap();
+    eventually(|| serial.read().is_err(), || "the kernel to take the signal".into());
+    card.device.raise(0);
+    guest.wait_for(0, 0x41, 1);
+    assert_eq!(guest.interrupts(0, SERIAL_VECTOR), 0, "its pin has no route");
+
+    // KVM refuses a GSI that is twice the same pin's. What was in force stays.
+    let twice = [0; 2].map(|pin| Irqchip::Kernel.pin_routes().nth(pin).unwrap()).to_vec();
+    assert!(matches!(router.set_own_entries(twice), Err(RouterError::Commit { .. })));
+    router.set_own_entries(Irqchip::Kernel.pin_routes().collect()).unwrap();
+    serial.write(1).unwrap();
+    guest.wait_for(0, SERIAL_VECTOR, 1);
+    card.device.raise(0);
+    guest.wait_for(0, 0x41, 2);
+}
+
+#[test]
+fn messages_have_the_gsis_of_the_embedders_allocator_and_leave_the_others_alone() {
+    for irqchip in IRQCHIPS {
+        let machine = Machine::new(irqchip, 1);
+        let (vm, ids) = (machine.vm(), DestinationIds::Bits8);
+        // GSIs of pins, and of more than KVM takes, would make it refuse each table.
+        let allocator = [Gsi(100), Gsi(4), Gsi(4096), Gsi(90)].into_iter();
+        let gsis = MessageGsis { allocator: Box::new(allocator), kept_free: 8 };
+        let router = KvmRouter::with_gsis(vm, irqchip, 1, ids, gsis).unwrap();
+        let room = router.counters().capacity;
+        assert_eq!(room, KvmRouter::new(machine.vm(), irqchip, 1, ids).unwrap().counters().capacity - 8);
+        let mut gsis = Vec::new();
+        for cpu in 0..4 {
+            let mut routes = Vec::new();
+            router.publish(&[Interrupt::new(fixed(cpu, 0x41))], &mut routes);
+            gsis.extend(routes.pop().unwrap().map(|route| route.gsi()).ok());
+        }
+        assert_eq!(gsis, [Gsi(100), Gsi(90)]);
+    }
 }
 
 /// The control of all tests that say that nothing is lost: this harness sees a loss.

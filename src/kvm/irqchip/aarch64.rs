@@ -28,7 +28,7 @@ impl Irqchip {
     pub(in crate::kvm) const EACH: [Self; 2] = [Self::Gic { spis: MAX_SPIS }, Self::Gic { spis: 64 }];
 
     /// The routes that KVM gives the SPIs at start. A commit without them would cut off every irqfd on an SPI.
-    pub(in crate::kvm) fn pin_routes(self) -> impl Iterator<Item = kvm_irq_routing_entry> {
+    pub fn pin_routes(self) -> impl Iterator<Item = kvm_irq_routing_entry> {
         let Self::Gic { spis } = self;
         (0..spis.min(MAX_SPIS)).map(|spi| pin_route(spi, 0, spi))
     }

@@ -12,11 +12,24 @@ use kvm_bindings::{
     kvm_irq_routing_irqchip,
 };
 
+use crate::router::Gsi;
 pub use arch::Irqchip;
 
 /// Entries of a routing table that this crate can hand over: KVM_MAX_IRQ_ROUTES of every kernel so far. One more than the
 /// highest GSI.
 const MAX_ROUTES: u32 = 4096;
+
+impl Irqchip {
+    /// All GSIs that messages can have.
+    pub(super) fn message_gsis() -> impl Iterator<Item = Gsi> + Send {
+        (Self::FIRST_GSI..MAX_ROUTES).map(Gsi)
+    }
+
+    /// Whether a message can have this GSI.
+    pub(super) fn is_for_messages(gsi: Gsi) -> bool {
+        (Self::FIRST_GSI..MAX_ROUTES).contains(&gsi.0)
+    }
+}
 
 fn pin_route(gsi: u32, irqchip: u32, pin: u32) -> kvm_irq_routing_entry {
     kvm_irq_routing_entry {

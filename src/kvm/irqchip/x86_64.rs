@@ -29,7 +29,7 @@ impl Irqchip {
     pub(in crate::kvm) const EACH: [Self; 2] = [Self::Kernel, Self::Split];
 
     /// The routes that KVM gives the pins at start: without them a commit cuts off, say, the serial port.
-    pub(in crate::kvm) fn pin_routes(self) -> impl Iterator<Item = kvm_irq_routing_entry> {
+    pub fn pin_routes(self) -> impl Iterator<Item = kvm_irq_routing_entry> {
         let pins = match self {
             Self::Kernel => IOAPIC_PINS,
             Self::Split => 0,

@@ -1,0 +1,94 @@
+//! One commit: from the moment its leader has taken the table until the requests that it serves have their answers.
+//!
+//! Owns the table meanwhile. Invariant: however the commit ends (the hypervisor refuses it, or panics), dropping this answers each
+//! request and gives the table back. Locking: the publisher's lock is taken in `drop` only, not while the hypervisor works.
+
+use std::io;
+use std::mem;
+
+use super::request::Request;
+use super::routes::PendingRoute;
+use super::table::Table;
+use super::{Hypervisor, Publisher, Shared};
+
+pub(super) struct Commit<'a, H: Hypervisor> {
+    publisher: &'a Publisher<H>,
+    table: Option<Table<H>>,
+    pending: Vec<PendingRoute>,
+    /// The embedder's own entries of before, while others are tried.
+    own_before: Option<Vec<H::Entry>>,
+    served: Vec<Request>,
+    result: io::Result<()>,
+}
+
+impl<'a, H: Hypervisor> Commit<'a, H> {
+    pub(super) fn new(
+        publisher: &'a Publisher<H>,
+        table: Table<H>,
+        pending: Vec<PendingRoute>,
+        served: Vec<Request>,
+    ) -> Self {
+        // What a hypervisor that panics leaves.
+        let result = Err(io::ErrorKind::Other.into());
+        Self { publisher, table: Some(table), pending, own_before: None, served, result }
+    }
+
+    /// Commits the pending routes and, where they have changed, the embedder's own entries.
+    ///
+    /// Where the hypervisor refuses both together, the messages are tried without the new entries: an embedder's mistake must not
+    /// hold a guest's interrupts back.
+    pub(super) fn run(mut self, own: Option<Vec<H::Entry>>) {
+        let Self { table: Some(table), pending, own_before, result, .. } = &mut self else { return };
+        table.put(pending);
+        *own_before = own.map(|entries| table.set_own(entries));
+        *result = table.commit(pending);
+        if result.is_ok() {
+            *own_before = None;
+        } else if own_before.is_some() {
+            self.restore_own_entries();
+            let Self { table: Some(table), pending, result, .. } = &mut self else { return };
+            if !pending.is_empty() {
+                *result = table.commit(pending);
+            }
+        }
+    }
+
+    /// Where new entries of the embedder's own were refused: the old ones are in force.
+    fn restore_own_entries(&mut self) {
+        let Self { table: Some(table), own_before, served, result: Err(source), .. } = self else { return };
+        let Some(before) = own_before.take() else { return };
+        let entries = table.len();
+        served.iter_mut().for_each(|request| request.refuse_own_entries(entries, source));
+        drop(table.set_own(before));
+    }
+}
+
+impl<H: Hypervisor> Drop for Commit<'_, H> {
+    fn drop(&mut self) {
+        self.restore_own_entries();
+        let Self { publisher, table: Some(table), pending, served, result, .. } = self else { return };
+        let shared: &mut Shared<H> = &mut publisher.shared();
+        shared.ended = shared.ended.saturating_add(1);
+        match result {
+            Ok(()) => {
+                shared.routes.settle();
+                served.iter_mut().for_each(|request| request.acquire(&mut shared.routes));
+            }
+            Err(source) => {
+                let (refused, entries) = (pending.iter().map(|pending| pending.key).collect(), table.len());
+                served.iter_mut().for_each(|request| request.refuse(&refused, entries, source));
+                shared.routes.take_back();
+                table.take_back(pending, shared.routes.len());
+            }
+        }
+        shared.answer(mem::take(served));
+        // The commit may have prefetched every message of another request.
+        let Shared { waiting, routes, .. } = shared;
+        let found: Vec<_> = waiting.extract_if(.., |request| request.get_all(routes)).collect();
+        shared.answer(found);
+        shared.table = self.table.take();
+        if shared.others_wait() {
+            publisher.ended.notify_all();
+        }
+    }
+}

@@ -1,0 +1,305 @@
+//! Publishing: how messages get into the routing table of a hypervisor that takes the table as a whole.
+//!
+//! Owns the table: which message has which GSI, who uses it, what is prefetched with it, and the entries of the embedder's own.
+//! The [`Hypervisor`] only puts a table in force. KVM is one ([`kvm::KvmRouter`](crate::kvm::KvmRouter)).
+//!
+//! Invariant: a [`Route`] is given out only for a message in the table that is in force, and the message keeps its GSI until every
+//! route of it is back. However a commit ends, each caller that it serves gets an answer, and the publisher can commit again.
+//!
+//! Locking: one lock, held for a few instructions. A published message is therefore found while a commit is under way. A
+//! caller whose message is missing queues a request. If no commit is under way, this caller leads one: it takes the table out of the
+//! lock, commits the messages of all queued requests without the lock, and answers all of them. Otherwise it waits. A caller
+//! therefore waits for two commits at most: the one under way when it came, and the one that carries its own messages. The lock is
+//! taken after a domain's. The GSI iterator is called with the lock held and must not call the publisher.
+
+mod commit;
+mod counters;
+mod gsis;
+mod index;
+mod prefetch;
+mod request;
+mod routes;
+mod table;
+
+use std::fmt;
+use std::io;
+use std::mem;
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+
+use crate::interrupt::Interrupt;
+use crate::router::{Gsi, Route, RouterError};
+use commit::Commit;
+pub use counters::RouteCounters;
+use gsis::Gsis;
+pub(crate) use prefetch::DEVICE_VECTORS;
+use request::{Answers, Request, Ticket};
+use routes::Routes;
+use table::Table;
+pub use table::{ChangedRoute, RoutingTable};
+
+/// A hypervisor that takes the routing table of a VM as a whole.
+pub trait Hypervisor: Send {
+    /// An entry of the embedder's own, such as an irqchip's pin, a Hyper-V synthetic interrupt or a Xen event channel. The publisher
+    /// keeps these and does not look at them.
+    type Entry: Send;
+
+    /// What tells two routes apart. By default two devices that send the same message have two routes.
+    ///
+    /// A hypervisor that ignores device IDs answers the interrupt without its device, and devices then share routes.
+    fn key(interrupt: Interrupt) -> Interrupt {
+        interrupt
+    }
+
+    /// Puts `table` in force in place of the table before it. One call at a time; the publisher's lock is not held.
+    ///
+    /// # Errors
+    /// The hypervisor refuses the table. The table before it must be in force still.
+    fn commit(&mut self, table: RoutingTable<'_, Self::Entry>) -> io::Result<()>;
+}
+
+/// The messages of one VM, and their routes.
+///
+/// The methods are those of a [`Router`](crate::Router), which an embedder builds around a publisher:
+///
+/// ```
+/// use vm_msi::publisher::{Hypervisor, Publisher, RoutingTable};
+/// use vm_msi::router::Gsi;
+/// use vm_msi::{Interrupt, MsiMessage};
+///
+/// /// Takes (GSI, address, data) entries, and pins by their number.
+/// struct Mine;
+///
+/// impl Hypervisor for Mine {
+///     type Entry = u32;
+///
+///     fn commit(&mut self, table: RoutingTable<'_, u32>) -> std::io::Result<()> {
+///         for (gsi, interrupt) in table.routes() {
+///             println!("{gsi}: {interrupt}");
+///         }
+///         Ok(())
+///     }
+/// }
+///
+/// let publisher = Publisher::new(Mine, (24..4096).map(Gsi), 4000, 4).with_own_entries(vec![0, 1, 2]);
+/// let interrupt = Interrupt::new(MsiMessage { address: 0xfee0_0000, data: 0x41 });
+/// let mut routes = Vec::new();
+/// publisher.get_or_publish(&[interrupt], &mut routes);
+/// let route = routes.pop().unwrap()?;
+/// assert_eq!(route.gsi(), Gsi(24));
+/// publisher.put(route);
+/// # Ok::<(), vm_msi::router::RouterError>(())
+/// ```
+pub struct Publisher<H: Hypervisor> {
+    shared: Mutex<Shared<H>>,
+    /// Notified when a commit has ended. Some requests have answers then, and one of the others may lead the next commit.
+    ended: Condvar,
+}
+
+struct Shared<H: Hypervisor> {
+    routes: Routes,
+    /// `None` while a commit is under way: its leader has the table.
+    table: Option<Table<H>>,
+    /// The embedder's own entries that the next commit is to carry, where they have changed.
+    own: Option<Vec<H::Entry>>,
+    /// The requests that the next commit serves.
+    waiting: Vec<Request>,
+    /// Requests with answers, which their callers have not taken yet.
+    answered: Vec<Request>,
+    tickets: Ticket,
+    /// Commits that have ended, refused ones included.
+    ended: u64,
+    longest_wait: u64,
+}
+
+impl<H: Hypervisor> Publisher<H> {
+    /// A publisher for a VM whose table has room for `capacity` messages beside the embedder's own entries, at most 65,534.
+    ///
+    /// `gsis` is the embedder's allocator. It is asked for one GSI at a time, as the table grows, and may run dry for some time: then
+    /// a new message takes the room of an unused one. It must answer only GSIs that the hypervisor takes. The publisher
+    /// keeps each GSI for its own life.
+    ///
+    /// `vcpus` is the number of vCPUs: the fewer there are, the more of each one's messages are prefetched.
+    pub fn new(
+        hypervisor: H,
+        gsis: impl Iterator<Item = Gsi> + Send + 'static,
+        capacity: usize,
+        vcpus: u32,
+    ) -> Self {
+        let shared = Shared {
+            routes: Routes::new(Gsis::new(gsis), capacity, vcpus),
+            table: Some(Table::new(hypervisor)),
+            own: None,
+            waiting: Vec::new(),
+            answered: Vec::new(),
+            tickets: Ticket::default(),
+            ended: 0,
+            longest_wait: 0,
+        };
+        Self { shared: Mutex::new(shared), ended: Condvar::new() }
+    }
+
+    /// The same publisher with entries of the embedder's own, which each commit carries. Nothing is committed now.
+    #[must_use]
+    pub fn with_own_entries(mut self, entries: Vec<H::Entry>) -> Self {
+        let shared = self.shared.get_mut().unwrap_or_else(PoisonError::into_inner);
+        if let Some(table) = &mut shared.table {
+            drop(table.set_own(entries));
+        }
+        self
+    }
+
+    /// Replaces all entries of the embedder's own, by a commit. Of several calls at once the last one counts.
+    ///
+    /// Interrupts meanwhile: messages stay published. If the hypervisor refuses the new entries, the old ones stay in force, and
+    /// messages of the same commit are published without the new entries.
+    ///
+    /// # Errors
+    /// [`RouterError::Commit`]: the hypervisor refused the table.
+    pub fn set_own_entries(&self, entries: Vec<H::Entry>) -> Result<(), RouterError> {
+        let mut shared = self.shared();
+        shared.own = Some(entries);
+        let request = |ticket, shared: &Shared<H>| Request::of_own_entries(ticket, shared.ended);
+        let request = self.serve(shared, request);
+        request.and_then(|request| request.own).unwrap_or(Ok(()))
+    }
+
+    /// One more use of a message that is published. See [`Router`](crate::Router).
+    pub fn get(&self, interrupt: Interrupt) -> Option<Route> {
+        let gsi = self.shared().routes.get(H::key(interrupt))?;
+        Some(Route::new(gsi, interrupt))
+    }
+
+    /// Gives each message a route; those that are not published yet by one commit. See [`Router`](crate::Router).
+    pub fn get_or_publish(&self, interrupts: &[Interrupt], answers: &mut Answers) {
+        answers.clear();
+        let mut shared = self.shared();
+        // Up to the first that is missing, which has the first claim to room.
+        answers.extend(interrupts.iter().map_while(|interrupt| {
+            let gsi = shared.routes.get(H::key(*interrupt))?;
+            Some(Ok(Route::new(gsi, *interrupt)))
+        }));
+        let missing = interrupts.get(answers.len()..).unwrap_or_default();
+        if missing.is_empty() {
+            return;
+        }
+        let request = |ticket, shared: &Shared<H>| {
+            let wanted = missing.iter().map(|interrupt| (*interrupt, H::key(*interrupt)));
+            Request::new(ticket, shared.ended, wanted, shared.routes.capacity())
+        };
+        if let Some(mut request) = self.serve(shared, request) {
+            answers.append(&mut request.answers);
+        }
+    }
+
+    /// Gives a use of a message back. The message stays published until its room is needed.
+    pub fn put(&self, route: Route) {
+        self.shared().routes.put(route.gsi());
+    }
+
+    /// Publishes messages that are likely to be wanted, by one commit, as far as there is unused room. Nobody uses them yet.
+    ///
+    /// # Errors
+    /// [`RouterError::Commit`]: the hypervisor refused the table. The table is as before then.
+    pub fn prefetch(&self, interrupts: impl IntoIterator<Item = Interrupt>) -> Result<(), RouterError> {
+        let missing = {
+            let routes = &mut self.shared().routes;
+            let missing = interrupts.into_iter().filter(|interrupt| !routes.has(H::key(*interrupt)));
+            let mut missing: Vec<_> = missing.take(routes.spare()).collect();
+            missing.truncate(routes.reserve(missing.len()));
+            missing
+        };
+        let mut answers = Vec::new();
+        self.get_or_publish(&missing, &mut answers);
+        let mut result = Ok(());
+        for answer in answers {
+            match answer {
+                Ok(route) => self.put(route),
+                // Another caller has taken the room meanwhile.
+                Err(RouterError::NoRoom { .. }) => {}
+                Err(error) => result = Err(error),
+            }
+        }
+        result
+    }
+
+    /// What the routing table holds and has cost so far.
+    pub fn counters(&self) -> RouteCounters {
+        let shared = self.shared();
+        RouteCounters { longest_wait: shared.longest_wait, ..shared.routes.counters() }
+    }
+
+    /// Queues a request, and waits until it has its answers. Leads a commit if none is under way.
+    fn serve<'a>(
+        &'a self,
+        mut shared: MutexGuard<'a, Shared<H>>,
+        request: impl FnOnce(Ticket, &Shared<H>) -> Request,
+    ) -> Option<Request> {
+        let ticket = shared.tickets.next();
+        let request = request(ticket, &shared);
+        shared.waiting.push(request);
+        let is_to_wait = |shared: &mut Shared<H>| shared.table.is_none() && !shared.has_answered(ticket);
+        shared = self.ended.wait_while(shared, is_to_wait).unwrap_or_else(PoisonError::into_inner);
+        if !shared.has_answered(ticket) {
+            shared = self.lead(shared);
+        }
+        shared.take_answered(ticket)
+    }
+
+    /// Serves all requests that wait: by one commit, or by none where their messages have no room.
+    fn lead<'a>(&'a self, mut guard: MutexGuard<'a, Shared<H>>) -> MutexGuard<'a, Shared<H>> {
+        let shared = &mut *guard;
+        shared.routes.allocate_again();
+        for request in &mut shared.waiting {
+            request.get_or_place(&mut shared.routes);
+        }
+        let served = mem::take(&mut shared.waiting);
+        let own = shared.own.take();
+        let is_needed = own.is_some() || !shared.routes.pending().is_empty();
+        let Some(table) = shared.table.take_if(|_| is_needed) else {
+            shared.answer(served);
+            return guard;
+        };
+        prefetch::place(&mut shared.routes);
+        let pending = shared.routes.pending().to_vec();
+        drop(guard);
+        Commit::new(self, table, pending, served).run(own);
+        self.shared()
+    }
+
+    fn shared(&self) -> MutexGuard<'_, Shared<H>> {
+        self.shared.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<H: Hypervisor> Shared<H> {
+    fn answer(&mut self, served: impl IntoIterator<Item = Request>) {
+        for request in served {
+            self.longest_wait = self.longest_wait.max(self.ended.saturating_sub(request.since));
+            self.answered.push(request);
+        }
+    }
+
+    /// Whether any caller may wait besides the leader of the commit that has just ended, whose request has its answers already.
+    /// Notifying nobody would still cost a system call.
+    fn others_wait(&self) -> bool {
+        !self.waiting.is_empty() || self.answered.len() > 1
+    }
+
+    fn has_answered(&self, ticket: Ticket) -> bool {
+        self.answered.iter().any(|request| request.ticket == ticket)
+    }
+
+    fn take_answered(&mut self, ticket: Ticket) -> Option<Request> {
+        let index = self.answered.iter().position(|request| request.ticket == ticket)?;
+        Some(self.answered.swap_remove(index))
+    }
+}
+
+impl<H: Hypervisor> fmt::Debug for Publisher<H> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Publisher").finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests;

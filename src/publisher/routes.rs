@@ -1,0 +1,249 @@
+//! Which message is in which slot of the VM's routing table, and how many routes of it are in use.
+//!
+//! A message that nobody uses stays in its slot until its room is needed. Invariant: `slots` and `index` agree, and a GSI is given
+//! out only for a message that is in force. A message that was [placed](Routes::place) is pending until it is
+//! [settled](Routes::settle) or [taken back](Routes::take_back), and nobody gets it meanwhile. Locking: none of its own; see
+//! `mod.rs`.
+//!
+//! All messages here are [keys](super::Hypervisor::key).
+
+use super::counters::RouteCounters;
+use super::gsis::Gsis;
+use super::index::{Index, MAX_SLOTS};
+use super::prefetch;
+use crate::interrupt::Interrupt;
+use crate::router::Gsi;
+
+#[derive(Debug)]
+struct Slot {
+    key: Interrupt,
+    users: u32,
+    phase: Phase,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    /// The next commit carries it, or the one under way.
+    Pending,
+    InForce,
+}
+
+/// A message that was placed in a slot, and the message that the slot had before.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct PendingRoute {
+    pub(super) index: usize,
+    pub(super) gsi: Gsi,
+    pub(super) key: Interrupt,
+    pub(super) before: Option<Interrupt>,
+}
+
+#[derive(Debug)]
+pub(super) struct Routes {
+    slots: Vec<Slot>,
+    gsis: Gsis,
+    index: Index,
+    /// In the order in which they were placed.
+    pending: Vec<PendingRoute>,
+    vcpus: u32,
+    /// The slot where the search for an unused message goes on.
+    hand: usize,
+    /// Messages that were ever in force, or are pending.
+    ever: u64,
+    counters: RouteCounters,
+}
+
+impl Routes {
+    pub(super) fn new(gsis: Gsis, capacity: usize, vcpus: u32) -> Self {
+        let capacity = capacity.min(MAX_SLOTS);
+        Self {
+            slots: Vec::new(),
+            gsis,
+            index: Index::default(),
+            pending: Vec::new(),
+            vcpus,
+            hand: 0,
+            ever: 0,
+            counters: RouteCounters { capacity, ..Default::default() },
+        }
+    }
+
+    pub(super) fn counters(&self) -> RouteCounters {
+        RouteCounters { published: self.len(), ..self.counters }
+    }
+
+    /// Messages in the table, pending ones included.
+    pub(super) fn len(&self) -> usize {
+        self.slots.len()
+    }
+
+    /// How many of them could give their room to another message.
+    pub(super) fn unused(&self) -> usize {
+        self.len().saturating_sub(self.counters.in_use).saturating_sub(self.pending.len())
+    }
+
+    /// How many messages more there is room for, if there are GSIs.
+    pub(super) fn spare(&self) -> usize {
+        self.counters.capacity.saturating_sub(self.len())
+    }
+
+    /// For how many messages more, up to `messages`, there is room and a GSI. Takes the GSIs from the embedder's allocator.
+    pub(super) fn reserve(&mut self, messages: usize) -> usize {
+        let len = self.len();
+        self.gsis.reserve(len.saturating_add(messages).min(self.counters.capacity)).saturating_sub(len)
+    }
+
+    /// True if one message more has room and a GSI.
+    pub(super) fn has_spare(&mut self) -> bool {
+        self.reserve(1) > 0
+    }
+
+    /// The embedder's allocator may have more GSIs by now.
+    pub(super) fn allocate_again(&mut self) {
+        self.gsis.allocate_again();
+    }
+
+    /// How many messages there can be.
+    pub(super) fn capacity(&self) -> usize {
+        self.counters.capacity
+    }
+
+    /// How many vCPUs share the table.
+    pub(super) fn vcpus(&self) -> u32 {
+        self.vcpus
+    }
+
+    /// How many messages of a destination are prefetched at most: an even share.
+    pub(super) fn share(&self) -> usize {
+        let capacity = self.counters.capacity;
+        capacity.checked_div(self.vcpus as usize).unwrap_or(capacity).clamp(1, prefetch::DEVICE_VECTORS.len())
+    }
+
+    /// Whether, with the next commit, each message would have been in more than two and a half committed tables on average.
+    pub(super) fn is_handed_over_too_often(&self) -> bool {
+        let handed = self.counters.handed_over.saturating_add(self.len() as u64);
+        handed.saturating_mul(2) > self.ever.saturating_mul(5)
+    }
+
+    /// One more use of a message that is in force.
+    pub(super) fn acquire(&mut self, key: Interrupt) -> Option<Gsi> {
+        let index = self.index.get(key)?;
+        let slot = self.slots.get_mut(index).filter(|slot| slot.phase == Phase::InForce)?;
+        self.counters.in_use = self.counters.in_use.saturating_add((slot.users == 0).into());
+        slot.users = slot.users.saturating_add(1);
+        self.gsis.gsi(index)
+    }
+
+    /// The same for a message that costs its user no commit.
+    pub(super) fn get(&mut self, key: Interrupt) -> Option<Gsi> {
+        let gsi = self.acquire(key)?;
+        self.counters.hits = self.counters.hits.saturating_add(1);
+        Some(gsi)
+    }
+
+    /// One use less.
+    pub(super) fn put(&mut self, gsi: Gsi) {
+        if let Some(slot) = self.gsis.slot(gsi).and_then(|index| self.slots.get_mut(index)) {
+            slot.users = slot.users.saturating_sub(1);
+            self.counters.in_use = self.counters.in_use.saturating_sub((slot.users == 0).into());
+        }
+    }
+
+    /// Whether a message is in force or pending.
+    pub(super) fn has(&self, key: Interrupt) -> bool {
+        self.index.get(key).is_some()
+    }
+
+    /// Whether a message is in force.
+    pub(super) fn is_in_force(&self, key: Interrupt) -> bool {
+        let slot = self.index.get(key).and_then(|index| self.slots.get(index));
+        slot.is_some_and(|slot| slot.phase == Phase::InForce)
+    }
+
+    /// Places a message that is not in the table: in a new slot, or in that of a message that nobody uses, from which every irqfd
+    /// is detached. Does nothing if there is neither, or if the message is in the table.
+    pub(super) fn place(&mut self, key: Interrupt) {
+        let slot = Slot { key, users: 0, phase: Phase::Pending };
+        let (index, before) = if self.has_spare() {
+            let index = self.len();
+            if !self.index.insert(key, index) {
+                return;
+            }
+            self.slots.push(slot);
+            (index, None)
+        } else {
+            if self.has(key) {
+                return;
+            }
+            let Some(index) = self.next_unused() else { return };
+            let Some(place) = self.slots.get_mut(index) else { return };
+            let before = std::mem::replace(place, slot).key;
+            self.index.remove(before);
+            self.index.insert(key, index);
+            self.counters.evictions = self.counters.evictions.saturating_add(1);
+            (index, Some(before))
+        };
+        let Some(gsi) = self.gsis.gsi(index) else { return };
+        self.pending.push(PendingRoute { index, gsi, key, before });
+        self.ever = self.ever.saturating_add(1);
+    }
+
+    fn next_unused(&mut self) -> Option<usize> {
+        if self.unused() == 0 {
+            return None;
+        }
+        let (before, after) = self.slots.split_at_checked(self.hand)?;
+        let is_unused = |slot: &Slot| slot.users == 0 && slot.phase == Phase::InForce;
+        let place = after.iter().chain(before).position(is_unused)?;
+        let index = self.hand.saturating_add(place).checked_rem(self.len())?;
+        self.hand = index.saturating_add(1).checked_rem(self.len())?;
+        Some(index)
+    }
+
+    /// The messages that the next commit carries, or the one under way.
+    pub(super) fn pending(&self) -> &[PendingRoute] {
+        &self.pending
+    }
+
+    /// The hypervisor has taken the pending messages: they are in force.
+    pub(super) fn settle(&mut self) {
+        for PendingRoute { index, .. } in self.pending.drain(..) {
+            if let Some(slot) = self.slots.get_mut(index) {
+                slot.phase = Phase::InForce;
+            }
+        }
+        self.counters.commits = self.counters.commits.saturating_add(1);
+        self.counters.handed_over = self.counters.handed_over.saturating_add(self.slots.len() as u64);
+    }
+
+    /// The hypervisor has refused the pending messages: the state is again what is in force.
+    pub(super) fn take_back(&mut self) {
+        self.ever = self.ever.saturating_sub(self.pending.len() as u64);
+        for PendingRoute { index, key, before, .. } in self.pending.drain(..).rev() {
+            self.index.remove(key);
+            match (before, self.slots.get_mut(index)) {
+                (Some(key), Some(slot)) => {
+                    self.counters.evictions = self.counters.evictions.saturating_sub(1);
+                    *slot = Slot { key, users: 0, phase: Phase::InForce };
+                    self.index.insert(key, index);
+                }
+                _ => self.slots.truncate(index),
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+impl Routes {
+    /// Each slot's GSI, message and number of users, while nothing is pending.
+    pub(super) fn settled(&self) -> Vec<(Gsi, Interrupt, u32)> {
+        assert!(self.pending.is_empty() && self.slots.iter().all(|slot| slot.phase == Phase::InForce));
+        assert_eq!(self.index.len(), self.slots.len());
+        let row = |(index, slot): (usize, &Slot)| {
+            assert_eq!(self.index.get(slot.key), Some(index), "{:?}", slot.key);
+            let gsi = self.gsis.gsi(index).unwrap();
+            assert_eq!(self.gsis.slot(gsi), Some(index));
+            (gsi, slot.key, slot.users)
+        };
+        self.slots.iter().enumerate().map(row).collect()
+    }
+}
