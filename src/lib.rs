@@ -7,6 +7,7 @@
 //! | [`domain`] | what each vector *is* in the host, and the way to what it *should be* | look at registers |
 //! | [`publisher`] | the routing table: messages, their GSIs, the embedder's own entries | know the hypervisor |
 //! | [`router`], [`kvm`] | routes of messages, irqfds | know vectors or devices |
+//! | [`line`](mod@line) | one source of the VMM's own: one eventfd, one message | know devices |
 //! | [`remap`] | what a function's messages mean now, where the guest remaps them | call back into a domain |
 //! | [`budget`] | how many host vectors a device and a VM may have | know which |
 //! | [`backend`], [`vfio`] | which eventfd a host vector fires | know messages |
@@ -66,6 +67,7 @@ pub mod ims;
 pub mod interrupt;
 #[cfg(feature = "kvm")]
 pub mod kvm;
+pub mod line;
 pub mod maintenance;
 pub mod message;
 #[cfg(feature = "bus")]

@@ -15,6 +15,7 @@ mod hostile;
 mod ims;
 mod ims_formats;
 mod ims_memory;
+mod line;
 mod messages;
 mod parked;
 mod remapping;
