@@ -1,40 +1,55 @@
-//! Irqfds that the kernel ends by itself because their eventfds were closed, and the routes that they may still need.
+//! Routes that closed eventfds may still need.
 //!
-//! The kernel does so later, in the same queue of work for which each KVM_IRQFD deassign waits (Linux
-//! virt/kvm/eventfd.c, `irqfd_cleanup_wq`). Invariant: a route leaves here only after a detach that began when the
-//! eventfds were closed already. Locking: a lock of its own, innermost, held for no call.
+//! The kernel detaches an irqfd by itself when its eventfd is closed for the last time. It does so later, in the queue of work for
+//! which each KVM_IRQFD deassign waits (Linux virt/kvm/eventfd.c, `irqfd_cleanup_wq`). Invariant: a route leaves here only after
+//! a detach that began when its eventfd was closed already. Locking: an innermost lock, held for no call, and not taken by a detach that
+//! sees no routes.
 
 use std::mem;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::router::Route;
 
 /// Routes whose eventfds are closed, of which an interrupt may still be on its way.
 #[derive(Debug, Default)]
-pub(super) struct DeferredRoutes(Mutex<Vec<Route>>);
+pub(super) struct DeferredRoutes {
+    routes: Mutex<Vec<Route>>,
+    /// How many there are. Written under the lock. A detach that reads an older number leaves routes to the next detach.
+    count: AtomicUsize,
+}
 
 impl DeferredRoutes {
-    /// The eventfds of these are closed.
+    /// Adds routes whose eventfds are closed.
     pub(super) fn add(&self, routes: Vec<Route>) {
-        self.routes().extend(routes);
+        let mut all = self.routes();
+        all.extend(routes);
+        self.count.store(all.len(), Ordering::Release);
     }
 
-    /// Detaches something: the routes that nothing needs any more then. Where it is refused nobody has waited, and they
-    /// stay until the next one.
+    /// Detaches an eventfd, and answers the routes that nothing needs any more then. If the detach is refused it has not waited, and
+    /// the routes stay until the next one.
     pub(super) fn detach<E>(&self, detach: impl FnOnce() -> Result<(), E>) -> Result<Vec<Route>, E> {
-        // Those that come meanwhile may be too late for this one.
-        let before = mem::take(&mut *self.routes());
+        // Routes that come while the detach is under way may be too late for it.
+        let before = if self.count.load(Ordering::Acquire) == 0 { Vec::new() } else { self.take() };
         match detach() {
             Ok(()) => Ok(before),
             Err(error) => {
-                self.routes().extend(before);
+                self.add(before);
                 Err(error)
             }
         }
     }
 
+    #[cold]
+    fn take(&self) -> Vec<Route> {
+        let mut all = self.routes();
+        self.count.store(0, Ordering::Release);
+        mem::take(&mut *all)
+    }
+
     fn routes(&self) -> MutexGuard<'_, Vec<Route>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.routes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
