@@ -46,9 +46,10 @@ pub struct KvmRouter<V: KvmVm + ?Sized = VmFd> {
 }
 
 /// The GSIs of a router's messages, where they are not all that KVM has above the irqchip's pins.
-pub struct MessageGsis {
+#[derive(Debug)]
+pub struct MessageGsis<I> {
     /// The embedder's allocator: see [`Publisher::new`]. A GSI that is an irqchip's pin's, or that KVM does not take, counts as none.
-    pub allocator: Box<dyn Iterator<Item = Gsi> + Send>,
+    pub allocator: I,
     /// How many entries of the routing table are kept free for [`KvmRouter::set_own_entries`], besides the irqchip's pins.
     pub kept_free: usize,
 }
@@ -68,7 +69,7 @@ impl<V: KvmVm + ?Sized> KvmRouter<V> {
         vcpus: u32,
         ids: DestinationIds,
     ) -> Result<Self, MissingCapability> {
-        let gsis = MessageGsis { allocator: Box::new(Irqchip::message_gsis()), kept_free: 0 };
+        let gsis = MessageGsis { allocator: Irqchip::message_gsis(), kept_free: 0 };
         Self::with_gsis(vm, irqchip, vcpus, ids, gsis)
     }
 
@@ -81,7 +82,7 @@ impl<V: KvmVm + ?Sized> KvmRouter<V> {
         irqchip: Irqchip,
         vcpus: u32,
         ids: DestinationIds,
-        gsis: MessageGsis,
+        gsis: MessageGsis<impl Iterator<Item = Gsi> + Send + 'static>,
     ) -> Result<Self, MissingCapability> {
         let capacity = requirements::check(&*vm, irqchip, ids)?.saturating_sub(gsis.kept_free);
         let mut allocator = gsis.allocator;

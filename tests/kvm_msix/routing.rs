@@ -107,7 +107,7 @@ fn messages_have_the_gsis_of_the_embedders_allocator_and_leave_the_others_alone(
         let (vm, ids) = (machine.vm(), DestinationIds::Bits8);
         // GSIs of pins, and of more than KVM takes, would make it refuse each table.
         let allocator = [Gsi(100), Gsi(4), Gsi(4096), Gsi(90)].into_iter();
-        let gsis = MessageGsis { allocator: Box::new(allocator), kept_free: 8 };
+        let gsis = MessageGsis { allocator, kept_free: 8 };
         let router = KvmRouter::with_gsis(vm, irqchip, 1, ids, gsis).unwrap();
         let room = router.counters().capacity;
         assert_eq!(room, KvmRouter::new(machine.vm(), irqchip, 1, ids).unwrap().counters().capacity - 8);
