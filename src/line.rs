@@ -76,13 +76,13 @@ impl Line {
         let route = self.route(message);
         if let Err(error) = self.detach(&mut attached) {
             if let Ok(route) = route {
-                self.router.withdraw(route);
+                self.router.put(route);
             }
             return Err(error);
         }
         let route = route?;
         if let Err(error) = self.router.attach(&self.eventfd, &route) {
-            self.router.withdraw(route);
+            self.router.put(route);
             return Err(error);
         }
         *attached = Some(route);
@@ -114,11 +114,11 @@ impl Line {
     }
 
     fn route(&self, message: Interrupt) -> Result<Route, RouterError> {
-        if let Some(route) = self.router.find(message) {
+        if let Some(route) = self.router.get(message) {
             return Ok(route);
         }
         let mut routes = Vec::with_capacity(1);
-        self.router.publish(&[message], &mut routes);
+        self.router.get_or_publish(&[message], &mut routes);
         let no_answer = || RouterError::NoRoom { message, routes: 0 };
         routes.pop().ok_or_else(no_answer)?
     }
@@ -128,7 +128,7 @@ impl Line {
             self.router.detach(&self.eventfd, route)?;
         }
         if let Some(route) = attached.take() {
-            self.router.withdraw(route);
+            self.router.put(route);
         }
         Ok(())
     }

@@ -2,7 +2,7 @@
 //!
 //! One router serves a whole VM and every domain in it; implementations lock for themselves, after the domain
 //! and before the store. The order of the calls is a type's matter: an eventfd attaches to a [`Route`], which
-//! there is only for a message that is published, and a `Route` that is withdrawn is gone. So no signal can meet an irqfd
+//! there is only for a message that is published, and a `Route` that is put back is gone. So no signal can meet an irqfd
 //! without a route, where KVM would drop it.
 
 use std::fmt;
@@ -29,9 +29,9 @@ impl fmt::Display for Gsi {
 
 /// One use of a published message. While it lives, the message keeps its GSI.
 ///
-/// It cannot be copied, and goes back by [`Router::withdraw`]: one that is dropped pins its message for the
+/// It cannot be copied, and goes back by [`Router::put`]: one that is dropped pins its message for the
 /// life of the VM.
-#[must_use = "a route that is not withdrawn is never used again"]
+#[must_use = "a route that is not put back pins its message"]
 #[derive(Debug, PartialEq, Eq)]
 pub struct Route {
     gsi: Gsi,
@@ -152,15 +152,15 @@ pub trait Router: Send + Sync {
         Capabilities::UNLIMITED
     }
 
-    /// One more use of a message that is published, where that takes no call to the host. `None` does not mean that it is not
-    /// published, as of a router that cannot tell: it is asked to [publish](Router::publish) it then.
-    fn find(&self, _message: Interrupt) -> Option<Route> {
+    /// One more use of a message that is published, if that takes no call to the host. `None` does not mean that the message is not
+    /// published: a router may be unable to tell. The caller then asks it to [publish](Router::get_or_publish) the message.
+    fn get(&self, _message: Interrupt) -> Option<Route> {
         None
     }
 
     /// Gives each message a route, those that are not published yet by one commit for all of them. `routes`
     /// receives one answer per message, in order; what it held before is dropped unseen, so pass it empty.
-    fn publish(&self, messages: &[Interrupt], routes: &mut Vec<Result<Route, RouterError>>);
+    fn get_or_publish(&self, messages: &[Interrupt], routes: &mut Vec<Result<Route, RouterError>>);
 
     /// Attaches `eventfd`: from now on its signals are interrupts, beginning with one for what it holds. One that comes
     /// meanwhile may be two (KVM's own race); so an eventfd that nobody signals yet is attached before anybody can.
@@ -178,7 +178,7 @@ pub trait Router: Send + Sync {
 
     /// Gives a use of a message back. Its eventfd must be detached. The message stays published until its room
     /// is needed.
-    fn withdraw(&self, route: Route);
+    fn put(&self, route: Route);
 
     /// Detaches eventfds that nobody signals any more and that nobody else has open, closes them and gives their
     /// routes back: one by one, or cheaper where that can be. When this has returned, all that was signalled has been
@@ -190,7 +190,7 @@ pub trait Router: Send + Sync {
     fn close(&self, attached: Vec<(EventFd, Route)>) -> Vec<Unclosed> {
         let close = |(index, (eventfd, route))| match self.detach(&eventfd, &route) {
             Ok(()) => {
-                self.withdraw(route);
+                self.put(route);
                 None
             }
             Err(source) => Some(Unclosed { index, eventfd, route, source }),

@@ -209,7 +209,7 @@ impl Slot {
         match prepare() {
             Ok(host) => *self = Self::Detaching { host, route, latched: false },
             Err(error) => {
-                router.withdraw(route);
+                router.put(route);
                 return Err(error);
             }
         }
@@ -235,11 +235,11 @@ impl Slot {
     /// harmless.
     pub(super) fn attach(&mut self, route: Route, router: &dyn Router) -> Step {
         let Self::Held { host } = &*self else {
-            router.withdraw(route);
+            router.put(route);
             return Ok(());
         };
         if let Err(error) = router.attach(&host.eventfd, &route) {
-            router.withdraw(route);
+            router.put(route);
             return Err(error.into());
         }
         match mem::replace(self, Self::UNUSED) {
@@ -287,12 +287,12 @@ impl Slot {
         match mem::replace(self, Self::UNUSED) {
             Self::Live { host, route } => {
                 *self = Self::Held { host: HostVector { last, ..host } };
-                router.withdraw(route);
+                router.put(route);
             }
             Self::Relayed { host, .. } => *self = Self::Held { host: HostVector { last, ..host } },
             Self::Detaching { host, route, latched } => {
                 *self = Self::Idle { latched: latched || host.is_signalled() };
-                router.withdraw(route);
+                router.put(route);
             }
             other => *self = other,
         }

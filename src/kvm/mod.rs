@@ -139,11 +139,11 @@ impl<V: KvmVm + ?Sized> Router for KvmRouter<V> {
         Ok(Target::for_apics(message, self.ids)?)
     }
 
-    fn find(&self, message: Interrupt) -> Option<Route> {
+    fn get(&self, message: Interrupt) -> Option<Route> {
         self.publisher.get(message)
     }
 
-    fn publish(&self, messages: &[Interrupt], routes: &mut Vec<Result<Route, RouterError>>) {
+    fn get_or_publish(&self, messages: &[Interrupt], routes: &mut Vec<Result<Route, RouterError>>) {
         self.publisher.get_or_publish(messages, routes);
     }
 
@@ -156,11 +156,11 @@ impl<V: KvmVm + ?Sized> Router for KvmRouter<V> {
         let gsi = route.gsi();
         let detach = || self.vm.unregister_irqfd(eventfd, gsi);
         let released = self.deferred.detach(detach).map_err(|source| RouterError::Detach { gsi, source })?;
-        released.into_iter().for_each(|route| self.withdraw(route));
+        released.into_iter().for_each(|route| self.put(route));
         Ok(())
     }
 
-    fn withdraw(&self, route: Route) {
+    fn put(&self, route: Route) {
         self.publisher.put(route);
     }
 
@@ -175,7 +175,7 @@ impl<V: KvmVm + ?Sized> Router for KvmRouter<V> {
         self.deferred.add(closed);
         match self.detach(&eventfd, &route) {
             Ok(()) => {
-                self.withdraw(route);
+                self.put(route);
                 Vec::new()
             }
             Err(source) => vec![Unclosed { index, eventfd, route, source }],

@@ -49,12 +49,12 @@ impl Router for Remapped {
         self.router.capabilities().intersection(self.stage.capabilities(self.requester))
     }
 
-    fn find(&self, message: Interrupt) -> Option<Route> {
-        self.router.find(message)
+    fn get(&self, message: Interrupt) -> Option<Route> {
+        self.router.get(message)
     }
 
-    fn publish(&self, messages: &[Interrupt], routes: &mut Vec<Result<Route, RouterError>>) {
-        self.router.publish(messages, routes);
+    fn get_or_publish(&self, messages: &[Interrupt], routes: &mut Vec<Result<Route, RouterError>>) {
+        self.router.get_or_publish(messages, routes);
     }
 
     fn attach(&self, eventfd: &EventFd, route: &Route) -> Result<(), RouterError> {
@@ -65,8 +65,8 @@ impl Router for Remapped {
         self.router.detach(eventfd, route)
     }
 
-    fn withdraw(&self, route: Route) {
-        self.router.withdraw(route);
+    fn put(&self, route: Route) {
+        self.router.put(route);
     }
 
     fn close(&self, attached: Vec<(EventFd, Route)>) -> Vec<Unclosed> {

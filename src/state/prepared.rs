@@ -41,7 +41,7 @@ pub fn prepare<'router, 'function, R: Router + ?Sized>(
     let mut messages = Vec::new();
     functions.into_iter().for_each(|function| function.messages(&mut messages));
     let mut answers = Vec::new();
-    router.publish(&messages, &mut answers);
+    router.get_or_publish(&messages, &mut answers);
     let asked = answers.len();
     let routes: Vec<Route> = answers.into_iter().flatten().collect();
     let refused = asked.saturating_sub(routes.len());
@@ -50,6 +50,6 @@ pub fn prepare<'router, 'function, R: Router + ?Sized>(
 
 impl<R: Router + ?Sized> Drop for Prepared<'_, R> {
     fn drop(&mut self) {
-        self.routes.drain(..).for_each(|route| self.router.withdraw(route));
+        self.routes.drain(..).for_each(|route| self.router.put(route));
     }
 }

@@ -160,14 +160,14 @@ impl Router for FakeRouter {
         self.vm().written.push(message);
     }
 
-    fn find(&self, message: Interrupt) -> Option<Route> {
+    fn get(&self, message: Interrupt) -> Option<Route> {
         let vm = &mut *self.vm();
         let (gsi, published) = vm.routes.iter_mut().find(|(_, published)| published.message == message)?;
         published.users += 1;
         Some(Route::new(*gsi, message))
     }
 
-    fn publish(&self, messages: &[Interrupt], routes: &mut Vec<Result<Route, RouterError>>) {
+    fn get_or_publish(&self, messages: &[Interrupt], routes: &mut Vec<Result<Route, RouterError>>) {
         routes.clear();
         let mut new = false;
         for message in messages {
@@ -209,12 +209,12 @@ impl Router for FakeRouter {
         Ok(())
     }
 
-    fn withdraw(&self, route: Route) {
+    fn put(&self, route: Route) {
         let vm = &mut *self.vm();
         let Published { users, .. } = vm.routes.get_mut(&route.gsi()).expect("a route that was published");
-        *users = users.checked_sub(1).expect("a route that was not withdrawn yet");
+        *users = users.checked_sub(1).expect("a route that was not put back yet");
         let attached = vm.irqfds.values().filter(|(_, gsi)| *gsi == route.gsi()).count();
-        assert!(attached <= *users, "a route was withdrawn under its irqfd");
+        assert!(attached <= *users, "a route was put back under its irqfd");
     }
 
     fn signal(&self, message: Interrupt) -> Result<Signalled, RouterError> {

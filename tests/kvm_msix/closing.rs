@@ -82,7 +82,7 @@ fn an_eventfd_that_somebody_else_has_open_goes_on_delivering_after_it_was_closed
     let guest = machine.start();
     let messages = [0x41, 0x42, 0x43].map(|vector| Interrupt::new(fixed(0, vector)));
     let mut routes = Vec::new();
-    router.publish(&messages, &mut routes);
+    router.get_or_publish(&messages, &mut routes);
     let mut others = Vec::new();
     let attached = routes.into_iter().zip([true, false, true]).map(|(route, is_shared)| {
         let (eventfd, route) = (EventFd::new(EFD_NONBLOCK).unwrap(), route.unwrap());
@@ -107,7 +107,7 @@ fn eventfds_whose_end_the_kernel_refuses_to_wait_for_keep_their_routes_until_it_
     let guest = machine.start();
     let messages = [0x41, 0x42, 0x43, 0x44].map(|vector| Interrupt::new(fixed(0, vector)));
     let mut routes = Vec::new();
-    router.publish(&messages, &mut routes);
+    router.get_or_publish(&messages, &mut routes);
     let mut attached = routes.into_iter().zip([true, true, false, true]).map(|(route, is_eventfd)| {
         let route = route.unwrap();
         // The kernel refuses KVM_IRQFD for what is no eventfd.
@@ -130,7 +130,7 @@ fn eventfds_whose_end_the_kernel_refuses_to_wait_for_keep_their_routes_until_it_
     assert_eq!(
         router.counters().in_use,
         2,
-        "all but what is detached and not withdrawn, and what was refused"
+        "all but what is detached and not put back, and what was refused"
     );
 }
 

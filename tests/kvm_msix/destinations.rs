@@ -81,13 +81,13 @@ fn an_extended_destination_reaches_the_vcpu_that_is_meant() {
             assert_eq!(parked.requested(vcpu), [0x41], "{id:#x}");
             // By an irqfd.
             let mut routes = Vec::new();
-            router.publish(&[interrupt(extended(id, 0x42))], &mut routes);
+            router.get_or_publish(&[interrupt(extended(id, 0x42))], &mut routes);
             let route = routes.pop().unwrap().unwrap();
             let eventfd = EventFd::new(EFD_NONBLOCK).unwrap();
             router.attach(&eventfd, &route).unwrap();
             eventfd.write(1).unwrap();
             router.detach(&eventfd, &route).unwrap();
-            router.withdraw(route);
+            router.put(route);
             assert_eq!(parked.requested(vcpu), [0x41, 0x42], "{id:#x}");
         }
         for vcpu in 0..ids.len() {

@@ -114,7 +114,7 @@ fn messages_have_the_gsis_of_the_embedders_allocator_and_leave_the_others_alone(
         let mut gsis = Vec::new();
         for cpu in 0..4 {
             let mut routes = Vec::new();
-            router.publish(&[Interrupt::new(fixed(cpu, 0x41))], &mut routes);
+            router.get_or_publish(&[Interrupt::new(fixed(cpu, 0x41))], &mut routes);
             gsis.extend(routes.pop().unwrap().map(|route| route.gsi()).ok());
         }
         assert_eq!(gsis, [Gsi(100), Gsi(90)]);
@@ -129,7 +129,7 @@ fn a_signal_that_meets_an_irqfd_without_a_route_is_lost_and_never_so_in_the_rout
     let guest = machine.start();
     let publish = || {
         let mut routes = Vec::new();
-        router.publish(&[Interrupt::new(fixed(0, 0x41))], &mut routes);
+        router.get_or_publish(&[Interrupt::new(fixed(0, 0x41))], &mut routes);
         routes.pop().unwrap().unwrap()
     };
 
@@ -143,7 +143,7 @@ fn a_signal_that_meets_an_irqfd_without_a_route_is_lost_and_never_so_in_the_rout
     guest.settle(0);
     assert_eq!(guest.interrupts(0, 0x41), 0, "lost");
     vm.unregister_irqfd(&early, gsi).unwrap();
-    router.withdraw(blank);
+    router.put(blank);
 
     // The router's order: the eventfd keeps it.
     let eventfd = EventFd::new(EFD_NONBLOCK).unwrap();
@@ -153,7 +153,7 @@ fn a_signal_that_meets_an_irqfd_without_a_route_is_lost_and_never_so_in_the_rout
         router.attach(&eventfd, &route).unwrap();
         guest.wait_for(0, 0x41, round);
         router.detach(&eventfd, &route).unwrap();
-        router.withdraw(route);
+        router.put(route);
     }
 }
 

@@ -87,7 +87,7 @@ fn a_message_to_no_apic_is_dropped_also_where_userspace_delivers_because_routes_
         let others = (100..).flat_map(|id| (0x20..=0xef).map(move |vector| fixed(id, vector)));
         let others: Vec<_> = others.map(Interrupt::new).take(router.counters().capacity).collect();
         let mut routes = Vec::new();
-        router.publish(&others, &mut routes);
+        router.get_or_publish(&others, &mut routes);
         assert!(routes.iter().all(Result::is_ok), "every route is in use");
 
         let bar = Bar::new(0).unwrap();

@@ -106,11 +106,11 @@ impl OnDetach {
 }
 
 impl Router for OnDetach {
-    fn find(&self, interrupt: Interrupt) -> Option<Route> {
-        self.router.find(interrupt)
+    fn get(&self, interrupt: Interrupt) -> Option<Route> {
+        self.router.get(interrupt)
     }
-    fn publish(&self, interrupts: &[Interrupt], routes: &mut Vec<Result<Route, RouterError>>) {
-        self.router.publish(interrupts, routes);
+    fn get_or_publish(&self, interrupts: &[Interrupt], routes: &mut Vec<Result<Route, RouterError>>) {
+        self.router.get_or_publish(interrupts, routes);
     }
     fn attach(&self, eventfd: &EventFd, route: &Route) -> Result<(), RouterError> {
         self.router.attach(eventfd, route)
@@ -121,8 +121,8 @@ impl Router for OnDetach {
         self.detached.store(true, Ordering::SeqCst);
         detached
     }
-    fn withdraw(&self, route: Route) {
-        self.router.withdraw(route);
+    fn put(&self, route: Route) {
+        self.router.put(route);
     }
     fn signal(&self, interrupt: Interrupt) -> Result<Signalled, RouterError> {
         self.router.signal(interrupt)

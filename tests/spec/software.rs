@@ -158,7 +158,7 @@ struct SlowRouter {
 }
 
 impl Router for SlowRouter {
-    fn publish(&self, _: &[Interrupt], routes: &mut Vec<Result<Route, RouterError>>) {
+    fn get_or_publish(&self, _: &[Interrupt], routes: &mut Vec<Result<Route, RouterError>>) {
         routes.clear();
     }
 
@@ -170,7 +170,7 @@ impl Router for SlowRouter {
         Ok(())
     }
 
-    fn withdraw(&self, _: Route) {}
+    fn put(&self, _: Route) {}
 
     fn signal(&self, _: Interrupt) -> Result<Signalled, RouterError> {
         self.begun.store(true, Ordering::SeqCst);

@@ -152,13 +152,13 @@ impl Looking {
 }
 
 impl Router for Looking {
-    fn find(&self, message: Interrupt) -> Option<Route> {
-        self.router.find(message)
+    fn get(&self, message: Interrupt) -> Option<Route> {
+        self.router.get(message)
     }
 
-    fn publish(&self, messages: &[Interrupt], routes: &mut Vec<Result<Route, RouterError>>) {
+    fn get_or_publish(&self, messages: &[Interrupt], routes: &mut Vec<Result<Route, RouterError>>) {
         self.look();
-        self.router.publish(messages, routes);
+        self.router.get_or_publish(messages, routes);
     }
 
     fn attach(&self, eventfd: &EventFd, route: &Route) -> Result<(), RouterError> {
@@ -171,8 +171,8 @@ impl Router for Looking {
         self.router.detach(eventfd, route)
     }
 
-    fn withdraw(&self, route: Route) {
-        self.router.withdraw(route);
+    fn put(&self, route: Route) {
+        self.router.put(route);
     }
 
     fn signal(&self, message: Interrupt) -> Result<Signalled, RouterError> {

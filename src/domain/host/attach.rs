@@ -64,7 +64,7 @@ impl Host {
             match target {
                 None => {}
                 Some(Target::Interrupt(interrupt)) => {
-                    let Some(route) = router.find(interrupt) else { return self.publish_from(index, router) };
+                    let Some(route) = router.get(interrupt) else { return self.publish_from(index, router) };
                     self.attach(vector, route, router);
                 }
                 Some(Target::Memory(_)) => self.relay(vector, target),
@@ -83,7 +83,7 @@ impl Host {
         };
         let messages: Vec<Interrupt> = ready.iter().filter_map(interrupt).collect();
         let mut routes = Vec::with_capacity(messages.len());
-        router.publish(&messages, &mut routes);
+        router.get_or_publish(&messages, &mut routes);
         let mut routes = routes.into_iter();
         for Work { vector, target } in ready {
             match target {
@@ -102,7 +102,7 @@ impl Host {
     fn attach(&mut self, vector: Vector, route: Route, router: &dyn Router) {
         // A vector leaves the set that userspace watches before its irqfd attaches, and has one irqfd at a time.
         if !self.hold(vector, router) {
-            return router.withdraw(route);
+            return router.put(route);
         }
         let target = Target::Interrupt(route.message());
         let is_refusing = self.is_refusing;
@@ -115,7 +115,7 @@ impl Host {
             _ => match slot.bind(vector, backend, budget) {
                 Ok(()) => slot.attach(route, router),
                 Err(error) => {
-                    router.withdraw(route);
+                    router.put(route);
                     Err(error)
                 }
             },

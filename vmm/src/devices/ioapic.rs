@@ -180,14 +180,14 @@ mod tests {
     struct Wire(mpsc::Sender<MsiMessage>);
 
     impl Router for Wire {
-        fn publish(&self, _: &[Interrupt], _: &mut Vec<Result<Route, RouterError>>) {}
+        fn get_or_publish(&self, _: &[Interrupt], _: &mut Vec<Result<Route, RouterError>>) {}
         fn attach(&self, _: &EventFd, _: &Route) -> Result<(), RouterError> {
             Ok(())
         }
         fn detach(&self, _: &EventFd, _: &Route) -> Result<(), RouterError> {
             Ok(())
         }
-        fn withdraw(&self, _: Route) {}
+        fn put(&self, _: Route) {}
         fn signal(&self, message: Interrupt) -> Result<Signalled, RouterError> {
             self.0.send(message.message()).unwrap();
             Ok(Signalled::Delivered)
