@@ -64,7 +64,7 @@ test-linux: build  ## Linux guests with passed-through devices, on hosts with an
 # qemu-user is slow, so the random tests have fewer cases. A chroot needs root or user namespaces, which not every
 # machine has: `make test` does without.
 test-arm64:  ## the crate's tests that need no KVM, built for arm64 and run under qemu-user; fetches 400 MB once
-	@echo "test-arm64: skipped, because they are for x86-64: the shuttle tests, tests/kvm_msix, tests/linux"
+	@echo "test-arm64: skipped, because they are for x86-64: the shuttle tests, tests/kvm_msix, tests/seccomp, tests/linux"
 	resources/arm64/run.sh env MODEL_CASES=200 POOL_CASES=200 cargo test --locked -p vm-msi --lib \
 		--test spec --test ims --test idle --test state --test model --test pool
 

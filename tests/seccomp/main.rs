@@ -36,7 +36,7 @@ const KVM_SIGNAL_MSI: u64 = 0x4020_aea5;
 
 /// Waits for a lock, a commit or another thread.
 const LOCKS: &[c_long] = &[libc::SYS_futex];
-/// The allocator of glibc. It opens /proc/sys/vm/overcommit_memory once, before it trims the heap of a thread.
+/// The allocator of glibc. It reads /proc/sys/vm/overcommit_memory once, before it trims the heap of a thread.
 const MEMORY_CALLS: &[c_long] = &[
     libc::SYS_brk,
     libc::SYS_mmap,
@@ -45,6 +45,8 @@ const MEMORY_CALLS: &[c_long] = &[
     libc::SYS_mprotect,
     libc::SYS_madvise,
     libc::SYS_openat,
+    libc::SYS_read,
+    libc::SYS_close,
 ];
 /// What attaches, detaches, binds and unbinds vectors, and asks which interrupts wait.
 const VECTOR_CALLS: &[c_long] = &[
