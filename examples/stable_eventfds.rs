@@ -11,6 +11,7 @@
 use std::error::Error;
 use std::sync::{Arc, mpsc};
 use std::thread;
+use std::time::Duration;
 
 use kvm_ioctls::{Kvm, VcpuFd};
 use vm_msi::apic::DestinationIds;
@@ -25,7 +26,9 @@ const QUEUE: Vector = Vector(2);
 const ENABLE: u16 = 1 << 15;
 const MASKED: u32 = 1;
 
-fn main() -> Result<(), Box<dyn Error>> {
+type Checked = Result<(), Box<dyn Error>>;
+
+fn main() -> Checked {
     let vm = Arc::new(Kvm::new()?.create_vm()?);
     vm.create_irq_chip()?;
     let vcpu = vm.create_vcpu(0)?;
@@ -44,7 +47,7 @@ fn main() -> Result<(), Box<dyn Error>> {
             rung.send(()).expect("somebody waits");
         }
     });
-    let signal = || -> Result<(), Box<dyn Error>> {
+    let signal = || -> Checked {
         let (done, rung) = mpsc::channel();
         ring.send(done)?;
         Ok(rung.recv()?)
@@ -61,29 +64,29 @@ fn main() -> Result<(), Box<dyn Error>> {
 
     println!("the producer signals before the guest uses MSI-X");
     signal()?;
-    check(&function, &vcpu, "the signal is pending", true, None)?;
+    check(&function, &vcpu, "the signal is pending", (true, None))?;
 
     println!("the guest turns MSI-X on and unmasks the vector");
     function.write_config(2, &ENABLE.to_le_bytes());
     write_entry(&function, 0x41, 0);
-    check(&function, &vcpu, "the signal is delivered", false, Some(0x41))?;
+    check(&function, &vcpu, "the signal is delivered", (false, Some(0x41)))?;
 
     println!("the guest masks the vector and moves it to another message; the producer signals twice");
     write_entry(&function, 0x42, MASKED);
     signal()?;
     signal()?;
-    check(&function, &vcpu, "nothing is delivered while it is masked", true, Some(0x41))?;
+    check(&function, &vcpu, "nothing is delivered while it is masked", (true, Some(0x41)))?;
     println!("the guest unmasks it");
     write_entry(&function, 0x42, 0);
-    check(&function, &vcpu, "one interrupt arrives, on the new message", false, Some(0x42))?;
+    check(&function, &vcpu, "one interrupt arrives, on the new message", (false, Some(0x42)))?;
 
     println!("the guest frees the vector; the producer, which nobody told, signals");
     write_entry(&function, 0, MASKED);
     signal()?;
-    check(&function, &vcpu, "the signal waits in the eventfd", true, Some(0x42))?;
+    check(&function, &vcpu, "the signal waits in the eventfd", (true, Some(0x42)))?;
     println!("the guest's driver loads again");
     write_entry(&function, 0x43, 0);
-    check(&function, &vcpu, "and is delivered", false, Some(0x43))
+    check(&function, &vcpu, "and is delivered", (false, Some(0x43)))
 }
 
 /// As a Linux guest writes a table entry: mask bit first where it masks, last where it unmasks. Data 0 frees the entry.
@@ -96,20 +99,21 @@ fn write_entry(function: &MsixFunction, data: u32, control: u32) {
     function.write_table(entry + 12, &control.to_le_bytes());
 }
 
-/// Fails unless the pending bit and the newest interrupt in the local APIC are these.
-fn check(
-    function: &MsixFunction,
-    vcpu: &VcpuFd,
-    what: &str,
-    pending: bool,
-    newest: Option<u8>,
-) -> Result<(), Box<dyn Error>> {
-    let is_pending = function.pending(0) >> QUEUE.0 & 1 == 1;
-    // Register 0x200 + 16 × n has the requests of interrupt vectors 32 × n and up. Each step here has a higher vector.
-    let apic = vcpu.get_lapic()?;
-    let requested =
-        |vector: &u8| apic.regs[0x200 + usize::from(vector / 32) * 16 + usize::from(vector % 32 / 8)];
-    let arrived = (0..=255u8).rev().find(|vector| requested(vector) as u8 >> (vector % 8) & 1 == 1);
-    println!("  pending bit {is_pending}, newest interrupt {arrived:x?}");
-    if (is_pending, arrived) == (pending, newest) { Ok(()) } else { Err(format!("not seen: {what}").into()) }
+/// Fails unless the pending bit and the newest interrupt in the local APIC become these. KVM delivers what an eventfd held before it
+/// was attached a little later, by a work item.
+fn check(function: &MsixFunction, vcpu: &VcpuFd, what: &str, expected: (bool, Option<u8>)) -> Checked {
+    for _ in 0..5000 {
+        let is_pending = function.pending(0) >> QUEUE.0 & 1 == 1;
+        // Register 0x200 + 16 × n has the requests of interrupt vectors 32 × n and up. Each step here has a higher vector.
+        let apic = vcpu.get_lapic()?;
+        let requests =
+            |vector: u8| apic.regs[0x200 + usize::from(vector / 32) * 16 + usize::from(vector % 32 / 8)];
+        let arrived = (0..=255u8).rev().find(|vector| requests(*vector) as u8 >> (vector % 8) & 1 == 1);
+        if (is_pending, arrived) == expected {
+            println!("  {what}: pending bit {is_pending}, newest interrupt {arrived:x?}");
+            return Ok(());
+        }
+        thread::sleep(Duration::from_millis(1));
+    }
+    Err(format!("not seen: {what}").into())
 }
