@@ -54,7 +54,6 @@ impl Interrupt {
 }
 
 /// Neighbours on x86, for prefetching routes. An interrupt with a device ID has none.
-#[cfg(feature = "kvm")]
 impl Interrupt {
     fn apic(self) -> Option<ApicMessage> {
         if self.device.is_some() {

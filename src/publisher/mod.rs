@@ -31,6 +31,7 @@ use crate::router::{Gsi, Route, RouterError};
 use commit::Commit;
 pub use counters::RouteCounters;
 use gsis::Gsis;
+#[cfg(feature = "kvm")]
 pub(crate) use prefetch::DEVICE_VECTORS;
 use request::{Answers, Request, Ticket};
 use routes::Routes;
