@@ -48,15 +48,15 @@ struct VmmRouter {
 }
 
 impl Router for VmmRouter {
-    fn find(&self, message: Interrupt) -> Option<Route> {
+    fn get(&self, message: Interrupt) -> Option<Route> {
         self.publisher.get(message)
     }
 
-    fn publish(&self, messages: &[Interrupt], routes: &mut Vec<Result<Route, RouterError>>) {
+    fn get_or_publish(&self, messages: &[Interrupt], routes: &mut Vec<Result<Route, RouterError>>) {
         self.publisher.get_or_publish(messages, routes);
     }
 
-    fn withdraw(&self, route: Route) {
+    fn put(&self, route: Route) {
         self.publisher.put(route);
     }
 
