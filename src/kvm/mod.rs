@@ -96,8 +96,8 @@ impl<V: KvmVm + ?Sized> KvmRouter<V> {
     /// Replaces the entries of the routing table that are no message's, by a commit. At start they are the irqchip's
     /// [pins](Irqchip::pin_routes). A Hyper-V synthetic interrupt or a Xen event channel is added to these.
     ///
-    /// Their GSIs must be none of the messages': see [`MessageGsis`]. Interrupts meanwhile: each commit carries the entries, and routes that
-    /// stay the same lose nothing.
+    /// Their GSIs must be none of the messages': see [`MessageGsis`]. Interrupts meanwhile: each commit carries the entries, and routes
+    /// that stay the same lose nothing.
     ///
     /// # Errors
     /// [`RouterError::Commit`]: KVM refused the table. The entries of before stay in force.

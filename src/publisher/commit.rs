@@ -71,13 +71,13 @@ impl<H: Hypervisor> Drop for Commit<'_, H> {
         shared.ended = shared.ended.saturating_add(1);
         match result {
             Ok(()) => {
-                shared.routes.settle();
+                shared.routes.settle(pending);
                 served.iter_mut().for_each(|request| request.acquire(&mut shared.routes));
             }
             Err(source) => {
                 let (refused, entries) = (pending.iter().map(|pending| pending.key).collect(), table.len());
                 served.iter_mut().for_each(|request| request.refuse(&refused, entries, source));
-                shared.routes.take_back();
+                shared.routes.take_back(pending);
                 table.take_back(pending, shared.routes.len());
             }
         }

@@ -50,14 +50,19 @@ impl Gsis {
         self.of_slots.len().min(slots)
     }
 
-    #[cold]
     fn allocate(&mut self) {
+        let slot = self.of_slots.len();
+        let next = self.allocator.next();
+        if slot > 0 && self.out_of_sequence.is_empty() && next.map(|gsi| self.sequential(gsi)) == Some(slot) {
+            // The allocator counts: no slot has this one.
+            self.of_slots.extend(next);
+            return;
+        }
         // A GSI that a slot has already would make the hypervisor refuse every table.
-        let Some(gsi) = self.allocator.next().filter(|gsi| self.slot(*gsi).is_none()) else {
+        let Some(gsi) = next.filter(|gsi| self.slot(*gsi).is_none()) else {
             self.state = Allocator::Dry;
             return;
         };
-        let slot = self.of_slots.len();
         if slot == 0 {
             self.first = gsi;
         }

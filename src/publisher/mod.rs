@@ -261,7 +261,7 @@ impl<H: Hypervisor> Publisher<H> {
             return guard;
         };
         prefetch::place(&mut shared.routes);
-        let pending = shared.routes.pending().to_vec();
+        let pending = shared.routes.begin();
         drop(guard);
         Commit::new(self, table, pending, served).run(own);
         self.shared()

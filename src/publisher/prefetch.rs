@@ -79,15 +79,13 @@ fn block(routes: &mut Routes, message: Interrupt, enough: usize, mut evictable: 
         if routes.len() >= enough {
             return;
         }
-        if !routes.has_spare() {
-            if routes.has(neighbour) {
-                continue;
-            }
-            if evictable == 0 {
-                return;
-            }
-            evictable = evictable.saturating_sub(1);
+        if routes.place_in_new_slot(neighbour).is_ok() || routes.has(neighbour) {
+            continue;
         }
+        if evictable == 0 {
+            return;
+        }
+        evictable = evictable.saturating_sub(1);
         routes.place(neighbour);
     }
 }

@@ -28,6 +28,10 @@ enum Phase {
     InForce,
 }
 
+/// The table is full, or the embedder's allocator is dry.
+#[derive(Debug)]
+pub(super) struct NoNewSlot;
+
 /// A message that was placed in a slot, and the message that the slot had before.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct PendingRoute {
@@ -42,8 +46,10 @@ pub(super) struct Routes {
     slots: Vec<Slot>,
     gsis: Gsis,
     index: Index,
-    /// In the order in which they were placed.
+    /// For the next commit, in the order in which they were placed.
     pending: Vec<PendingRoute>,
+    /// How many the commit under way carries.
+    under_way: usize,
     vcpus: u32,
     /// The slot where the search for an unused message goes on.
     hand: usize,
@@ -60,6 +66,7 @@ impl Routes {
             gsis,
             index: Index::default(),
             pending: Vec::new(),
+            under_way: 0,
             vcpus,
             hand: 0,
             ever: 0,
@@ -78,7 +85,8 @@ impl Routes {
 
     /// How many of them could give their room to another message.
     pub(super) fn unused(&self) -> usize {
-        self.len().saturating_sub(self.counters.in_use).saturating_sub(self.pending.len())
+        let pending = self.pending.len().saturating_add(self.under_way);
+        self.len().saturating_sub(self.counters.in_use).saturating_sub(pending)
     }
 
     /// How many messages more there is room for, if there are GSIs.
@@ -94,7 +102,7 @@ impl Routes {
 
     /// True if one message more has room and a GSI.
     pub(super) fn has_spare(&mut self) -> bool {
-        self.reserve(1) > 0
+        self.gsis.gsi(self.len()).is_some() || self.reserve(1) > 0
     }
 
     /// The embedder's allocator may have more GSIs by now.
@@ -162,28 +170,39 @@ impl Routes {
     /// Places a message that is not in the table: in a new slot, or in that of a message that nobody uses, from which every irqfd
     /// is detached. Does nothing if there is neither, or if the message is in the table.
     pub(super) fn place(&mut self, key: Interrupt) {
-        let slot = Slot { key, users: 0, phase: Phase::Pending };
-        let (index, before) = if self.has_spare() {
-            let index = self.len();
-            if !self.index.insert(key, index) {
-                return;
-            }
-            self.slots.push(slot);
-            (index, None)
-        } else {
-            if self.has(key) {
-                return;
-            }
-            let Some(index) = self.next_unused() else { return };
-            let Some(place) = self.slots.get_mut(index) else { return };
-            let before = std::mem::replace(place, slot).key;
-            self.index.remove(before);
-            self.index.insert(key, index);
-            self.counters.evictions = self.counters.evictions.saturating_add(1);
-            (index, Some(before))
-        };
-        let Some(gsi) = self.gsis.gsi(index) else { return };
-        self.pending.push(PendingRoute { index, gsi, key, before });
+        match self.place_in_new_slot(key) {
+            Ok(()) => {}
+            Err(NoNewSlot) => self.evict_for(key),
+        }
+    }
+
+    /// Places a message in a new slot, unless it is in the table already.
+    pub(super) fn place_in_new_slot(&mut self, key: Interrupt) -> Result<(), NoNewSlot> {
+        let index = self.len();
+        if !self.has_spare() {
+            return Err(NoNewSlot);
+        }
+        let gsi = self.gsis.gsi(index).ok_or(NoNewSlot)?;
+        if self.index.insert(key, index) {
+            self.slots.push(Slot { key, users: 0, phase: Phase::Pending });
+            self.pending.push(PendingRoute { index, gsi, key, before: None });
+            self.ever = self.ever.saturating_add(1);
+        }
+        Ok(())
+    }
+
+    #[cold]
+    fn evict_for(&mut self, key: Interrupt) {
+        if self.has(key) {
+            return;
+        }
+        let Some(index) = self.next_unused() else { return };
+        let (Some(slot), Some(gsi)) = (self.slots.get_mut(index), self.gsis.gsi(index)) else { return };
+        let before = std::mem::replace(slot, Slot { key, users: 0, phase: Phase::Pending }).key;
+        self.index.remove(before);
+        self.index.insert(key, index);
+        self.counters.evictions = self.counters.evictions.saturating_add(1);
+        self.pending.push(PendingRoute { index, gsi, key, before: Some(before) });
         self.ever = self.ever.saturating_add(1);
     }
 
@@ -199,15 +218,22 @@ impl Routes {
         Some(index)
     }
 
-    /// The messages that the next commit carries, or the one under way.
+    /// The messages that the next commit is to carry.
     pub(super) fn pending(&self) -> &[PendingRoute] {
         &self.pending
     }
 
-    /// The hypervisor has taken the pending messages: they are in force.
-    pub(super) fn settle(&mut self) {
-        for PendingRoute { index, .. } in self.pending.drain(..) {
-            if let Some(slot) = self.slots.get_mut(index) {
+    /// The messages of a commit that begins now. It ends with [`settle`](Self::settle) or [`take_back`](Self::take_back).
+    pub(super) fn begin(&mut self) -> Vec<PendingRoute> {
+        self.under_way = self.pending.len();
+        std::mem::take(&mut self.pending)
+    }
+
+    /// The hypervisor has taken the messages of the commit under way: they are in force.
+    pub(super) fn settle(&mut self, committed: &[PendingRoute]) {
+        self.under_way = 0;
+        for PendingRoute { index, .. } in committed {
+            if let Some(slot) = self.slots.get_mut(*index) {
                 slot.phase = Phase::InForce;
             }
         }
@@ -215,10 +241,11 @@ impl Routes {
         self.counters.handed_over = self.counters.handed_over.saturating_add(self.slots.len() as u64);
     }
 
-    /// The hypervisor has refused the pending messages: the state is again what is in force.
-    pub(super) fn take_back(&mut self) {
-        self.ever = self.ever.saturating_sub(self.pending.len() as u64);
-        for PendingRoute { index, key, before, .. } in self.pending.drain(..).rev() {
+    /// The hypervisor has refused the messages of the commit under way: the state is again what is in force.
+    pub(super) fn take_back(&mut self, refused: &[PendingRoute]) {
+        self.under_way = 0;
+        self.ever = self.ever.saturating_sub(refused.len() as u64);
+        for PendingRoute { index, key, before, .. } in refused.iter().rev().copied() {
             self.index.remove(key);
             match (before, self.slots.get_mut(index)) {
                 (Some(key), Some(slot)) => {
@@ -236,7 +263,8 @@ impl Routes {
 impl Routes {
     /// Each slot's GSI, message and number of users, while nothing is pending.
     pub(super) fn settled(&self) -> Vec<(Gsi, Interrupt, u32)> {
-        assert!(self.pending.is_empty() && self.slots.iter().all(|slot| slot.phase == Phase::InForce));
+        assert!(self.pending.is_empty() && self.under_way == 0);
+        assert!(self.slots.iter().all(|slot| slot.phase == Phase::InForce));
         assert_eq!(self.index.len(), self.slots.len());
         let row = |(index, slot): (usize, &Slot)| {
             assert_eq!(self.index.get(slot.key), Some(index), "{:?}", slot.key);
