@@ -249,10 +249,13 @@ fn what_a_stable_eventfd_holds_is_not_for_the_next_holder() {
 
 #[test]
 fn a_function_asks_the_device_whether_it_has_its_vectors_message() {
-    let (_producer, _pool, mut function) = of_stable_eventfds();
-    assert_eq!(function.vector_programming(Vector(0)), Programming::Kept);
-    assert_eq!(function.vector_programming(Vector(1)), Programming::Unknown, "it has no host vector");
+    let (_producer, _pool, mut stable) = of_stable_eventfds();
     let (_, pool, _) = device();
     let mut other = LogicalFunction::new([at(&pool, 3)]);
-    assert_eq!(other.vector_programming(Vector(0)), Programming::Unknown, "as the device answers");
+    for (function, answer) in [(&mut stable, Programming::Kept), (&mut other, Programming::Unknown)] {
+        function.open(1).unwrap();
+        function.bind(Vector(0), &eventfd()).unwrap();
+        assert_eq!(function.vector_programming(Vector(0)), answer);
+    }
+    assert_eq!(stable.vector_programming(Vector(1)), Programming::Unknown, "it has no host vector");
 }
