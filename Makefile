@@ -12,11 +12,16 @@ API     := resources/public-api.txt
 MSRV    := $(shell sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml)
 FUZZ    := $(TOOLS)/bin/cargo-fuzz
 FEATURES := $(shell sed -n '/^\[features\]/,/^\[dependencies\]/s/^\([a-z-]*\) = .*/\1/p' Cargo.toml)
+MUTANTS := $(TOOLS)/bin/cargo-mutants
+# What `make mutants` mutates, all of it or the k-th of n parts (SHARD=k/n), and what has to notice.
+FILES   ?= src/**/*.rs
+SHARD   ?=
+NOTICE  ?= --lib --test=spec --test=ims --test=idle --test=state --test=model --test=pool
 T       ?= 60
 TURNS   ?= 4
 
 .DEFAULT_GOAL := help
-.PHONY: help build run test test-fast test-kvm test-lab test-linux test-arm64 examples api check-api compare bench bench-guest instructions check fuzz lab provision clean
+.PHONY: help build run test test-fast test-kvm test-lab test-linux test-arm64 examples api check-api compare bench bench-guest instructions check fuzz mutants lab provision clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -137,6 +142,19 @@ $(FUZZ):
 	@rustup toolchain list | grep -q nightly || { echo "fuzz: needs a nightly toolchain: rustup toolchain install nightly"; exit 1; }
 	@echo "fuzz: building cargo-fuzz, once (some minutes)"
 	$(CARGO) install cargo-fuzz --locked --quiet --root $(TOOLS)
+
+# Exit codes 2 and 3 say that mutants were missed or ran out of time. The race tests need minutes, and shuttle's more.
+mutants: $(MUTANTS)  ## change the crate's code in small ways and see whether its tests notice; FILES='src/domain/*.rs', SHARD=0/8
+	MODEL_CASES=$${MODEL_CASES:-500} POOL_CASES=$${POOL_CASES:-100} CARGO_TARGET_DIR=$(CURDIR)/target/mutants \
+		PATH="$(TOOLS)/bin:$$PATH" $(CARGO) mutants -p vm-msi --output target $(if $(SHARD),--shard $(SHARD)) \
+		$(foreach file,$(FILES),--file '$(file)') $(NOTICE:%=-C=%) -- -- --skip races:: --skip interleaved:: --skip threads:: \
+		|| test $$? -eq 2 -o $$? -eq 3
+	@! sed -E 's/:[0-9]+:[0-9]+:/:/' target/mutants.out/missed.txt | sort -u | grep -vxFf resources/mutants.txt || \
+		{ echo "mutants: no test notices these: add one, or say why none can in resources/mutants.txt"; exit 1; }
+
+$(MUTANTS):
+	@echo "mutants: building cargo-mutants, once (some minutes)"
+	$(CARGO) install cargo-mutants --locked --quiet --root $(TOOLS)
 
 lab: build  ## a shell in an emulated Linux host with KVM and VFIO; HOST=6.1 for one without dynamic MSI-X
 	target/release/lab shell --kernel $(HOST)

@@ -193,6 +193,15 @@ mod tests {
         assert_eq!(owed.failed(), 0);
     }
 
+    /// A retry begins with the busiest vector.
+    #[test]
+    fn a_sync_works_on_its_vectors_in_the_order_in_which_it_was_given_them() {
+        let mut owed = Owed::default();
+        owed.begin([7, 2, 5].map(Vector).into_iter());
+        let vectors: Vec<u32> = owed.work().iter().map(|work| work.vector.0).collect();
+        assert_eq!(vectors, [7, 2, 5]);
+    }
+
     #[test]
     fn what_is_not_kept_is_not_counted() {
         let mut owed = Owed::default();
