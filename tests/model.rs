@@ -234,8 +234,9 @@ fn a_vector_that_takes_a_lingering_ones_place_is_still_tried_again() {
 #[test]
 fn what_a_mediator_has_for_a_vector_that_the_kernel_does_not_let_go_of_waits() {
     let live = [Op::Control(2), Op::Message { vector: 0, version: 0 }, Op::Mask { vector: 0, masked: false }];
-    // The device lets go of the vector, and the kernel does not; nor where the guest has it again, and has it masked.
-    let ending = [Op::Fail(0b10), Op::Control(0), Op::Fail(0b101), Op::Control(3), Op::Latch(0)];
+    // The device lets go of the vector, and the kernel does not; nor where the guest has it again, and has it masked. Each access
+    // tries twice.
+    let ending = [Op::Fail(0b110), Op::Control(0), Op::Fail(0b1101), Op::Control(3), Op::Latch(0)];
     run(1, &[live.as_slice(), &ending, &[Op::Control(2)]].concat());
 }
 
