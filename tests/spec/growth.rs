@@ -151,3 +151,15 @@ fn what_the_host_refuses_the_thread_is_tried_again_by_the_thread() {
     fixture.function.grow();
     assert_eq!((fixture.delivered(), fixture.function.unsettled()), (vec![message(3)], 0));
 }
+
+#[test]
+fn a_host_that_refuses_to_turn_msi_x_off_leaves_nothing_to_grow() {
+    let fixture = fixture();
+    unmask(&fixture, 3);
+    fixture.refuse(0b1111);
+    fixture.set_control(0);
+    assert_eq!((fixture.function.growing(), fixture.function.unsettled()), (0, 1));
+    fixture.refuse(0);
+    fixture.function.retry();
+    assert_eq!((fixture.bound(), fixture.function.unsettled()), (0, 0));
+}
