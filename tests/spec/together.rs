@@ -72,11 +72,11 @@ struct Noting {
 }
 
 impl Router for Noting {
-    fn find(&self, interrupt: Interrupt) -> Option<Route> {
-        self.router.find(interrupt)
+    fn get(&self, interrupt: Interrupt) -> Option<Route> {
+        self.router.get(interrupt)
     }
-    fn publish(&self, interrupts: &[Interrupt], routes: &mut Vec<Result<Route, RouterError>>) {
-        self.router.publish(interrupts, routes);
+    fn get_or_publish(&self, interrupts: &[Interrupt], routes: &mut Vec<Result<Route, RouterError>>) {
+        self.router.get_or_publish(interrupts, routes);
     }
     fn attach(&self, eventfd: &EventFd, route: &Route) -> Result<(), RouterError> {
         self.router.attach(eventfd, route)
@@ -85,8 +85,8 @@ impl Router for Noting {
         *self.detached.lock().unwrap() += 1;
         self.router.detach(eventfd, route)
     }
-    fn withdraw(&self, route: Route) {
-        self.router.withdraw(route);
+    fn put(&self, route: Route) {
+        self.router.put(route);
     }
     fn close(&self, attached: Vec<(EventFd, Route)>) -> Vec<Unclosed> {
         self.closed.lock().unwrap().push(attached.len());
