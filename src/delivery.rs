@@ -135,6 +135,11 @@ impl Touched {
     pub fn vectors(&self) -> impl Iterator<Item = Vector> + use<> {
         self.vectors.clone().map(Vector)
     }
+
+    /// The vectors below `capacity`, ascending.
+    pub(crate) fn below(&self, capacity: u32) -> impl Iterator<Item = Vector> + use<> {
+        (self.vectors.start..self.vectors.end.min(capacity)).map(Vector)
+    }
 }
 
 #[cfg(test)]

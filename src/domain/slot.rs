@@ -129,18 +129,19 @@ impl Slot {
     }
 
     /// Those of `slots` for which interrupts wait here, and not in the device: one system call for any number.
-    pub(super) fn wait_here<'a>(
-        slots: impl Iterator<Item = (Vector, &'a Self)> + Clone,
-    ) -> impl Iterator<Item = Vector> {
-        let mut held = signalled(slots.clone().filter_map(|(_, slot)| slot.waiting()));
-        slots.filter_map(move |(vector, slot)| {
-            let waits = match slot {
-                Self::Idle { latched } | Self::Detaching { latched, .. } => *latched,
-                Self::Held { .. } => held.next().unwrap_or(true),
-                Self::Live { .. } | Self::Relayed { .. } => false,
-            };
-            waits.then_some(vector)
-        })
+    pub(super) fn wait_here<'a>(slots: impl Iterator<Item = (Vector, &'a Self)>) -> Vec<Vector> {
+        let (mut waiting, mut held) = (Vec::new(), Vec::new());
+        for (vector, slot) in slots {
+            match slot {
+                Self::Idle { latched: true } | Self::Detaching { latched: true, .. } => waiting.push(vector),
+                Self::Held { host } => held.push((vector, &host.eventfd)),
+                Self::Idle { .. } | Self::Live { .. } | Self::Relayed { .. } | Self::Detaching { .. } => {}
+            }
+        }
+        let signalled = signalled(held.iter().map(|(_, eventfd)| *eventfd));
+        let held = held.iter().zip(signalled).filter(|(_, is_signalled)| *is_signalled);
+        waiting.extend(held.map(|((vector, _), _)| *vector));
+        waiting
     }
 
     /// How often userspace has delivered the vector since it does.
@@ -216,10 +217,10 @@ impl Slot {
         let Self::Detaching { host, .. } = &*self else { return Ok(()) };
         match backend.bind(vector, &host.eventfd) {
             Ok(()) => {
-                self.replace(|slot| match slot {
-                    Self::Detaching { host, route, .. } => Self::Live { host, route },
-                    other => other,
-                });
+                match mem::replace(self, Self::UNUSED) {
+                    Self::Detaching { host, route, .. } => *self = Self::Live { host, route },
+                    other => *self = other,
+                }
                 Ok(())
             }
             // Where the kernel refuses the way back, that is what has to be tried again first.

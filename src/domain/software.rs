@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::ops::Range;
 use std::sync::atomic::AtomicU32;
-use std::sync::atomic::Ordering::SeqCst;
+use std::sync::atomic::Ordering::{Release, SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::{BusMaster, Domain};
@@ -96,7 +96,8 @@ impl SoftwareDomain {
         }
         self.delivering.store(vector.0.saturating_add(1), SeqCst);
         let delivered = latches.settle(&*self.router, store, vector);
-        self.delivering.store(0, SeqCst);
+        // The step above has the order that an access relies on, which looks at the registers first and then here.
+        self.delivering.store(0, Release);
         delivered
     }
 
@@ -238,7 +239,9 @@ impl Latches {
             }
         };
         *counter = counter.saturating_add(1);
-        self.refused.remove(&vector);
+        if !self.refused.is_empty() {
+            self.refused.remove(&vector);
+        }
         if let Some((word, bit)) = self.word(vector) {
             *word &= !bit;
         }

@@ -224,42 +224,58 @@ impl Table {
         value: u64,
         follows: impl Fn(&Entry, &Entry) -> bool,
     ) -> Touched {
-        let Some((index, half, place)) = self.place(qword) else { return Touched::NOTHING };
-        let Place([first, second]) = place;
-        let ([writable_first, writable_second], is_second) = (WRITABLE, half == 1);
-        let (this, other, writable) =
-            if is_second { (second, first, writable_second) } else { (first, second, writable_first) };
-        let enabled = enabled & writable;
-        let mut before = this.load(SeqCst);
-        let after = loop {
-            let after = before & !enabled | value & enabled;
-            if after == before {
-                break after;
-            }
-            self.reach(index.saturating_add(1));
-            match this.compare_exchange_weak(before, after, SeqCst, SeqCst) {
-                Ok(_) => break after,
-                Err(now) => before = now,
-            }
-        };
-        // Message Data, whether or not Vector Control changes with it.
-        let writes_data = is_second && enabled as u32 == u32::MAX;
-        let is_rewritten = writes_data && self.is_rewritten(index, before, after);
-        if !is_rewritten && after == before {
+        let Some((index, half, Place([address, data_and_control]))) = self.place(qword) else {
             return Touched::NOTHING;
-        }
-        // Not earlier: it may have changed with this one.
-        let other = other.load(SeqCst);
-        if is_rewritten && other != 0 {
-            self.rewritten.set(index);
-        } else if !is_second && is_unmasked(other) {
-            self.moving.set(index);
-        }
-        let entry = |this| if is_second { Entry([other, this]) } else { Entry([this, other]) };
-        if follows(&entry(before), &entry(after)) {
+        };
+        let [_, writable] = WRITABLE;
+        let (before, after, is_silent) = if half == 0 {
+            let (before, after) = self.exchange(index, address, enabled, value);
+            if after == before {
+                return Touched::NOTHING;
+            }
+            // Not earlier: it may have changed with the address.
+            let second = data_and_control.load(SeqCst);
+            let is_masked = !is_unmasked(second);
+            if !is_masked {
+                self.moving.set(index);
+            }
+            (Entry([before, second]), Entry([after, second]), is_masked && after != 0)
+        } else {
+            let enabled = enabled & writable;
+            let (before, after) = self.exchange(index, data_and_control, enabled, value);
+            let is_rewritten = enabled as u32 == u32::MAX && self.is_rewritten(index, before, after);
+            if after == before && !is_rewritten {
+                return Touched::NOTHING;
+            }
+            let first = address.load(SeqCst);
+            if is_rewritten && first != 0 {
+                self.rewritten.set(index);
+            }
+            let stays_masked = !is_unmasked(before) && !is_unmasked(after);
+            (Entry([first, before]), Entry([first, after]), stays_masked && after as u32 != 0)
+        };
+        // A masked entry with a message needs nothing of the host, whatever message it had.
+        if !is_silent && follows(&before, &after) {
             Touched::one(Vector(index as u32))
         } else {
             Touched::NOTHING
+        }
+    }
+
+    /// Writes the enabled bits of a QWORD in one step. Answers the QWORD before and after.
+    #[inline]
+    fn exchange(&self, index: usize, qword: &AtomicU64, enabled: u64, value: u64) -> (u64, u64) {
+        let mut before = qword.load(SeqCst);
+        loop {
+            let after = before & !enabled | value & enabled;
+            if after == before {
+                return (before, after);
+            }
+            self.reach(index.saturating_add(1));
+            match qword.compare_exchange_weak(before, after, SeqCst, SeqCst) {
+                Ok(_) => return (before, after),
+                Err(now) => before = now,
+            }
         }
     }
 

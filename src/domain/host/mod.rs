@@ -109,7 +109,7 @@ impl Host {
         store: &dyn Store,
         touched: &Touched,
     ) -> Notice {
-        self.owed.begin(self.existing(touched.vectors()));
+        self.owed.begin(touched.below(self.slots.capacity() as u32));
         if self.has_lost_enable(store, touched) {
             // Everything is bound again.
             self.owed.end();

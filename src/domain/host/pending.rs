@@ -20,7 +20,7 @@ impl Host {
     pub(super) fn pending_to_save(&mut self) -> PendingBits {
         let Self { slots, backend, .. } = self;
         let capacity = slots.capacity() as u32;
-        let mut vectors: Vec<Vector> = Slot::wait_here(slots.iter()).collect();
+        let mut vectors = Slot::wait_here(slots.iter());
         for group in 0..capacity.div_ceil(64) {
             let first = group.saturating_mul(64);
             let bits = backend.pending_to_save(group);
@@ -54,10 +54,13 @@ impl Host {
             return 0;
         }
         let bit = |vector: Vector| 1u64.wrapping_shl(vector.0);
-        let slots = self.slots.range(first..first.saturating_add(count));
-        let bound = slots.clone().filter(|(_, slot)| slot.has_host_vector());
-        let bound = bound.fold(0, |bits, (vector, _)| bits | bit(vector));
-        let here = Slot::wait_here(slots).fold(0, |bits, vector| bits | bit(vector));
+        let mut bound = 0;
+        let slots = self.slots.range(first..first.saturating_add(count)).inspect(|(vector, slot)| {
+            if slot.has_host_vector() {
+                bound |= bit(*vector);
+            }
+        });
+        let here = Slot::wait_here(slots).into_iter().fold(0, |bits, vector| bits | bit(vector));
         let existing = u64::MAX.wrapping_shr(64u32.saturating_sub(count as u32));
         here | self.backend.pending(group) & existing & !bound
     }
