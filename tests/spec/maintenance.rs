@@ -104,6 +104,19 @@ fn a_window_that_the_host_refuses_to_open_is_tried_again() {
     assert_eq!(fixture.raise(3), [message(3)]);
 }
 
+/// The vectors of an access that found the host unwilling come with the next access, whichever vector that concerns.
+#[test]
+fn an_access_that_opens_a_refused_window_brings_up_the_vectors_of_earlier_accesses() {
+    let fixture = Fixture::after_reset();
+    request(&fixture, 3);
+    fixture.refuse(1);
+    fixture.set_control(ENABLE);
+    assert_eq!((fixture.bound(), fixture.function.unsettled()), (0, 1));
+    request(&fixture, 5);
+    assert_eq!(fixture.raise(5), [message(5)]);
+    assert_eq!(fixture.raise(3), [message(3)]);
+}
+
 #[test]
 fn what_was_refused_before_there_was_maintenance_is_tried_again() {
     let fixture = Fixture::using([]);
