@@ -1,4 +1,4 @@
-//! The system calls that src/design.md lists for each kind of thread are all that such a thread makes, on real KVM.
+//! The system calls that docs/embedding.md lists for each kind of thread are all that such a thread makes, on real KVM.
 //!
 //! Each thread installs a seccomp filter that has the listed calls and what a Rust thread needs to end. Any other call kills the
 //! process with SIGSYS: `strace -f -e trace=all` names it. VFIO's own calls are not among them, because the device is a fake.
