@@ -1,28 +1,82 @@
-//! Guest-facing message-signalled interrupts for Rust VMMs, on per-device interrupt domains that grow, and
-//! shrink, vector by vector as the guest asks, with no interrupt ever lost.
+//! Guest-facing MSI, MSI-X and IMS for Rust VMMs. Each device has an interrupt domain that grows and shrinks vector by vector as
+//! the guest asks. No interrupt is lost.
 //!
-//! | part | owns | never does |
+//! ```
+//! use std::sync::Arc;
+//!
+//! use vm_msi::msix::{Bar, Layout, TableSize};
+//! use vm_msi::{MsixFunction, Vector};
+//! # use vm_msi::testing::{Failures, FakeBackend, FakeRouter};
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let (router, device) = (Arc::new(FakeRouter::new(Failures::default())), FakeBackend::new(Failures::default()));
+//! # let backend = device.clone();
+//!
+//! // `router` is the VM's `kvm::KvmRouter`, and `backend` the device's `vfio::VfioMsix`.
+//! let (size, bar) = TableSize::new(64).zip(Bar::new(4)).ok_or("no such table")?;
+//! let layout = Layout::new(size, (bar, 0), (bar, 0x800))?;
+//! let function = MsixFunction::try_new(layout, router.clone(), backend)?;
+//!
+//! // Forward the guest's accesses. When a call returns, the host has followed.
+//! function.write_config(2, &0x8000u16.to_le_bytes()); // MSI-X Enable
+//! function.write_table(3 * 16, &0xfee0_0000u64.to_le_bytes()); // entry 3: address
+//! function.write_table(3 * 16 + 8, &0x41u64.to_le_bytes()); // data, and the mask bit cleared
+//! # device.raise(Vector(3));
+//! # assert_eq!(router.take_delivered().len(), 1);
+//!
+//! // The host has one vector of 64. A masked vector keeps its interrupt, and the guest sees that.
+//! assert_eq!(function.report().live, 1);
+//! function.write_table(3 * 16 + 12, &1u32.to_le_bytes());
+//! # device.raise(Vector(3));
+//! assert_eq!(function.pending(0), 1 << 3);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # Which type do I need?
+//!
+//! | You have | Use |
+//! |---|---|
+//! | a VM on KVM | one [`kvm::KvmRouter`] |
+//! | a passed-through device with MSI-X | [`MsixFunction`] over [`vfio::VfioMsix`] |
+//! | a passed-through device with MSI | [`MsiFunction`] over [`vfio::VfioMsi`] |
+//! | a device model that raises its own interrupts | [`SoftwareMsix`], and [`Function::trigger`] |
+//! | a producer with one stable eventfd per vector (vhost-user, vdpa) | [`MsixFunction`] over [`backend::StableEventfds`] |
+//! | another producer | [`MsixFunction`] over your [`Backend`] |
+//! | an interrupt message store | `ImsFunction`, `QueueFunction`, `SoftwareIms` (feature `ims`) |
+//! | a device that several functions share | [`pool::Pool`] and [`pool::LogicalFunction`] |
+//! | one eventfd with one message, such as an I/O APIC's pin | [`line::Line`] |
+//! | interrupt remapping | [`remap::Remapped`] and [`remap::Unit`] |
+//! | everything that is not on a guest's path | one [`Maintenance`] per function |
+//! | limits on host vectors | [`VmBudget`] and [`DeviceBudget`] |
+//! | another hypervisor | your [`Router`] around a [`publisher::Publisher`] |
+//!
+//! # Modules, in the order in which to read them
+//!
+//! | Module | Owns | Never does |
 //! |---|---|---|
-//! | [`msi`], [`msix`], [`ims`] | the registers that a guest sees | I/O, locks, logging, panics |
-//! | [`domain`] | what each vector *is* in the host, and the way to what it *should be* | look at registers |
-//! | [`publisher`] | the routing table: messages, their GSIs, the embedder's own entries | know the hypervisor |
+//! | [`delivery`] | the contract between a store and a domain | anything |
+//! | [`msix`], [`msi`], [`ims`] | the registers that a guest sees | I/O, logging, panics |
+//! | [`function`] | one store with its domain, put together for an embedder | anything of its own |
+//! | [`domain`] | what each vector is in the host, and the steps to what it should be | look at registers other than through a store |
 //! | [`router`], [`kvm`] | routes of messages, irqfds | know vectors or devices |
-//! | [`line`](mod@line) | one source of the VMM's own: one eventfd, one message | know devices |
-//! | [`remap`] | what a function's messages mean now, where the guest remaps them | call back into a domain |
-//! | [`budget`] | how many host vectors a device and a VM may have | know which |
+//! | [`publisher`] | the routing table: messages, GSIs, the embedder's own entries | know the hypervisor |
 //! | [`backend`], [`vfio`] | which eventfd a host vector fires | know messages |
-//! | [`pool`] | who has which of a device's host vectors, where several functions share it | say who gets them |
-//! | [`maintenance`], [`events`] | one descriptor and one call for what is not on a guest's path: delivery where the kernel has no room, deferred host vectors, retries, expiry | decide anything |
-//! | [`function`] | one PCI function's interrupts, put together for an embedder | anything of its own |
+//! | [`budget`] | how many host vectors a device and a VM may have | know which |
+//! | [`maintenance`], [`events`] | one descriptor and one call for retries, relays, deferred host vectors and expiry | decide anything |
+//! | [`remap`] | what a function's messages mean now, where the guest remaps them | call back into a domain |
+//! | [`pool`] | the holder of each host vector of a device that several functions share | say who gets them |
 //! | [`state`] | a function's interrupts as data, for snapshots | trust what it reads |
+//! | [`line`](mod@line) | one source of the VMM's own: one eventfd, one message | know devices |
+//! | [`mmio`] | tables, pending bits and slots as devices of a bus | anything else |
+//! | [`testing`] | fakes and a reference model | run in a VMM |
 //!
-//! A guest's write changes registers and yields the vectors it [touched](delivery::Touched). The device's
-//! domain then compares what each of them should be ([`Delivery`]) with what the host has, and takes the
-//! steps between in the one order that loses nothing. `src/design.md` tells the whole story and its rules.
+//! A guest's write changes registers and yields the vectors that it [touched](delivery::Touched). The domain compares what each of
+//! them should be ([`Delivery`]) with what the host has, and takes the steps between in the one order that loses nothing.
+//! `docs/architecture.md` describes the parts, and `docs/invariants.md` the rules with the function and the test of each.
 //!
-//! Nothing in this crate panics on what a guest does. A guest's mistake gets the value that the PCI
-//! specification gives it and a counter; a host's failure is a typed error, the vector stays held (its
-//! interrupts wait in its eventfd), and the step is tried again.
+//! Nothing in this crate panics on what a guest does. A guest's mistake gets the value that the PCI specification gives it, and a
+//! counter. A failure of the host is a typed error: the vector is held, its interrupts wait in its eventfd, and the step is
+//! tried again.
 //!
 //! # Features
 //!
@@ -37,9 +91,8 @@
 //! | `test-utils` | no | [`testing`]: fakes and a reference model | those of `ims` |
 //! | `arbitrary` | no | arbitrary operations for fuzzers | `arbitrary`, those of `test-utils` |
 //!
-//! MSI, MSI-X, domains, budgets, remapping, states and both seams need no feature. The seams have one shape for every set of
-//! features: `Backend::set_cookie` exists without `ims`, because a backend that wraps another one must pass cookies on whichever
-//! crate of the VMM enables them.
+//! MSI, MSI-X, domains, budgets, remapping, states, `Router` and `Backend` need no feature. The traits have the same methods under
+//! every set of features. `Backend::set_cookie` exists without `ims`, because a backend that wraps another one must pass cookies on.
 #![deny(
     clippy::arithmetic_side_effects,
     clippy::expect_used,
@@ -109,7 +162,12 @@ mod sealed {
     pub trait Sealed {}
 }
 
-/// The README's examples compile.
+/// The examples in the README compile.
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 struct Readme;
+
+/// The examples in docs/embedding.md compile.
+#[cfg(all(doctest, feature = "kvm", feature = "vfio", feature = "bus"))]
+#[doc = include_str!("../docs/embedding.md")]
+struct Embedding;
