@@ -34,7 +34,7 @@ test: test-fast examples test-kvm test-lab test-linux  ## run every test that th
 test-fast:  ## unit tests, the specification's sentences, the reference model, the command line
 	$(CARGO) test --release --workspace --lib --bins
 	$(CARGO) test --release --workspace --doc
-	$(CARGO) test --release --test spec --test ims --test idle --test state --test model --test pool
+	$(CARGO) test --release --test spec --test ims --test idle --test state --test model --test pool --test docs
 	$(CARGO) test --release -p vmm --test usage
 
 # Where /dev/kvm does not open, the same tests run in the lab host, with shorter storms: it is slow there.

@@ -1,0 +1,95 @@
+//! The documents agree with the sources: each relative link leads somewhere, and each rule's function and test exist.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+const ROOT: &str = env!("CARGO_MANIFEST_DIR");
+/// Folders that the packaged crate does not have.
+const NOT_PACKAGED: &[&str] = &["vmm", "resources"];
+
+fn documents() -> Vec<PathBuf> {
+    let folders = ["", "docs", "resources/lab", "resources/guest/ims", "vmm", ".github", ".github/ISSUE_TEMPLATE"];
+    let files = folders.iter().filter_map(|folder| fs::read_dir(Path::new(ROOT).join(folder)).ok()).flatten();
+    let files = files.map(|entry| entry.unwrap().path());
+    files.filter(|path| path.extension().is_some_and(|extension| extension == "md")).collect()
+}
+
+/// A document without its code blocks.
+fn prose(path: &Path) -> String {
+    let text = fs::read_to_string(path).unwrap();
+    let mut is_code = false;
+    let lines = text.lines().filter(|line| {
+        let is_fence = line.trim_start().starts_with("```");
+        is_code ^= is_fence;
+        !is_code && !is_fence
+    });
+    lines.collect::<Vec<_>>().join("\n")
+}
+
+/// The anchors of a document's headings, as GitHub makes them.
+fn anchors(path: &Path) -> Vec<String> {
+    let headings = prose(path);
+    let headings = headings.lines().filter(|line| line.starts_with('#'));
+    let anchor = |heading: &str| {
+        let kept = heading.trim_start_matches('#').trim().to_lowercase();
+        let kept = kept.chars().filter(|c| c.is_alphanumeric() || matches!(c, ' ' | '-' | '_'));
+        kept.map(|c| if c == ' ' { '-' } else { c }).collect()
+    };
+    headings.map(anchor).collect()
+}
+
+#[test]
+fn every_relative_link_leads_somewhere() {
+    let documents = documents();
+    assert!(documents.len() > 10, "{documents:?}");
+    let mut broken = Vec::new();
+    for document in documents {
+        let text = prose(&document);
+        for link in text.split("](").skip(1).filter_map(|rest| rest.split_once(')')).map(|(link, _)| link) {
+            if link.contains("://") {
+                continue;
+            }
+            let (file, anchor) = link.split_once('#').map_or((link, None), |(file, anchor)| (file, Some(anchor)));
+            let folder = document.parent().unwrap();
+            let target = if file.is_empty() { document.clone() } else { folder.join(file) };
+            let is_packaged = |folder: &&&str| {
+                file.split('/').any(|part| part == **folder) && !Path::new(ROOT).join(folder).exists()
+            };
+            if NOT_PACKAGED.iter().any(|folder| is_packaged(&folder)) {
+                continue;
+            }
+            let has_anchor = |anchor| anchors(&target).iter().any(|known| known == anchor);
+            if !target.exists() || anchor.is_some_and(|anchor| !has_anchor(anchor)) {
+                broken.push(format!("{}: {link}", document.display()));
+            }
+        }
+    }
+    assert!(broken.is_empty(), "{broken:#?}");
+}
+
+#[test]
+fn every_rule_names_a_function_and_a_test_that_exist() {
+    let text = fs::read_to_string(Path::new(ROOT).join("docs/invariants.md")).unwrap();
+    let mut rules = text.split("\n### ").skip(1);
+    let mut wrong = Vec::new();
+    let count = rules.by_ref().map(|rule| check(rule, &mut wrong)).count();
+    assert!(count > 20, "{count} rules");
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+/// "- Kept by: `name` in `file`" and "- Test: `name` in `file`".
+fn check(rule: &str, wrong: &mut Vec<String>) {
+    let title = rule.lines().next().unwrap_or_default();
+    for what in ["- Kept by:", "- Test:"] {
+        let Some((_, rest)) = rule.split_once(what) else {
+            wrong.push(format!("{title}: no \"{what}\""));
+            continue;
+        };
+        let mut quoted = rest.split('`').skip(1).step_by(2);
+        let (name, file) = (quoted.next().unwrap_or_default(), quoted.next().unwrap_or_default());
+        let source = fs::read_to_string(Path::new(ROOT).join(file)).unwrap_or_default();
+        if !source.contains(&format!("fn {name}(")) {
+            wrong.push(format!("{title}: no {name} in {file}"));
+        }
+    }
+}
