@@ -54,20 +54,20 @@
 //!
 //! | Module | Owns | Never does |
 //! |---|---|---|
-//! | [`delivery`] | the contract between a store and a domain | anything |
+//! | [`delivery`] | the contract between a store and a domain | hold state |
 //! | [`msix`], [`msi`], [`ims`] | the registers that a guest sees | I/O, logging, panics |
-//! | [`function`] | one store with its domain, put together for an embedder | anything of its own |
+//! | [`function`] | one store with its domain, put together for an embedder | add a rule of its own |
 //! | [`domain`] | what each vector is in the host, and the steps to what it should be | look at registers other than through a store |
 //! | [`router`], [`kvm`] | routes of messages, irqfds | know vectors or devices |
 //! | [`publisher`] | the routing table: messages, GSIs, the embedder's own entries | know the hypervisor |
 //! | [`backend`], [`vfio`] | which eventfd a host vector fires | know messages |
-//! | [`budget`] | how many host vectors a device and a VM may have | know which |
-//! | [`maintenance`], [`events`] | one descriptor and one call for retries, relays, deferred host vectors and expiry | decide anything |
+//! | [`budget`] | how many host vectors a device and a VM may have | know which vectors have them |
+//! | [`maintenance`], [`events`] | one descriptor and one call for retries, relays, deferred host vectors and expiry | run on a guest's path |
 //! | [`remap`] | what a function's messages mean now, where the guest remaps them | call back into a domain |
-//! | [`pool`] | the holder of each host vector of a device that several functions share | say who gets them |
+//! | [`pool`] | the holder of each host vector of a device that several functions share | decide who gets them |
 //! | [`state`] | a function's interrupts as data, for snapshots | trust what it reads |
 //! | [`line`](mod@line) | one source of the VMM's own: one eventfd, one message | know devices |
-//! | [`mmio`] | tables, pending bits and slots as devices of a bus | anything else |
+//! | [`mmio`] | tables, pending bits and slots as devices of a bus | hold state |
 //! | [`testing`] | fakes and a reference model | run in a VMM |
 //!
 //! A guest's write changes registers and yields the vectors that it [touched](delivery::Touched). The domain compares what each of
