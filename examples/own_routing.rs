@@ -15,7 +15,7 @@ use vm_msi::interrupt::Interrupt;
 use vm_msi::msix::{Bar, Layout, Msix, TableSize};
 use vm_msi::publisher::{Hypervisor, Publisher, RoutingTable};
 use vm_msi::router::{Gsi, Route, RouterError, Signalled};
-use vm_msi::{Domain, Function, MsiMessage, MsixFunction, Router, SoftwareMsix, Vector};
+use vm_msi::{Domain, InterruptFunction, MsiMessage, MsixFunction, Router, SoftwareMsix, Vector};
 use vmm_sys_util::eventfd::EventFd;
 
 /// The fake hypervisor's VM: the table in force (a pin has no message), attached eventfds, and what the guest got.
@@ -82,7 +82,7 @@ trait PciDevice: Send + Sync {
     fn write(&self, control: u16, entry: [u32; 4]);
 }
 
-impl<D: Domain + Send + Sync> PciDevice for Function<Msix, D> {
+impl<D: Domain + Send + Sync> PciDevice for InterruptFunction<Msix, D> {
     fn write(&self, control: u16, entry: [u32; 4]) {
         self.write_config(2, &control.to_le_bytes());
         self.write_table(0, entry.map(u32::to_le_bytes).as_flattened());

@@ -88,7 +88,7 @@ pub enum Programming {
 
 /// Who may have eventfds open that a backend has let go of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Holders {
+pub enum EventfdOwner {
     /// The domain that made them, alone: closing one ends it.
     Domain,
     /// Others too, such as another process: closing one may end nothing.
@@ -141,8 +141,8 @@ pub trait Backend: Send {
 
     /// Who may have the device's eventfds open once [`Backend::close`] has returned. Where it is the domain alone, it
     /// ends them all at once instead of one by one.
-    fn holders_after_close(&self) -> Holders {
-        Holders::Others
+    fn eventfd_owner_after_close(&self) -> EventfdOwner {
+        EventfdOwner::Others
     }
 
     /// The pending bits that the device itself has for vectors 64 × `group` to 64 × `group` + 63. Only those of
@@ -232,8 +232,8 @@ impl<B: Backend + ?Sized> Backend for Box<B> {
         (**self).close()
     }
 
-    fn holders_after_close(&self) -> Holders {
-        (**self).holders_after_close()
+    fn eventfd_owner_after_close(&self) -> EventfdOwner {
+        (**self).eventfd_owner_after_close()
     }
 
     fn pending(&mut self, group: u32) -> u64 {

@@ -2,7 +2,7 @@
 //!
 //! A host vector is an eventfd and a host interrupt with its CPU vector. A domain takes one share of its
 //! [`DeviceBudget`] for each host vector. A vector whose share is refused is held: it loses no interrupt, and
-//! [`retry`](crate::Function::retry) requests its host vector again. The descriptors that a host without dynamic MSI-X
+//! [`retry`](crate::InterruptFunction::retry) requests its host vector again. The descriptors that a host without dynamic MSI-X
 //! reserves for a whole table take no CPU vectors and are not counted.
 //!
 //! A [`VmBudget`] admits devices. It may promise a device some of its host vectors. The device can then always have

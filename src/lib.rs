@@ -39,7 +39,7 @@
 //! | a VM on KVM | one [`kvm::KvmRouter`] |
 //! | a passed-through device with MSI-X | [`MsixFunction`] over [`vfio::VfioMsix`] |
 //! | a passed-through device with MSI | [`MsiFunction`] over [`vfio::VfioMsi`] |
-//! | a device model that raises its own interrupts | [`SoftwareMsix`], and [`Function::trigger`] |
+//! | a device model that raises its own interrupts | [`SoftwareMsix`], and [`InterruptFunction::trigger`] |
 //! | a producer with one stable eventfd per vector (vhost-user, vdpa) | [`MsixFunction`] over [`backend::StableEventfds`] |
 //! | another producer | [`MsixFunction`] over your [`Backend`] |
 //! | an interrupt message store | `ImsFunction`, `QueueFunction`, `SoftwareIms` (feature `ims`) |
@@ -147,9 +147,9 @@ pub use budget::{DeviceBudget, VmBudget};
 pub use capability::PciCapability;
 pub use delivery::{Delivery, Store, Touched, Vector};
 pub use domain::{DeviceDomain, Domain, SoftwareDomain};
-pub use function::{Function, MsiFunction, MsixFunction, SoftwareMsix};
 #[cfg(feature = "ims")]
 pub use function::{ImsFunction, QueueFunction, SoftwareIms, SoftwareQueue};
+pub use function::{InterruptFunction, MsiFunction, MsixFunction, SoftwareMsix};
 pub use interrupt::{DeviceId, Interrupt, Target};
 pub use maintenance::Maintenance;
 pub use message::MsiMessage;

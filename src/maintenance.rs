@@ -20,7 +20,7 @@ use rustix::time::{
 };
 
 use crate::domain::DeviceDomain;
-use crate::function::Function;
+use crate::function::InterruptFunction;
 use crate::registers::Registers;
 
 /// Where a vector's host vector is requested when the guest unmasks the vector for the first time.
@@ -55,13 +55,13 @@ impl Maintenance {
     ///
     /// # Errors
     /// The host has no descriptor, or does not let one be watched.
-    pub fn new<C>(function: Arc<Function<C, DeviceDomain>>, requests: Requests) -> io::Result<Self>
+    pub fn new<C>(function: Arc<InterruptFunction<C, DeviceDomain>>, requests: Requests) -> io::Result<Self>
     where
         C: Registers + 'static,
     {
-        let mut watched = vec![function.relay()?, function.maintenance_fd()?];
+        let mut watched = vec![function.relay_fd()?, function.maintenance_fd()?];
         if requests == Requests::Deferred {
-            watched.push(function.growth()?);
+            watched.push(function.deferred_bind_fd()?);
         }
         let ready = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         let timer =
@@ -112,7 +112,7 @@ trait Maintained: Send + Sync {
     fn maintain(&self, now: Instant) -> Option<Duration>;
 }
 
-impl<C: Registers> Maintained for Function<C, DeviceDomain> {
+impl<C: Registers> Maintained for InterruptFunction<C, DeviceDomain> {
     fn maintain(&self, now: Instant) -> Option<Duration> {
         self.maintain(now)
     }

@@ -1,7 +1,7 @@
 //! A function's table, pending bits and IMS slots as devices on an embedder's `vm-device` bus.
 //!
 //! For functions whose table, pending bits or slots have pages of their own. Where they share a page with other
-//! registers, the embedder's BAR is the device and asks [`Function::read_bar`].
+//! registers, the embedder's BAR is the device and asks [`InterruptFunction::read_bar`].
 
 #[cfg(feature = "ims")]
 mod slots;
@@ -12,14 +12,14 @@ use vm_device::DeviceMmio;
 use vm_device::bus::{MmioAddress, MmioAddressOffset};
 
 use crate::domain::Domain;
-use crate::function::Function;
+use crate::function::InterruptFunction;
 use crate::msix::Msix;
 #[cfg(feature = "ims")]
 pub use slots::SlotsMmio;
 
 /// The MSI-X table on a bus.
 #[derive(Debug)]
-pub struct TableMmio<D: Domain>(pub Arc<Function<Msix, D>>);
+pub struct TableMmio<D: Domain>(pub Arc<InterruptFunction<Msix, D>>);
 
 impl<D: Domain> DeviceMmio for TableMmio<D> {
     fn mmio_read(&self, _base: MmioAddress, offset: MmioAddressOffset, data: &mut [u8]) {
@@ -33,7 +33,7 @@ impl<D: Domain> DeviceMmio for TableMmio<D> {
 
 /// The pending bit array on a bus.
 #[derive(Debug)]
-pub struct PbaMmio<D: Domain>(pub Arc<Function<Msix, D>>);
+pub struct PbaMmio<D: Domain>(pub Arc<InterruptFunction<Msix, D>>);
 
 impl<D: Domain> DeviceMmio for PbaMmio<D> {
     fn mmio_read(&self, _base: MmioAddress, offset: MmioAddressOffset, data: &mut [u8]) {

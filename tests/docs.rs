@@ -8,7 +8,8 @@ const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 const NOT_PACKAGED: &[&str] = &["vmm", "resources"];
 
 fn documents() -> Vec<PathBuf> {
-    let folders = ["", "docs", "resources/lab", "resources/guest/ims", "vmm", ".github", ".github/ISSUE_TEMPLATE"];
+    let folders =
+        ["", "docs", "resources/lab", "resources/guest/ims", "vmm", ".github", ".github/ISSUE_TEMPLATE"];
     let files = folders.iter().filter_map(|folder| fs::read_dir(Path::new(ROOT).join(folder)).ok()).flatten();
     let files = files.map(|entry| entry.unwrap().path());
     files.filter(|path| path.extension().is_some_and(|extension| extension == "md")).collect()
@@ -49,7 +50,8 @@ fn every_relative_link_leads_somewhere() {
             if link.contains("://") {
                 continue;
             }
-            let (file, anchor) = link.split_once('#').map_or((link, None), |(file, anchor)| (file, Some(anchor)));
+            let (file, anchor) =
+                link.split_once('#').map_or((link, None), |(file, anchor)| (file, Some(anchor)));
             let folder = document.parent().unwrap();
             let target = if file.is_empty() { document.clone() } else { folder.join(file) };
             let is_packaged = |folder: &&&str| {

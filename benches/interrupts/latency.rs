@@ -60,7 +60,7 @@ pub(crate) fn measure(notes: &mut Notes) -> Result<()> {
                 function.write_table(index as u64 * 16 + 8, &u64::from(data).to_le_bytes());
             }
         }
-        let relay = ours.function.relay()?;
+        let relay = ours.function.relay_fd()?;
         filler.write_config(2, &0x8000u16.to_le_bytes());
         ours.function.write_config(2, &0x8000u16.to_le_bytes());
         let report = ours.function.report();
@@ -73,7 +73,7 @@ pub(crate) fn measure(notes: &mut Notes) -> Result<()> {
             let sample = time(|| {
                 ours.write_control(vector, 0);
                 let _ = poll(&mut [PollFd::new(&relay, PollFlags::IN)], Some(&Timespec::default()));
-                ours.function.deliver();
+                ours.function.deliver_relayed();
             });
             match ours.function.report().counters.relayed - delivered {
                 0 => Err("nothing was delivered".into()),
@@ -99,13 +99,13 @@ fn unmask_growing(until: Until) -> Result<Sample> {
     let mut ours = Ours::new(Ahead::AtStart)?;
     ours.enable_at_once(512);
     let ours = ours;
-    let growth = ours.function.growth()?;
+    let growth = ours.function.deferred_bind_fd()?;
     ours.write_message(600, message(600));
     let before = ours.function.report().live;
     let (written, live) = thread::scope(|scope| {
         let growing = scope.spawn(|| {
             let _ = poll(&mut [PollFd::new(&growth, PollFlags::IN)], None);
-            ours.function.grow();
+            ours.function.bind_deferred();
             Instant::now()
         });
         // Until the thread waits: a guest's growth begins long after it.

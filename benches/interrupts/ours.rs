@@ -11,7 +11,7 @@ use rustix::io::Errno;
 use vm_msi::MsixFunction;
 use vm_msi::Vector;
 use vm_msi::apic::DestinationIds;
-use vm_msi::backend::{Backend, BackendError, Capabilities, Growth, Holders, Programming};
+use vm_msi::backend::{Backend, BackendError, Capabilities, EventfdOwner, Growth, Programming};
 use vm_msi::kvm::{Irqchip, KvmRouter};
 use vm_msi::msix::{Bar, Layout, TableSize};
 use vmm_sys_util::eventfd::EventFd;
@@ -61,8 +61,8 @@ impl Backend for Device {
         Ok(())
     }
 
-    fn holders_after_close(&self) -> Holders {
-        if self.0.is_some() { Holders::Others } else { Holders::Domain }
+    fn eventfd_owner_after_close(&self) -> EventfdOwner {
+        if self.0.is_some() { EventfdOwner::Others } else { EventfdOwner::Domain }
     }
 
     fn pending(&mut self, _: u32) -> u64 {
@@ -158,7 +158,7 @@ impl Ours {
         self.counting_commits(|ours| {
             ours.allocate(n);
             (0..n).for_each(|index| ours.request(index));
-            while ours.function.unsettled() > 0 {
+            while ours.function.failed_steps() > 0 {
                 ours.function.retry();
             }
         })
@@ -167,12 +167,12 @@ impl Ours {
     /// The same, with a thread that requests the host vectors: until the guest's writes are done, and until the thread is.
     pub(crate) fn enable_one_by_one_growing(&mut self, n: usize) -> Result<[Sample; 2]> {
         let ours = &*self;
-        let growth = ours.function.growth()?;
+        let growth = ours.function.deferred_bind_fd()?;
         thread::scope(|scope| {
             let growing = scope.spawn(|| {
                 while ours.router.counters().in_use < n {
                     poll(&mut [PollFd::new(&growth, PollFlags::IN)], None)?;
-                    ours.function.grow();
+                    ours.function.bind_deferred();
                 }
                 Ok(Instant::now())
             });

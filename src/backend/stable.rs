@@ -19,7 +19,7 @@ use std::sync::Arc;
 use rustix::fs::{OFlags, fcntl_getfl};
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
-use super::{Backend, BackendError, Capabilities, Holders, Programming};
+use super::{Backend, BackendError, Capabilities, EventfdOwner, Programming};
 use crate::delivery::Vector;
 use crate::signalled::{borrow, signalled};
 
@@ -187,8 +187,8 @@ impl Backend for StableEventfds {
     }
 
     /// The producer has them.
-    fn holders_after_close(&self) -> Holders {
-        Holders::Others
+    fn eventfd_owner_after_close(&self) -> EventfdOwner {
+        EventfdOwner::Others
     }
 
     fn pending(&mut self, group: u32) -> u64 {

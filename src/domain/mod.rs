@@ -55,18 +55,18 @@ pub trait Domain: Sealed {
     /// last of several concurrent calls leaves the host as the last write left the store.
     ///
     /// Interrupts meanwhile: those of a vector on its way down wait, and a vector on its way up delivers one
-    /// for all that waited, at once or when an embedder's thread has [grown](DeviceDomain::grow) it. When this returns, no
+    /// for all that waited, at once or when an embedder's thread has [grown](DeviceDomain::bind_deferred) it. When this returns, no
     /// touched vector delivers on an old message or while masked,
-    /// whatever else the host refused (see [`Domain::unsettled`]). A vector that the host refuses to detach is the
-    /// exception: it stays as it was, is unsettled, and is tried again.
+    /// whatever else the host refused (see [`Domain::failed_steps`]). A vector that the host refuses to detach is the
+    /// exception: it stays as it was, is failed_steps, and is tried again.
     fn sync(&self, store: &dyn Store, touched: Touched);
 
     /// Tries again what the host refused. Cheap where it refused nothing; call it now and then while
-    /// [`Domain::unsettled`] is not 0.
+    /// [`Domain::failed_steps`] is not 0.
     fn retry(&self, store: &dyn Store);
 
     /// How many vectors are not what they should be because the host refused a step.
-    fn unsettled(&self) -> usize;
+    fn failed_steps(&self) -> usize;
 
     /// The first of `vectors` that may be delivering at this moment. Takes no lock. A guest's access that shows a vector as masked
     /// asks this, after it has looked at the registers, and [syncs](Domain::sync) the vector where it is named: then another
@@ -150,7 +150,7 @@ impl DeviceDomain {
 
     fn release_expired(&self, now: Instant) {
         // No more often than there are vectors that linger now, as the guest may go on to free some.
-        for _ in 0..self.lingering().div_ceil(BATCH) {
+        for _ in 0..self.expiring().div_ceil(BATCH) {
             if !self.host.lock_in_turn().release_expired(now) {
                 break;
             }
@@ -160,15 +160,15 @@ impl DeviceDomain {
     /// Everything that is not on a guest's path, in one call: delivers what waits for relayed vectors, binds deferred vectors,
     /// releases freed vectors whose delay is over, and tries again what the host refused. A refused step is tried 100 ms after
     /// the call that has first seen it. Answers how long it may be until the next call, if no descriptor becomes readable before
-    /// ([`DeviceDomain::maintenance_fd`], [`DeviceDomain::relay`], [`DeviceDomain::growth`]); `None` where nothing is owed.
+    /// ([`DeviceDomain::maintenance_fd`], [`DeviceDomain::relay_fd`], [`DeviceDomain::deferred_bind_fd`]); `None` where nothing is owed.
     ///
     /// [`Maintenance`](crate::Maintenance) has the descriptors and the clock in one. An embedder without it calls this when one
     /// of them is readable and when the time is over.
     ///
     /// Interrupts meanwhile: none is lost. Where a function has refused steps and is never maintained nor retried, it logs that.
     pub fn maintain(&self, store: &dyn Store, now: Instant) -> Option<Duration> {
-        self.deliver();
-        self.grow(store);
+        self.deliver_relayed();
+        self.bind_deferred(store);
         self.release_expired(now);
         let is_retry_due = {
             let mut host = self.host();
@@ -194,28 +194,28 @@ impl DeviceDomain {
     /// Of the vectors that userspace delivers, how often it has delivered the one that it delivers most; 0 where there is
     /// none. Of several devices of a VM, [retry](Domain::retry) those with the most first: what room there is for messages
     /// goes to who comes first.
-    pub fn busiest(&self) -> u32 {
+    pub fn max_relayed(&self) -> u32 {
         self.host().max_relayed()
     }
 
     /// How many vectors the guest has freed that are given back at a later [`Domain::retry`].
-    pub fn lingering(&self) -> usize {
+    pub fn expiring(&self) -> usize {
         self.host().expiring()
     }
 
     /// From now on a vector that the guest frees keeps its host vector and its eventfd for so long, in case
     /// the guest wants it again. Zero, as at first, gives them back at once.
-    pub fn set_linger(&self, linger: Duration) {
-        self.host().release_delay = linger;
+    pub fn set_release_delay(&self, delay: Duration) {
+        self.host().release_delay = delay;
     }
 
-    /// A descriptor that is readable while there is something for [`DeviceDomain::deliver`] to do. From the
+    /// A descriptor that is readable while there is something for [`DeviceDomain::deliver_relayed`] to do. From the
     /// first call on, vectors that the kernel cannot deliver (no room for their message) are delivered by way
     /// of it; before that they stay held.
     ///
     /// # Errors
     /// No descriptor to be had.
-    pub fn relay(&self) -> io::Result<Arc<OwnedFd>> {
+    pub fn relay_fd(&self) -> io::Result<Arc<OwnedFd>> {
         let mut host = self.host();
         match &host.relay {
             Some(relay) => Ok(relay.clone()),
@@ -225,11 +225,11 @@ impl DeviceDomain {
 
     /// Delivers interrupts that wait for vectors without a route, some at a time. A vector that has been masked
     /// by now delivers nothing; an interrupt that cannot be delivered waits.
-    pub fn deliver(&self) {
+    pub fn deliver_relayed(&self) {
         self.host().deliver_relayed(&*self.router);
     }
 
-    /// A descriptor that is readable while there is something for [`DeviceDomain::grow`] to do, from the moment on at which
+    /// A descriptor that is readable while there is something for [`DeviceDomain::bind_deferred`] to do, from the moment on at which
     /// the access that brought it returns. From the first call on, a vector that the guest unmasks, and that has no host
     /// vector yet, gets it there, and the guest's write does not wait for the host. What the device raises for it meanwhile
     /// waits in its own pending bits, and comes when it has grown. A vector that has its host vector waits for nobody, nor
@@ -237,7 +237,7 @@ impl DeviceDomain {
     ///
     /// # Errors
     /// No descriptor to be had.
-    pub fn growth(&self) -> io::Result<Arc<OwnedFd>> {
+    pub fn deferred_bind_fd(&self) -> io::Result<Arc<OwnedFd>> {
         self.host().deferred_bind_fd()
     }
 
@@ -245,7 +245,7 @@ impl DeviceDomain {
     /// have masked them again. What the host refuses waits for [`Domain::retry`], and is requested here again then. For a
     /// thread of its own: it may take as long as the host does. A guest's access that needs the domain waits for 16 of them,
     /// and the thread's other work for 256.
-    pub fn grow(&self, store: &dyn Store) {
+    pub fn bind_deferred(&self, store: &dyn Store) {
         for _ in 0..BATCHES {
             if !self.host.lock_in_turn().bind_deferred(&*self.router, store) {
                 break;
@@ -253,8 +253,8 @@ impl DeviceDomain {
         }
     }
 
-    /// How many vectors wait for [`DeviceDomain::grow`].
-    pub fn growing(&self) -> usize {
+    /// How many vectors wait for [`DeviceDomain::bind_deferred`].
+    pub fn deferred(&self) -> usize {
         self.host().deferred()
     }
 
@@ -343,7 +343,7 @@ impl Domain for DeviceDomain {
         self.retry_at(store, Instant::now());
     }
 
-    fn unsettled(&self) -> usize {
+    fn failed_steps(&self) -> usize {
         self.host().failed()
     }
 

@@ -114,9 +114,9 @@ pub struct DomainReport {
     /// The ones that userspace delivers.
     pub relayed: u32,
     /// The ones that the guest has freed and that are given back soon.
-    pub lingering: u32,
-    /// Vectors that wait for [`DeviceDomain::grow`](super::DeviceDomain::grow).
-    pub growing: u32,
+    pub expiring: u32,
+    /// Vectors that wait for [`DeviceDomain::bind_deferred`](super::DeviceDomain::bind_deferred).
+    pub deferred: u32,
     /// Why the host did not turn the capability on or off, where that still stands.
     pub error: Option<String>,
     /// What the device may have of the host.

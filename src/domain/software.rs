@@ -143,7 +143,7 @@ impl Domain for SoftwareDomain {
     }
 
     /// Vectors that are live, and whose interrupt waits because the host refused to deliver it.
-    fn unsettled(&self) -> usize {
+    fn failed_steps(&self) -> usize {
         let latches = self.latches();
         let left = self.under_delivery().filter(|left| !latches.refused.contains(left));
         latches.refused.len().saturating_add(left.is_some().into())

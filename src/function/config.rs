@@ -1,12 +1,12 @@
 //! The part of a function's interrupts that lives in configuration space: a capability.
 
-use super::Function;
+use super::InterruptFunction;
 use crate::access::lanes;
 use crate::capability::PciCapability;
 use crate::domain::Domain;
 use crate::msi::{Msi, MsiLayout};
 
-impl<C: PciCapability, D: Domain> Function<C, D> {
+impl<C: PciCapability, D: Domain> InterruptFunction<C, D> {
     /// Reads the capability; `offset` counts from its ID. The next pointer reads 0, it is the embedder's.
     pub fn read_config(&self, offset: u16, data: &mut [u8]) {
         self.registers.read_config(offset, data);
@@ -35,7 +35,7 @@ impl<C: PciCapability, D: Domain> Function<C, D> {
     }
 }
 
-impl<D: Domain> Function<Msi, D> {
+impl<D: Domain> InterruptFunction<Msi, D> {
     /// The capability's layout.
     pub fn layout(&self) -> &MsiLayout {
         self.registers.layout()

@@ -1,6 +1,6 @@
 //! The part of a function's interrupts that is an array of IMS slots, in a BAR of the embedder's choice.
 
-use super::Function;
+use super::InterruptFunction;
 use crate::access::lanes;
 use crate::backend::Cookie;
 use crate::delivery::Vector;
@@ -9,18 +9,18 @@ use crate::ims::{CONTROL, ControlFormat, SlotArray, SlotArrayLayout};
 use crate::registers::Registers;
 
 /// The IMS of one PCI function: an array of slots in a BAR.
-pub type ImsFunction = Function<SlotArray, DeviceDomain>;
+pub type ImsFunction = InterruptFunction<SlotArray, DeviceDomain>;
 /// The IMS of a device model inside the VMM, which triggers its vectors itself.
-pub type SoftwareIms = Function<SlotArray, SoftwareDomain>;
+pub type SoftwareIms = InterruptFunction<SlotArray, SoftwareDomain>;
 
-impl<C: Registers, D: Domain> Function<C, D> {
+impl<C: Registers, D: Domain> InterruptFunction<C, D> {
     /// What a vector's interrupts carry beside their message.
     pub fn cookie(&self, vector: Vector) -> Option<Cookie> {
         self.registers.cookie(vector)
     }
 }
 
-impl<D: Domain> Function<SlotArray, D> {
+impl<D: Domain> InterruptFunction<SlotArray, D> {
     /// How many slots there are, and what their control is.
     pub fn layout(&self) -> &SlotArrayLayout {
         self.registers.layout()

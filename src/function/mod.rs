@@ -33,11 +33,11 @@ pub use ims::{ImsFunction, SoftwareIms};
 pub use queue::{QueueFunction, SoftwareQueue};
 
 /// The MSI of one PCI function.
-pub type MsiFunction = Function<Msi, DeviceDomain>;
+pub type MsiFunction = InterruptFunction<Msi, DeviceDomain>;
 /// The MSI-X of one PCI function.
-pub type MsixFunction = Function<Msix, DeviceDomain>;
+pub type MsixFunction = InterruptFunction<Msix, DeviceDomain>;
 /// The MSI-X of a device model inside the VMM, which triggers its vectors itself.
-pub type SoftwareMsix = Function<Msix, SoftwareDomain>;
+pub type SoftwareMsix = InterruptFunction<Msix, SoftwareDomain>;
 
 /// One store of one PCI function, and its vectors in the host. A function that has MSI-X and an IMS, or several of
 /// them, has one of these for each.
@@ -45,12 +45,12 @@ pub type SoftwareMsix = Function<Msix, SoftwareDomain>;
 /// An access may have any offset and width: what the specification leaves undefined behaves as on a bus with
 /// byte enables, and what does not exist reads 0 and ignores writes. None can fail.
 #[derive(Debug)]
-pub struct Function<C: Registers, D: Domain> {
+pub struct InterruptFunction<C: Registers, D: Domain> {
     registers: C,
     domain: D,
 }
 
-impl<C: Registers, D: Domain> Function<C, D> {
+impl<C: Registers, D: Domain> InterruptFunction<C, D> {
     /// How many vectors the guest can ever use.
     pub fn capacity(&self) -> u32 {
         self.registers.capacity()
@@ -98,7 +98,7 @@ impl<C: Registers, D: Domain> Function<C, D> {
     }
 
     /// Bus Master Enable of the function's Command register, where the embedder emulates that: while it is off, the
-    /// function sends no messages. A function begins as if it were on, and a [reset](Function::reset) leaves it as it is.
+    /// function sends no messages. A function begins as if it were on, and a [reset](InterruptFunction::reset) leaves it as it is.
     /// A passed-through device has the bit itself.
     ///
     /// Interrupts meanwhile: they wait, and show as pending where the registers show that; each vector sends one when the
@@ -113,9 +113,9 @@ impl<C: Registers, D: Domain> Function<C, D> {
     }
 
     /// How many vectors are not yet what the guest wants because the host refused a step. While it is not 0,
-    /// call [`Function::retry`] now and then.
-    pub fn unsettled(&self) -> usize {
-        self.domain.unsettled()
+    /// call [`InterruptFunction::retry`] now and then.
+    pub fn failed_steps(&self) -> usize {
+        self.domain.failed_steps()
     }
 
     /// How many vectors the guest may use now.
@@ -123,7 +123,7 @@ impl<C: Registers, D: Domain> Function<C, D> {
         self.registers.vectors()
     }
 
-    /// An access of a table with entries of 16 bytes has shown some mask bits: see [`Function::settle_shown`].
+    /// An access of a table with entries of 16 bytes has shown some mask bits: see [`InterruptFunction::settle_shown`].
     #[inline]
     fn settle_shown_by_table(&self, offset: u64, len: usize) {
         // Most accesses have no byte of a Vector Control, which begins 12 bytes after its entry and ends with it.
@@ -161,7 +161,7 @@ fn with_control(offset: u64, len: usize) -> Range<u32> {
 }
 
 /// A function whose interrupts come through eventfds.
-impl<C: Registers> Function<C, DeviceDomain> {
+impl<C: Registers> InterruptFunction<C, DeviceDomain> {
     /// A function after power-on: interrupts off, nothing taken from the host. `registers` is a layout, or registers that the
     /// embedder made itself.
     pub fn new(registers: impl Into<C>, router: Arc<dyn Router>, backend: impl Backend + 'static) -> Self {
@@ -170,7 +170,7 @@ impl<C: Registers> Function<C, DeviceDomain> {
         Self { registers, domain }
     }
 
-    /// As [`Function::new`], once every parent was seen to be able to do what the capability needs: the device and
+    /// As [`InterruptFunction::new`], once every parent was seen to be able to do what the capability needs: the device and
     /// its host, the router, and what stands between. Do not show a guest what is refused here.
     ///
     /// # Errors
@@ -189,13 +189,13 @@ impl<C: Registers> Function<C, DeviceDomain> {
     /// The same function with a [budget](crate::budget) of the embedder's own. Without one, the function may have as many
     /// host vectors as it has vectors, and at most [`DeviceBudget::DEFAULT_LIMIT`].
     ///
-    /// A vector that the budget refuses is held, and [`Function::retry`] requests its host vector again.
+    /// A vector that the budget refuses is held, and [`InterruptFunction::retry`] requests its host vector again.
     pub fn with_budget(self, budget: Arc<DeviceBudget>) -> Self {
         let Self { registers, domain } = self;
         Self { registers, domain: domain.with_budget(budget) }
     }
 
-    /// As [`Function::retry`], for an embedder with a clock of its own.
+    /// As [`InterruptFunction::retry`], for an embedder with a clock of its own.
     pub fn retry_at(&self, now: Instant) {
         self.domain.retry_at(&self.registers, now);
     }
@@ -237,50 +237,50 @@ impl<C: Registers> Function<C, DeviceDomain> {
         self.domain.tear_down();
     }
 
-    /// See [`DeviceDomain::busiest`].
-    pub fn busiest(&self) -> u32 {
-        self.domain.busiest()
+    /// See [`DeviceDomain::max_relayed`].
+    pub fn max_relayed(&self) -> u32 {
+        self.domain.max_relayed()
     }
 
-    /// See [`DeviceDomain::lingering`].
-    pub fn lingering(&self) -> usize {
-        self.domain.lingering()
+    /// See [`DeviceDomain::expiring`].
+    pub fn expiring(&self) -> usize {
+        self.domain.expiring()
     }
 
-    /// See [`DeviceDomain::set_linger`].
-    pub fn set_linger(&self, linger: Duration) {
-        self.domain.set_linger(linger);
+    /// See [`DeviceDomain::set_release_delay`].
+    pub fn set_release_delay(&self, delay: Duration) {
+        self.domain.set_release_delay(delay);
     }
 
-    /// See [`DeviceDomain::relay`].
+    /// See [`DeviceDomain::relay_fd`].
     ///
     /// # Errors
     /// No descriptor to be had.
-    pub fn relay(&self) -> io::Result<Arc<OwnedFd>> {
-        self.domain.relay()
+    pub fn relay_fd(&self) -> io::Result<Arc<OwnedFd>> {
+        self.domain.relay_fd()
     }
 
-    /// See [`DeviceDomain::deliver`].
-    pub fn deliver(&self) {
-        self.domain.deliver();
+    /// See [`DeviceDomain::deliver_relayed`].
+    pub fn deliver_relayed(&self) {
+        self.domain.deliver_relayed();
     }
 
-    /// See [`DeviceDomain::growth`].
+    /// See [`DeviceDomain::deferred_bind_fd`].
     ///
     /// # Errors
     /// No descriptor to be had.
-    pub fn growth(&self) -> io::Result<Arc<OwnedFd>> {
-        self.domain.growth()
+    pub fn deferred_bind_fd(&self) -> io::Result<Arc<OwnedFd>> {
+        self.domain.deferred_bind_fd()
     }
 
-    /// See [`DeviceDomain::grow`].
-    pub fn grow(&self) {
-        self.domain.grow(&self.registers);
+    /// See [`DeviceDomain::bind_deferred`].
+    pub fn bind_deferred(&self) {
+        self.domain.bind_deferred(&self.registers);
     }
 
-    /// See [`DeviceDomain::growing`].
-    pub fn growing(&self) -> usize {
-        self.domain.growing()
+    /// See [`DeviceDomain::deferred`].
+    pub fn deferred(&self) -> usize {
+        self.domain.deferred()
     }
 
     /// See [`DeviceDomain::latch`].
@@ -295,7 +295,7 @@ impl<C: Registers> Function<C, DeviceDomain> {
 }
 
 /// A function of the VMM's own.
-impl<C: Registers> Function<C, SoftwareDomain> {
+impl<C: Registers> InterruptFunction<C, SoftwareDomain> {
     /// A function after power-on.
     pub fn software(registers: impl Into<C>, router: Arc<dyn Router>) -> Self {
         let registers = registers.into();
@@ -303,7 +303,7 @@ impl<C: Registers> Function<C, SoftwareDomain> {
         Self { registers, domain }
     }
 
-    /// As [`Function::software`], once the router was seen to be able to do what the capability needs.
+    /// As [`InterruptFunction::software`], once the router was seen to be able to do what the capability needs.
     ///
     /// # Errors
     /// What is missing.

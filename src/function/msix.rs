@@ -1,11 +1,11 @@
 //! The part of a function's MSI-X that lives in BARs: table and pending bits.
 
-use super::Function;
+use super::InterruptFunction;
 use crate::access::lanes;
 use crate::domain::Domain;
 use crate::msix::{Bar, Layout, Msix, Owner};
 
-impl<D: Domain> Function<Msix, D> {
+impl<D: Domain> InterruptFunction<Msix, D> {
     /// Where the table and the pending bits are.
     pub fn layout(&self) -> &Layout {
         self.registers.layout()
@@ -62,7 +62,7 @@ impl<D: Domain> Function<Msix, D> {
         }
     }
 
-    /// Writes a BAR that has the table or the pending bits in it, as [`Function::read_bar`] reads it.
+    /// Writes a BAR that has the table or the pending bits in it, as [`InterruptFunction::read_bar`] reads it.
     pub fn write_bar(&self, bar: Bar, offset: u64, data: &[u8], mut device: impl FnMut(u64, &[u8])) {
         for (owner, bytes) in self.layout().split(bar, offset, data.len()) {
             let part = data.get(bytes).unwrap_or_default();

@@ -3,18 +3,18 @@
 
 use vm_memory::{GuestAddress, GuestAddressSpace};
 
-use super::Function;
+use super::InterruptFunction;
 use super::ims::with_pending;
 use crate::delivery::Vector;
 use crate::domain::{DeviceDomain, Domain, SoftwareDomain};
 use crate::ims::{QueueLayout, QueueStore, SlotRefusal};
 
 /// The IMS of one PCI function: slots in guest memory.
-pub type QueueFunction = Function<QueueStore, DeviceDomain>;
+pub type QueueFunction = InterruptFunction<QueueStore, DeviceDomain>;
 /// The IMS of a device model inside the VMM, which triggers its vectors itself: slots in guest memory.
-pub type SoftwareQueue = Function<QueueStore, SoftwareDomain>;
+pub type SoftwareQueue = InterruptFunction<QueueStore, SoftwareDomain>;
 
-impl<D: Domain> Function<QueueStore, D> {
+impl<D: Domain> InterruptFunction<QueueStore, D> {
     /// How many slots there are, and what their control is.
     pub fn layout(&self) -> &QueueLayout {
         self.registers.layout()

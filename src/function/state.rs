@@ -1,6 +1,6 @@
 //! A function's state, out and in. Between the two calls of each pair nothing is delivered, and nothing is lost.
 
-use super::Function;
+use super::InterruptFunction;
 use crate::delivery::Touched;
 use crate::domain::Domain;
 use crate::interrupt::Interrupt;
@@ -8,7 +8,7 @@ use crate::registers::Registers;
 use crate::sealed::Sealed;
 use crate::state::{FunctionState, RestoreError, Resume, SuspendError};
 
-impl<C: Registers, D: Domain> Function<C, D> {
+impl<C: Registers, D: Domain> InterruptFunction<C, D> {
     /// Stops the delivery of the function's interrupts, and answers its state as of then. Calling it again answers
     /// the state of then. The vCPUs are to be stopped before, or registers without a lock are not of
     /// one moment; their local APICs are read afterwards.
@@ -47,9 +47,9 @@ impl<C: Registers, D: Domain> Function<C, D> {
     }
 }
 
-impl<C: Registers, D: Domain> Sealed for Function<C, D> {}
+impl<C: Registers, D: Domain> Sealed for InterruptFunction<C, D> {}
 
-impl<C: Registers, D: Domain> Resume for Function<C, D> {
+impl<C: Registers, D: Domain> Resume for InterruptFunction<C, D> {
     fn messages(&self, messages: &mut Vec<Interrupt>) {
         self.domain.messages(&self.registers, messages);
     }

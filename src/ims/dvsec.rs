@@ -132,7 +132,7 @@ impl SiovDvsec {
     }
 
     /// The capability of a function whose parents together can do `parents`: as it is asked for an IMS by
-    /// [`Function::try_new`](crate::Function::try_new), so one that was refused there is refused here.
+    /// [`InterruptFunction::try_new`](crate::InterruptFunction::try_new), so one that was refused there is refused here.
     ///
     /// # Errors
     /// [`Unsupported::Ims`]: the guest must not be shown one.

@@ -4,7 +4,7 @@
 //! the one that hardware has, an array of 16-byte slots in a BAR ([`SlotArray`]), and one whose slots are in guest memory,
 //! wherever the driver places each ([`QueueStore`]), with what differs between devices as parameters
 //! ([`ControlFormat`]). A guest learns of them by [`SiovDvsec`]. Any other goes by the same way: a type that implements
-//! [`Registers`](crate::Registers), and [`Function::change`](crate::Function::change) for the guest's accesses.
+//! [`Registers`](crate::Registers), and [`InterruptFunction::change`](crate::InterruptFunction::change) for the guest's accesses.
 //! The domains behind, and all that they keep to, are those of MSI-X.
 //!
 //! Owns the registers. Invariant: after any access of any offset, width and value the state is one that a
@@ -15,6 +15,7 @@
 //! before, a device may not signal, the host is asked for nothing, and the slots take no memory.
 
 mod array;
+mod atomic_read;
 mod dvsec;
 mod format;
 mod layout;
@@ -22,7 +23,6 @@ mod place;
 mod queue;
 mod slot;
 mod state;
-mod whole;
 
 pub use array::SlotArray;
 pub use dvsec::{DvsecHeader, ExtendedHeader, PageSizes, SiovCapabilities, SiovDvsec, SiovHeader};

@@ -12,11 +12,11 @@ use std::sync::{Mutex, MutexGuard};
 use vm_memory::{GuestAddress, GuestAddressSpace, GuestMemory, Permissions};
 
 use super::array::Slots;
+use super::atomic_read;
 use super::layout::{QueueLayout, SLOT_BYTES};
 use super::place::{Place, SlotRefusal};
 use super::slot::Slot;
 use super::state::QueueState;
-use super::whole;
 use crate::backend::{Capabilities, Cookie};
 use crate::delivery::{Delivery, Store, Touched, Vector};
 use crate::registers::{Registers, into_plain, lock};
@@ -185,7 +185,7 @@ impl Queue {
         let memory = memory.memory();
         let slices = memory.get_slices(address, SLOT_BYTES as usize, Permissions::Read);
         let bytes = match slices.ok().and_then(|mut slices| slices.next()) {
-            Some(Ok(first)) => whole::read(&first).ok_or(SlotRefusal::Straddles { slot, address }),
+            Some(Ok(first)) => atomic_read::read(&first).ok_or(SlotRefusal::Straddles { slot, address }),
             Some(Err(_)) | None => Err(SlotRefusal::NotMemory { slot, address }),
         };
         match bytes {

@@ -6,12 +6,12 @@ use vm_device::DeviceMmio;
 use vm_device::bus::{MmioAddress, MmioAddressOffset};
 
 use crate::domain::Domain;
-use crate::function::Function;
+use crate::function::InterruptFunction;
 use crate::ims::SlotArray;
 
 /// An array of IMS slots on a bus.
 #[derive(Debug)]
-pub struct SlotsMmio<D: Domain>(pub Arc<Function<SlotArray, D>>);
+pub struct SlotsMmio<D: Domain>(pub Arc<InterruptFunction<SlotArray, D>>);
 
 impl<D: Domain> DeviceMmio for SlotsMmio<D> {
     fn mmio_read(&self, _base: MmioAddress, offset: MmioAddressOffset, data: &mut [u8]) {

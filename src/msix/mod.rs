@@ -2,20 +2,20 @@
 //!
 //! Owns the registers. Invariant: after any access of any offset, width and value the state is one that a
 //! function could have, and [`Touched`] names every vector whose [`Delivery`] changed in a way that the host
-//! has to follow: also where several vCPUs change it at once (`concurrent.rs`). No I/O, no lock, no log, no panic. The
+//! has to follow: also where several vCPUs change it at once (`registers.rs`). No I/O, no lock, no log, no panic. The
 //! pending bits are not here: they belong to the domain, which knows what waits where.
 
-mod concurrent;
 pub mod layout;
+mod registers;
 pub mod regs;
 mod state;
 mod table;
 
 #[cfg(test)]
 #[cfg(target_arch = "x86_64")]
-mod interleaved;
+mod shuttle_tests;
 
-/// A test has others here: see `interleaved.rs`.
+/// A test has others here: see `shuttle_tests.rs`.
 mod atomic {
     pub(super) use std::sync::atomic::{AtomicU16, AtomicU64, AtomicUsize, Ordering};
 }
@@ -31,7 +31,7 @@ use crate::delivery::{Delivery, Store, Touched, Vector};
 use crate::registers::Registers;
 use crate::sealed::Sealed;
 use crate::state::RestoreError;
-use concurrent::{ControlAndTable, first_dword};
+use registers::{ControlAndTable, first_dword};
 
 /// A function's MSI-X registers.
 ///

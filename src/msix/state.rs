@@ -2,8 +2,8 @@
 //! of the given layout could have in its registers.
 
 use super::Msix;
-use super::concurrent::ControlAndTable;
 use super::layout::Layout;
+use super::registers::ControlAndTable;
 use super::regs::{MessageControl, VectorControl};
 use super::table::{Entry, Table};
 use crate::delivery::Vector;
@@ -43,7 +43,7 @@ impl MsixState {
     /// - Vector Control keeps the mask bit. Steering tags and reserved bits are dropped.
     ///
     /// Entries are neither dropped nor added:
-    /// [`restore`](crate::Function::restore) refuses a state that has another number of entries than its function.
+    /// [`restore`](crate::InterruptFunction::restore) refuses a state that has another number of entries than its function.
     pub fn new(layout: &Layout, message_control: u16, entries: impl IntoIterator<Item = EntryState>) -> Self {
         let at_power_on = Msix::new(layout.clone());
         let [table_window, pba_window] = layout.registers();

@@ -5,7 +5,7 @@
 //! width is answered; what lies beyond the last entry reads 0 and ignores writes.
 //!
 //! Locking: none. An entry is two QWORDs, and each write of (a part of) one is one atomic step; a read waits for nobody and
-//! keeps nobody waiting. In what order an entry's halves are looked at matters: see `concurrent.rs`.
+//! keeps nobody waiting. In what order an entry's halves are looked at matters: see `registers.rs`.
 
 use super::atomic::Ordering::SeqCst;
 use super::atomic::{AtomicU64, AtomicUsize};

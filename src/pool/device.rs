@@ -1,10 +1,10 @@
 //! The device behind a pool: its backend, and who has which of its vectors.
 //!
 //! Owns the backend. Invariant: a vector has at most one holder, only a held one has an eventfd, and the backend's
-//! window is open while any holder's is. Who gets a vector is decided in `claims.rs`. Used under the pool's lock; calls nobody but the backend, so nothing can
+//! window is open while any holder's is. Who gets a vector is decided in `alloc.rs`. Used under the pool's lock; calls nobody but the backend, so nothing can
 //! come back to it.
 
-mod claims;
+mod alloc;
 
 use std::io;
 
@@ -35,7 +35,7 @@ pub(super) struct Device {
     entries: Vec<Entry>,
     /// The backend's window is open.
     open: bool,
-    /// Holders' windows that are.
+    /// EventfdOwner' windows that are.
     users: u32,
     /// Why the backend's window is open though nobody's is.
     close_error: Option<BackendError>,
@@ -171,7 +171,7 @@ impl Device {
     }
 
     /// How many steps wait for another try.
-    pub(super) fn unsettled(&self) -> usize {
+    pub(super) fn failed_steps(&self) -> usize {
         let orphans = self.entries.iter().filter(|entry| entry.holding == Holding::Orphaned).count();
         orphans.saturating_add(self.close_error.is_some().into())
     }

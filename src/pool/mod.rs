@@ -3,7 +3,7 @@
 //! A [`Pool`] owns the device's [`Backend`] and knows who holds each of its vectors. It gives out the right to one
 //! vector at a time ([`VectorHandle`]): a certain one for a special purpose, or any of a range; a [`Window`] sets
 //! vectors aside. A [`LogicalFunction`] puts handles together to a backend whose vectors count from 0, so that an
-//! ordinary [`Function`](crate::Function) of a guest's MSI-X runs on it. A [`Parent`] is a PCI function that hands
+//! ordinary [`InterruptFunction`](crate::InterruptFunction) of a guest's MSI-X runs on it. A [`Parent`] is a PCI function that hands
 //! entries on to sub-devices, which take them when their guest first uses one. Who gets how many is the embedder's
 //! to say: there is no policy here, only rights.
 //!
@@ -134,15 +134,15 @@ impl Pool {
     /// Tries again what the host has not taken back; cheap where that is nothing. Asking for a vector tries too.
     pub fn retry(&self) {
         let mut device = self.device();
-        if device.unsettled() > 0 {
+        if device.failed_steps() > 0 {
             device.retry();
         }
     }
 
     /// How many steps the host has refused that concern no holder any more: vectors that it has not taken back, and
     /// whether the device is still on though nobody uses it. While it is not 0, call [`Pool::retry`] now and then.
-    pub fn unsettled(&self) -> usize {
-        self.device().unsettled()
+    pub fn failed_steps(&self) -> usize {
+        self.device().failed_steps()
     }
 
     /// Who has what.

@@ -7,7 +7,7 @@
 //! what each message is *now* and compares that with what the vector is live on.
 //!
 //! An invalidation is two steps, in this order: the stage forgets what it had cached, so that it answers by the
-//! guest's table as it is now; then [`Function::invalidate`](crate::Function::invalidate) is called for every
+//! guest's table as it is now; then [`InterruptFunction::invalidate`](crate::InterruptFunction::invalidate) is called for every
 //! function behind it, which compares all over again. A [`Unit`] knows them all, and does both. When that has returned, no vector of the function delivers
 //! on an old translation, also if the guest masked, unmasked or rewrote it meanwhile: whoever comes second finds
 //! the new one. A vector whose message the table does not let through is held, and comes alive at the

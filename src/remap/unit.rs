@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use super::{Remapped, Stage};
 use crate::domain::Domain;
-use crate::function::Function;
+use crate::function::InterruptFunction;
 use crate::registers::Registers;
 use crate::requester::RequesterId;
 use crate::router::Router;
@@ -16,13 +16,13 @@ use crate::sealed::Sealed;
 
 /// What is told of an invalidation.
 pub trait Invalidate: Sealed + Send + Sync {
-    /// See [`Function::invalidate`].
+    /// See [`InterruptFunction::invalidate`].
     fn invalidate(&self);
 }
 
-impl<C: Registers, D: Domain + Send + Sync> Invalidate for Function<C, D> {
+impl<C: Registers, D: Domain + Send + Sync> Invalidate for InterruptFunction<C, D> {
     fn invalidate(&self) {
-        Function::invalidate(self);
+        InterruptFunction::invalidate(self);
     }
 }
 

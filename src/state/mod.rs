@@ -6,9 +6,9 @@
 //! that such a function could have had. The registers' part is each capability's own
 //! ([`MsixState`](crate::msix::MsixState), [`MsiState`](crate::msi::MsiState)). No I/O and no lock here.
 //!
-//! Taking it: stop the vCPUs and the devices, [suspend](crate::Function::suspend) every function, and only then
+//! Taking it: stop the vCPUs and the devices, [suspend](crate::InterruptFunction::suspend) every function, and only then
 //! read the local APICs, which have by now what was on its way. Then either [resume](resume_all) the functions, or
-//! drop them. Bringing it back goes the other way round: local APICs, [restore](crate::Function::restore) every
+//! drop them. Bringing it back goes the other way round: local APICs, [restore](crate::InterruptFunction::restore) every
 //! function, and [`resume_all`], or [`prepare`] and then [`Resume::resume`] for each.
 //!
 //! A state may also come from another VMM's snapshot: [`MsixState::new`](crate::msix::MsixState::new),
@@ -65,7 +65,7 @@ pub trait Resume: Sealed {
 ///
 /// An embedder that resumes its functions one by one, between other work, calls [`prepare`] instead.
 ///
-/// What the host refuses meanwhile is tried again as ever: see [`Domain::unsettled`](crate::Domain::unsettled).
+/// What the host refuses meanwhile is tried again as ever: see [`Domain::failed_steps`](crate::Domain::failed_steps).
 pub fn resume_all<'a>(router: &dyn Router, functions: impl IntoIterator<Item = &'a dyn Resume>) {
     let functions: Vec<_> = functions.into_iter().collect();
     let prepared = prepare(router, functions.iter().copied());

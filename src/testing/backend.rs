@@ -11,7 +11,7 @@ use rustix::fs::{OFlags, fcntl_getfl};
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use super::Failures;
-use crate::backend::{Backend, BackendError, Capabilities, Cookie, Growth, Holders, Programming};
+use crate::backend::{Backend, BackendError, Capabilities, Cookie, EventfdOwner, Growth, Programming};
 use crate::delivery::Vector;
 use crate::signalled::{borrow, signalled};
 
@@ -206,8 +206,8 @@ impl Backend for FakeBackend {
     }
 
     /// Its duplicates are closed by then.
-    fn holders_after_close(&self) -> Holders {
-        Holders::Domain
+    fn eventfd_owner_after_close(&self) -> EventfdOwner {
+        EventfdOwner::Domain
     }
 
     fn pending(&mut self, group: u32) -> u64 {

@@ -69,7 +69,7 @@ pub fn restore_anything(vectors: u16, state: &FunctionState<MsixState>) -> Resul
     resume_all(&*router, [&function as &dyn Resume]);
     let (owed, delivered) = (state.pending.vectors().count(), router.take_delivered().len());
     assert!(restored.is_err() || delivered <= owed, "{delivered} delivered of {owed}");
-    assert_eq!(function.unsettled(), 0);
+    assert_eq!(function.failed_steps(), 0);
     drop(function);
     assert_eq!((router.in_use(), backend.in_use()), ((0, 0), (0, false)));
     restored

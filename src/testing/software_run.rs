@@ -6,13 +6,13 @@ use super::reference::{MsiReference, MsixReference, QueueReference, Reference, S
 use super::{Failures, FakeRouter, Model, Op};
 use crate::delivery::Vector;
 use crate::domain::{BusMaster, SoftwareDomain};
-use crate::function::Function;
+use crate::function::InterruptFunction;
 use crate::msi::MsiLayout;
 use crate::msix::{Bar, Layout, TableSize};
 use crate::state::{Resume, resume_all};
 
 /// A function of a device model, over a fake.
-type Tested<R> = Function<<R as Reference>::Registers, SoftwareDomain>;
+type Tested<R> = InterruptFunction<<R as Reference>::Registers, SoftwareDomain>;
 
 /// A device model's function, and the model beside it. Operations on what it has not (eventfds, routes, budgets,
 /// remapping) do nothing.
@@ -64,7 +64,7 @@ impl<R: Reference> SoftwareRun<R> {
     fn over(layout: R::Layout, model: Model<R>) -> Self {
         let failures = Failures::default();
         let router = Arc::new(FakeRouter::new(failures.clone()).without_memory());
-        let function = Function::software(layout.clone(), router.clone());
+        let function = InterruptFunction::software(layout.clone(), router.clone());
         function.set_bus_master(model.bus_master);
         Self { function, router, failures, model, layout }
     }
@@ -110,7 +110,7 @@ impl<R: Reference> SoftwareRun<R> {
                 *self = moved;
             }
             Op::Unplug => {
-                self.function = Function::software(self.layout.clone(), self.router.clone());
+                self.function = InterruptFunction::software(self.layout.clone(), self.router.clone());
                 self.model.replace();
             }
             Op::Fail(calls) => self.failures.schedule(calls),
@@ -130,7 +130,11 @@ impl<R: Reference> SoftwareRun<R> {
         self.act(&Op::BusMaster(true));
         self.resume();
         self.function.retry();
-        assert_eq!(self.function.unsettled(), 0, "a host that refuses nothing leaves nothing unsettled");
+        assert_eq!(
+            self.function.failed_steps(),
+            0,
+            "a host that refuses nothing leaves nothing failed_steps"
+        );
         self.check();
         assert_eq!(
             (self.router.commits(), self.router.in_use()),
@@ -156,6 +160,6 @@ impl<R: Reference> SoftwareRun<R> {
             }
             refused += usize::from(owed && self.model.live(vector).is_some());
         }
-        assert_eq!(self.function.unsettled(), refused, "vectors that are live and owe an interrupt");
+        assert_eq!(self.function.failed_steps(), refused, "vectors that are live and owe an interrupt");
     }
 }

@@ -14,7 +14,7 @@ use vmm_sys_util::eventfd::EventFd;
 use super::VfioError;
 use super::set_irqs::{Index, IrqCalls};
 use super::vectors::{Vectors, enable};
-use crate::backend::{Backend, BackendError, Capabilities, Growth, Holders, Programming};
+use crate::backend::{Backend, BackendError, Capabilities, EventfdOwner, Growth, Programming};
 use crate::delivery::Vector;
 use crate::msi::{MessageControl, MessageCount};
 
@@ -150,8 +150,8 @@ impl Backend for VfioMsi {
     }
 
     /// The kernel keeps an eventfd's context and no descriptor, and drops that too.
-    fn holders_after_close(&self) -> Holders {
-        Holders::Domain
+    fn eventfd_owner_after_close(&self) -> EventfdOwner {
+        EventfdOwner::Domain
     }
 
     /// Writes Message Control as the host has it: enabled, with as many messages as are open. VFIO's own copy of the register cannot

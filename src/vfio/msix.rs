@@ -15,7 +15,7 @@ use super::VfioError;
 use super::set_irqs::{Index, IrqCalls, IrqInfo};
 use super::table_mapping::{TableMapping, Word};
 use super::vectors::Vectors;
-use crate::backend::{Backend, BackendError, Capabilities, Growth, Holders, Programming};
+use crate::backend::{Backend, BackendError, Capabilities, EventfdOwner, Growth, Programming};
 use crate::delivery::Vector;
 use crate::msix::layout::ENTRY_BYTES;
 use crate::msix::regs::{MessageControl, VectorControl};
@@ -107,8 +107,8 @@ impl Backend for VfioMsix {
     }
 
     /// The kernel keeps an eventfd's context and no descriptor, and drops that too.
-    fn holders_after_close(&self) -> Holders {
-        Holders::Domain
+    fn eventfd_owner_after_close(&self) -> EventfdOwner {
+        EventfdOwner::Domain
     }
 
     fn pending(&mut self, group: u32) -> u64 {

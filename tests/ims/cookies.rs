@@ -57,9 +57,9 @@ fn a_slot_whose_host_refuses_on_the_way_to_another_cookie_is_tried_again_and_los
         fixture.set_message(SLOT, message(SLOT - 1));
         fixture.failures.schedule(refused);
         fixture.set_control(SLOT, carrying(7));
-        assert_eq!((fixture.function.unsettled(), fixture.delivered()), (1, vec![]));
+        assert_eq!((fixture.function.failed_steps(), fixture.delivered()), (1, vec![]));
         fixture.function.retry();
-        assert_eq!((fixture.function.unsettled(), fixture.delivered()), (0, vec![message(SLOT - 1)]));
+        assert_eq!((fixture.function.failed_steps(), fixture.delivered()), (0, vec![message(SLOT - 1)]));
         assert_eq!(fixture.device.cookie(Vector(SLOT)), Some(Cookie(7)));
     }
 }
@@ -74,7 +74,7 @@ fn a_slot_over_a_part_of_a_device_has_its_cookie_with_the_device_too() {
     let function = ImsFunction::new(layout(1, ControlFormat::DSA), router.clone(), part);
     function.write_slots(0, &message(0).address.to_le_bytes());
     function.write_slots(8, &(u64::from(carrying(7)) << 32 | 0x20).to_le_bytes());
-    assert_eq!((device.cookie(Vector(5)), function.unsettled()), (Some(Cookie(7)), 0));
+    assert_eq!((device.cookie(Vector(5)), function.failed_steps()), (Some(Cookie(7)), 0));
     device.raise(Vector(5));
     router.pump();
     assert_eq!(router.take_delivered(), [message(0)]);
@@ -117,7 +117,7 @@ fn is_held_until_it_wants_no_cookie(backend: impl Backend + 'static, device: &Fa
     function.write_slots(0, &message(0).address.to_le_bytes());
     function.write_slots(8, &(u64::from(carrying(7)) << 32 | 0x20).to_le_bytes());
     let counters = function.report().counters;
-    assert_eq!((counters.refused_cookies, counters.host_failures, function.unsettled()), (1, 0, 0));
+    assert_eq!((counters.refused_cookies, counters.host_failures, function.failed_steps()), (1, 0, 0));
     function.retry();
     assert_eq!(function.report().counters, counters, "nothing is tried");
     device.raise(Vector(host_vector));
@@ -129,5 +129,5 @@ fn is_held_until_it_wants_no_cookie(backend: impl Backend + 'static, device: &Fa
     router.pump();
     let delivered = router.take_delivered();
     assert!(!delivered.is_empty() && delivered.iter().all(|delivered| *delivered == message(0)));
-    assert_eq!(function.unsettled(), 0);
+    assert_eq!(function.failed_steps(), 0);
 }

@@ -110,10 +110,10 @@ fn a_ring_of_a_slot_that_was_refused_a_host_vector_comes_when_it_has_one() {
     mediated.set_up(0, 0);
     mediated.set_up(1, 0);
     assert_eq!((mediated.ring(0), mediated.ring(1)), (vec![message(0)], vec![]));
-    assert_eq!((mediated.function.unsettled(), mediated.is_pending(1)), (1, true));
+    assert_eq!((mediated.function.failed_steps(), mediated.is_pending(1)), (1, true));
     mediated.free(0);
     mediated.function.retry();
-    assert_eq!((mediated.function.unsettled(), mediated.delivered()), (0, vec![message(1)]));
+    assert_eq!((mediated.function.failed_steps(), mediated.delivered()), (0, vec![message(1)]));
 }
 
 #[test]

@@ -8,7 +8,7 @@ use vm_msi::delivery::Touched;
 use vm_msi::domain::{DeviceDomain, SoftwareDomain};
 use vm_msi::state::RestoreError;
 use vm_msi::testing::{Failures, FakeBackend, FakeRouter};
-use vm_msi::{Delivery, Function, MsiMessage, Registers, Store, Vector};
+use vm_msi::{Delivery, InterruptFunction, MsiMessage, Registers, Store, Vector};
 
 /// 16 entries of destination and vector, and a register that has a bit for each that may signal. The store owns the mutex around
 /// them.
@@ -98,8 +98,8 @@ fn a_store_of_another_shape_runs_on_the_domain_of_a_device() {
     let failures = Failures::default();
     let router = Arc::new(FakeRouter::new(failures.clone()));
     let device = FakeBackend::new(failures);
-    let function: Function<Doorbells, DeviceDomain> =
-        Function::try_new(Doorbells::default(), router.clone(), device.clone()).unwrap();
+    let function: InterruptFunction<Doorbells, DeviceDomain> =
+        InterruptFunction::try_new(Doorbells::default(), router.clone(), device.clone()).unwrap();
     let raise = |vector| {
         device.raise(Vector(vector));
         router.pump();
@@ -124,8 +124,8 @@ fn a_store_of_another_shape_runs_on_the_domain_of_a_device() {
 #[test]
 fn a_store_of_another_shape_runs_on_the_domain_of_a_device_model() {
     let router = Arc::new(FakeRouter::new(Failures::default()));
-    let function: Function<Doorbells, SoftwareDomain> =
-        Function::try_software(Doorbells::default(), router.clone()).unwrap();
+    let function: InterruptFunction<Doorbells, SoftwareDomain> =
+        InterruptFunction::try_software(Doorbells::default(), router.clone()).unwrap();
     function.change(|doorbells| doorbells.set_entry(9, 2, 0x41));
     function.trigger(Vector(9));
     assert_eq!((router.take_delivered(), function.pending(0)), (vec![], 1 << 9));

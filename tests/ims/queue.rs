@@ -11,7 +11,9 @@ use vm_msi::backend::Cookie;
 use vm_msi::ims::{ControlFormat, QueueLayout, QueueState, QueueStore, SlotCount, SlotRefusal};
 use vm_msi::state::{FunctionState, RestoreError, Resume, resume_all};
 use vm_msi::testing::{Failures, FakeBackend, FakeRouter};
-use vm_msi::{Delivery, Function, MsiMessage, QueueFunction, Registers, SoftwareQueue, Store, Vector};
+use vm_msi::{
+    Delivery, InterruptFunction, MsiMessage, QueueFunction, Registers, SoftwareQueue, Store, Vector,
+};
 
 use crate::fixture::{MASK, PENDING, inverted, message, without_mask};
 
@@ -375,7 +377,7 @@ fn slots_in_memory_go_to_another_vm_as_they_were_read_and_no_memory_is_looked_at
     let failures = Failures::default();
     let router = Arc::new(FakeRouter::new(failures.clone()));
     let device = fixture.device.moved(failures);
-    let moved: QueueFunction = Function::new(layout(ControlFormat::DSA), router.clone(), device);
+    let moved: QueueFunction = InterruptFunction::new(layout(ControlFormat::DSA), router.clone(), device);
     moved.restore(&state).unwrap();
     assert_eq!(moved.suspend().unwrap(), state);
     resume_all(&*router, [&moved as &dyn Resume]);

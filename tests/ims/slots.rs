@@ -164,24 +164,24 @@ fn a_host_that_refuses_a_slot_holds_it_and_loses_nothing() {
     fixture.set_message(LAST, message(LAST));
     fixture.failures.schedule(1);
     fixture.set_control(LAST, 0);
-    assert_eq!((fixture.function.unsettled(), fixture.raise(LAST)), (1, vec![]));
+    assert_eq!((fixture.function.failed_steps(), fixture.raise(LAST)), (1, vec![]));
     assert_eq!(fixture.control(LAST), PENDING);
     fixture.function.retry();
-    assert_eq!((fixture.function.unsettled(), fixture.delivered()), (0, vec![message(LAST)]));
+    assert_eq!((fixture.function.failed_steps(), fixture.delivered()), (0, vec![message(LAST)]));
 }
 
 #[test]
 fn a_slot_beyond_the_routes_is_delivered_from_userspace() {
     let fixture = Fixture::using([0]);
     fixture.router.set_capacity(1);
-    fixture.function.relay().unwrap();
+    fixture.function.relay_fd().unwrap();
     fixture.set_message(LAST, message(LAST));
     fixture.set_control(LAST, 0);
     let report = fixture.function.report();
     let last = report.vectors.iter().find(|vector| vector.vector == Vector(LAST)).unwrap();
     assert_eq!(last.state, State::Relayed);
     fixture.raise(LAST);
-    fixture.function.deliver();
+    fixture.function.deliver_relayed();
     assert_eq!(fixture.delivered(), [message(LAST)]);
 }
 
@@ -206,5 +206,5 @@ fn a_store_of_65536_slots_may_take_2048_host_vectors_unless_its_embedder_says_ot
         function.write_slots(u64::from(slot) * 16 + 8, &u64::from(data).to_le_bytes());
     }
     let report = function.report();
-    assert_eq!((report.host_vectors, report.budget.limit, function.unsettled()), (2, Some(2), 1));
+    assert_eq!((report.host_vectors, report.budget.limit, function.failed_steps()), (2, Some(2), 1));
 }

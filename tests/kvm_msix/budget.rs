@@ -42,7 +42,7 @@ fn vectors_beyond_the_vms_budget_wait_and_come_alive_when_others_are_released() 
     assert!(held.iter().map(|vector| vector.vector.0).eq(2..8));
     let error = held[0].error.as_deref().unwrap();
     assert_eq!(error, "vector 2 waits: the VM's budget is used up: 10 host vectors of 10");
-    assert_eq!((report.budget.used, report.counters.host_failures, second.msix.unsettled()), (2, 0, 6));
+    assert_eq!((report.budget.used, report.counters.host_failures, second.msix.failed_steps()), (2, 0, 6));
 
     (0..8).for_each(|vector| second.device.raise(vector));
     second.msix.retry();
@@ -52,10 +52,10 @@ fn vectors_beyond_the_vms_budget_wait_and_come_alive_when_others_are_released() 
 
     guest.perform(0, &(0..5).flat_map(|vector| first.release(vector)).collect::<Vec<_>>());
     second.msix.retry();
-    assert_eq!((second.msix.unsettled(), budget.report().used), (1, 10));
+    assert_eq!((second.msix.failed_steps(), budget.report().used), (1, 10));
     budget.set_limit(None);
     second.msix.retry();
-    assert_eq!((second.msix.unsettled(), budget.report().used), (0, 11));
+    assert_eq!((second.msix.failed_steps(), budget.report().used), (0, 11));
     (0..8).for_each(|vector| guest.wait_for(0, handler(vector), 1));
     guest.settle(0);
     assert_eq!(guest.all_interrupts(0), 8, "each once");
@@ -66,17 +66,17 @@ fn vectors_beyond_the_vms_budget_wait_and_come_alive_when_others_are_released() 
 #[test]
 fn what_lingers_at_one_device_is_given_back_when_another_wants_it() {
     let (guest, [first, second], budget) = guest_with_a_budget_of_10();
-    first.msix.set_linger(Duration::from_secs(3600));
+    first.msix.set_release_delay(Duration::from_secs(3600));
     guest.perform(0, &(0..6).flat_map(|vector| first.release(vector)).collect::<Vec<_>>());
     second.msix.retry();
-    assert_eq!((first.msix.lingering(), second.msix.unsettled()), (6, 6), "they linger");
+    assert_eq!((first.msix.expiring(), second.msix.failed_steps()), (6, 6), "they linger");
     first.msix.retry();
-    assert_eq!((first.msix.lingering(), budget.report().used), (0, 4));
+    assert_eq!((first.msix.expiring(), budget.report().used), (0, 4));
     second.msix.retry();
-    assert_eq!((second.msix.unsettled(), budget.report().used), (0, 10));
+    assert_eq!((second.msix.failed_steps(), budget.report().used), (0, 10));
     guest.perform(0, &first.release(6));
     first.msix.retry();
-    assert_eq!(first.msix.lingering(), 1, "nobody wants it now");
+    assert_eq!(first.msix.expiring(), 1, "nobody wants it now");
 }
 
 #[test]
@@ -96,5 +96,5 @@ fn a_budget_that_shrinks_takes_nothing_from_the_guest() {
     // What is released is gone.
     guest.perform(0, &first.release(3));
     guest.perform(0, &first.request(3, fixed(0, 0x33)));
-    assert_eq!((first.device.bound(), first.msix.unsettled(), budget.report().used), (7, 1, 9));
+    assert_eq!((first.device.bound(), first.msix.failed_steps(), budget.report().used), (7, 1, 9));
 }

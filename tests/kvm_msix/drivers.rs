@@ -12,16 +12,16 @@ fn a_message_to_memory_interrupts_no_cpu_and_is_no_interrupt_of_the_next_driver(
         // With a thread that delivers from userspace, and without one.
         for watched in [false, true] {
             let (guest, card) = Machine::with_card(irqchip, 1, 4);
-            let _relay = watched.then(|| card.msix.relay().unwrap());
+            let _relay = watched.then(|| card.msix.relay_fd().unwrap());
             guest.perform(0, &[card.control(ENABLE)]);
             guest.perform(0, &card.request(1, MsiMessage { address: 0x12_3000, data: 0x41 }));
             card.device.raise(1);
             guest.settle(0);
             assert!(!card.is_pending(&guest, 0, 1), "a message that was sent is not pending");
             if watched {
-                card.msix.deliver();
+                card.msix.deliver_relayed();
             }
-            assert_eq!((guest.all_interrupts(0), card.msix.unsettled()), (0, 0));
+            assert_eq!((guest.all_interrupts(0), card.msix.failed_steps()), (0, 0));
 
             card.device.raise(1);
             guest.perform(0, &[card.mask(1)]);

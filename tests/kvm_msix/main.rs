@@ -7,7 +7,6 @@
 mod bare_metal;
 mod budget;
 mod closing;
-mod crowd;
 mod delivery;
 mod destinations;
 mod drivers;
@@ -17,6 +16,7 @@ mod ims_formats;
 mod ims_memory;
 mod line;
 mod messages;
+mod overcommit;
 mod parked;
 mod remapping;
 mod routing;

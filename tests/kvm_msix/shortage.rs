@@ -15,7 +15,7 @@ use vm_msi::domain::State;
 use vm_msi::events::MaintenanceSubscriber;
 use vm_msi::kvm::Irqchip;
 use vm_msi::maintenance::{Maintenance, Requests};
-use vm_msi::{Function, Registers};
+use vm_msi::{InterruptFunction, Registers};
 
 use crate::bare_metal::{Card, ENABLE, Guest, Machine, fixed, turn_of_thousands};
 
@@ -70,7 +70,7 @@ fn wait_for_excess(guest: &Guest, count: u64) {
 fn vectors_beyond_the_routing_table_wait_and_come_alive_when_others_are_released() {
     let _turn = turn_of_thousands();
     let (guest, cards) = guest_with_too_many_messages(|_| {});
-    assert_eq!((cards[0].msix.unsettled(), cards[1].msix.unsettled()), (0, EXCESS as usize));
+    assert_eq!((cards[0].msix.failed_steps(), cards[1].msix.failed_steps()), (0, EXCESS as usize));
     let report = cards[1].msix.report();
     let refused: Vec<_> = report.vectors.iter().filter(|vector| vector.error.is_some()).collect();
     assert!(refused.iter().map(|vector| vector.vector.0).eq(excess()));
@@ -80,16 +80,16 @@ fn vectors_beyond_the_routing_table_wait_and_come_alive_when_others_are_released
     excess().for_each(|vector| cards[1].device.raise(vector));
     cards[1].msix.retry();
     guest.settle(0);
-    assert_eq!((cards[1].msix.unsettled(), guest.all_interrupts(0)), (EXCESS as usize, 0));
+    assert_eq!((cards[1].msix.failed_steps(), guest.all_interrupts(0)), (EXCESS as usize, 0));
     assert!(excess().all(|vector| cards[1].is_pending(&guest, 0, vector)));
 
     let released: Vec<_> = (1..EXCESS).flat_map(|vector| cards[0].release(vector)).collect();
     guest.perform(0, &released);
     cards[1].msix.retry();
-    assert_eq!(cards[1].msix.unsettled(), 1);
+    assert_eq!(cards[1].msix.failed_steps(), 1);
     guest.perform(0, &cards[0].release(0));
     cards[1].msix.retry();
-    assert_eq!(cards[1].msix.unsettled(), 0);
+    assert_eq!(cards[1].msix.failed_steps(), 0);
     wait_for_excess(&guest, 1);
 
     assert_eq!(guest.all_interrupts(0), u64::from(EXCESS));
@@ -123,7 +123,7 @@ fn vectors_beyond_the_routing_table_are_delivered_from_userspace_until_there_is_
     guest.perform(0, &released);
     cards[1].msix.retry();
     let report = card.msix.report();
-    assert_eq!((report.relayed, report.live, card.msix.unsettled()), (0, 2048, 0));
+    assert_eq!((report.relayed, report.live, card.msix.failed_steps()), (0, 2048, 0));
     excess().filter(|vector| *vector != masked).for_each(|vector| card.device.raise(vector));
     wait_for_excess(&guest, 4);
     assert_eq!(card.msix.report().counters.relayed, 3 * u64::from(EXCESS) + 1, "the kernel has the rest");
@@ -136,7 +136,7 @@ pub(crate) struct EventThread {
 }
 
 impl EventThread {
-    pub(crate) fn start<C>(function: Arc<Function<C, KvmDomain>>) -> Self
+    pub(crate) fn start<C>(function: Arc<InterruptFunction<C, KvmDomain>>) -> Self
     where
         C: Registers + 'static,
     {
@@ -182,7 +182,7 @@ fn vectors_without_an_open_file_wait_in_the_device_and_come_alive_when_there_is_
             guest.perform(0, &requests);
             let report = card.msix.report();
             println!("64 open files: {live} of 64 vectors live");
-            assert_eq!((report.live as usize, card.msix.unsettled()), (live, 64 - live));
+            assert_eq!((report.live as usize, card.msix.failed_steps()), (live, 64 - live));
             assert!((12..32).contains(&live));
             let held = report.vectors.iter().filter(|vector| vector.state != State::Live);
             let reasons: Vec<_> = held.filter_map(|vector| vector.error.as_ref()).collect();
@@ -199,13 +199,13 @@ fn vectors_without_an_open_file_wait_in_the_device_and_come_alive_when_there_is_
             alive.iter().for_each(|vector| guest.wait_for(0, 0x40 + vector, 1));
             card.msix.retry();
             guest.settle(0);
-            assert_eq!((card.msix.unsettled(), guest.all_interrupts(0)), (64 - live, live as u64));
+            assert_eq!((card.msix.failed_steps(), guest.all_interrupts(0)), (64 - live, live as u64));
             let waiting = guest.read(0, card.pba(), 8);
             assert_eq!(waiting, alive.iter().fold(u64::MAX, |bits, vector| bits & !(1 << vector)));
 
             limit(maximum);
             card.msix.retry();
-            assert_eq!(card.msix.unsettled(), 0);
+            assert_eq!(card.msix.failed_steps(), 0);
             (0..64).for_each(|vector| guest.wait_for(0, 0x40 + vector, 1));
             assert_eq!(guest.read(0, card.pba(), 8), 0);
         },

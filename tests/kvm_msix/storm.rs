@@ -58,7 +58,7 @@ fn in_a_storm_behind_a_remapping_unit_no_interrupt_is_lost_and_none_comes_where_
 #[test]
 fn in_a_storm_on_vectors_that_a_thread_grows_no_interrupt_is_lost_and_none_comes_where_it_must_not() {
     let (guest, card) = Machine::with_card(Irqchip::Kernel, CPUS, VECTORS as u16);
-    let growth = card.msix.growth().unwrap();
+    let growth = card.msix.deferred_bind_fd().unwrap();
     let done = AtomicBool::new(false);
     thread::scope(|scope| {
         let grown = scope.spawn(|| {
@@ -66,7 +66,7 @@ fn in_a_storm_on_vectors_that_a_thread_grows_no_interrupt_is_lost_and_none_comes
             while !done.load(Ordering::Relaxed) {
                 let a_while = Timespec { tv_sec: 0, tv_nsec: 10_000_000 };
                 if poll(&mut [PollFd::new(&growth, PollFlags::IN)], Some(&a_while)) == Ok(1) {
-                    card.msix.grow();
+                    card.msix.bind_deferred();
                     grown += 1;
                 }
             }
@@ -84,7 +84,7 @@ fn in_a_storm_on_vectors_that_a_thread_grows_no_interrupt_is_lost_and_none_comes
 #[test]
 fn a_vector_that_is_raised_while_it_grows_fires_once() {
     let (guest, card) = Machine::with_card(Irqchip::Kernel, 1, 1);
-    card.msix.growth().unwrap();
+    card.msix.deferred_bind_fd().unwrap();
     guest.perform(0, &[card.control(ENABLE)]);
     let (told, raised) = (AtomicU64::new(0), AtomicU64::new(0));
     thread::scope(|scope| {
@@ -108,7 +108,7 @@ fn a_vector_that_is_raised_while_it_grows_fires_once() {
         for time in 1..=signals() / SIGNALS_A_GROWTH {
             guest.perform(0, &card.request(0, fixed(0, handler(0))));
             told.store(time, Ordering::Release);
-            card.msix.grow();
+            card.msix.bind_deferred();
             eventually(|| raised.load(Ordering::Acquire) == time, || "the device to raise".into());
             eventually(|| guest.interrupts(0, handler(0)) >= time, || format!("interrupt {time}"));
             guest.perform(0, &card.release(0));
@@ -379,9 +379,9 @@ impl<'a> Driver<'a> {
             let seen = || self.guest.seen(handler(vector));
             let cpu = self.told[vector as usize].cpu;
             let what = || {
-                let (seen, unsettled) = (seen(), self.card.msix.unsettled());
+                let (seen, failed_steps) = (seen(), self.card.msix.failed_steps());
                 let counts =
-                    format!("interrupt {note} of vector {vector}: {seen} seen, {unsettled} unsettled");
+                    format!("interrupt {note} of vector {vector}: {seen} seen, {failed_steps} failed_steps");
                 eprintln!("lost: {counts}");
                 // Reading its local APIC wakes a CPU.
                 let local_apics: Vec<_> = (0..CPUS).map(|cpu| self.guest.local_apic(cpu)).collect();

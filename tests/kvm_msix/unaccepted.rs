@@ -94,7 +94,7 @@ fn a_message_to_no_apic_is_dropped_also_where_userspace_delivers_because_routes_
         let layout = Layout::new(TableSize::new(1).unwrap(), (bar, 0), (bar, 0x1000)).unwrap();
         let device = Device::new(1);
         let msix = MsixFunction::new(layout, router, DeviceBackend(device.clone()));
-        let _relay = msix.relay().unwrap();
+        let _relay = msix.relay_fd().unwrap();
         msix.write_config(2, &ENABLE.to_le_bytes());
         let request = |address: u64, data: u32| {
             msix.write_table(12, &1u32.to_le_bytes());
@@ -103,14 +103,14 @@ fn a_message_to_no_apic_is_dropped_also_where_userspace_delivers_because_routes_
             msix.write_table(12, &0u32.to_le_bytes());
             assert_eq!(msix.report().vectors[0].state, State::Relayed);
             device.raise(0);
-            msix.deliver();
+            msix.deliver_relayed();
         };
         let failures = || msix.report().counters.host_failures;
         for (count, (what, address, data)) in (1..).zip(TO_NOBODY) {
             request(address, data);
             let (counters, before) = (msix.report().counters, failures());
             assert_eq!((counters.unaccepted, counters.relayed), (count, 0), "{irqchip:?} {what}");
-            msix.deliver();
+            msix.deliver_relayed();
             assert_eq!((msix.report().counters.unaccepted, failures()), (count, before), "{what}: not again");
         }
         request(0xfee0_1000, 0x42);

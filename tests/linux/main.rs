@@ -12,13 +12,13 @@ mod control;
 mod ends;
 mod entropy;
 mod growth;
+mod growth_stress;
 mod ims;
 mod leaks;
 mod masking;
 mod mediated;
 mod msi;
 mod own;
-mod pounding;
 mod refusals;
 mod self_reset;
 mod shapes;
@@ -68,7 +68,7 @@ on_hosts! {
         masking::a_vector_rung_without_pause_is_silent_while_masked_and_loses_no_ring;
         mediated::slots_of_two_functions_of_one_device_come_move_and_go;
         mediated::slots_grow_while_one_is_rung_and_no_ring_is_lost;
-        pounding::loses_nothing_while_others_come_and_go;
+        growth_stress::loses_nothing_while_others_come_and_go;
         shapes::another_kernel_and_number_of_vcpus;
         sparse::takes_from_the_host_what_the_guest_uses;
         #[ignore = "long: both guest kernels with 1, 2 and 4 vCPUs"]
@@ -76,7 +76,7 @@ on_hosts! {
         #[ignore = "long: 16384 requests"]
         entropy::a_mib_of_entropy_is_counted_alike;
         #[ignore = "long: 100000 rings"]
-        pounding::loses_nothing_in_a_hundred_thousand_rings;
+        growth_stress::loses_nothing_in_a_hundred_thousand_rings;
     }
     // Devices with what is known of QEMU's models, not of the silicon.
     in_the_lab {

@@ -56,25 +56,25 @@ impl Using {
         let vector = &report.vectors[0];
         assert_eq!((vector.state, vector.cause), (State::Detaching, Some(Cause::Router)));
         assert_eq!((report.open, report.host_vectors, report.budget.used), (false, 0, 1));
-        assert_eq!((self.function.unsettled(), self.raise()), (1, vec![]));
+        assert_eq!((self.function.failed_steps(), self.raise()), (1, vec![]));
 
         // On again, while the host still refuses: what comes waits in the device.
         self.failures.schedule(u32::MAX);
         self.set_control(ENABLE);
         self.failures.schedule(0b1);
         self.function.retry();
-        assert_eq!((self.raise(), self.function.unsettled()), (vec![], 1));
+        assert_eq!((self.raise(), self.function.failed_steps()), (vec![], 1));
         assert_eq!(self.function.pending(0), 1);
         self.function.retry();
-        assert_eq!((self.router.take_delivered(), self.function.unsettled()), (vec![Self::MESSAGE], 0));
+        assert_eq!((self.router.take_delivered(), self.function.failed_steps()), (vec![Self::MESSAGE], 0));
         assert_eq!((self.router.in_use(), self.raise()), ((1, 1), vec![Self::MESSAGE]));
 
         // Off, and left off: a retry is enough.
         self.failures.schedule(calls);
         self.set_control(0);
-        assert_eq!(self.function.unsettled(), 1);
+        assert_eq!(self.function.failed_steps(), 1);
         self.function.retry();
-        assert_eq!((self.router.in_use(), self.function.unsettled()), ((0, 0), 0));
+        assert_eq!((self.router.in_use(), self.function.failed_steps()), ((0, 0), 0));
     }
 }
 

@@ -1,8 +1,8 @@
 //! One device, several functions and sub-devices: nobody ever gets another's interrupt, nothing is lost, and
 //! everything is given back, whatever comes, goes, fails and fires.
 
-mod busiest;
 mod ending;
+mod max_relayed;
 mod random;
 mod threads;
 mod world;

@@ -114,5 +114,5 @@ fn functions_that_come_grow_and_go_at_once_get_their_own_interrupts_and_no_other
     assert!(pool.report().counters.strays > 0, "what came for nobody was counted");
     drop((parent, management));
     assert_eq!((device.in_use(), router.in_use()), ((0, false), (0, 0)));
-    assert_eq!(pool.unsettled(), 0);
+    assert_eq!(pool.failed_steps(), 0);
 }

@@ -290,8 +290,8 @@ impl World {
         self.check();
         let exhausted = self.parent.as_ref().is_some_and(|parent| parent.alloc_any().is_err());
         for guest in self.guests.iter().flatten() {
-            let unsettled = guest.function.unsettled();
-            assert!(unsettled == 0 || guest.on_demand && (exhausted || self.parent.is_none()));
+            let failed_steps = guest.function.failed_steps();
+            assert!(failed_steps == 0 || guest.on_demand && (exhausted || self.parent.is_none()));
         }
         let mut rng = fastrand::Rng::with_seed(seed);
         let Self { hosts, table, parent, guests, mut loose, router, .. } = self;
@@ -305,7 +305,7 @@ impl World {
         for Host { device, pool } in hosts {
             let report = pool.report();
             assert!(report.vectors.iter().all(|entry| entry.holding == Holding::Free && !entry.reserved));
-            assert_eq!((device.in_use(), pool.unsettled()), ((0, false), 0));
+            assert_eq!((device.in_use(), pool.failed_steps()), ((0, false), 0));
         }
     }
 }
@@ -321,7 +321,7 @@ impl Guest {
             let of_vector = report.vectors.iter().find(|v| v.vector.index() == vector);
             let live = of_vector.filter(|v| v.state == State::Live).and_then(|v| v.message);
             let (wanted, owed) = (model.live(vector), model.owed(vector));
-            if function.unsettled() == 0 {
+            if function.failed_steps() == 0 {
                 assert_eq!(live, wanted, "vector {vector} is as the guest wants it");
             }
             let clings = model.cling(vector, of_vector);

@@ -150,10 +150,10 @@ fn accesses(function: &MsixFunction) {
 /// All that is not on a guest's path.
 fn upkeep(function: &MsixFunction, maintenance: &Maintenance) {
     maintenance.run();
-    while function.growing() > 0 {
-        function.grow();
+    while function.deferred() > 0 {
+        function.bind_deferred();
     }
-    function.deliver();
+    function.deliver_relayed();
     function.maintain(Instant::now());
     function.retry();
     function.report();
@@ -184,7 +184,7 @@ fn threads_make_the_listed_calls_only() {
         });
         // From here on, a thread binds what the guest begins to use, and delivers what the kernel cannot.
         let upkeep_of = Arc::new(Maintenance::new(function.clone(), Requests::Deferred).unwrap());
-        function.set_linger(Duration::from_millis(1));
+        function.set_release_delay(Duration::from_millis(1));
         for address in [APIC, MEMORY] {
             vcpu({
                 let function = function.clone();
@@ -212,7 +212,7 @@ fn threads_make_the_listed_calls_only() {
                 move || upkeep(&function, &own)
             });
         }
-        assert_eq!(function.unsettled(), 0);
+        assert_eq!(function.failed_steps(), 0);
         let counters = function.report().counters;
         assert!(counters.attaches > u64::from(VECTORS), "the vectors were attached: {counters:?}");
     }

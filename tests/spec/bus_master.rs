@@ -79,7 +79,7 @@ fn a_device_models_triggers_wait_for_bus_master_enable_masked_or_not() {
     function.set_bus_master(BusMaster::Disabled);
     mask(0);
     function.trigger(Vector(0));
-    assert_eq!((router.take_delivered(), function.pending(0), function.unsettled()), (vec![], 0b11, 0));
+    assert_eq!((router.take_delivered(), function.pending(0), function.failed_steps()), (vec![], 0b11, 0));
     // Nor does a resumption, or a try.
     function.suspend().unwrap();
     resume_all(&*router, [&function as &dyn Resume]);

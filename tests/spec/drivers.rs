@@ -35,7 +35,7 @@ fn kexec(fixture: &Fixture) -> [usize; 3] {
     fixture.set_control(ENABLE);
     (0..2).for_each(|vector| request(fixture, vector));
     fixture.function.retry();
-    fixture.function.grow();
+    fixture.function.bind_deferred();
     [off, on, fixture.bound()]
 }
 
@@ -45,7 +45,7 @@ fn the_next_kernel_costs_the_host_the_vectors_that_it_uses() {
     for growing in [false, true] {
         for linger in [0, 3600] {
             let fixture = Fixture::using(0..64);
-            fixture.function.set_linger(std::time::Duration::from_secs(linger));
+            fixture.function.set_release_delay(std::time::Duration::from_secs(linger));
             if growing {
                 assert!(!fixture.is_told_to_grow());
             }
@@ -53,7 +53,7 @@ fn the_next_kernel_costs_the_host_the_vectors_that_it_uses() {
             assert_eq!(kexec(&fixture), [0, 0, 2], "off, on with nothing unmasked, two vectors");
             assert_eq!((fixture.raise(0), fixture.raise(1)), (vec![message(0)], vec![message(1)]));
             assert_eq!((fixture.raise(7), fixture.pba()), (vec![], 1 << 7), "the last kernel's vector");
-            assert_eq!((fixture.router.in_use().0, fixture.function.lingering()), (2, 0));
+            assert_eq!((fixture.router.in_use().0, fixture.function.expiring()), (2, 0));
         }
     }
 }
@@ -74,7 +74,7 @@ fn what_waits_for_the_last_kernel_is_delivered_by_the_vector_that_it_was_raised_
 fn a_guest_that_restores_msi_x_after_a_function_level_reset_gets_interrupts() {
     for waits in [false, true] {
         let fixture = Fixture::using([0, 1]);
-        fixture.function.set_linger(std::time::Duration::from_secs(3600));
+        fixture.function.set_release_delay(std::time::Duration::from_secs(3600));
         if waits {
             fixture.set_mask(0, 1);
             fixture.raise(0);
@@ -123,9 +123,9 @@ fn the_hosts_enable_bit_follows_the_guests_also_where_no_vector_is_used() {
                 failures.schedule(refused);
                 function.write_config(2, &control.to_le_bytes());
                 assert_eq!(device.in_use().1, is_on ^ (refused != 0), "{control:#x}");
-                assert_eq!(function.unsettled(), refused as usize);
+                assert_eq!(function.failed_steps(), refused as usize);
                 function.retry();
-                assert_eq!((device.in_use(), function.unsettled()), ((0, is_on), 0), "{control:#x}");
+                assert_eq!((device.in_use(), function.failed_steps()), ((0, is_on), 0), "{control:#x}");
             }
         }
     }
@@ -152,16 +152,16 @@ fn a_vector_that_the_host_has_no_room_for_waits_and_comes_later() {
             } else {
                 fixture.set_message(5, message(6));
                 fixture.refuse(calls);
-                fixture.function.grow();
+                fixture.function.bind_deferred();
             }
             assert_eq!(fixture.raise(5), [], "{calls:#b}");
-            assert_eq!((fixture.pba(), fixture.function.unsettled()), (1 << 5, 1), "{calls:#b}");
+            assert_eq!((fixture.pba(), fixture.function.failed_steps()), (1 << 5, 1), "{calls:#b}");
             assert_eq!(fixture.raise(0), [message(0)], "the others are not disturbed");
             fixture.refuse(0);
             fixture.function.retry();
-            fixture.function.grow();
+            fixture.function.bind_deferred();
             assert_eq!((fixture.delivered(), fixture.pba()), (vec![message(6)], 0), "{calls:#b}");
-            assert_eq!(fixture.function.unsettled(), 0);
+            assert_eq!(fixture.function.failed_steps(), 0);
         }
     }
 }
@@ -331,7 +331,7 @@ fn a_driver_that_goes_from_msi_x_to_msi_and_back_gets_interrupts_of_both() {
                 msix_off();
             }
             msi.write_config(2, &1u16.to_le_bytes());
-            assert_eq!(msi.unsettled(), usize::from(!off_first));
+            assert_eq!(msi.failed_steps(), usize::from(!off_first));
             msix_off();
             msi.retry();
             of_msi.device.raise(Vector(0));

@@ -71,7 +71,7 @@ fn a_vector_whose_eventfd_is_refused_by_the_kernel_has_a_host_vector_and_is_held
     // Published, and not attached.
     fixture.refuse(0b010);
     fixture.set_mask(3, 0);
-    assert_eq!((fixture.bound(), fixture.function.unsettled()), (1, 1));
+    assert_eq!((fixture.bound(), fixture.function.failed_steps()), (1, 1));
     assert_eq!(
         (fixture.raise(3), fixture.pba()),
         (vec![], 1 << 3),
@@ -95,7 +95,7 @@ fn while_the_host_refuses_vectors_none_is_attached_first() {
     fixture.function.retry();
     assert!(error().contains("refused vector 3"), "{}", error());
     fixture.function.retry();
-    assert_eq!((fixture.raise(3), fixture.function.unsettled()), (vec![message(3)], 0));
+    assert_eq!((fixture.raise(3), fixture.function.failed_steps()), (vec![message(3)], 0));
     // And for the irqfd again, since the host refuses no more.
     fixture.set_message(4, message(4));
     fixture.refuse(0b10);

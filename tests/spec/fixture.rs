@@ -109,7 +109,7 @@ impl Fixture {
 
     /// Whether the thread that requests host vectors is to do so. There is one from the first time on.
     pub(crate) fn is_told_to_grow(&self) -> bool {
-        is_readable(&self.function.growth().unwrap())
+        is_readable(&self.function.deferred_bind_fd().unwrap())
     }
 
     pub(crate) fn pba(&self) -> u128 {

@@ -26,14 +26,14 @@ fn what_the_device_raises_before_a_vector_has_grown_waits_in_it_and_is_sent_once
     let fixture = fixture();
     unmask(&fixture, 3);
     assert_eq!(
-        (fixture.bound(), fixture.function.growing()),
+        (fixture.bound(), fixture.function.deferred()),
         (0, 1),
         "the write has not waited for the host"
     );
     assert_eq!([fixture.raise(3), fixture.raise(3)], [[], []]);
     assert_eq!(fixture.pba(), 1 << 3);
     assert!(fixture.is_told_to_grow());
-    fixture.function.grow();
+    fixture.function.bind_deferred();
     assert_eq!((fixture.delivered(), fixture.pba()), (vec![message(3)], 0));
     assert_eq!((fixture.bound(), fixture.is_told_to_grow()), (1, false));
     assert_eq!(fixture.raise(3), [message(3)]);
@@ -44,8 +44,8 @@ fn a_vector_that_is_masked_again_before_it_has_grown_costs_the_host_nothing() {
     let fixture = fixture();
     unmask(&fixture, 3);
     fixture.set_mask(3, 1);
-    assert_eq!(fixture.function.growing(), 0);
-    fixture.function.grow();
+    assert_eq!(fixture.function.deferred(), 0);
+    fixture.function.bind_deferred();
     assert_eq!(fixture.bound(), 0);
     assert_eq!((fixture.raise(3), fixture.pba()), (vec![], 1 << 3));
 }
@@ -55,7 +55,7 @@ fn a_vector_grows_to_the_message_that_it_has_by_then() {
     let fixture = fixture();
     unmask(&fixture, 3);
     fixture.set_message(3, message(4));
-    fixture.function.grow();
+    fixture.function.bind_deferred();
     assert_eq!(fixture.raise(3), [message(4)]);
 }
 
@@ -63,7 +63,7 @@ fn a_vector_grows_to_the_message_that_it_has_by_then() {
 fn a_vector_that_has_a_host_vector_waits_for_no_thread() {
     let fixture = fixture();
     unmask(&fixture, 3);
-    fixture.function.grow();
+    fixture.function.bind_deferred();
     fixture.set_mask(3, 1);
     fixture.raise(3);
     fixture.set_mask(3, 0);
@@ -82,10 +82,10 @@ fn a_guest_that_unmasks_all_at_once_waits_for_none_and_gets_all() {
     fixture.set_control(ENABLE | FUNCTION_MASK);
     (0..VECTORS).for_each(|vector| unmask(&fixture, vector));
     fixture.set_control(ENABLE);
-    assert_eq!((fixture.bound(), fixture.function.growing()), (0, VECTORS.into()));
+    assert_eq!((fixture.bound(), fixture.function.deferred()), (0, VECTORS.into()));
     (0..VECTORS).for_each(|vector| drop(fixture.raise(vector)));
     while fixture.is_told_to_grow() {
-        fixture.function.grow();
+        fixture.function.bind_deferred();
     }
     assert_eq!(fixture.delivered(), (0..VECTORS).map(message).collect::<Vec<_>>());
 }
@@ -96,14 +96,14 @@ fn the_thread_gives_the_devices_others_their_turn_after_256_vectors() {
     let device = FakeBackend::new(Failures::default());
     let router = Arc::new(FakeRouter::new(Failures::default()));
     let function = MsixFunction::new(layout, router, device.clone());
-    let growth = function.growth().unwrap();
+    let growth = function.deferred_bind_fd().unwrap();
     function.write_config(2, &ENABLE.to_le_bytes());
     for entry in 0..300 {
         function.write_table(entry * 16, &0xfee0_0000_u64.to_le_bytes());
         function.write_table(entry * 16 + 8, &(0x41 + entry % 128).to_le_bytes());
     }
     let grow = || {
-        function.grow();
+        function.bind_deferred();
         (device.in_use().0, is_readable(&growth))
     };
     assert_eq!([grow(), grow()], [(256, true), (300, false)]);
@@ -116,8 +116,8 @@ fn turning_msi_x_off_or_a_reset_leaves_nothing_to_grow() {
         let fixture = fixture();
         unmask(&fixture, 3);
         turn_off(&fixture);
-        assert_eq!(fixture.function.growing(), 0);
-        fixture.function.grow();
+        assert_eq!(fixture.function.deferred(), 0);
+        fixture.function.bind_deferred();
         assert_eq!(fixture.bound(), 0);
     }
 }
@@ -127,7 +127,7 @@ fn a_suspended_function_grows_when_it_is_resumed() {
     let fixture = fixture();
     unmask(&fixture, 3);
     fixture.function.suspend().unwrap();
-    fixture.function.grow();
+    fixture.function.bind_deferred();
     assert_eq!((fixture.raise(3), fixture.bound()), (vec![], 0));
     fixture.resume();
     assert_eq!(fixture.delivered(), [message(3)]);
@@ -140,16 +140,16 @@ fn what_the_host_refuses_the_thread_is_tried_again_by_the_thread() {
     fixture.raise(3);
     // Published and attached, and not bound.
     fixture.refuse(0b100);
-    fixture.function.grow();
-    assert_eq!((fixture.function.growing(), fixture.function.unsettled()), (0, 1));
+    fixture.function.bind_deferred();
+    assert_eq!((fixture.function.deferred(), fixture.function.failed_steps()), (0, 1));
     fixture.function.retry();
     assert_eq!(
         (fixture.bound(), fixture.is_told_to_grow()),
         (0, true),
         "whoever tries again need not wait for the host"
     );
-    fixture.function.grow();
-    assert_eq!((fixture.delivered(), fixture.function.unsettled()), (vec![message(3)], 0));
+    fixture.function.bind_deferred();
+    assert_eq!((fixture.delivered(), fixture.function.failed_steps()), (vec![message(3)], 0));
 }
 
 #[test]
@@ -158,8 +158,8 @@ fn a_host_that_refuses_to_turn_msi_x_off_leaves_nothing_to_grow() {
     unmask(&fixture, 3);
     fixture.refuse(0b1111);
     fixture.set_control(0);
-    assert_eq!((fixture.function.growing(), fixture.function.unsettled()), (0, 1));
+    assert_eq!((fixture.function.deferred(), fixture.function.failed_steps()), (0, 1));
     fixture.refuse(0);
     fixture.function.retry();
-    assert_eq!((fixture.bound(), fixture.function.unsettled()), (0, 0));
+    assert_eq!((fixture.bound(), fixture.function.failed_steps()), (0, 0));
 }

@@ -5,8 +5,8 @@
 
 mod bus_master;
 mod capability;
-mod claims;
 mod drivers;
+mod fairness;
 mod first_signal;
 mod fixture;
 mod growth;
@@ -15,13 +15,13 @@ mod maintenance;
 mod masking;
 mod memory;
 mod msi;
+mod msi_and_msix;
 mod parents;
 mod pba;
+mod promises;
 mod races;
 mod remapping;
 mod self_reset;
 mod software;
 mod table;
-mod together;
-mod turns;
 mod window_hooks;

@@ -64,8 +64,8 @@ fn a_refused_step_is_tried_again_without_another_access() {
     // It has seen the refusal, and waits.
     maintenance.run();
     assert!(!is_readable(&maintenance));
-    assert_eq!(fixture.function.unsettled(), 1);
-    run_until(&maintenance, || fixture.function.unsettled() == 0);
+    assert_eq!(fixture.function.failed_steps(), 1);
+    run_until(&maintenance, || fixture.function.failed_steps() == 0);
     assert_eq!(fixture.delivered(), [message(3)]);
     assert!(!is_readable(&maintenance));
 }
@@ -100,7 +100,7 @@ fn a_window_that_the_host_refuses_to_open_is_tried_again() {
     request(&fixture, 3);
     fixture.refuse(1);
     fixture.set_control(ENABLE);
-    run_until(&maintenance, || fixture.function.unsettled() == 0);
+    run_until(&maintenance, || fixture.function.failed_steps() == 0);
     assert_eq!(fixture.raise(3), [message(3)]);
 }
 
@@ -111,7 +111,7 @@ fn an_access_that_opens_a_refused_window_brings_up_the_vectors_of_earlier_access
     request(&fixture, 3);
     fixture.refuse(1);
     fixture.set_control(ENABLE);
-    assert_eq!((fixture.bound(), fixture.function.unsettled()), (0, 1));
+    assert_eq!((fixture.bound(), fixture.function.failed_steps()), (0, 1));
     request(&fixture, 5);
     assert_eq!(fixture.raise(5), [message(5)]);
     assert_eq!(fixture.raise(3), [message(3)]);
@@ -124,7 +124,7 @@ fn what_was_refused_before_there_was_maintenance_is_tried_again() {
     fixture.refuse(1);
     fixture.set_mask(3, 0);
     let maintenance = Maintenance::new(fixture.function.clone(), Requests::InAccess).unwrap();
-    run_until(&maintenance, || fixture.function.unsettled() == 0);
+    run_until(&maintenance, || fixture.function.failed_steps() == 0);
     assert_eq!(fixture.raise(3), [message(3)]);
 }
 
@@ -133,7 +133,7 @@ fn deferred_requests_are_made_by_maintenance() {
     let (fixture, maintenance) = maintained(Requests::Deferred);
     (0..40).for_each(|vector| request(&fixture, vector));
     assert_eq!((fixture.bound(), fixture.raise(39)), (0, vec![]));
-    assert_eq!(run_until(&maintenance, || fixture.function.growing() == 0), 1);
+    assert_eq!(run_until(&maintenance, || fixture.function.deferred() == 0), 1);
     assert_eq!((fixture.bound(), fixture.delivered()), (40, vec![message(39)]));
     assert!(!is_readable(&maintenance));
 }
@@ -143,7 +143,7 @@ fn a_deferred_request_that_the_host_refuses_is_made_again() {
     let (fixture, maintenance) = maintained(Requests::Deferred);
     request(&fixture, 3);
     fixture.refuse(1);
-    run_until(&maintenance, || (fixture.bound(), fixture.function.unsettled()) == (1, 0));
+    run_until(&maintenance, || (fixture.bound(), fixture.function.failed_steps()) == (1, 0));
     assert_eq!(fixture.raise(3), [message(3)]);
 }
 
@@ -170,11 +170,11 @@ fn vectors_without_a_route_are_delivered_by_maintenance() {
 #[test]
 fn a_freed_vector_is_given_back_when_its_delay_is_over() {
     let (fixture, maintenance) = maintained(Requests::InAccess);
-    fixture.function.set_linger(Duration::from_millis(50));
+    fixture.function.set_release_delay(Duration::from_millis(50));
     request(&fixture, 3);
     fixture.set_mask(3, 1);
     fixture.set_message(3, MsiMessage { address: 0, data: 0 });
-    assert_eq!((fixture.bound(), fixture.function.lingering()), (1, 1));
+    assert_eq!((fixture.bound(), fixture.function.expiring()), (1, 1));
     run_until(&maintenance, || fixture.bound() == 0);
     assert!(!is_readable(&maintenance));
 }
@@ -187,7 +187,7 @@ fn an_event_manager_runs_it() {
     request(&fixture, 3);
     fixture.refuse(1);
     let begin = Instant::now();
-    while (fixture.bound(), fixture.function.unsettled()) != (1, 0)
+    while (fixture.bound(), fixture.function.failed_steps()) != (1, 0)
         && begin.elapsed() < Duration::from_secs(20)
     {
         events.run_with_timeout(1000).unwrap();
@@ -204,7 +204,7 @@ fn two_maintenances_of_one_function_do_no_harm() {
     fixture.set_mask(3, 0);
     first.run();
     second.run();
-    run_until(&second, || fixture.function.unsettled() == 0);
+    run_until(&second, || fixture.function.failed_steps() == 0);
     assert_eq!(fixture.raise(3), [message(3)]);
 }
 

@@ -15,17 +15,17 @@ const POLLED: MsiMessage = MsiMessage { address: 0x12_3000, data: 0xdead_beef };
 fn a_message_to_memory_is_written_there_and_never_pending() {
     for deferred in [false, true] {
         let fixture = Fixture::using([]);
-        fixture.function.relay().unwrap();
+        fixture.function.relay_fd().unwrap();
         if deferred {
-            fixture.function.growth().unwrap();
+            fixture.function.deferred_bind_fd().unwrap();
         }
         fixture.set_message(0, POLLED);
         fixture.set_mask(0, 0);
-        fixture.function.grow();
-        assert_eq!((fixture.bound(), fixture.function.unsettled()), (1, 0), "it is requested");
+        fixture.function.bind_deferred();
+        assert_eq!((fixture.bound(), fixture.function.failed_steps()), (1, 0), "it is requested");
         assert_eq!(fixture.raise(0), []);
         assert_eq!(fixture.pba(), 0);
-        fixture.function.deliver();
+        fixture.function.deliver_relayed();
         assert_eq!(fixture.router.take_written(), [POLLED]);
         assert_eq!(fixture.function.report().vectors[0].state, State::Relayed);
     }
@@ -36,7 +36,7 @@ fn a_message_to_memory_is_no_interrupt_of_the_next_driver() {
     for watched in [false, true] {
         let fixture = Fixture::using([]);
         if watched {
-            fixture.function.relay().unwrap();
+            fixture.function.relay_fd().unwrap();
         }
         fixture.set_message(0, POLLED);
         fixture.set_mask(0, 0);

@@ -293,7 +293,7 @@ fn a_vector_waits_for_no_thread_as_a_device_without_mask_bits_could_not() {
     let (failures, router) = (Failures::default(), Arc::new(FakeRouter::new(Failures::default())));
     let device = FakeBackend::with_capabilities(failures, capabilities);
     let function = MsiFunction::new(layout, router.clone(), device.clone());
-    let growth = function.growth().unwrap();
+    let growth = function.deferred_bind_fd().unwrap();
     function.write_config(4, &ADDRESS.to_le_bytes());
     function.write_config(12, &DATA.to_le_bytes());
     function.write_config(2, &(1 << 4 | ENABLE).to_le_bytes());

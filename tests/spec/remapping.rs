@@ -119,7 +119,7 @@ fn an_entry_that_is_not_present_holds_its_vector_until_an_invalidation_makes_it_
     assert_eq!(fixture.raise(), []);
     assert_eq!(faults(&fixture.function.report()), (1, 0));
     assert!(fixture.is_pending());
-    assert_eq!(fixture.function.unsettled(), 0, "the guest's doing, no failure of the host");
+    assert_eq!(fixture.function.failed_steps(), 0, "the guest's doing, no failure of the host");
     fixture.point_entry_at(0x41);
     assert_eq!(fixture.router.take_delivered(), [target(0x41)]);
 
@@ -166,16 +166,16 @@ fn an_invalidation_that_changes_nothing_of_a_vector_costs_no_call_to_the_host() 
 fn a_vector_that_userspace_delivers_moves_too() {
     let fixture = Fixture::behind(FakeStage::default());
     fixture.router.set_capacity(0);
-    let _relay = fixture.function.relay().unwrap();
+    let _relay = fixture.function.relay_fd().unwrap();
     fixture.point_entry_at(0x41);
     assert_eq!(fixture.function.report().vectors[0].state, State::Relayed);
     fixture.device.raise(Vector(VECTOR.into()));
     fixture.point_entry_at(0x42);
-    fixture.function.deliver();
+    fixture.function.deliver_relayed();
     assert_eq!(fixture.router.take_delivered(), [target(0x42)]);
     fixture.device.raise(Vector(VECTOR.into()));
     fixture.invalidate(None);
-    fixture.function.deliver();
+    fixture.function.deliver_relayed();
     assert_eq!((fixture.router.take_delivered(), fixture.is_pending()), (vec![], true));
 }
 
@@ -187,7 +187,7 @@ fn a_device_of_the_vmms_own_signals_what_its_entry_says_now() {
     function.write_config(2, &ENABLE.to_le_bytes());
     function.write_table(u64::from(VECTOR) * 16, &entry_bytes(handle::message(ENTRY.into())));
     function.trigger(Vector(VECTOR.into()));
-    assert_eq!((router.take_delivered(), function.unsettled()), (vec![], 0), "not present: it waits");
+    assert_eq!((router.take_delivered(), function.failed_steps()), (vec![], 0), "not present: it waits");
     for data in [0x41, 0x42] {
         stage.write(ENTRY, Some((REQUESTER, target(data))));
         stage.invalidate(0..256);

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 
-use vm_msi::backend::{BackendError, Capabilities, Growth, Holders, Programming};
+use vm_msi::backend::{BackendError, Capabilities, EventfdOwner, Growth, Programming};
 use vm_msi::msi::{AddressWidth, MessageCount, MsiLayout, VectorMasking};
 use vm_msi::msix::{Layout, TableSize};
 use vm_msi::testing::{Failures, FakeRouter};
@@ -97,8 +97,8 @@ impl Backend for SelfResetting {
         state.programmed.clear();
         Ok(())
     }
-    fn holders_after_close(&self) -> Holders {
-        Holders::Domain
+    fn eventfd_owner_after_close(&self) -> EventfdOwner {
+        EventfdOwner::Domain
     }
     fn vector_programming(&mut self, vector: Vector) -> Programming {
         match self.1 {
@@ -281,12 +281,12 @@ fn a_vector_that_moves_is_not_requested_again() {
 fn a_freed_vector_that_lingers_and_is_requested_again_is_bound_again_where_the_device_has_lost_it() {
     for device in [Sight::Blind, Sight::Sees].map(SelfResetting::that) {
         let (function, router) = msix(&device);
-        function.set_linger(std::time::Duration::from_secs(3600));
+        function.set_release_delay(std::time::Duration::from_secs(3600));
         function.write_config(2, &ENABLE.to_le_bytes());
         entry(&function, 1, message(1), 0);
         function.write_table(16 + 12, &1u32.to_le_bytes());
         entry(&function, 1, MsiMessage { address: 0, data: 0 }, 1);
-        assert_eq!(function.lingering(), 1);
+        assert_eq!(function.expiring(), 1);
         device.reset_itself();
         entry(&function, 1, message(2), 0);
         device.raise(Vector(1));
@@ -299,11 +299,11 @@ fn a_vector_that_userspace_delivers_is_bound_again_where_the_device_has_lost_it(
     for device in [Sight::Blind, Sight::Sees].map(SelfResetting::that) {
         for masks in [false, true] {
             let (function, router) = msix(&device);
-            let _relay = function.relay().unwrap();
+            let _relay = function.relay_fd().unwrap();
             router.set_capacity(0);
             let delivered = || {
                 device.raise(Vector(1));
-                function.deliver();
+                function.deliver_relayed();
                 router.take_delivered()
             };
             function.write_config(2, &ENABLE.to_le_bytes());

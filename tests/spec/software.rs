@@ -97,10 +97,10 @@ fn a_delivery_that_the_host_refuses_waits_and_is_tried_again() {
     let fixture = Fixture::using_vector_65();
     fixture.failures.schedule(1);
     assert_eq!(fixture.trigger(65), []);
-    assert_eq!((fixture.function.unsettled(), fixture.pba()), (1, 1 << 65));
+    assert_eq!((fixture.function.failed_steps(), fixture.pba()), (1, 1 << 65));
     fixture.function.retry();
     assert_eq!(fixture.router.take_delivered(), [message(65)]);
-    assert_eq!(fixture.function.unsettled(), 0);
+    assert_eq!(fixture.function.failed_steps(), 0);
 }
 
 #[test]
@@ -110,12 +110,12 @@ fn what_the_host_refuses_counts_once_however_often_it_is_tried() {
     fixture.trigger(65);
     fixture.trigger(65);
     fixture.function.retry();
-    assert_eq!((fixture.function.unsettled(), fixture.function.counters().host_failures), (1, 3));
+    assert_eq!((fixture.function.failed_steps(), fixture.function.counters().host_failures), (1, 3));
     // A vector that is masked waits for its guest, not for the host.
     fixture.set_mask(1);
-    assert_eq!((fixture.function.unsettled(), fixture.pba()), (0, 1 << 65));
+    assert_eq!((fixture.function.failed_steps(), fixture.pba()), (0, 1 << 65));
     fixture.set_mask(0);
-    assert_eq!((fixture.router.take_delivered(), fixture.function.unsettled()), (vec![message(65)], 0));
+    assert_eq!((fixture.router.take_delivered(), fixture.function.failed_steps()), (vec![message(65)], 0));
 }
 
 #[test]

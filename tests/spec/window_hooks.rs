@@ -78,9 +78,9 @@ fn intx_stays_off_while_the_host_refuses_to_turn_msix_off() {
     fixture.set_control(ENABLE);
     fixture.refuse(1);
     fixture.set_control(0);
-    assert_eq!((intx.take(), fixture.function.unsettled()), (vec![BeforeOpen], 1));
+    assert_eq!((intx.take(), fixture.function.failed_steps()), (vec![BeforeOpen], 1));
     fixture.function.retry();
-    assert_eq!((intx.take(), fixture.function.unsettled()), (vec![AfterClose], 0));
+    assert_eq!((intx.take(), fixture.function.failed_steps()), (vec![AfterClose], 0));
 }
 
 #[test]
@@ -88,7 +88,7 @@ fn intx_that_cannot_be_turned_off_leaves_every_vector_held_and_is_tried_again() 
     let (fixture, intx) = fixture();
     intx.refuses.store(true, Ordering::Relaxed);
     fixture.set_control(ENABLE);
-    assert_eq!((intx.take(), fixture.function.unsettled()), (vec![BeforeOpen, AfterClose], 1));
+    assert_eq!((intx.take(), fixture.function.failed_steps()), (vec![BeforeOpen, AfterClose], 1));
     assert_eq!(fixture.bound(), 0);
     intx.refuses.store(false, Ordering::Relaxed);
     fixture.function.retry();

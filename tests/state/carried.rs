@@ -90,11 +90,11 @@ fn what_waits_is_in_the_state_wherever_it_waits() {
     fixture.mask(3, 1);
     fixture.raise(3);
     fixture.free(3);
-    fixture.function.set_linger(Duration::from_secs(3600));
+    fixture.function.set_release_delay(Duration::from_secs(3600));
     fixture.mask(65, 1);
     fixture.raise(65);
     fixture.free(65);
-    assert_eq!(fixture.function.lingering(), 1);
+    assert_eq!(fixture.function.expiring(), 1);
     assert_eq!(fixture.function.suspend().unwrap().pending, bits(&[2, 3, 65]));
 }
 
@@ -102,16 +102,16 @@ fn what_waits_is_in_the_state_wherever_it_waits() {
 fn what_waits_for_a_vector_that_userspace_delivers_is_in_the_state() {
     let fixture = Fixture::after_reset();
     fixture.router.set_capacity(0);
-    fixture.function.relay().unwrap();
+    fixture.function.relay_fd().unwrap();
     fixture.function.write_config(2, &0x8000u16.to_le_bytes());
     fixture.request(7);
     assert_eq!(fixture.function.report().relayed, 1);
     fixture.raise(7);
     assert_eq!(fixture.function.suspend().unwrap().pending, bits(&[7]));
-    fixture.function.deliver();
+    fixture.function.deliver_relayed();
     assert_eq!(fixture.delivered(), [], "suspended");
     fixture.resume();
-    fixture.function.deliver();
+    fixture.function.deliver_relayed();
     assert_eq!(fixture.delivered(), [message(7)]);
 }
 

@@ -66,7 +66,7 @@ fn a_prepared_guard_counts_what_was_published_and_what_was_refused() {
     assert_eq!((prepared.published(), prepared.refused()), (1, 1));
     function.resume();
     drop(prepared);
-    assert_eq!((function.report().live, function.unsettled()), (1, 1));
+    assert_eq!((function.report().live, function.failed_steps()), (1, 1));
 }
 
 fn msi_layout() -> impl Strategy<Value = MsiLayout> {

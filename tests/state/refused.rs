@@ -29,7 +29,7 @@ fn a_function_that_cannot_be_suspended_says_why_and_runs_on() {
     assert!(matches!(function.restore(&power_on), Err(RestoreError::Suspend(_))));
     device.raise(Vector(2));
     router.pump();
-    assert_eq!((router.take_delivered(), function.unsettled()), (vec![message], 0));
+    assert_eq!((router.take_delivered(), function.failed_steps()), (vec![message], 0));
 
     failures.schedule(0);
     let state = function.suspend().unwrap();

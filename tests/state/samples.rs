@@ -14,7 +14,7 @@ use vm_msi::msi::{AddressWidth, MessageCount, MsiLayout, MsiState, VectorMasking
 use vm_msi::msix::{Bar, EntryState, Layout, MsixState, TableSize};
 use vm_msi::state::{FunctionState, PendingBits};
 use vm_msi::testing::{Failures, FakeBackend, FakeRouter};
-use vm_msi::{Function, MsiFunction, MsiMessage, MsixFunction, Registers};
+use vm_msi::{InterruptFunction, MsiFunction, MsiMessage, MsixFunction, Registers};
 
 /// The version that this crate writes.
 const NEWEST: &str = "v1";
@@ -51,7 +51,7 @@ fn fakes() -> (Arc<FakeRouter>, FakeBackend) {
 fn restore_samples<C>(
     kind: &str,
     state: &FunctionState<C::State>,
-    function: impl Fn() -> Function<C, DeviceDomain>,
+    function: impl Fn() -> InterruptFunction<C, DeviceDomain>,
 ) where
     C: Registers,
     C::State: Serialize + DeserializeOwned + Debug,

@@ -140,7 +140,7 @@ pub struct Domain {
     /// Of these, the ones attached to the guest.
     pub live: u32,
     /// Of these, the ones the guest gave back, kept in case it wants them again.
-    pub lingering: u32,
+    pub expiring: u32,
     /// What was done so far.
     pub counters: Counters,
     /// Those that are in use.

@@ -4,7 +4,7 @@ use std::fmt;
 use std::io;
 
 use super::Host;
-use crate::backend::{BackendError, Holders};
+use crate::backend::{BackendError, EventfdOwner};
 use crate::delivery::Vector;
 use crate::domain::error::DomainError;
 use crate::domain::slot::Slot;
@@ -79,7 +79,7 @@ impl Host {
             self.hold_all(router, |slot| matches!(slot, Slot::Detaching { .. }));
             return self.forget_settled();
         }
-        let together = self.backend.holders_after_close() == Holders::Domain;
+        let together = self.backend.eventfd_owner_after_close() == EventfdOwner::Domain;
         self.hold_all(router, |slot| {
             !together || matches!(slot, Slot::Relayed { .. } | Slot::Detaching { .. })
         });

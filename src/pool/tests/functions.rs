@@ -82,12 +82,12 @@ fn a_vector_that_the_host_does_not_take_back_is_nobodys_until_it_does() {
     function.bind(Vector(0), &own).unwrap();
     failures.schedule(0b11);
     drop(function);
-    assert_eq!((device.in_use(), pool.unsettled()), ((1, true), 1));
+    assert_eq!((device.in_use(), pool.failed_steps()), ((1, true), 1));
     assert!(pool.alloc_any(1..3).is_ok_and(|handle| handle.host_vector() == HostVector(2)));
     failures.schedule(0b1);
     assert!(matches!(pool.alloc_at(HostVector(1)), Err(PoolError::Orphaned { .. })));
     pool.retry();
-    assert_eq!((device.in_use(), pool.unsettled()), ((0, true), 0));
+    assert_eq!((device.in_use(), pool.failed_steps()), ((0, true), 0));
     assert_eq!(at(&pool, 1).host_vector(), HostVector(1));
 }
 
@@ -100,10 +100,10 @@ fn a_device_that_the_host_does_not_turn_off_is_tried_again() {
     failures.schedule(0b111);
     assert!(matches!(function.close(), Err(BackendError::Close { unbound, .. }) if unbound.is_empty()));
     drop(function);
-    assert_eq!((device.in_use(), pool.unsettled()), ((0, true), 1));
+    assert_eq!((device.in_use(), pool.failed_steps()), ((0, true), 1));
     assert!(pool.report().error.is_some());
     pool.retry();
-    assert_eq!((device.in_use(), pool.unsettled()), ((0, false), 0));
+    assert_eq!((device.in_use(), pool.failed_steps()), ((0, false), 0));
 }
 
 #[test]

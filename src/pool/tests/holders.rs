@@ -120,9 +120,9 @@ fn a_vector_that_cannot_be_cleared_is_given_to_nobody_and_any_other_instead() {
         assert!(matches!(pool.alloc_at(HostVector(1)), Err(PoolError::Unclean { .. })));
     }
     assert_eq!(pool.alloc_any(1..3).unwrap().host_vector(), HostVector(2));
-    assert_eq!(pool.unsettled(), 1, "it is still with the host");
+    assert_eq!(pool.failed_steps(), 1, "it is still with the host");
     assert_eq!(at(&pool, 1).host_vector(), HostVector(1), "which takes it back now");
-    assert_eq!(pool.unsettled(), 0);
+    assert_eq!(pool.failed_steps(), 0);
 }
 
 #[test]

@@ -140,6 +140,6 @@ fn everything_may_be_dropped_in_any_order() {
         }
         assert_eq!(device.in_use(), (0, false), "{order:?}");
         assert_eq!(view.report().vectors, [], "{order:?}");
-        assert_eq!(view.unsettled(), 0);
+        assert_eq!(view.failed_steps(), 0);
     }
 }

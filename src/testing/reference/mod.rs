@@ -18,7 +18,7 @@ pub use slots::{SlotShape, SlotsReference};
 use super::Op;
 use crate::backend::{Capabilities, Cookie};
 use crate::domain::Domain;
-use crate::function::Function;
+use crate::function::InterruptFunction;
 use crate::message::MsiMessage;
 use crate::registers::Registers;
 
@@ -74,7 +74,7 @@ pub trait Reference: Clone + Debug {
     fn apply(&mut self, write: &Self::Write);
 
     /// Makes a write to a function, once it was applied.
-    fn perform<D: Domain>(&self, write: &Self::Write, function: &Function<Self::Registers, D>);
+    fn perform<D: Domain>(&self, write: &Self::Write, function: &InterruptFunction<Self::Registers, D>);
 
     /// Whether the function may signal.
     fn is_enabled(&self) -> bool;
@@ -88,8 +88,8 @@ pub trait Reference: Clone + Debug {
     }
 
     /// Checks that a function's registers read as they should.
-    fn check<D: Domain>(&self, function: &Function<Self::Registers, D>);
+    fn check<D: Domain>(&self, function: &InterruptFunction<Self::Registers, D>);
 
     /// The pending bits that a function shows; `None` where it shows none.
-    fn pending<D: Domain>(&self, function: &Function<Self::Registers, D>) -> Option<Vec<bool>>;
+    fn pending<D: Domain>(&self, function: &InterruptFunction<Self::Registers, D>) -> Option<Vec<bool>>;
 }

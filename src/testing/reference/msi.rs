@@ -3,7 +3,7 @@
 use super::{Reference, Write};
 use crate::backend::{Capabilities, Growth};
 use crate::domain::Domain;
-use crate::function::Function;
+use crate::function::InterruptFunction;
 use crate::message::MsiMessage;
 use crate::msi::{AddressWidth, Msi, MsiLayout, VectorMasking};
 use crate::remap::handle;
@@ -122,7 +122,7 @@ impl Reference for MsiReference {
         }
     }
 
-    fn perform<D: Domain>(&self, write: &Write, function: &Function<Msi, D>) {
+    fn perform<D: Domain>(&self, write: &Write, function: &InterruptFunction<Msi, D>) {
         match write {
             Write::Table(..) => {}
             Write::Config(offset, data) => function.write_config(*offset as u16, data),
@@ -143,7 +143,7 @@ impl Reference for MsiReference {
         (self.is_enabled() && vector < granted && !masked).then_some(message)
     }
 
-    fn check<D: Domain>(&self, function: &Function<Msi, D>) {
+    fn check<D: Domain>(&self, function: &InterruptFunction<Msi, D>) {
         let mut read = vec![0xff; 32];
         function.read_config(0, &mut read);
         if let Some(pending) = self.mask.map(|mask| mask + 4) {
@@ -154,7 +154,7 @@ impl Reference for MsiReference {
         assert!(beyond.iter().all(|byte| *byte == 0), "nothing beyond the capability");
     }
 
-    fn pending<D: Domain>(&self, function: &Function<Msi, D>) -> Option<Vec<bool>> {
+    fn pending<D: Domain>(&self, function: &InterruptFunction<Msi, D>) -> Option<Vec<bool>> {
         let mut bits = [0; 4];
         function.read_config(self.mask? as u16 + 4, &mut bits);
         let bits = u32::from_le_bytes(bits);

@@ -3,7 +3,7 @@
 use super::{Reference, Write, entry, own_message};
 use crate::backend::{Capabilities, Growth};
 use crate::domain::Domain;
-use crate::function::Function;
+use crate::function::InterruptFunction;
 use crate::message::MsiMessage;
 use crate::msix::{Layout, Msix};
 use crate::remap::handle;
@@ -108,7 +108,7 @@ impl Reference for MsixReference {
         }
     }
 
-    fn perform<D: Domain>(&self, write: &Write, function: &Function<Msix, D>) {
+    fn perform<D: Domain>(&self, write: &Write, function: &InterruptFunction<Msix, D>) {
         match write {
             Write::Table(offset, data) => function.write_table(*offset as u64, data),
             Write::Config(offset, data) => function.write_config(*offset as u16, data),
@@ -126,13 +126,13 @@ impl Reference for MsixReference {
         unmasked.then(|| MsiMessage::from_registers(register(0), register(4), register(8)))
     }
 
-    fn check<D: Domain>(&self, function: &Function<Msix, D>) {
+    fn check<D: Domain>(&self, function: &InterruptFunction<Msix, D>) {
         let mut table = vec![0; self.table.len()];
         function.read_table(0, &mut table);
         assert_eq!(table, self.table, "the table reads as it was written");
     }
 
-    fn pending<D: Domain>(&self, function: &Function<Msix, D>) -> Option<Vec<bool>> {
+    fn pending<D: Domain>(&self, function: &InterruptFunction<Msix, D>) -> Option<Vec<bool>> {
         let mut pba = vec![0; self.vectors().div_ceil(64) * 8];
         function.read_pba(0, &mut pba);
         let mut bits: Vec<bool> =

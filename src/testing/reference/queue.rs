@@ -10,7 +10,7 @@ use super::{Reference, Write};
 use crate::backend::{Capabilities, Cookie};
 use crate::delivery::Vector;
 use crate::domain::Domain;
-use crate::function::Function;
+use crate::function::InterruptFunction;
 use crate::ims::{QueueLayout, QueueStore, SlotArrayLayout, SlotRefusal};
 use crate::message::MsiMessage;
 use crate::testing::{Op, SlotOp};
@@ -145,7 +145,7 @@ impl Reference for QueueReference {
         }
     }
 
-    fn perform<D: Domain>(&self, write: &QueueWrite, function: &Function<QueueStore, D>) {
+    fn perform<D: Domain>(&self, write: &QueueWrite, function: &InterruptFunction<QueueStore, D>) {
         let before = function.look(QueueStore::refusals);
         let vector = |slot: usize| Vector(slot as u32);
         let (done, expected): (Result<(), SlotRefusal>, bool) = match *write {
@@ -176,11 +176,11 @@ impl Reference for QueueReference {
         self.copies.cookie(slot)
     }
 
-    fn check<D: Domain>(&self, function: &Function<QueueStore, D>) {
+    fn check<D: Domain>(&self, function: &InterruptFunction<QueueStore, D>) {
         self.copies.check_vectors(function.vectors());
     }
 
-    fn pending<D: Domain>(&self, function: &Function<QueueStore, D>) -> Option<Vec<bool>> {
+    fn pending<D: Domain>(&self, function: &InterruptFunction<QueueStore, D>) -> Option<Vec<bool>> {
         Some(self.copies.compare(|bytes| function.read_copies(0, bytes)))
     }
 }

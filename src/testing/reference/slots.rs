@@ -3,7 +3,7 @@
 use super::{Reference, Write, entry, own_message};
 use crate::backend::{Capabilities, Cookie, Growth};
 use crate::domain::Domain;
-use crate::function::Function;
+use crate::function::InterruptFunction;
 use crate::ims::{
     Bit, ControlFormat, MaskBit, MaskedWhen, QueueLayout, SlotArray, SlotArrayLayout, SlotCount,
 };
@@ -181,7 +181,7 @@ impl Reference for SlotsReference {
         self.write_bytes(*offset, data);
     }
 
-    fn perform<D: Domain>(&self, write: &Write, function: &Function<SlotArray, D>) {
+    fn perform<D: Domain>(&self, write: &Write, function: &InterruptFunction<SlotArray, D>) {
         let Write::Table(offset, data) = write else { return };
         function.write_slots(*offset as u64, data);
     }
@@ -205,11 +205,11 @@ impl Reference for SlotsReference {
         (self.shape == SlotShape::Dsa && control & 8 != 0).then_some(Cookie(control >> 12))
     }
 
-    fn check<D: Domain>(&self, function: &Function<SlotArray, D>) {
+    fn check<D: Domain>(&self, function: &InterruptFunction<SlotArray, D>) {
         self.check_vectors(function.vectors());
     }
 
-    fn pending<D: Domain>(&self, function: &Function<SlotArray, D>) -> Option<Vec<bool>> {
+    fn pending<D: Domain>(&self, function: &InterruptFunction<SlotArray, D>) -> Option<Vec<bool>> {
         Some(self.compare(|bytes| function.read_slots(0, bytes)))
     }
 }

@@ -19,10 +19,10 @@ impl<R: Reference> Run<R> {
         let state = |vector: usize| report.vectors.iter().find(|v| v.vector.index() == vector);
         self.model.registers().check(&self.function);
         let pending = self.model.registers().pending(&self.function);
-        let refused = self.function.unsettled() > 0;
-        let settled = !refused && report.growing == 0;
+        let refused = self.function.failed_steps() > 0;
+        let settled = !refused && report.deferred == 0;
         let is_told = self.growth.as_deref().is_some_and(is_readable);
-        assert!(report.growing == 0 || is_told, "the thread is told that vectors wait for it");
+        assert!(report.deferred == 0 || is_told, "the thread is told that vectors wait for it");
         for vector in 0..self.model.vectors() {
             // Where the registers do not show it, only for what waits in an eventfd.
             let in_eventfd = state(vector).filter(|v| v.state == State::Held).map(|v| v.pending);

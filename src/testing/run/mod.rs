@@ -13,7 +13,7 @@ use super::{Failures, FakeBackend, FakeRouter, FakeStage, Model, Op};
 use crate::budget::{DeviceBudget, VmBudget};
 use crate::delivery::{Delivery, Store, Vector};
 use crate::domain::{BusMaster, DeviceDomain, Latched, State};
-use crate::function::Function;
+use crate::function::InterruptFunction;
 use crate::message::MsiMessage;
 use crate::msi::MsiLayout;
 use crate::msix::{Bar, Layout, TableSize};
@@ -23,7 +23,7 @@ use crate::state::{Resume, resume_all};
 use meanwhile::Meanwhile;
 
 /// How long freed vectors linger where they do: no run takes so long.
-const LINGER: Duration = Duration::from_secs(3600);
+const RELEASE_DELAY: Duration = Duration::from_secs(3600);
 
 /// Host vectors that the device was promised.
 const PROMISED: u32 = 1;
@@ -37,7 +37,7 @@ fn at_most(limit: u8) -> Option<u32> {
 }
 
 /// A function, over fakes.
-type Tested<R> = Function<<R as Reference>::Registers, DeviceDomain>;
+type Tested<R> = InterruptFunction<<R as Reference>::Registers, DeviceDomain>;
 
 /// A function over fakes, and the model beside it.
 #[derive(Debug)]
@@ -141,7 +141,7 @@ impl<R: Reference> Run<R> {
         budget: &Arc<DeviceBudget>,
     ) -> Tested<R> {
         let remapped = Arc::new(Remapped::new(router.clone(), stage.clone(), REQUESTER));
-        let function = Function::try_new(layout.clone(), remapped, backend.clone());
+        let function = InterruptFunction::try_new(layout.clone(), remapped, backend.clone());
         function.expect("fakes that can do all").with_budget(budget.clone())
     }
 
@@ -202,14 +202,14 @@ impl<R: Reference> Run<R> {
             Op::Interrupt { early, late } => self.failures.schedule_interrupts(early.into(), late.into()),
             Op::Room(messages) => self.router.set_capacity(messages.into()),
             Op::Retry => self.function.retry(),
-            Op::RetryLate => self.function.retry_at(Instant::now() + LINGER * 2),
+            Op::RetryLate => self.function.retry_at(Instant::now() + RELEASE_DELAY * 2),
             Op::Linger(linger) => {
-                self.function.set_linger(if linger { LINGER } else { Duration::ZERO });
+                self.function.set_release_delay(if linger { RELEASE_DELAY } else { Duration::ZERO });
             }
-            Op::Watch => self.relay = Some(self.function.relay().expect("a descriptor")),
-            Op::Deliver => self.deliver(),
-            Op::Growth => self.growth = Some(self.function.growth().expect("a descriptor")),
-            Op::Grow => self.function.grow(),
+            Op::Watch => self.relay = Some(self.function.relay_fd().expect("a descriptor")),
+            Op::Deliver => self.deliver_relayed(),
+            Op::Growth => self.growth = Some(self.function.deferred_bind_fd().expect("a descriptor")),
+            Op::Grow => self.function.bind_deferred(),
             Op::Message { .. }
             | Op::Mask { .. }
             | Op::Pasid { .. }
@@ -276,8 +276,8 @@ impl<R: Reference> Run<R> {
     }
 
     /// The event thread, until it finds nothing more.
-    fn deliver(&self) {
-        (0..self.model.vectors().div_ceil(64)).for_each(|_| self.function.deliver());
+    fn deliver_relayed(&self) {
+        (0..self.model.vectors().div_ceil(64)).for_each(|_| self.function.deliver_relayed());
     }
 
     /// Lets the host recover, and checks that everything is then as it should be, and given back at the end.
@@ -290,9 +290,13 @@ impl<R: Reference> Run<R> {
         self.act(&Op::BusMaster(true));
         self.resume();
         self.function.retry();
-        assert_eq!(self.function.unsettled(), 0, "a host that refuses nothing leaves nothing unsettled");
-        while self.function.growing() > 0 {
-            self.function.grow();
+        assert_eq!(
+            self.function.failed_steps(),
+            0,
+            "a host that refuses nothing leaves nothing failed_steps"
+        );
+        while self.function.deferred() > 0 {
+            self.function.bind_deferred();
         }
         self.check();
         self.end();

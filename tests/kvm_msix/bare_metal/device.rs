@@ -8,7 +8,7 @@ use std::io;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use vm_msi::Vector;
-use vm_msi::backend::{Backend, BackendError, Capabilities, Growth, Holders};
+use vm_msi::backend::{Backend, BackendError, Capabilities, EventfdOwner, Growth};
 use vmm_sys_util::eventfd::EventFd;
 
 /// The device's side of its vectors.
@@ -98,8 +98,8 @@ impl Backend for DeviceBackend {
     }
 
     /// Its duplicates are closed by then.
-    fn holders_after_close(&self) -> Holders {
-        Holders::Domain
+    fn eventfd_owner_after_close(&self) -> EventfdOwner {
+        EventfdOwner::Domain
     }
 
     fn pending(&mut self, group: u32) -> u64 {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use vm_device::DeviceMmio;
 use vm_device::bus::{MmioAddress, MmioAddressOffset, MmioRange};
 use vm_device::device_manager::{IoManager, MmioManager};
-use vm_msi::backend::{BackendError, Capabilities, Growth, Holders};
+use vm_msi::backend::{BackendError, Capabilities, EventfdOwner, Growth};
 use vm_msi::kvm::KvmRouter;
 use vm_msi::msi::{AddressWidth, MsiLayout, VectorMasking};
 use vm_msi::{Backend, MsiFunction, MsiMessage, Vector};
@@ -132,8 +132,8 @@ impl Backend for MessagesBackend {
         self.lines.close()
     }
 
-    fn holders_after_close(&self) -> Holders {
-        self.lines.holders_after_close()
+    fn eventfd_owner_after_close(&self) -> EventfdOwner {
+        self.lines.eventfd_owner_after_close()
     }
 
     fn pending(&mut self, group: u32) -> u64 {

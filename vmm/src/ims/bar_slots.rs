@@ -6,7 +6,7 @@ use std::os::fd::RawFd;
 use serde_json::{Map, Value};
 use vm_msi::domain::BusMaster;
 use vm_msi::ims::SlotArrayLayout;
-use vm_msi::{Function, SoftwareIms, Vector};
+use vm_msi::{InterruptFunction, SoftwareIms, Vector};
 
 use super::interrupts::{Triggered, trigger};
 use crate::report;
@@ -30,11 +30,11 @@ pub trait BarSlots: Send + Sync {
     /// Tries again what the host refused.
     fn retry(&self);
     /// A descriptor that lives as long as the slots, and is readable while [`BarSlots::deliver`] has something to do.
-    fn relay(&self) -> Option<RawFd> {
+    fn relay_fd(&self) -> Option<RawFd> {
         None
     }
     /// Delivers what the kernel has no room for.
-    fn deliver(&self) {}
+    fn deliver_relayed(&self) {}
     /// Their part of the report.
     fn report(&self) -> Map<String, Value>;
 }
@@ -58,15 +58,15 @@ impl BarSlots for SoftwareIms {
     }
 
     fn set_bus_master(&self, bus_master: BusMaster) {
-        Function::set_bus_master(self, bus_master);
+        InterruptFunction::set_bus_master(self, bus_master);
     }
 
     fn reset(&self) {
-        Function::reset(self, || ());
+        InterruptFunction::reset(self, || ());
     }
 
     fn retry(&self) {
-        Function::retry(self);
+        InterruptFunction::retry(self);
     }
 
     fn report(&self) -> Map<String, Value> {

@@ -24,9 +24,9 @@ pub trait Attended: Send + Sync {
     /// Tries again what the host refused.
     fn retry(&self);
     /// A descriptor that lives as long as it does, and is readable while there is something to deliver.
-    fn relay(&self) -> Option<RawFd>;
+    fn relay_fd(&self) -> Option<RawFd>;
     /// Delivers what the kernel has no room for.
-    fn deliver(&self);
+    fn deliver_relayed(&self);
 }
 
 impl<M: Model> Attended for Device<M> {
@@ -42,12 +42,12 @@ impl<M: Model> Attended for Device<M> {
         Device::retry(self);
     }
 
-    fn relay(&self) -> Option<RawFd> {
-        self.interrupts().slots.relay()
+    fn relay_fd(&self) -> Option<RawFd> {
+        self.interrupts().slots.relay_fd()
     }
 
-    fn deliver(&self) {
-        self.interrupts().slots.deliver();
+    fn deliver_relayed(&self) {
+        self.interrupts().slots.deliver_relayed();
     }
 }
 
@@ -73,7 +73,7 @@ impl DeviceEvents {
         let mut again = TimerFd::new().doing("creating a timer")?;
         again.reset(PERIOD, Some(PERIOD)).doing("starting a timer")?;
         let devices = devices.into_iter().map(|device| {
-            let (clock, relay) = (device.clock(), device.relay());
+            let (clock, relay) = (device.clock(), device.relay_fd());
             Watched { clock, relay, device }
         });
         Ok(Self { again, devices: devices.collect() })
@@ -89,7 +89,7 @@ impl MutEventSubscriber for DeviceEvents {
         }
         for Watched { clock, relay, device } in &self.devices {
             if *relay == Some(events.fd()) {
-                device.deliver();
+                device.deliver_relayed();
             }
             // Now and then also where its clock is silent. One that has none is not waited for.
             if clock.is_some_and(|clock| is_again || clock == events.fd()) {

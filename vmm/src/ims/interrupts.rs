@@ -11,7 +11,9 @@ use vm_msi::ims::{
     SlotCount,
 };
 use vm_msi::msix::{Bar, Layout, LayoutError, TableSize};
-use vm_msi::{Delivery, Function, Registers, Router, SoftwareIms, SoftwareMsix, SoftwareQueue, Vector};
+use vm_msi::{
+    Delivery, InterruptFunction, Registers, Router, SoftwareIms, SoftwareMsix, SoftwareQueue, Vector,
+};
 
 use super::bar_slots::BarSlots;
 use crate::report;
@@ -141,8 +143,8 @@ impl Interrupts {
     /// Tries again what the host refused to deliver.
     pub fn retry(&self) {
         self.slots.retry();
-        self.memory_slots.iter().for_each(Function::retry);
-        self.msix.iter().for_each(Function::retry);
+        self.memory_slots.iter().for_each(InterruptFunction::retry);
+        self.msix.iter().for_each(InterruptFunction::retry);
     }
 
     /// Their part of the report.
@@ -169,7 +171,7 @@ pub enum Triggered {
 }
 
 /// Triggers a slot, if it is in use. What a driver has freed keeps no interrupt for its next owner.
-pub fn trigger<C: Registers>(slots: &Function<C, SoftwareDomain>, slot: Vector) -> Triggered {
+pub fn trigger<C: Registers>(slots: &InterruptFunction<C, SoftwareDomain>, slot: Vector) -> Triggered {
     if slots.look(|slots| slots.delivery(slot)) == Delivery::Off {
         return Triggered::Dropped;
     }

@@ -54,7 +54,7 @@ fn retry(devices: &[Arc<dyn Attended>]) {
     for device in devices {
         device.retry();
         // Also where its descriptor is silent: the host may have refused to have it watched.
-        device.deliver();
+        device.deliver_relayed();
     }
 }
 
@@ -82,11 +82,11 @@ mod tests {
             self.0.lock().unwrap().push("again");
         }
 
-        fn relay(&self) -> Option<RawFd> {
+        fn relay_fd(&self) -> Option<RawFd> {
             None
         }
 
-        fn deliver(&self) {
+        fn deliver_relayed(&self) {
             self.0.lock().unwrap().push("delivers");
         }
     }

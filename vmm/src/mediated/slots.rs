@@ -21,7 +21,7 @@ use crate::error::{Doing, Result};
 use crate::ims::BarSlots;
 use crate::ims::interrupts::Triggered;
 use crate::vfio::host_interrupts::{self, HostInterrupts};
-use crate::vfio::interrupts::{LINGER, extended};
+use crate::vfio::interrupts::{RELEASE_DELAY, extended};
 
 /// The slots.
 pub struct MediatedSlots {
@@ -44,8 +44,8 @@ impl MediatedSlots {
         let places = part.places();
         let function = ImsFunction::try_new(layout, router, part).doing(doing())?;
         let function = function.with_budget(Arc::clone(physical.budget()));
-        function.set_linger(LINGER);
-        let relay = function.relay().doing(doing())?;
+        function.set_release_delay(RELEASE_DELAY);
+        let relay = function.relay_fd().doing(doing())?;
         Ok(Self { function, places, relay, running: Mutex::default(), physical })
     }
 
@@ -122,12 +122,12 @@ impl BarSlots for MediatedSlots {
         self.physical.retry();
     }
 
-    fn relay(&self) -> Option<RawFd> {
+    fn relay_fd(&self) -> Option<RawFd> {
         Some(self.relay.as_raw_fd())
     }
 
-    fn deliver(&self) {
-        self.function.deliver();
+    fn deliver_relayed(&self) {
+        self.function.deliver_relayed();
     }
 
     fn report(&self) -> Map<String, Value> {

@@ -17,6 +17,9 @@ pub(crate) use software::software;
 
 use crate::pci::Root;
 
+/// The version of the report's format, as the schema has it. It rises when a field changes its name or its meaning.
+const VERSION: u32 = 2;
+
 /// Where the report goes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Target {
@@ -71,6 +74,7 @@ impl Reporter {
             Value::Object(device)
         });
         json!({
+            "version": VERSION,
             "devices": devices.collect::<Vec<_>>(),
             "budget": self.budget.report(),
             "routes": {

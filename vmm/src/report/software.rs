@@ -3,10 +3,10 @@
 
 use serde_json::{Value, json};
 use vm_msi::domain::SoftwareDomain;
-use vm_msi::{Delivery, Function, MsiMessage, Registers, Vector};
+use vm_msi::{Delivery, InterruptFunction, MsiMessage, Registers, Vector};
 
 /// The store's part of the report.
-pub(crate) fn software<C: Registers>(function: &Function<C, SoftwareDomain>) -> Value {
+pub(crate) fn software<C: Registers>(function: &InterruptFunction<C, SoftwareDomain>) -> Value {
     let vectors = function.capacity();
     let groups = 0..vectors.div_ceil(64);
     let in_use = groups.flat_map(|group| {

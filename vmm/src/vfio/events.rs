@@ -25,7 +25,7 @@ impl DeviceEvents {
     /// The host's, when it has no descriptor.
     pub fn new(devices: &[Arc<Device>]) -> Result<Self> {
         let vectors = devices.iter().flat_map(|device| device.interrupts().vectors());
-        let relays = vectors.map(|vectors| Ok((vectors.relay()?, Arc::clone(vectors))));
+        let relays = vectors.map(|vectors| Ok((vectors.relay_fd()?, Arc::clone(vectors))));
         let relays = relays.collect::<std::io::Result<_>>().doing("creating a descriptor for interrupts")?;
         Ok(Self { relays })
     }
@@ -34,7 +34,7 @@ impl DeviceEvents {
 impl MutEventSubscriber for DeviceEvents {
     fn process(&mut self, events: Events, _ops: &mut EventOps) {
         for (_, vectors) in self.relays.iter().filter(|(relay, _)| relay.as_raw_fd() == events.fd()) {
-            vectors.deliver();
+            vectors.deliver_relayed();
         }
     }
 

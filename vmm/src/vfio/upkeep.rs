@@ -39,7 +39,7 @@ impl Upkeep {
         let mut timer = TimerFd::new().doing("creating a timer")?;
         timer.reset(PERIOD, Some(PERIOD)).doing("starting a timer")?;
         let vectors = devices.iter().flat_map(|device| device.interrupts().vectors());
-        let growths = vectors.map(|vectors| Ok((vectors.growth()?, Arc::clone(vectors))));
+        let growths = vectors.map(|vectors| Ok((vectors.deferred_bind_fd()?, Arc::clone(vectors))));
         let growths = growths.collect::<io::Result<_>>().doing("creating a descriptor for interrupts")?;
         Ok(Self { timer, growths })
     }
@@ -54,7 +54,7 @@ impl MutEventSubscriber for Upkeep {
             retry(&mut self.growths);
         }
         for (_, vectors) in self.growths.iter().filter(|(growth, _)| growth.as_raw_fd() == events.fd()) {
-            vectors.grow();
+            vectors.bind_deferred();
         }
     }
 
@@ -72,12 +72,12 @@ impl MutEventSubscriber for Upkeep {
 
 /// Where there is room by now, it is for who would use it most.
 fn retry(growths: &mut [Growth]) {
-    growths.sort_by_cached_key(|(_, vectors)| Reverse(vectors.busiest()));
+    growths.sort_by_cached_key(|(_, vectors)| Reverse(vectors.max_relayed()));
     for (_, vectors) in growths {
         vectors.retry();
         // Also where their descriptors are silent: the host may have refused to have them watched.
-        vectors.grow();
-        vectors.deliver();
+        vectors.bind_deferred();
+        vectors.deliver_relayed();
     }
 }
 
@@ -93,7 +93,8 @@ mod tests {
     #[test]
     fn the_busiest_vectors_are_the_first_to_be_tried_again_and_each_grows_and_delivers() {
         let (interrupts, log) = interrupts();
-        let growths = interrupts.vectors().map(|vectors| (vectors.growth().unwrap(), Arc::clone(vectors)));
+        let growths =
+            interrupts.vectors().map(|vectors| (vectors.deferred_bind_fd().unwrap(), Arc::clone(vectors)));
         retry(&mut growths.collect::<Vec<_>>());
         assert_eq!(
             *log.lock().unwrap(),

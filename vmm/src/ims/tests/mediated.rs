@@ -260,7 +260,7 @@ fn its_report_is_as_the_schema_says() {
     let budget = mediated.budget.report();
     let routes = serde_json::json!({ "capacity": 0, "published": 0, "in_use": 0, "commits": 0, "hits": 0,
                                      "evictions": 0, "destination_ids": "bits8" });
-    let report = serde_json::json!({ "devices": [device], "budget": budget, "routes": routes });
+    let report = serde_json::json!({ "version": 2, "devices": [device], "budget": budget, "routes": routes });
     guest::report::check(&report).unwrap();
 }
 

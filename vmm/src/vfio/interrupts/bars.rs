@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use vm_memory::MmapRegion;
 use vm_msi::msix::{Bar, Layout, Msix};
-use vm_msi::{Domain, Function};
+use vm_msi::{Domain, InterruptFunction};
 
 use crate::vfio::table_pages::TablePages;
 
@@ -27,7 +27,7 @@ pub(super) trait BarRegisters: fmt::Debug + Send + Sync {
     fn write_bar(&self, bar: Bar, offset: u64, data: &[u8], device: &mut dyn FnMut(u64, &[u8]));
 }
 
-impl<D: Domain + fmt::Debug + Send + Sync> BarRegisters for Function<Msix, D> {
+impl<D: Domain + fmt::Debug + Send + Sync> BarRegisters for InterruptFunction<Msix, D> {
     fn layout(&self) -> &Layout {
         self.layout()
     }

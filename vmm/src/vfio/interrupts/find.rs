@@ -38,7 +38,7 @@ pub struct HostFunction<'a> {
 
 /// How long a vector that the guest has freed is kept for it: longer than a driver takes that frees its vectors to
 /// request them again (a change of its queues, an interface that goes down and up).
-pub const LINGER: Duration = Duration::from_millis(500);
+pub const RELEASE_DELAY: Duration = Duration::from_millis(500);
 
 type Refused = Box<dyn std::error::Error + Send + Sync>;
 
@@ -111,7 +111,7 @@ impl HostFunction<'_> {
         let (layout, backend) = self.msix_backend(at)?;
         let bytes = at..at.saturating_add(u16::try_from(CAPABILITY_BYTES)?);
         let function = MsixFunction::try_new(layout, router.clone(), backend)?;
-        function.set_linger(LINGER);
+        function.set_release_delay(RELEASE_DELAY);
         Ok((function, bytes))
     }
 

@@ -14,11 +14,11 @@ use serde_json::{Map, Value, json};
 use vm_memory::MmapRegion;
 use vm_msi::DeviceDomain;
 use vm_msi::PciCapability;
-use vm_msi::function::Function;
+use vm_msi::function::InterruptFunction;
 use vm_msi::msix::Bar;
 
 use bars::MsixBars;
-pub use find::{HostFunction, LINGER};
+pub use find::{HostFunction, RELEASE_DELAY};
 
 use super::host::HostAddress;
 use super::host_interrupts::{self, HostInterrupts};
@@ -38,26 +38,26 @@ pub trait Vectors: fmt::Debug + Send + Sync {
     /// Tries again what the host refused, and gives back what has lingered.
     fn retry(&self);
     /// Requests host vectors for what the guest has begun to use.
-    fn grow(&self);
+    fn bind_deferred(&self);
     /// A descriptor that is ready while some wait for that.
     ///
     /// # Errors
     /// The host's, when it has no descriptor.
-    fn growth(&self) -> io::Result<Arc<OwnedFd>>;
+    fn deferred_bind_fd(&self) -> io::Result<Arc<OwnedFd>>;
     /// How often the vector has been delivered that is delivered most of those that the kernel had no room for.
-    fn busiest(&self) -> u32;
+    fn max_relayed(&self) -> u32;
     /// Delivers what the kernel had no room for.
-    fn deliver(&self);
+    fn deliver_relayed(&self);
     /// A descriptor that is ready while there is something to deliver.
     ///
     /// # Errors
     /// The host's, when it has no descriptor.
-    fn relay(&self) -> io::Result<Arc<OwnedFd>>;
+    fn relay_fd(&self) -> io::Result<Arc<OwnedFd>>;
     /// The vectors' part of the report; the host's kernel has counted these interrupts of theirs.
     fn report(&self, counted: &HostInterrupts) -> Value;
 }
 
-impl<C> Vectors for Function<C, DeviceDomain>
+impl<C> Vectors for InterruptFunction<C, DeviceDomain>
 where
     C: PciCapability + fmt::Debug,
 {
@@ -77,24 +77,24 @@ where
         self.retry();
     }
 
-    fn grow(&self) {
-        self.grow();
+    fn bind_deferred(&self) {
+        self.bind_deferred();
     }
 
-    fn growth(&self) -> io::Result<Arc<OwnedFd>> {
-        self.growth()
+    fn deferred_bind_fd(&self) -> io::Result<Arc<OwnedFd>> {
+        self.deferred_bind_fd()
     }
 
-    fn busiest(&self) -> u32 {
-        self.busiest()
+    fn max_relayed(&self) -> u32 {
+        self.max_relayed()
     }
 
-    fn deliver(&self) {
-        self.deliver();
+    fn deliver_relayed(&self) {
+        self.deliver_relayed();
     }
 
-    fn relay(&self) -> io::Result<Arc<OwnedFd>> {
-        self.relay()
+    fn relay_fd(&self) -> io::Result<Arc<OwnedFd>> {
+        self.relay_fd()
     }
 
     fn report(&self, counted: &HostInterrupts) -> Value {
@@ -297,23 +297,23 @@ pub(super) mod tests {
             self.1.lock().unwrap().push(format!("{} again", self.0));
         }
 
-        fn grow(&self) {
+        fn bind_deferred(&self) {
             self.1.lock().unwrap().push(format!("{} grows", self.0));
         }
 
-        fn growth(&self) -> io::Result<Arc<OwnedFd>> {
+        fn deferred_bind_fd(&self) -> io::Result<Arc<OwnedFd>> {
             std::fs::File::open("/dev/null").map(|file| Arc::new(file.into()))
         }
 
-        fn busiest(&self) -> u32 {
+        fn max_relayed(&self) -> u32 {
             self.0.len() as u32
         }
 
-        fn deliver(&self) {
+        fn deliver_relayed(&self) {
             self.1.lock().unwrap().push(format!("{} delivers", self.0));
         }
 
-        fn relay(&self) -> io::Result<Arc<OwnedFd>> {
+        fn relay_fd(&self) -> io::Result<Arc<OwnedFd>> {
             Err(io::ErrorKind::Unsupported.into())
         }
 

@@ -77,16 +77,16 @@ impl Backend for Wanted {
 type Function = MsixFunction;
 
 const VECTORS: u64 = 256;
-const LINGER: Duration = Duration::from_secs(3600);
+const RELEASE_DELAY: Duration = Duration::from_secs(3600);
 
 /// How many vectors a thread has got through when a guest's access has its turn, which begins with the fifth.
-fn before_the_guest(prepare: impl FnOnce(&Function), work: impl FnOnce(&Function) + Send) -> usize {
+fn before_the_guest(prepare: impl FnOnce(&MsixFunction), work: impl FnOnce(&MsixFunction) + Send) -> usize {
     let (asked, fifth) = (Arc::<Asked>::default(), Arc::new(Barrier::new(2)));
     let layout = Layout::new(TableSize::new(VECTORS as u16).unwrap(), (bar(0), 0), (bar(0), 0x8000)).unwrap();
     let device = FakeBackend::new(Failures::default());
     let wanted = Wanted { device, asked: Arc::clone(&asked), fifth: Arc::clone(&fifth) };
     let function = MsixFunction::new(layout, Arc::new(FakeRouter::new(Failures::default())), wanted);
-    function.set_linger(LINGER);
+    function.set_release_delay(RELEASE_DELAY);
     function.write_config(2, &ENABLE.to_le_bytes());
     asked.vectors.store(1000, Ordering::Relaxed);
     prepare(&function);
@@ -116,10 +116,10 @@ fn free(function: &MsixFunction, entries: Range<u64>) {
 #[test]
 fn a_guests_access_waits_for_16_vectors_and_not_for_all_that_grow() {
     let begin = |function: &Function| {
-        function.growth().unwrap();
+        function.deferred_bind_fd().unwrap();
         unmask(function, 0..VECTORS);
     };
-    assert_eq!(before_the_guest(begin, Function::grow), 16);
+    assert_eq!(before_the_guest(begin, MsixFunction::bind_deferred), 16);
 }
 
 #[test]
@@ -127,9 +127,9 @@ fn a_guests_access_waits_for_16_vectors_and_not_for_all_that_are_given_back() {
     let freed = |function: &Function| {
         unmask(function, 0..VECTORS);
         free(function, 0..VECTORS);
-        assert_eq!(function.lingering(), VECTORS as usize);
+        assert_eq!(function.expiring(), VECTORS as usize);
     };
-    assert_eq!(before_the_guest(freed, |function| function.retry_at(Instant::now() + 2 * LINGER)), 16);
+    assert_eq!(before_the_guest(freed, |function| function.retry_at(Instant::now() + 2 * RELEASE_DELAY)), 16);
 }
 
 /// A router that looks whether the thread has been called, whenever the guest's access has it call the host.
@@ -191,7 +191,7 @@ fn eight() -> (Arc<Looking>, MsixFunction) {
     unmask(&function, 0..4);
     function.write_config(2, &(ENABLE | FUNCTION_MASK).to_le_bytes());
     unmask(&function, 4..8);
-    router.growth.get_or_init(|| function.growth().unwrap());
+    router.growth.get_or_init(|| function.deferred_bind_fd().unwrap());
     (router, function)
 }
 
@@ -201,7 +201,7 @@ fn the_thread_is_called_when_the_guests_access_has_given_the_device_up() {
     function.write_config(2, &ENABLE.to_le_bytes());
     let seen = [&router.not_called, &router.called].map(|seen| seen.load(Ordering::Relaxed));
     assert_eq!(seen, [4, 0], "the four that have their host vectors");
-    assert_eq!((function.growing(), is_readable(router.growth.get().unwrap())), (4, true));
+    assert_eq!((function.deferred(), is_readable(router.growth.get().unwrap())), (4, true));
 }
 
 #[test]
@@ -211,7 +211,7 @@ fn the_thread_is_called_also_where_the_access_panics_on_its_way() {
     let write = || function.write_config(2, &ENABLE.to_le_bytes());
     assert!(panic::catch_unwind(AssertUnwindSafe(write)).is_err());
     router.panics.store(false, Ordering::Relaxed);
-    assert_eq!((function.growing(), is_readable(router.growth.get().unwrap())), (4, true));
+    assert_eq!((function.deferred(), is_readable(router.growth.get().unwrap())), (4, true));
 }
 
 #[test]
@@ -221,15 +221,15 @@ fn a_vector_for_which_the_host_is_short_has_16_that_linger_given_back_and_not_al
     let router = Arc::new(FakeRouter::new(Failures::default()));
     let budget = DeviceBudget::new(Some(40));
     let function = MsixFunction::new(layout, router, device.clone()).with_budget(Arc::clone(&budget));
-    function.set_linger(LINGER);
+    function.set_release_delay(RELEASE_DELAY);
     function.write_config(2, &ENABLE.to_le_bytes());
     unmask(&function, 0..40);
     free(&function, 0..40);
-    assert_eq!((function.lingering(), device.in_use().0), (40, 40));
+    assert_eq!((function.expiring(), device.in_use().0), (40, 40));
     unmask(&function, 100..101);
-    assert_eq!((function.lingering(), device.in_use().0, function.unsettled()), (24, 25, 0));
+    assert_eq!((function.expiring(), device.in_use().0, function.failed_steps()), (24, 25, 0));
     unmask(&function, 101..140);
-    assert_eq!((function.lingering(), device.in_use().0, function.unsettled()), (0, 40, 0));
+    assert_eq!((function.expiring(), device.in_use().0, function.failed_steps()), (0, 40, 0));
 }
 
 #[test]
@@ -239,17 +239,21 @@ fn what_the_end_of_those_that_linger_does_not_cure_costs_16_of_them_at_a_time() 
     let budget = DeviceBudget::new(None);
     let router = Arc::new(FakeRouter::new(Failures::default()));
     let function = MsixFunction::new(layout, router, device).with_budget(Arc::clone(&budget));
-    function.set_linger(LINGER);
+    function.set_release_delay(RELEASE_DELAY);
     function.write_config(2, &ENABLE.to_le_bytes());
     unmask(&function, 0..80);
     free(&function, 0..80);
     budget.set_limit(Some(10));
     unmask(&function, 100..101);
-    assert_eq!((function.lingering(), function.unsettled()), (64, 1));
+    assert_eq!((function.expiring(), function.failed_steps()), (64, 1));
     unmask(&function, 101..102);
-    assert_eq!((function.lingering(), function.unsettled()), (48, 2));
+    assert_eq!((function.expiring(), function.failed_steps()), (48, 2));
     function.retry();
-    assert_eq!((function.lingering(), function.unsettled()), (0, 0), "a retry has its turns for all of them");
+    assert_eq!(
+        (function.expiring(), function.failed_steps()),
+        (0, 0),
+        "a retry has its turns for all of them"
+    );
 }
 
 #[test]

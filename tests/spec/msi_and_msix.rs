@@ -41,22 +41,22 @@ fn of_vectors_that_rise_together_the_first_has_the_first_claim_to_room() {
     fixture.router.set_capacity(1);
     raise_together(&fixture, 0..2);
     assert_eq!(fixture.raise(0), [message(0)]);
-    assert_eq!((fixture.raise(1), fixture.function.unsettled()), (vec![], 1));
+    assert_eq!((fixture.raise(1), fixture.function.failed_steps()), (vec![], 1));
 }
 
 #[test]
 fn of_vectors_that_userspace_delivers_the_busiest_has_the_first_claim_to_room() {
     for busiest in [0, 1, 2] {
         let fixture = Fixture::using([]);
-        let _relay = fixture.function.relay().unwrap();
+        let _relay = fixture.function.relay_fd().unwrap();
         fixture.router.set_capacity(0);
         raise_together(&fixture, 0..3);
         for vector in [0, 1, 2, busiest, busiest] {
             fixture.raise(vector);
-            fixture.function.deliver();
+            fixture.function.deliver_relayed();
             assert_eq!(fixture.delivered(), [message(vector)]);
         }
-        assert_eq!(fixture.function.busiest(), 3);
+        assert_eq!(fixture.function.max_relayed(), 3);
         fixture.router.set_capacity(1);
         fixture.function.retry();
         assert_eq!(fixture.raise(busiest), [message(busiest)], "by the kernel");

@@ -1,4 +1,4 @@
-//! The code of `concurrent.rs` and `table.rs` over the atomics of `shuttle`, which tries every order in which the steps of several
+//! The code of `registers.rs` and `table.rs` over the atomics of `shuttle`, which tries every order in which the steps of several
 //! threads can come. All steps are sequentially consistent, so their orders are all that can happen.
 //!
 //! The host is that of two vectors: what a domain makes of them, under the domain's lock.
@@ -14,15 +14,15 @@ use shuttle::{check_dfs, check_pct, thread};
 use super::{layout, regs};
 use crate::delivery::{Delivery, Touched, Vector};
 use crate::message::MsiMessage;
-use concurrent::ControlAndTable;
 use layout::TableSize;
+use registers::ControlAndTable;
 
 mod atomic {
     pub(super) use shuttle::sync::atomic::{AtomicU16, AtomicU64, AtomicUsize, Ordering};
 }
 
-#[path = "concurrent.rs"]
-mod concurrent;
+#[path = "registers.rs"]
+mod registers;
 #[path = "table.rs"]
 mod table;
 

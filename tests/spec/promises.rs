@@ -203,9 +203,9 @@ fn a_panic_in_a_stage_forgets_no_vector() {
     (0..8).for_each(|entry| unmask(&function, entry));
     stage.at.store(stage.seen.load(Ordering::SeqCst) + 3, Ordering::SeqCst);
     assert!(panics(|| function.write_config(2, &ENABLE.to_le_bytes())));
-    assert!(function.unsettled() > 0, "it is to be tried again");
+    assert!(function.failed_steps() > 0, "it is to be tried again");
     function.retry();
-    assert_eq!((function.report().live, function.unsettled()), (8, 0));
+    assert_eq!((function.report().live, function.failed_steps()), (8, 0));
 }
 
 #[test]
@@ -217,9 +217,9 @@ fn a_panic_in_a_detach_leaves_no_masked_vector_live() {
     (0..8).for_each(|entry| unmask(&function, entry));
     panic_once.store(true, Ordering::SeqCst);
     assert!(panics(|| function.write_config(2, &(ENABLE | FUNCTION_MASK).to_le_bytes())));
-    assert!(function.unsettled() > 0, "it is to be tried again");
+    assert!(function.failed_steps() > 0, "it is to be tried again");
     function.retry();
-    assert_eq!((function.report().live, function.unsettled()), (0, 0));
+    assert_eq!((function.report().live, function.failed_steps()), (0, 0));
 }
 
 #[test]
@@ -251,15 +251,15 @@ fn a_panic_in_a_bind_leaves_what_is_deferred_to_the_next_call() {
     hooked.on_bind = Box::new(move |_| on_bind());
     let router = Arc::new(FakeRouter::new(Failures::default()));
     let function = MsixFunction::new(layout(8), router, hooked);
-    function.growth().unwrap();
+    function.deferred_bind_fd().unwrap();
     function.write_config(2, &ENABLE.to_le_bytes());
     (0..8).for_each(|entry| unmask(&function, entry));
     panic_once.store(true, Ordering::SeqCst);
-    assert!(panics(|| function.grow()));
-    assert!(function.unsettled() > 0, "it is to be tried again");
+    assert!(panics(|| function.bind_deferred()));
+    assert!(function.failed_steps() > 0, "it is to be tried again");
     function.retry();
-    function.grow();
-    assert_eq!((function.report().live, function.unsettled()), (8, 0));
+    function.bind_deferred();
+    assert_eq!((function.report().live, function.failed_steps()), (8, 0));
 }
 
 /// Of two vCPUs that show a vector as masked, the second one's access does not return before the first one's has detached it.
