@@ -29,7 +29,7 @@ pub trait BarSlots: Send + Sync {
     fn let_go(&self) {}
     /// Tries again what the host refused.
     fn retry(&self);
-    /// A descriptor that lives as long as the slots, and is readable while [`BarSlots::deliver`] has something to do.
+    /// A descriptor that lives as long as the slots, and is readable while [`BarSlots::deliver_relayed`] has something to do.
     fn relay_fd(&self) -> Option<RawFd> {
         None
     }
