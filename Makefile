@@ -16,7 +16,7 @@ MUTANTS := $(TOOLS)/bin/cargo-mutants
 # What `make mutants` mutates, all of it or the k-th of n parts (SHARD=k/n), and what has to notice.
 FILES   ?= src/**/*.rs
 SHARD   ?=
-NOTICE  ?= --lib --test=spec --test=ims --test=idle --test=state --test=model --test=pool
+NOTICE  ?= --lib --test=spec --test=domain --test=ims --test=idle --test=state --test=model --test=pool
 T       ?= 60
 TURNS   ?= 4
 
@@ -31,10 +31,10 @@ run: build  ## boot a Linux guest with two passed-through devices and watch its 
 
 test: test-fast examples test-kvm test-lab test-linux  ## run every test that this machine can run, fast ones first
 
-test-fast:  ## unit tests, the specification's sentences, the reference model, the command line
+test-fast:  ## unit tests, the specification's sentences, the domain, the reference model, the command line
 	$(CARGO) test --release --workspace --lib --bins
 	$(CARGO) test --release --workspace --doc
-	$(CARGO) test --release --test spec --test ims --test idle --test state --test model --test pool --test docs
+	$(CARGO) test --release --test spec --test domain --test ims --test idle --test state --test model --test pool --test docs
 	$(CARGO) test --release -p vmm --test usage
 
 # Where /dev/kvm does not open, the same tests run in the lab host, with shorter storms: it is slow there.
@@ -71,7 +71,7 @@ test-linux: build  ## Linux guests with passed-through devices, on hosts with an
 test-arm64:  ## the crate's tests that need no KVM, built for arm64 and run under qemu-user; fetches 400 MB once
 	@echo "test-arm64: skipped, because they are for x86-64: the shuttle tests, tests/kvm_msix, tests/seccomp, tests/linux"
 	resources/arm64/run.sh env MODEL_CASES=200 POOL_CASES=200 cargo test --locked -p vm-msi --lib \
-		--test spec --test ims --test idle --test state --test model --test pool
+		--test spec --test domain --test ims --test idle --test state --test model --test pool
 
 build:
 	$(CARGO) build --release --workspace

@@ -1,4 +1,4 @@
-//! What drivers, firmware and kernels do to MSI-X, in the order in which they do it, on real KVM. `tests/spec/drivers.rs` has
+//! What drivers, firmware and kernels do to MSI-X, in the order in which they do it, on real KVM. `tests/domain/drivers.rs` has
 //! more of them, over fakes.
 
 use vm_msi::MsiMessage;

@@ -16,7 +16,8 @@ use vm_msi::testing::{Failures, FakeBackend, FakeRouter};
 use vm_msi::{DeviceBudget, MsixFunction, Vector};
 use vmm_sys_util::eventfd::EventFd;
 
-use crate::fixture::{ENABLE, FUNCTION_MASK, bar, is_readable};
+use crate::fixture::{ENABLE, FUNCTION_MASK, bar};
+use crate::host::is_readable;
 
 /// What the host was asked for so far, and when the guest had its turn.
 #[derive(Default)]

@@ -7,7 +7,8 @@ use vm_msi::MsixFunction;
 use vm_msi::msix::{Layout, TableSize};
 use vm_msi::testing::{Failures, FakeBackend, FakeRouter};
 
-use crate::fixture::{ENABLE, FUNCTION_MASK, Fixture, VECTORS, bar, is_readable, message};
+use crate::fixture::{ENABLE, FUNCTION_MASK, Fixture, VECTORS, bar, message};
+use crate::host::is_readable;
 
 /// MSI-X is on, and a thread requests host vectors: the test.
 fn fixture() -> Fixture {

@@ -1,5 +1,5 @@
-//! Accesses of every offset, width and value, also those that the specification leaves undefined: none stops
-//! the function, none reaches what is not its own.
+//! Accesses of every offset, width and value, and messages that no APIC accepts. The specification leaves most of them undefined.
+//! None stops the function, and none reaches registers that are not its own.
 
 use std::sync::Arc;
 
@@ -7,7 +7,7 @@ use vm_msi::msix::{Bar, Layout, Owner, TableSize};
 use vm_msi::testing::{Failures, FakeBackend, FakeRouter};
 use vm_msi::{MsixFunction, Vector};
 
-use crate::fixture::{ENABLE, Fixture, VECTORS, bar, message};
+use crate::fixture::{ENABLE, FUNCTION_MASK, Fixture, VECTORS, bar, message};
 
 const VALUES: [u8; 4] = [0x00, 0xff, 0xa5, 0x01];
 
@@ -97,4 +97,49 @@ fn table_and_pending_bits_at_the_same_offset_of_two_bars_are_told_apart() {
     assert_eq!(u32::from_le_bytes(data), 0xaaaa_aaaa, "the first register of the table");
     let owners: Vec<_> = layout.split(bar(4), 0x82f, 2).collect();
     assert_eq!(owners, [(Owner::Table(0x2f), 0..1), (Owner::Device(0x830), 1..2)]);
+}
+
+#[test]
+fn a_write_across_an_edge_of_message_control_changes_the_bytes_of_message_control() {
+    for (offset, data) in [(3, vec![0xc0, 0xff]), (1, vec![0xff, 0, 0xc0]), (1, vec![0, 0, 0xc0, 0xff, 0xff])]
+    {
+        let fixture = Fixture::after_reset();
+        fixture.function.write_config(offset, &data);
+        assert_eq!(fixture.control(), 0xc000 | (VECTORS - 1), "{data:x?} at {offset}");
+        assert_eq!((fixture.config(0) & 0xffff, fixture.config(4)), (0x11, 0x2000 | 2));
+    }
+    let fixture = Fixture::after_reset();
+    fixture.set_control(ENABLE | FUNCTION_MASK);
+    fixture.function.write_config(1, &[0xff, 0]);
+    assert_eq!(fixture.control() & 0xc000, 0xc000, "the low byte alone");
+}
+
+#[test]
+fn what_lies_beyond_the_pending_bits_reads_zero_and_is_not_asked_of_the_device() {
+    let fixture = Fixture::using([]);
+    for offset in [2048 / 8, 1 << 20, u64::from(u32::MAX) * 8, u64::MAX - 7] {
+        let mut data = [0xff; 8];
+        fixture.function.read_pba(offset, &mut data);
+        assert_eq!(data, [0; 8], "{offset:#x}");
+    }
+}
+
+#[test]
+fn what_lies_beyond_the_table_reads_zero_and_ignores_writes() {
+    let fixture = Fixture::after_reset();
+    fixture.set_register(VECTORS, 0, 0xffff_ffff);
+    let mut data = [0xff; 4];
+    fixture.function.read_table(u64::from(VECTORS) * 16, &mut data);
+    assert_eq!(data, [0; 4]);
+}
+
+#[test]
+fn a_message_that_no_apic_takes_is_not_sent_and_waits() {
+    let fixture = Fixture::using([3]);
+    // Vectors below 16 are the processor's exceptions.
+    fixture.set_register(3, 2, 0x0f);
+    assert_eq!(fixture.raise(3), []);
+    assert_eq!(fixture.function.report().counters.invalid_messages, 1);
+    fixture.set_register(3, 2, message(3).data);
+    assert_eq!(fixture.delivered(), [message(3)]);
 }

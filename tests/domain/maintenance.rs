@@ -11,7 +11,8 @@ use vm_msi::events::MaintenanceSubscriber;
 use vm_msi::maintenance::Requests;
 use vm_msi::{Maintenance, MsiMessage};
 
-use crate::fixture::{ENABLE, Fixture, is_readable, message};
+use crate::fixture::{ENABLE, Fixture, message};
+use crate::host::is_readable;
 
 /// How long a refused step waits for the next try.
 const RETRY: Duration = Duration::from_millis(100);
