@@ -21,7 +21,7 @@ T       ?= 60
 TURNS   ?= 4
 
 .DEFAULT_GOAL := help
-.PHONY: help build run test test-fast test-kvm test-lab test-linux test-arm64 examples api check-api compare bench bench-guest instructions check fuzz mutants lab provision clean
+.PHONY: help build run test test-fast test-kvm test-lab test-linux test-arm64 examples api check-api spec-table compare bench bench-guest instructions check fuzz mutants lab provision clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -98,6 +98,9 @@ LIST_API = RUSTC_BOOTSTRAP=1 $(API_TOOL) --package vm-msi --all-features -sss
 api: $(API_TOOL)  ## write the list of the crate's public items, resources/public-api.txt
 	$(LIST_API) >$(API).new || { rm -f $(API).new; exit 1; }
 	mv $(API).new $(API)
+
+spec-table:  ## write the list of the specification's sentences and their tests, docs/specification.md
+	SPEC_TABLE=write $(CARGO) test --release --test docs the_table_of_the_specification
 
 # The tool reads the rustdoc JSON of one compiler only. A change of the list is an intended one once `make api` has written it.
 check-api:

@@ -1,5 +1,8 @@
-//! The documents agree with the sources: each relative link leads somewhere, and each rule's function and test exist.
+//! The documents agree with the sources: each relative link leads somewhere, each rule's function and test exist, and
+//! `docs/specification.md` lists the tests of the specification.
 
+use std::collections::BTreeMap;
+use std::env;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -98,5 +101,90 @@ fn check(rule: &str, wrong: &mut Vec<String>) {
                 wrong.push(format!("{title}: no {} in {}", pair[0], pair[1]));
             }
         }
+    }
+}
+
+/// A test of the specification: its section by numbers, what the section requires, and the test's name.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Sentence {
+    section: Vec<u32>,
+    required: String,
+    test: String,
+}
+
+impl Sentence {
+    /// The doc comment is "PCIe r6 §7.7.2.2: what the section requires".
+    fn parse(doc: &str, test: String) -> Option<Self> {
+        let (section, required) = doc.strip_prefix("PCIe r6 §")?.split_once(": ")?;
+        let section = section.split('.').map(|number| number.parse().ok()).collect::<Option<_>>()?;
+        (!required.is_empty()).then(|| Self { section, required: required.to_string(), test })
+    }
+
+    fn row(&self) -> String {
+        let section: Vec<_> = self.section.iter().map(u32::to_string).collect();
+        format!("| §{} | {} | `{}` |\n", section.join("."), self.required, self.test)
+    }
+}
+
+/// The tests of a file of `tests/spec`, and the names of those whose doc comment does not name a section.
+fn sentences(module: &str, source: &str) -> (Vec<Sentence>, Vec<String>) {
+    let (mut found, mut unnamed) = (Vec::new(), Vec::new());
+    let (mut doc, mut is_test) = (Vec::new(), false);
+    for line in source.lines().map(str::trim) {
+        if let Some(text) = line.strip_prefix("///") {
+            doc.push(text.trim());
+        } else if line == "#[test]" {
+            is_test = true;
+        } else if !line.starts_with("#[") {
+            if is_test {
+                let name = line.trim_start_matches("fn ").split('(').next().unwrap_or_default();
+                let name = format!("{module}::{name}");
+                match Sentence::parse(&doc.join(" "), name.clone()) {
+                    Some(sentence) => found.push(sentence),
+                    None => unnamed.push(name),
+                }
+            }
+            (doc, is_test) = (Vec::new(), false);
+        }
+    }
+    (found, unnamed)
+}
+
+const TABLE_HEAD: &str = "# The specification, sentence by sentence
+
+`make spec-table` writes this page from the doc comments of `tests/spec`, and `tests/docs.rs` compares it. Each row is a requirement of the
+PCI Express Base Specification, revision 6, in this project's words, and the test that fails without it. Section 6.1.4 is about how
+MSI and MSI-X operate, 7.7.1 about the registers of MSI, and 7.7.2 about those of MSI-X. Rules of other sections are here if they decide
+what a function sends or what a write changes.
+
+| Section | Requirement | Test in `tests/spec` |
+|---|---|---|
+";
+
+/// Written instead of compared where `SPEC_TABLE=write`.
+#[test]
+fn the_table_of_the_specification_lists_every_test_with_its_section() {
+    let files = fs::read_dir(Path::new(ROOT).join("tests/spec")).unwrap().map(|entry| entry.unwrap().path());
+    let sources: BTreeMap<String, String> = files
+        .map(|path| {
+            let module = path.file_stem().unwrap().to_str().unwrap().to_string();
+            (module, fs::read_to_string(&path).unwrap())
+        })
+        .collect();
+    let (mut found, mut unnamed) = (Vec::new(), Vec::new());
+    for (module, source) in &sources {
+        let (sentences, others) = sentences(module, source);
+        found.extend(sentences);
+        unnamed.extend(others);
+    }
+    assert!(unnamed.is_empty(), "the doc comment does not begin with a section: {unnamed:#?}");
+    assert!(found.len() > 50, "{} tests", found.len());
+    found.sort();
+    let table = found.iter().fold(TABLE_HEAD.to_string(), |table, sentence| table + &sentence.row());
+    let path = Path::new(ROOT).join("docs/specification.md");
+    if env::var_os("SPEC_TABLE").is_some_and(|value| value == "write") {
+        fs::write(path, table).unwrap();
+    } else {
+        assert_eq!(fs::read_to_string(path).unwrap(), table, "`make spec-table` writes the new one");
     }
 }
