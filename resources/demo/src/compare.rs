@@ -2,15 +2,32 @@
 
 use std::process::ExitCode;
 
+use clap::Args;
 use guest::{Image, Machine, Monitor, Result, Session, Tools};
 use lab::{Cache, Refresh, Series};
 
-use crate::cli;
 use crate::screen::Screen;
 use crate::stage::Stage;
 
+/// Lost interrupts beside QEMU's.
+#[derive(Args, Clone)]
+pub(crate) struct CompareLosses {
+    /// The kernel of the emulated host.
+    #[arg(long, default_value_t = Series::V6_1)]
+    pub(crate) host: Series,
+    /// How often vector 0 rings at least.
+    #[arg(long, default_value_t = 10_000)]
+    pub(crate) rings: u64,
+    /// How often vector 0 rings at least under QEMU.
+    #[arg(long, default_value_t = 2_000)]
+    pub(crate) qemu_rings: u64,
+    /// vCPUs of the guest.
+    #[arg(long, default_value_t = 2)]
+    pub(crate) cpus: u32,
+}
+
 /// Vector 0 rings without pause while the others come and go.
-pub(crate) fn losses(cli: &cli::CompareLosses) -> Result<ExitCode> {
+pub(crate) fn losses(cli: &CompareLosses) -> Result<ExitCode> {
     let screen = Screen::new();
     let cache = Cache::open()?;
     lab::provision(&cache, &[cli.host, Series::V6_12], Refresh::Keep)?;

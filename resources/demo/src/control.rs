@@ -12,9 +12,10 @@ use std::process::ExitCode;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+use clap::Args;
 use guest::Line;
 use kvm_ioctls::Kvm;
-use lab::{Cache, Command, Config, Device, Lab, Refresh};
+use lab::{Cache, Command, Config, Device, Lab, Refresh, Series};
 use vfio_bindings::bindings::vfio::{VFIO_PCI_BAR0_REGION_INDEX, VFIO_PCI_CONFIG_REGION_INDEX};
 use vm_msi::vfio::{MsixFileOffsets, VfioMsix};
 use vm_msi::{Backend, Vector};
@@ -23,7 +24,6 @@ use vmm::vfio::container::Container;
 use vmm::vfio::region::Region;
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
-use crate::cli;
 use crate::screen::Screen;
 
 /// An event that has not come by then does not come.
@@ -31,8 +31,19 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// Vectors of the device.
 const VECTORS: u32 = 5;
 
+/// The control.
+#[derive(Args, Clone)]
+pub(crate) struct Control {
+    /// The kernel of the emulated host.
+    #[arg(long, default_value_t = Series::V6_1)]
+    pub(crate) host: Series,
+    /// In a lab host: drive the device at this address.
+    #[arg(long, hide = true)]
+    pub(crate) inside: Option<String>,
+}
+
 /// Boots a lab host with the device, and says what became of its events.
-pub(crate) fn run(cli: &cli::Control) -> guest::Result<ExitCode> {
+pub(crate) fn run(cli: &Control) -> guest::Result<ExitCode> {
     let screen = Screen::new();
     let cache = Cache::open()?;
     lab::provision(&cache, &[cli.host], Refresh::Keep)?;

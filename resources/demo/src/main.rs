@@ -5,6 +5,7 @@ mod cli;
 mod compare;
 mod control;
 mod messages;
+mod monitor;
 mod report;
 mod run;
 mod screen;

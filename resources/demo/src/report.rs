@@ -4,7 +4,6 @@ use std::fmt;
 
 use guest::{HostVectors, Result, Transcript};
 
-use crate::cli;
 use crate::stage::Stage;
 
 /// What became of one device's interrupts.
@@ -24,6 +23,13 @@ struct DeviceRow {
     lost: Option<u64>,
 }
 
+/// What the guest should have.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Expected {
+    /// Vectors of the doorbell, where the guest has one.
+    pub(crate) doorbell_vectors: Option<u16>,
+}
+
 /// The report.
 #[derive(Debug)]
 pub(crate) struct Report {
@@ -35,7 +41,7 @@ pub(crate) struct Report {
 impl Report {
     /// Puts it together from what guest, host and monitor said.
     pub(crate) fn new(
-        cli: &cli::Run,
+        expected: Expected,
         stage: &Stage,
         transcript: &Transcript,
         host_vectors: &[HostVectors],
@@ -56,8 +62,8 @@ impl Report {
         if report.devices.len() != stage.devices.len() {
             report.wrong.push("a device has no driver or no vectors in the guest".into());
         }
-        if cli.device.is_none() {
-            report.doorbell(cli, transcript)?;
+        if let Some(vectors) = expected.doorbell_vectors {
+            report.doorbell(vectors, transcript)?;
         }
         if let Some(routes) = monitor.map(|monitor| &monitor.routes) {
             let (used, published, commits) = (routes.in_use, routes.published, routes.commits);
@@ -181,7 +187,7 @@ impl Report {
         }
     }
 
-    fn doorbell(&mut self, cli: &cli::Run, transcript: &Transcript) -> Result<()> {
+    fn doorbell(&mut self, expected: u16, transcript: &Transcript) -> Result<()> {
         let line = transcript.line("doorbell")?;
         let (growth, vectors) = (line.value("growth")?, line.number("vectors")?);
         let (micros, slowest) = (line.number("grow_us")?, line.number("grow_max_us")?);
@@ -190,13 +196,13 @@ impl Report {
             "doorbell",
             format!(
                 "{vectors} of {} vectors, {growth}, in {:.1} ms (the slowest {:.1} ms)",
-                cli.vectors,
+                expected,
                 millis(micros),
                 millis(slowest)
             ),
         ));
-        if vectors != u64::from(cli.vectors) {
-            self.wrong.push(format!("the doorbell has {vectors} of {} vectors", cli.vectors));
+        if vectors != u64::from(expected) {
+            self.wrong.push(format!("the doorbell has {vectors} of {expected} vectors"));
         }
         if line.number("late")? > 0 {
             self.wrong

@@ -12,7 +12,7 @@ use super::figure::Readings;
 use super::piece::Piece;
 use super::sides::Sides;
 use super::work::Work;
-use crate::cli::Who;
+use crate::monitor::MonitorKind;
 use crate::stage::Stage;
 
 /// How long a shell may take to send a signal.
@@ -26,7 +26,7 @@ pub(super) struct Guests<'stage> {
 
 impl<'stage> Guests<'stage> {
     /// Boots one and then the other, this one first. The first has the first half of the devices.
-    pub(super) fn boot(stage: &'stage Stage, work: Work, image: &Image, first: Who) -> Result<Self> {
+    pub(super) fn boot(stage: &'stage Stage, work: Work, image: &Image, first: MonitorKind) -> Result<Self> {
         let shares = stage.devices.split_at(stage.devices.len() / 2);
         let mut signals = Signals::new(stage.host.lab()?)?;
         let sessions = Sides::make(first, |who, place| {
@@ -40,7 +40,7 @@ impl<'stage> Guests<'stage> {
     }
 
     /// The same piece under one and then under the other, this one first.
-    pub(super) fn pair(&mut self, piece: Piece, first: Who) -> Result<Sides<Readings>> {
+    pub(super) fn pair(&mut self, piece: Piece, first: MonitorKind) -> Result<Sides<Readings>> {
         let Self { sessions, signals } = self;
         Sides::make(first, |who, _| {
             let session = sessions.get_mut(who);

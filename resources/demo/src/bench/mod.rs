@@ -2,9 +2,8 @@
 //!
 //! The emulated host's speed changes by half within seconds, and it becomes slower from boot to boot. So there are two guests
 //! at the same time, and they do the same small [piece] of work one after the other, the next one in the other order,
-//! while the one that does not work [stands still](guests): a pair gives one ratio, and a figure is the median of all of
-//! them. Who boots first, and has the first of the devices, changes from turn to turn. Both do each piece once before it
-//! counts. Boots are pairs too, of one guest at a time.
+//! while the other guest [stands still](guests): a pair gives one ratio, and a figure is the median of all ratios. The monitor
+//! that boots first and has the first of the devices changes from turn to turn. Both do each piece once before it counts. Boots are pairs too, of one guest at a time.
 //!
 //! All times are the guest's own, but for the boot's. A run fails where a guest does, or where an interrupt of ours was lost;
 //! never for a time.
@@ -19,28 +18,40 @@ mod work;
 
 use std::process::ExitCode;
 
+use clap::Args;
 use guest::{Error, Image, Result, Session};
 use lab::{Cache, Refresh, Series};
 
-use crate::cli::{self, Who};
+use crate::monitor::MonitorKind;
 use crate::screen::Screen;
 use crate::stage::Stage;
 use figure::{Figure, NO_WORSE, Readings};
 use guests::Guests;
 use sides::{Sides, first};
 use table::Table;
-pub(crate) use work::Work;
+use work::{ROUNDS, VECTORS, Work};
 
-/// As many as the doorbell's register can name.
-const VECTORS: u16 = 256;
-/// How many rounds of pairs count in a turn. Few, as more boots tell more than more rounds: pairs of other guests differ more
-/// (seen: growth to 64 vectors in 0.42 to 0.57 of QEMU's time, as medians of the four boots of a run).
-const ROUNDS: usize = 4;
 /// How many lab hosts may stall in a run.
 const STALLS: usize = 3;
 
+/// Times in Linux guests, beside QEMU's.
+#[derive(Args, Clone)]
+pub(crate) struct BenchGuest {
+    /// What to measure: all of it, unless said otherwise.
+    #[arg(value_enum)]
+    pub(crate) work: Vec<Work>,
+    /// The kernel of the emulated host.
+    #[arg(long, default_value_t = Series::V6_12)]
+    pub(crate) host: Series,
+    /// How often guests boot for it, ours and QEMU's side by side: each time 4 pairs of most pieces
+    /// of work, 2 of long ones, and 1 of boots.
+    /// What differs between first and second is even after an even number.
+    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=100))]
+    pub(crate) turns: u32,
+}
+
 /// Measures, prints the table, and writes it for programs.
-pub(crate) fn run(cli: &cli::BenchGuest) -> Result<ExitCode> {
+pub(crate) fn run(cli: &BenchGuest) -> Result<ExitCode> {
     let cache = Cache::open()?;
     lab::provision(&cache, &[cli.host, Series::V6_12], Refresh::Keep)?;
     let all = if cli.work.is_empty() { Work::ALL.to_vec() } else { cli.work.clone() };
@@ -134,7 +145,7 @@ impl Bench {
     }
 
     /// Enters a pair, and shows it.
-    fn enter(&mut self, first: Who, pair: &Sides<Readings>) {
+    fn enter(&mut self, first: MonitorKind, pair: &Sides<Readings>) {
         self.table.enter(pair);
         for ((Figure { name, n, unit, .. }, ours), (_, qemu)) in
             pair.ours.values.iter().zip(&pair.qemu.values)
