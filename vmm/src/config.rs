@@ -14,7 +14,7 @@ use crate::layout;
 use crate::vfio::{HostDevice, Sysfs};
 
 /// The least memory that is worth trying: the boot structures and a kernel's header need the first MiB.
-const LEAST_MEMORY: u64 = 8 * layout::MIB;
+const MIN_MEMORY: u64 = 8 * layout::MIB;
 
 /// A run that can start.
 #[derive(Debug)]
@@ -76,7 +76,7 @@ impl Config {
         let sysfs = Sysfs::default();
         let vfio = sysfs.select(&args.vfio)?;
         let devices = args.device.iter();
-        let devices = devices.map(|device| device.resolve(|address| sysfs.select_apart(address, &vfio)));
+        let devices = devices.map(|device| device.resolve(|address| sysfs.select_mediated(address, &vfio)));
         Ok(Self {
             devices: devices.collect::<Result<_>>()?,
             vfio,
@@ -142,10 +142,10 @@ fn size_argument(bytes: u64) -> String {
 
 fn check_memory(size: MemorySize) -> Result<u64> {
     let MemorySize(bytes) = size;
-    if bytes < LEAST_MEMORY {
+    if bytes < MIN_MEMORY {
         return Err(Error::input(
             size_argument(bytes),
-            format!("a kernel needs {}M at least", LEAST_MEMORY / layout::MIB),
+            format!("a kernel needs {}M at least", MIN_MEMORY / layout::MIB),
         ));
     }
     if !bytes.is_multiple_of(4 * layout::KIB) {

@@ -20,10 +20,10 @@ pub enum Error {
         problem: String,
     },
     /// The host refused something.
-    #[error("{doing}: {source}")]
+    #[error("{context}: {source}")]
     Host {
         /// What was being done.
-        doing: String,
+        context: String,
         /// Why the host refused.
         source: Box<dyn StdError + Send + Sync>,
     },
@@ -40,7 +40,7 @@ impl Error {
 
     /// An input error as one of another argument, which means the same.
     #[must_use]
-    pub fn of_argument(self, argument: impl fmt::Display) -> Self {
+    pub fn with_argument(self, argument: impl fmt::Display) -> Self {
         match self {
             Self::Input { problem, .. } => Self::input(argument, problem),
             host @ Self::Host { .. } => host,
@@ -48,8 +48,8 @@ impl Error {
     }
 
     /// A host failure while `doing` something.
-    pub fn host(doing: impl fmt::Display, source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
-        Self::Host { doing: doing.to_string(), source: source.into() }
+    pub fn host(context: impl fmt::Display, source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
+        Self::Host { context: context.to_string(), source: source.into() }
     }
 
     /// The exit status of the process that ends with this error.
@@ -63,16 +63,16 @@ impl Error {
 }
 
 /// Adds what was being done to a failed host call.
-pub trait Doing<T> {
+pub trait Context<T> {
     /// Turns the error into a host failure while `doing` something.
     ///
     /// # Errors
     /// The host failure, when `self` is an error.
-    fn doing(self, doing: impl fmt::Display) -> Result<T>;
+    fn context(self, context: impl fmt::Display) -> Result<T>;
 }
 
-impl<T, E: Into<Box<dyn StdError + Send + Sync>>> Doing<T> for std::result::Result<T, E> {
-    fn doing(self, doing: impl fmt::Display) -> Result<T> {
-        self.map_err(|source| Error::host(doing, source))
+impl<T, E: Into<Box<dyn StdError + Send + Sync>>> Context<T> for std::result::Result<T, E> {
+    fn context(self, context: impl fmt::Display) -> Result<T> {
+        self.map_err(|source| Error::host(context, source))
     }
 }

@@ -1,7 +1,7 @@
 //! The event loop: everything that is not a vCPU's, on the main thread; and others beside it, for what may take long.
 //!
 //! Subscribers are added before the guest starts, or from other threads through event-manager's remote
-//! endpoint. The loop ends when the run's [`Ending`] has been said. Signals come in through sockets, one for
+//! endpoint. The loop ends when the run's [`ExitEvent`] has been said. Signals come in through sockets, one for
 //! each, so that they are events like all others: SIGTERM, SIGINT and SIGHUP end the run, SIGUSR1 asks for
 //! the report.
 
@@ -14,9 +14,9 @@ use std::thread::{Builder, JoinHandle};
 use event_manager::{EventManager, EventOps, EventSet, Events, MutEventSubscriber, SubscriberOps};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
 
-use crate::batch;
-use crate::error::{Doing, Result};
-use crate::outcome::{Ending, Outcome, PanicGuard};
+use crate::error::{Context, Result};
+use crate::outcome::{ExitEvent, Outcome, PanicGuard};
+use crate::sched;
 
 /// A subscriber of the event loop.
 pub type Subscriber = Arc<Mutex<dyn MutEventSubscriber + Send>>;
@@ -24,18 +24,18 @@ pub type Subscriber = Arc<Mutex<dyn MutEventSubscriber + Send>>;
 /// The loop.
 pub struct EventLoop {
     manager: EventManager<Subscriber>,
-    ending: Arc<Ending>,
+    exit_event: Arc<ExitEvent>,
 }
 
 impl EventLoop {
-    /// A loop that ends with `ending`.
+    /// A loop that ends with `exit_event`.
     ///
     /// # Errors
     /// The host's, when it has no epoll.
-    pub fn new(ending: Arc<Ending>) -> Result<Self> {
-        let mut manager = EventManager::<Subscriber>::new().doing("creating the event loop")?;
-        manager.add_subscriber(Arc::new(Mutex::new(EndWatcher(Arc::clone(&ending)))));
-        Ok(Self { manager, ending })
+    pub fn new(exit_event: Arc<ExitEvent>) -> Result<Self> {
+        let mut manager = EventManager::<Subscriber>::new().context("creating the event loop")?;
+        manager.add_subscriber(Arc::new(Mutex::new(EndWatcher(Arc::clone(&exit_event)))));
+        Ok(Self { manager, exit_event })
     }
 
     /// Adds a subscriber.
@@ -49,10 +49,10 @@ impl EventLoop {
     /// The host's, when epoll fails.
     pub fn run(mut self) -> Result<Outcome> {
         loop {
-            if let Some(outcome) = self.ending.take() {
+            if let Some(outcome) = self.exit_event.take() {
                 return Ok(outcome);
             }
-            self.manager.run().doing("waiting for events")?;
+            self.manager.run().context("waiting for events")?;
         }
     }
 }
@@ -60,7 +60,7 @@ impl EventLoop {
 /// A loop on a thread of its own, which the vCPUs' go before. Dropping it ends it.
 pub struct SideLoop {
     /// The loop's own, not the run's.
-    ending: Arc<Ending>,
+    exit_event: Arc<ExitEvent>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -69,27 +69,28 @@ impl SideLoop {
     ///
     /// # Errors
     /// The host's, when it refuses the thread or what a loop needs.
-    pub fn start(name: &str, subscriber: Subscriber, run: &Arc<Ending>) -> Result<Self> {
-        let ending = Ending::new()?;
-        let mut events = EventLoop::new(Arc::clone(&ending))?;
+    pub fn start(name: &str, subscriber: Subscriber, run: &Arc<ExitEvent>) -> Result<Self> {
+        let exit_event = ExitEvent::new()?;
+        let mut events = EventLoop::new(Arc::clone(&exit_event))?;
         events.add(subscriber);
-        let run = PanicGuard { ending: Arc::clone(run), doing: format!("running the thread for {name}") };
+        let run =
+            PanicGuard { exit_event: Arc::clone(run), context: format!("running the thread for {name}") };
         let serve = move || {
-            if let Err(error) = batch::let_others_go_first() {
+            if let Err(error) = sched::set_batch() {
                 tracing::info!("a thread beside the vcpus' goes no later than they: {error}");
             }
             if let Err(error) = events.run() {
-                run.ending.end(Outcome::Failed(error));
+                run.exit_event.signal(Outcome::Failed(error));
             }
         };
         let thread = Builder::new().name(name.to_owned()).spawn(serve);
-        Ok(Self { ending, thread: Some(thread.doing(format!("starting a thread for {name}"))?) })
+        Ok(Self { exit_event, thread: Some(thread.context(format!("starting a thread for {name}"))?) })
     }
 }
 
 impl Drop for SideLoop {
     fn drop(&mut self) {
-        self.ending.end(Outcome::PoweredOff);
+        self.exit_event.signal(Outcome::PoweredOff);
         if self.thread.take().is_some_and(|thread| thread.join().is_err()) {
             tracing::error!("the thread of an event loop panicked");
         }
@@ -97,20 +98,20 @@ impl Drop for SideLoop {
 }
 
 /// Wakes the loop up for the end; the loop itself looks what it is.
-struct EndWatcher(Arc<Ending>);
+struct EndWatcher(Arc<ExitEvent>);
 
 impl MutEventSubscriber for EndWatcher {
     fn process(&mut self, _events: Events, _ops: &mut EventOps) {}
 
     fn init(&mut self, ops: &mut EventOps) {
-        watch(ops, self.0.said());
+        watch(ops, self.0.eventfd());
     }
 }
 
 /// The signals that the VMM handles.
 pub struct Signals<R> {
     sockets: Vec<(i32, UnixStream)>,
-    ending: Arc<Ending>,
+    exit_event: Arc<ExitEvent>,
     report: R,
 }
 
@@ -119,15 +120,15 @@ impl<R: FnMut()> Signals<R> {
     ///
     /// # Errors
     /// The host's, when it has no socket or refuses the handler.
-    pub fn handle(ending: Arc<Ending>, report: R) -> Result<Self> {
+    pub fn handle(exit_event: Arc<ExitEvent>, report: R) -> Result<Self> {
         let mut sockets = Vec::new();
         for signal in [SIGTERM, SIGINT, SIGHUP, SIGUSR1] {
-            let (receiver, sender) = UnixStream::pair().doing("creating a signal's socket")?;
-            receiver.set_nonblocking(true).doing("creating a signal's socket")?;
-            signal_hook::low_level::pipe::register(signal, sender).doing("registering a signal")?;
+            let (receiver, sender) = UnixStream::pair().context("creating a signal's socket")?;
+            receiver.set_nonblocking(true).context("creating a signal's socket")?;
+            signal_hook::low_level::pipe::register(signal, sender).context("registering a signal")?;
             sockets.push((signal, receiver));
         }
-        Ok(Self { sockets, ending, report })
+        Ok(Self { sockets, exit_event, report })
     }
 }
 
@@ -142,7 +143,7 @@ impl<R: FnMut()> MutEventSubscriber for Signals<R> {
         }
         match *signal {
             SIGUSR1 => (self.report)(),
-            signal => self.ending.end(Outcome::Stopped(signal)),
+            signal => self.exit_event.signal(Outcome::Stopped(signal)),
         }
     }
 
@@ -188,7 +189,7 @@ mod tests {
 
     impl MutEventSubscriber for Tells {
         fn process(&mut self, _events: Events, _ops: &mut EventOps) {
-            let _ = self.1.send(batch::tests::policy());
+            let _ = self.1.send(sched::tests::policy());
         }
 
         fn init(&mut self, ops: &mut EventOps) {
@@ -198,7 +199,7 @@ mod tests {
 
     #[test]
     fn a_thread_beside_the_vcpus_lets_them_go_first() {
-        let (run, ready) = (Ending::new().unwrap(), EventFd::new(EFD_NONBLOCK).unwrap());
+        let (run, ready) = (ExitEvent::new().unwrap(), EventFd::new(EFD_NONBLOCK).unwrap());
         let (tells, told) = mpsc::channel();
         ready.write(1).unwrap();
         let _side = SideLoop::start("a test", Arc::new(Mutex::new(Tells(ready, tells))), &run).unwrap();
@@ -207,17 +208,17 @@ mod tests {
 
     #[test]
     fn a_thread_that_fails_ends_the_run_and_one_that_is_not_needed_any_more_does_not() {
-        let (run, ready) = (Ending::new().unwrap(), EventFd::new(EFD_NONBLOCK).unwrap());
+        let (run, ready) = (ExitEvent::new().unwrap(), EventFd::new(EFD_NONBLOCK).unwrap());
         let start = || {
             let subscriber = Arc::new(Mutex::new(Panics(ready.try_clone().unwrap())));
             SideLoop::start("a test", subscriber, &run).unwrap()
         };
         drop(start());
-        assert!(!run.is_said());
+        assert!(!run.is_signalled());
         let _failing = start();
         ready.write(1).unwrap();
         let start = Instant::now();
-        while !run.is_said() && start.elapsed() < Duration::from_secs(20) {
+        while !run.is_signalled() && start.elapsed() < Duration::from_secs(20) {
             std::thread::sleep(Duration::from_millis(1));
         }
         assert!(matches!(run.take(), Some(Outcome::Failed(_))));
@@ -225,13 +226,13 @@ mod tests {
 
     #[test]
     fn signals_report_and_end() {
-        let ending = Ending::new().unwrap();
-        let mut events = EventLoop::new(Arc::clone(&ending)).unwrap();
+        let exit_event = ExitEvent::new().unwrap();
+        let mut events = EventLoop::new(Arc::clone(&exit_event)).unwrap();
         let reports = Arc::new(AtomicU32::new(0));
-        let (count, end) = (Arc::clone(&reports), Arc::clone(&ending));
-        let signals = Signals::handle(ending, move || {
+        let (count, end) = (Arc::clone(&reports), Arc::clone(&exit_event));
+        let signals = Signals::handle(exit_event, move || {
             count.fetch_add(1, Ordering::SeqCst);
-            end.end(Outcome::PoweredOff);
+            end.signal(Outcome::PoweredOff);
         });
         events.add(Arc::new(Mutex::new(signals.unwrap())));
         signal_hook::low_level::raise(SIGUSR1).unwrap();

@@ -18,7 +18,7 @@ use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use crate::cli::IrqChip;
 use crate::devices::ioapic::Ioapic;
-use crate::error::{Doing, Result};
+use crate::error::{Context, Result};
 use crate::layout;
 
 /// The interrupt controllers of a VM.
@@ -36,23 +36,25 @@ impl Controllers {
     /// The host's, when KVM refuses them.
     pub fn new(vm: &Arc<VmFd>, place: IrqChip, cpus: u8) -> Result<Self> {
         // VMX hosts without unrestricted guest run real mode on these pages; the others ignore them.
-        let tss = usize::try_from(layout::KVM_TSS).doing("placing the task state")?;
-        vm.set_identity_map_address(layout::KVM_IDENTITY_MAP).doing("placing the identity map")?;
-        vm.set_tss_address(tss).doing("placing the task state")?;
+        let tss = usize::try_from(layout::KVM_TSS).context("placing the task state")?;
+        vm.set_identity_map_address(layout::KVM_IDENTITY_MAP).context("placing the identity map")?;
+        vm.set_tss_address(tss).context("placing the task state")?;
         let irqchip = match place {
             IrqChip::Kernel => {
-                vm.create_irq_chip().doing("creating the interrupt controllers")?;
+                vm.create_irq_chip().context("creating the interrupt controllers")?;
                 Irqchip::Kernel
             }
             IrqChip::Split => {
                 let mut split = kvm_enable_cap { cap: KVM_CAP_SPLIT_IRQCHIP, ..Default::default() };
                 split.args[0] = layout::IOAPIC_PINS.into();
-                vm.enable_cap(&split).doing("splitting the interrupt controllers (KVM_CAP_SPLIT_IRQCHIP)")?;
+                vm.enable_cap(&split)
+                    .context("splitting the interrupt controllers (KVM_CAP_SPLIT_IRQCHIP)")?;
                 Irqchip::Split
             }
         };
         let ids = destination_ids(vm)?;
-        let router = KvmRouter::new(Arc::clone(vm), irqchip, cpus.into(), ids).doing("asking for routes")?;
+        let router =
+            KvmRouter::new(Arc::clone(vm), irqchip, cpus.into(), ids).context("asking for routes")?;
         let router = Arc::new(router);
         let ioapic = (irqchip == Irqchip::Split).then(|| Arc::new(Ioapic::new(router.clone())));
         Ok(Self { vm: Arc::clone(vm), router, ioapic })
@@ -78,8 +80,8 @@ impl Controllers {
         if let Some(ioapic) = &self.ioapic {
             return Ok(Line::Ioapic(Arc::clone(ioapic), gsi));
         }
-        let eventfd = EventFd::new(EFD_NONBLOCK).doing("creating an eventfd")?;
-        self.vm.register_irqfd(&eventfd, gsi).doing(format!("attaching an irqfd to GSI {gsi}"))?;
+        let eventfd = EventFd::new(EFD_NONBLOCK).context("creating an eventfd")?;
+        self.vm.register_irqfd(&eventfd, gsi).context(format!("attaching an irqfd to GSI {gsi}"))?;
         Ok(Line::Irqfd(eventfd))
     }
 }
@@ -94,7 +96,7 @@ fn destination_ids(vm: &VmFd) -> Result<DestinationIds> {
     }
     let enable =
         kvm_enable_cap { cap: KVM_CAP_X2APIC_API, args: [API.into(), 0, 0, 0], ..Default::default() };
-    vm.enable_cap(&enable).doing("enabling 32-bit APIC IDs (KVM_CAP_X2APIC_API)")?;
+    vm.enable_cap(&enable).context("enabling 32-bit APIC IDs (KVM_CAP_X2APIC_API)")?;
     Ok(DestinationIds::Extended)
 }
 

@@ -2,7 +2,6 @@
 //!
 //! The binary is a thin entry over this library, so that every part can be tested on its own.
 
-mod batch;
 pub mod boot;
 pub mod cli;
 pub mod config;
@@ -20,6 +19,7 @@ pub mod memory;
 pub mod outcome;
 pub mod pci;
 pub mod report;
+mod sched;
 pub mod serial;
 pub mod vcpu;
 pub mod vfio;

@@ -7,7 +7,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 /// For so many descriptors there is room from the beginning, 64 KiB of the kernel's memory: four devices that use each of
 /// 2048 vectors.
-const ROOM: i32 = 8192;
+const FD_TABLE_SIZE: i32 = 8192;
 
 /// Lets the process open as many files as its hard limit allows: each interrupt vector that a guest uses is one, and
 /// shells set a soft limit of 1024. Where that fails, vectors beyond the limit are held, and the report says why.
@@ -17,8 +17,8 @@ const ROOM: i32 = 8192;
 /// (`expand_fdtable`, Linux fs/file.c). An interrupt that the guest waits for would wait too: 20 ms were seen.
 pub fn raise_open_files() {
     raise_limit();
-    if let Err(error) = make_room() {
-        tracing::info!("no room for {ROOM} descriptors beforehand: {error}");
+    if let Err(error) = grow_fd_table() {
+        tracing::info!("no room for {FD_TABLE_SIZE} descriptors beforehand: {error}");
     }
 }
 
@@ -32,9 +32,9 @@ fn raise_limit() {
 }
 
 /// A descriptor with a high number, which is closed at once: the table stays as large.
-fn make_room() -> std::io::Result<()> {
+fn grow_fd_table() -> std::io::Result<()> {
     let limit = getrlimit(Resource::Nofile).current.and_then(|limit| i32::try_from(limit).ok());
-    let last = limit.unwrap_or(i32::MAX).min(ROOM).saturating_sub(1);
+    let last = limit.unwrap_or(i32::MAX).min(FD_TABLE_SIZE).saturating_sub(1);
     drop(fcntl_dupfd_cloexec(File::open("/dev/null")?, last)?);
     Ok(())
 }
@@ -49,6 +49,6 @@ mod tests {
         let status = std::fs::read_to_string("/proc/self/status").unwrap();
         let room = status.lines().find_map(|line| line.strip_prefix("FDSize:")).unwrap();
         let limit = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
-        assert!(room.trim().parse::<u64>().unwrap() >= limit.min(ROOM as u64), "{room}");
+        assert!(room.trim().parse::<u64>().unwrap() >= limit.min(FD_TABLE_SIZE as u64), "{room}");
     }
 }

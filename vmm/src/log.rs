@@ -19,9 +19,9 @@ use tracing_subscriber::layer::{Context, Filter, Layer, SubscriberExt};
 use tracing_subscriber::util::SubscriberInitExt;
 
 /// Lines of a kind that may come at once.
-const ROOM: u32 = 16;
+const BURST: u32 = 16;
 /// How long it takes until there is room for one more.
-const PAUSE: Duration = Duration::from_secs(1);
+const REFILL: Duration = Duration::from_secs(1);
 
 /// From now on what is said up to this level is on standard error.
 pub fn start(level: LevelFilter) {
@@ -30,16 +30,16 @@ pub fn start(level: LevelFilter) {
         .with_ansi(io::stderr().is_terminal())
         .with_target(false)
         .with_timer(uptime());
-    tracing_subscriber::registry().with(lines.with_filter(level.and(Moderation::default()))).init();
+    tracing_subscriber::registry().with(lines.with_filter(level.and(RateLimit::default()))).init();
 }
 
 /// Leaves out lines of kinds of which too many come.
 #[derive(Default)]
-struct Moderation {
-    kinds: Mutex<HashMap<Identifier, Kind>>,
+struct RateLimit {
+    buckets: Mutex<HashMap<Identifier, TokenBucket>>,
 }
 
-impl<S: Subscriber> Filter<S> for Moderation {
+impl<S: Subscriber> Filter<S> for RateLimit {
     fn enabled(&self, _: &Metadata<'_>, _: &Context<'_, S>) -> bool {
         true
     }
@@ -54,9 +54,9 @@ impl<S: Subscriber> Filter<S> for Moderation {
             return true;
         }
         let now = Instant::now();
-        let mut kinds = self.kinds.lock().unwrap_or_else(PoisonError::into_inner);
-        let kind = kinds.entry(event.metadata().callsite()).or_insert_with(|| Kind::new(now));
-        match kind.admit(now) {
+        let mut buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
+        let bucket = buckets.entry(event.metadata().callsite()).or_insert_with(|| TokenBucket::new(now));
+        match bucket.admit(now) {
             Some(0) => true,
             Some(left_out) => {
                 // Nobody is left to be told that standard error takes nothing.
@@ -69,28 +69,28 @@ impl<S: Subscriber> Filter<S> for Moderation {
 }
 
 /// A kind of line.
-struct Kind {
-    room: u32,
+struct TokenBucket {
+    tokens: u32,
     /// When there was room for one more the last time.
     since: Instant,
     left_out: u64,
 }
 
-impl Kind {
+impl TokenBucket {
     fn new(now: Instant) -> Self {
-        Self { room: ROOM, since: now, left_out: 0 }
+        Self { tokens: BURST, since: now, left_out: 0 }
     }
 
     /// How many were left out before this line, which is to be said; none where it is left out too.
     fn admit(&mut self, now: Instant) -> Option<u64> {
-        let pauses = now.saturating_duration_since(self.since).as_secs() / PAUSE.as_secs();
-        if pauses > 0 {
-            self.room = self.room.saturating_add(u32::try_from(pauses).unwrap_or(ROOM)).min(ROOM);
+        let refills = now.saturating_duration_since(self.since).as_secs() / REFILL.as_secs();
+        if refills > 0 {
+            self.tokens = self.tokens.saturating_add(u32::try_from(refills).unwrap_or(BURST)).min(BURST);
             self.since = now;
         }
-        match self.room.checked_sub(1) {
-            Some(room) => {
-                self.room = room;
+        match self.tokens.checked_sub(1) {
+            Some(tokens) => {
+                self.tokens = tokens;
                 Some(std::mem::take(&mut self.left_out))
             }
             None => {
@@ -110,15 +110,15 @@ mod tests {
     #[test]
     fn of_a_kind_some_lines_come_at_once_and_then_one_a_second_with_the_number_left_out() {
         let start = Instant::now();
-        let mut kind = Kind::new(start);
-        let mut admit = |ms| kind.admit(start + Duration::from_millis(ms));
-        assert!((0..ROOM).all(|_| admit(0) == Some(0)));
+        let mut bucket = TokenBucket::new(start);
+        let mut admit = |ms| bucket.admit(start + Duration::from_millis(ms));
+        assert!((0..BURST).all(|_| admit(0) == Some(0)));
         assert_eq!([admit(1), admit(999)], [None, None]);
         assert_eq!([admit(1000), admit(1001)], [Some(2), None]);
         assert_eq!([admit(4000), admit(4000), admit(4000), admit(4000)], [Some(1), Some(0), Some(0), None]);
         let long_after = 1 << 45;
         assert_eq!(admit(long_after), Some(1));
-        assert!((1..ROOM).all(|_| admit(long_after) == Some(0)) && admit(long_after).is_none());
+        assert!((1..BURST).all(|_| admit(long_after) == Some(0)) && admit(long_after).is_none());
     }
 
     /// Where lines of a test go.
@@ -137,7 +137,7 @@ mod tests {
 
     #[test]
     fn what_nobody_asked_for_is_not_asked_about() {
-        let filter = LevelFilter::WARN.and(Moderation::default());
+        let filter = LevelFilter::WARN.and(RateLimit::default());
         let hint = Filter::<tracing_subscriber::Registry>::max_level_hint(&filter);
         assert_eq!(hint, Some(LevelFilter::WARN));
     }
@@ -147,7 +147,7 @@ mod tests {
         let lines = Lines::default();
         let writer = lines.clone();
         let layer = tracing_subscriber::fmt::layer().with_writer(move || writer.clone());
-        let filter = LevelFilter::DEBUG.and(Moderation::default());
+        let filter = LevelFilter::DEBUG.and(RateLimit::default());
         tracing::subscriber::with_default(
             tracing_subscriber::registry().with(layer.with_filter(filter)),
             || {
@@ -162,7 +162,7 @@ mod tests {
         let count = |what| lines.matches(what).count();
         assert_eq!(
             (count("refused"), count("looked at"), count("another")),
-            (ROOM as usize, 100, 1),
+            (BURST as usize, 100, 1),
             "{lines}"
         );
     }

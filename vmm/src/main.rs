@@ -15,7 +15,7 @@ use vmm::vm::Vm;
 fn main() -> ExitCode {
     let args = Args::parse();
     log::start(args.log_level.into());
-    terminal::give_back_on_panic();
+    terminal::restore_on_panic();
     let outcome = run(&args).unwrap_or_else(Outcome::Failed);
     match &outcome {
         Outcome::Failed(error) => eprintln!("vmm: {error}"),

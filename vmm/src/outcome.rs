@@ -1,6 +1,6 @@
 //! How a run ends: said once, by whoever knows first, and heard by the event loop.
 //!
-//! vCPU threads, devices and the event loop share one [`Ending`]. The first [`Outcome`] stays; later ones are
+//! vCPU threads, devices and the event loop share one [`ExitEvent`]. The first [`Outcome`] stays; later ones are
 //! consequences of it. Its lock is held for no system call.
 
 use std::fmt;
@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
-use crate::error::{Doing, Error, Result};
+use crate::error::{Context, Error, Result};
 
 /// How a run ended.
 #[derive(Debug)]
@@ -63,27 +63,27 @@ impl Outcome {
 
 /// The place where the first outcome is kept.
 #[derive(Debug)]
-pub struct Ending {
+pub struct ExitEvent {
     outcome: Mutex<Option<Outcome>>,
-    is_said: AtomicBool,
-    said: EventFd,
+    is_signalled: AtomicBool,
+    eventfd: EventFd,
 }
 
-impl Ending {
+impl ExitEvent {
     /// Nothing has ended yet.
     ///
     /// # Errors
     /// The host's, when it has no eventfd.
     pub fn new() -> Result<Arc<Self>> {
-        let said = EventFd::new(EFD_NONBLOCK).doing("creating an eventfd")?;
-        Ok(Arc::new(Self { outcome: Mutex::new(None), is_said: AtomicBool::new(false), said }))
+        let eventfd = EventFd::new(EFD_NONBLOCK).context("creating an eventfd")?;
+        Ok(Arc::new(Self { outcome: Mutex::new(None), is_signalled: AtomicBool::new(false), eventfd }))
     }
 
     /// Ends the run with `outcome`, unless it has ended already.
-    pub fn end(&self, outcome: Outcome) {
+    pub fn signal(&self, outcome: Outcome) {
         self.outcome.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(outcome);
-        self.is_said.store(true, Ordering::Release);
-        if let Err(error) = self.said.write(1)
+        self.is_signalled.store(true, Ordering::Release);
+        if let Err(error) = self.eventfd.write(1)
             && error.kind() != io::ErrorKind::WouldBlock
         {
             tracing::error!("the event loop cannot be told of the end: {error}");
@@ -92,14 +92,14 @@ impl Ending {
 
     /// Whether the run has ended.
     #[must_use]
-    pub fn is_said(&self) -> bool {
-        self.is_said.load(Ordering::Acquire)
+    pub fn is_signalled(&self) -> bool {
+        self.is_signalled.load(Ordering::Acquire)
     }
 
     /// Readable once the run has ended.
     #[must_use]
-    pub fn said(&self) -> &EventFd {
-        &self.said
+    pub fn eventfd(&self) -> &EventFd {
+        &self.eventfd
     }
 
     /// The outcome, if there is one; it is given once.
@@ -113,15 +113,15 @@ impl Ending {
 #[derive(Debug)]
 pub struct PanicGuard {
     /// The run.
-    pub ending: Arc<Ending>,
+    pub exit_event: Arc<ExitEvent>,
     /// What the thread does.
-    pub doing: String,
+    pub context: String,
 }
 
 impl Drop for PanicGuard {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            self.ending.end(Outcome::Failed(Error::host(&self.doing, "its thread panicked")));
+            self.exit_event.signal(Outcome::Failed(Error::host(&self.context, "its thread panicked")));
         }
     }
 }
@@ -132,12 +132,12 @@ mod tests {
 
     #[test]
     fn the_first_outcome_stays() {
-        let ending = Ending::new().unwrap();
-        assert!(ending.take().is_none());
-        ending.end(Outcome::PoweredOff);
-        ending.end(Outcome::Stopped(15));
-        assert_eq!(ending.said().read().unwrap(), 2);
-        assert!(matches!(ending.take(), Some(Outcome::PoweredOff)));
+        let exit_event = ExitEvent::new().unwrap();
+        assert!(exit_event.take().is_none());
+        exit_event.signal(Outcome::PoweredOff);
+        exit_event.signal(Outcome::Stopped(15));
+        assert_eq!(exit_event.eventfd().read().unwrap(), 2);
+        assert!(matches!(exit_event.take(), Some(Outcome::PoweredOff)));
     }
 
     #[test]

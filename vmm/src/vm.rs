@@ -16,20 +16,21 @@ use crate::boot::{self, loader};
 use crate::cli::SerialTarget;
 use crate::config::Config;
 use crate::devices::power::{AcpiPower, ConfigPorts, I8042};
-use crate::error::{Doing, Result};
+use crate::error::{Context, Result};
 use crate::events::{EventLoop, SideLoop, Signals};
 use crate::host;
 use crate::interrupts::Controllers;
 use crate::layout;
 use crate::memory::{GuestMemory, Slots};
-use crate::outcome::{Ending, Outcome};
+use crate::outcome::{ExitEvent, Outcome};
 use crate::pci::{Root, Windows};
 use crate::report::{Reporter, Target};
 use crate::serial::input::{Input, Source};
 use crate::serial::terminal::RawMode;
 use crate::serial::{Flusher, Port};
 use crate::vcpu::cpuid::Cpuid;
-use crate::vcpu::{Shared, Threads, Vcpu};
+use crate::vcpu::thread::Threads;
+use crate::vcpu::{Shared, Vcpu};
 use crate::{ims, vfio, virtio};
 
 /// A machine that is ready to start.
@@ -37,7 +38,7 @@ pub struct Vm {
     vcpus: Vec<Vcpu>,
     events: EventLoop,
     side_loops: Vec<SideLoop>,
-    ending: Arc<Ending>,
+    exit_event: Arc<ExitEvent>,
     root: Arc<Root>,
     router: Arc<KvmRouter>,
     budget: Arc<VmBudget>,
@@ -54,11 +55,11 @@ impl Vm {
     /// The host's, or an input error that only shows now: a kernel that does not fit.
     pub fn new(mut config: Config) -> Result<Self> {
         let kvm = host::open(config.cpus)?;
-        let vm = Arc::new(kvm.create_vm().doing("creating a VM")?);
+        let vm = Arc::new(kvm.create_vm().context("creating a VM")?);
         let slots = Slots::new(Arc::clone(&vm));
         let memory = GuestMemory::new(config.memory, &slots)?;
-        let ending = Ending::new()?;
-        let mut events = EventLoop::new(Arc::clone(&ending))?;
+        let exit_event = ExitEvent::new()?;
+        let mut events = EventLoop::new(Arc::clone(&exit_event))?;
         let mut side_loops = Vec::new();
         let interrupts = Controllers::new(&vm, config.irqchip, config.cpus)?;
         let cpuid = Cpuid::supported(&kvm, interrupts.router().destination_ids())?;
@@ -84,8 +85,8 @@ impl Vm {
         let devices = vfio::attach(&config.vfio, machine)?;
         if !devices.is_empty() {
             events.add(Arc::new(Mutex::new(vfio::DeviceEvents::new(&devices)?)));
-            let upkeep = Arc::new(Mutex::new(vfio::Upkeep::new(&devices)?));
-            side_loops.push(SideLoop::start("host vectors", upkeep, &ending)?);
+            let maintenance = Arc::new(Mutex::new(vfio::Maintenance::new(&devices)?));
+            side_loops.push(SideLoop::start("host vectors", maintenance, &exit_event)?);
         }
         if config.rng {
             let machine = virtio::Machine {
@@ -105,12 +106,12 @@ impl Vm {
         };
         let devices = ims::attach(&config.devices, machine)?;
         if !devices.is_empty() {
-            let upkeep = Arc::new(Mutex::new(ims::Upkeep::new(devices.clone())?));
-            side_loops.push(SideLoop::start("interrupt stores", upkeep, &ending)?);
+            let maintenance = Arc::new(Mutex::new(ims::Maintenance::new(devices.clone())?));
+            side_loops.push(SideLoop::start("interrupt stores", maintenance, &exit_event)?);
             events.add(Arc::new(Mutex::new(ims::DeviceEvents::new(devices)?)));
         }
-        let serial = Port::new(&config.serial, interrupts.line(layout::COM1_GSI)?, Arc::clone(&ending))?;
-        let buses = buses(&root, pci_mmio64.as_ref(), &serial, &ending, &interrupts)?;
+        let serial = Port::new(&config.serial, interrupts.line(layout::COM1_GSI)?, Arc::clone(&exit_event))?;
+        let buses = buses(&root, pci_mmio64.as_ref(), &serial, &exit_event, &interrupts)?;
 
         tracing::debug!("machine built");
         let mut entry = loader::load_kernel(memory.memory(), &config.kernel, config.unpack)?;
@@ -118,11 +119,11 @@ impl Vm {
             loader::load_initrd(memory.memory(), initrd, &mut entry)?;
         }
         tracing::debug!("kernel and initrd loaded");
-        boot::reset_vector::write(memory.memory())?;
+        boot::write_reset_vector(memory.memory())?;
         let rsdp = boot::acpi::write(memory.memory(), &Machine { cpus: config.cpus, pci_mmio64 })?;
         boot::params::write(memory.memory(), &entry, &config.cmdline, rsdp)?;
 
-        let shared = Shared { buses: Arc::new(buses), ending: Arc::clone(&ending) };
+        let shared = Shared { buses: Arc::new(buses), exit_event: Arc::clone(&exit_event) };
         let vcpus = (0..config.cpus)
             .map(|index| Vcpu::new(&vm, index, &cpuid.for_vcpu(index, config.cpus)?, shared.clone()));
         let vcpus = vcpus.collect::<Result<Vec<_>>>()?;
@@ -133,7 +134,7 @@ impl Vm {
             vcpus,
             events,
             side_loops,
-            ending,
+            exit_event,
             root,
             router: Arc::clone(interrupts.router()),
             budget,
@@ -155,7 +156,7 @@ impl Vm {
             root: Arc::clone(&self.root),
         });
         let on_signal = reporter.clone();
-        let signals = Signals::handle(Arc::clone(&self.ending), move || match &on_signal {
+        let signals = Signals::handle(Arc::clone(&self.exit_event), move || match &on_signal {
             Some(reporter) => reporter.write(),
             None => tracing::warn!("SIGUSR1: no --report to write"),
         })?;
@@ -164,9 +165,9 @@ impl Vm {
         self.events.add(Arc::new(Mutex::new(Flusher(Arc::clone(&self.serial)))));
         let terminal = match self.serial_target {
             SerialTarget::Stdio => {
-                let terminal = RawMode::enter().doing("putting the terminal in raw mode")?;
+                let terminal = RawMode::enter().context("putting the terminal in raw mode")?;
                 let source = if terminal.is_some() { Source::Terminal } else { Source::Stream };
-                let input = Input::new(Arc::clone(&self.serial), source, Arc::clone(&self.ending));
+                let input = Input::new(Arc::clone(&self.serial), source, Arc::clone(&self.exit_event));
                 self.events.add(Arc::new(Mutex::new(input)));
                 terminal
             }
@@ -192,28 +193,28 @@ fn buses(
     root: &Arc<Root>,
     pci_mmio64: Option<&Range<u64>>,
     serial: &Arc<Port>,
-    ending: &Arc<Ending>,
+    exit_event: &Arc<ExitEvent>,
     interrupts: &Controllers,
 ) -> Result<IoManager> {
     let mut buses = IoManager::new();
     let mut ports = |ports: RangeInclusive<u16>, device| {
-        let doing = format!("placing a device at port {:#x}", ports.start());
-        let length = u16::try_from(ports.len()).doing(&doing)?;
-        let range = PioRange::new(PioAddress(*ports.start()), length).doing(&doing)?;
-        buses.register_pio(range, device).doing(doing)
+        let context = format!("placing a device at port {:#x}", ports.start());
+        let length = u16::try_from(ports.len()).context(&context)?;
+        let range = PioRange::new(PioAddress(*ports.start()), length).context(&context)?;
+        buses.register_pio(range, device).context(context)
     };
-    let config_ports = ConfigPorts { pci: root.config_ports(), ending: Arc::clone(ending) };
+    let config_ports = ConfigPorts { pci: root.config_ports(), exit_event: Arc::clone(exit_event) };
     ports(inclusive(&layout::COM1_PORTS), Arc::clone(serial) as _)?;
-    ports(inclusive(&layout::I8042_PORTS), Arc::new(I8042(Arc::clone(ending))))?;
-    ports(inclusive(&layout::ACPI_POWER_PORTS), Arc::new(AcpiPower(Arc::clone(ending))))?;
+    ports(inclusive(&layout::I8042_PORTS), Arc::new(I8042(Arc::clone(exit_event))))?;
+    ports(inclusive(&layout::ACPI_POWER_PORTS), Arc::new(AcpiPower(Arc::clone(exit_event))))?;
     ports(inclusive(&layout::PCI_CONFIG_PORTS), Arc::new(config_ports))?;
     ports(layout::PCI_PIO, root.pio())?;
 
     let mut memory = |range: &Range<u64>, device| {
-        let doing = format!("placing a device at address {:#x}", range.start);
-        let range =
-            MmioRange::new(MmioAddress(range.start), range.end.saturating_sub(range.start)).doing(&doing)?;
-        buses.register_mmio(range, device).doing(doing)
+        let context = format!("placing a device at address {:#x}", range.start);
+        let range = MmioRange::new(MmioAddress(range.start), range.end.saturating_sub(range.start))
+            .context(&context)?;
+        buses.register_mmio(range, device).context(context)
     };
     memory(&layout::PCI_ECAM, root.ecam())?;
     memory(&layout::PCI_MMIO32, root.mmio())?;

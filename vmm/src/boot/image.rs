@@ -37,7 +37,7 @@ pub enum ImageKind {
 
 /// Why a file is no kernel for this VMM.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum NotAKernel {
+pub enum ImageError {
     /// Neither magic number.
     #[error("not a Linux kernel: neither a bzImage (vmlinuz) nor an ELF file (vmlinux)")]
     Unrecognised,
@@ -57,17 +57,17 @@ impl ImageKind {
     ///
     /// # Errors
     /// What is wrong with it.
-    pub fn of(bytes: &[u8]) -> Result<Self, NotAKernel> {
+    pub fn of(bytes: &[u8]) -> Result<Self, ImageError> {
         if bytes.starts_with(b"\x7fELF") {
             return elf_is_kernel(bytes).map(|()| Self::Elf);
         }
         let header = bytes.get(SETUP_HEADER..SETUP_HEADER + size_of::<setup_header>());
-        let header = *header.and_then(setup_header::from_slice).ok_or(NotAKernel::Unrecognised)?;
+        let header = *header.and_then(setup_header::from_slice).ok_or(ImageError::Unrecognised)?;
         if header.header != SETUP_HEADER_MAGIC {
-            return Err(NotAKernel::Unrecognised);
+            return Err(ImageError::Unrecognised);
         }
         if header.version < PROTOCOL_WITH_64_BIT_ENTRY || header.xloadflags & XLF_KERNEL_64 == 0 {
-            return Err(NotAKernel::No64BitEntry);
+            return Err(ImageError::No64BitEntry);
         }
         // `syssize` counts the protected-mode code in paragraphs of 16 bytes.
         let code = usize::try_from(header.syssize).ok().and_then(|paragraphs| paragraphs.checked_mul(16));
@@ -75,20 +75,20 @@ impl ImageKind {
         match end {
             // The last paragraph may be short.
             Some(end) if end <= bytes.len().saturating_add(15) => Ok(Self::BzImage(header)),
-            _ => Err(NotAKernel::Truncated),
+            _ => Err(ImageError::Truncated),
         }
     }
 }
 
-fn elf_is_kernel(bytes: &[u8]) -> Result<(), NotAKernel> {
+fn elf_is_kernel(bytes: &[u8]) -> Result<(), ImageError> {
     const CLASS_64_LITTLE_ENDIAN: [u8; 2] = [2, 1];
     let half = |at: usize| bytes.get(at..at + 2).and_then(|half| <[u8; 2]>::try_from(half).ok());
-    let half = |at: usize| half(at).map(u16::from_le_bytes).ok_or(NotAKernel::Truncated);
-    let class = bytes.get(4..6).ok_or(NotAKernel::Truncated)?;
+    let half = |at: usize| half(at).map(u16::from_le_bytes).ok_or(ImageError::Truncated);
+    let class = bytes.get(4..6).ok_or(ImageError::Truncated)?;
     if class == CLASS_64_LITTLE_ENDIAN && ELF_TYPES.contains(&half(16)?) && half(18)? == EM_X86_64 {
         Ok(())
     } else {
-        Err(NotAKernel::OtherElf)
+        Err(ImageError::OtherElf)
     }
 }
 
@@ -181,12 +181,12 @@ pub(super) mod tests {
         kernel[16..20].copy_from_slice(&[2, 0, 62, 0]);
         assert!(matches!(ImageKind::of(&kernel), Ok(ImageKind::Elf)));
         for (bytes, why) in [
-            (&b"#!/bin/sh"[..], NotAKernel::Unrecognised),
-            (&[0; 4096], NotAKernel::Unrecognised),
-            (&whole[..2048], NotAKernel::Truncated),
-            (&old, NotAKernel::No64BitEntry),
-            (&elf, NotAKernel::OtherElf),
-            (&elf[..5], NotAKernel::Truncated),
+            (&b"#!/bin/sh"[..], ImageError::Unrecognised),
+            (&[0; 4096], ImageError::Unrecognised),
+            (&whole[..2048], ImageError::Truncated),
+            (&old, ImageError::No64BitEntry),
+            (&elf, ImageError::OtherElf),
+            (&elf[..5], ImageError::Truncated),
         ] {
             assert_eq!(ImageKind::of(bytes).err(), Some(why));
         }

@@ -41,8 +41,8 @@ pub fn load_kernel(memory: &GuestMemoryMmap, image: &Image, unpack: Unpack) -> R
             let elf = match unpack {
                 Unpack::Host => std::thread::scope(|scope| {
                     // The kernel's memory is made ready while its bytes are.
-                    scope.spawn(|| make_ready(memory, header));
-                    unpacked(image, low_ram(memory))
+                    scope.spawn(|| prefault(memory, header));
+                    unpack_payload(image, low_ram(memory))
                 }),
                 Unpack::Guest => None,
             };
@@ -55,7 +55,7 @@ pub fn load_kernel(memory: &GuestMemoryMmap, image: &Image, unpack: Unpack) -> R
 }
 
 /// Has the host make the pages that the kernel is going to run in.
-fn make_ready(memory: &GuestMemoryMmap, header: &setup_header) {
+fn prefault(memory: &GuestMemoryMmap, header: &setup_header) {
     let start = header.pref_address & !0xfff;
     let end = start.saturating_add(header.init_size.into()).min(low_ram(memory)) & !0xfff;
     if start < end
@@ -66,7 +66,7 @@ fn make_ready(memory: &GuestMemoryMmap, header: &setup_header) {
 }
 
 /// The kernel inside of a bzImage, or nothing and a word why: then the guest unpacks it as it would anywhere.
-fn unpacked(image: &Image, limit: u64) -> Option<Vec<u8>> {
+fn unpack_payload(image: &Image, limit: u64) -> Option<Vec<u8>> {
     let Some(payload) = image.payload() else {
         tracing::warn!("{}: no payload in its header; the guest unpacks it itself", image.name());
         return None;

@@ -6,7 +6,7 @@ use linux_loader::loader::bootparam::{boot_e820_entry, boot_params};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion};
 
 use super::loader::Entry;
-use crate::error::{Doing, Error, Result};
+use crate::error::{Context, Error, Result};
 use crate::layout;
 
 /// `boot_flag` and `header` of a setup header, for kernels that brought none.
@@ -31,15 +31,15 @@ enum MemoryKind {
 /// The host's, when guest memory cannot be written.
 pub fn write(memory: &GuestMemoryMmap, entry: &Entry, cmdline: &str, rsdp: GuestAddress) -> Result<()> {
     let line = [cmdline.as_bytes(), &[0]].concat();
-    memory.write_slice(&line, GuestAddress(layout::COMMAND_LINE)).doing("writing the command line")?;
+    memory.write_slice(&line, GuestAddress(layout::COMMAND_LINE)).context("writing the command line")?;
 
     let mut params = boot_params { hdr: entry.header, acpi_rsdp_addr: rsdp.0, ..Default::default() };
     params.hdr.boot_flag = BOOT_FLAG;
     params.hdr.header = HEADER_MAGIC;
     params.hdr.type_of_loader = LOADER_UNREGISTERED;
     params.hdr.loadflags |= LOADED_HIGH;
-    params.hdr.cmd_line_ptr = u32::try_from(layout::COMMAND_LINE).doing("placing the command line")?;
-    params.hdr.cmdline_size = u32::try_from(line.len()).doing("placing the command line")?;
+    params.hdr.cmd_line_ptr = u32::try_from(layout::COMMAND_LINE).context("placing the command line")?;
+    params.hdr.cmdline_size = u32::try_from(line.len()).context("placing the command line")?;
     for range in memory_map(memory) {
         let at = usize::from(params.e820_entries);
         let slot =
@@ -48,7 +48,7 @@ pub fn write(memory: &GuestMemoryMmap, entry: &Entry, cmdline: &str, rsdp: Guest
         params.e820_entries = params.e820_entries.saturating_add(1);
     }
     let params = BootParams::new(&params, GuestAddress(layout::BOOT_PARAMS));
-    LinuxBootConfigurator::write_bootparams(&params, memory).doing("writing the boot parameters")
+    LinuxBootConfigurator::write_bootparams(&params, memory).context("writing the boot parameters")
 }
 
 /// The memory map: RAM without the legacy area below 1 MiB, the ACPI tables, and ECAM, which Linux only

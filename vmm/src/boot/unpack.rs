@@ -23,7 +23,7 @@ pub enum Error {
     Damaged(&'static str, #[source] io::Error),
     /// Something else than an ELF file was in it.
     #[error("it does not hold an ELF file")]
-    NoElf,
+    NotElf,
 }
 
 /// Unpacks `payload` to at most `limit` bytes.
@@ -48,7 +48,7 @@ pub fn unpack(payload: &[u8], limit: u64) -> Result<Vec<u8>, Error> {
         }
         _ => Err(Error::UnknownFormat(payload.iter().take(6).copied().collect())),
     }?;
-    if unpacked.starts_with(b"\x7fELF") { Ok(unpacked) } else { Err(Error::NoElf) }
+    if unpacked.starts_with(b"\x7fELF") { Ok(unpacked) } else { Err(Error::NotElf) }
 }
 
 /// At once into a buffer of the right size: a stream would copy every byte twice more.
@@ -122,7 +122,7 @@ mod tests {
     #[test]
     fn something_else_than_a_kernel_is_refused() {
         let zstd = zstd::stream::encode_all(&b"not a kernel"[..], 3).unwrap();
-        assert!(matches!(unpack(&[&zstd[..], &[12, 0, 0, 0]].concat(), 1 << 30), Err(Error::NoElf)));
+        assert!(matches!(unpack(&[&zstd[..], &[12, 0, 0, 0]].concat(), 1 << 30), Err(Error::NotElf)));
         assert!(matches!(unpack(&[&zstd[..], &[11, 0, 0, 0]].concat(), 1 << 30), Err(Error::Damaged(..))));
     }
 }

@@ -3,7 +3,7 @@
 //! The ACPI registers are what the tables name (ACPI 4.8.3.6 reset, 4.8.3.7 sleep control and status); the
 //! chipset's reset control register at 0xCF9 and the keyboard controller's reset command are what an
 //! operating system tries next. All end the run; a reset is the end as well, since the VMM boots once. No
-//! state but the shared [`Ending`].
+//! state but the shared [`ExitEvent`].
 
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ use vm_device::DevicePio;
 use vm_device::bus::{PioAddress, PioAddressOffset};
 
 use crate::layout;
-use crate::outcome::{Ending, Outcome};
+use crate::outcome::{ExitEvent, Outcome};
 
 /// Port of the sleep control register.
 pub const SLEEP_CONTROL: u16 = layout::ACPI_POWER_PORTS.start;
@@ -35,7 +35,7 @@ const I8042_RESET: u8 = 0xfe;
 
 /// The ACPI sleep and reset registers.
 #[derive(Debug)]
-pub struct AcpiPower(pub Arc<Ending>);
+pub struct AcpiPower(pub Arc<ExitEvent>);
 
 impl DevicePio for AcpiPower {
     fn pio_read(&self, _base: PioAddress, _offset: PioAddressOffset, data: &mut [u8]) {
@@ -47,8 +47,8 @@ impl DevicePio for AcpiPower {
         tracing::debug!("ACPI power register {offset}: write of {data:02x?}");
         let [value] = *data else { return };
         match base.0.saturating_add(offset) {
-            SLEEP_CONTROL if value & !SLEEP_IGNORED == SWITCH_OFF => self.0.end(Outcome::PoweredOff),
-            RESET_REGISTER if value == RESET_VALUE => self.0.end(Outcome::Rebooted),
+            SLEEP_CONTROL if value & !SLEEP_IGNORED == SWITCH_OFF => self.0.signal(Outcome::PoweredOff),
+            RESET_REGISTER if value == RESET_VALUE => self.0.signal(Outcome::Rebooted),
             _ => {}
         }
     }
@@ -56,7 +56,7 @@ impl DevicePio for AcpiPower {
 
 /// A keyboard controller without a keyboard: ready for a command, and its reset command works.
 #[derive(Debug)]
-pub struct I8042(pub Arc<Ending>);
+pub struct I8042(pub Arc<ExitEvent>);
 
 impl DevicePio for I8042 {
     fn pio_read(&self, _base: PioAddress, _offset: PioAddressOffset, data: &mut [u8]) {
@@ -67,7 +67,7 @@ impl DevicePio for I8042 {
     fn pio_write(&self, _base: PioAddress, offset: PioAddressOffset, data: &[u8]) {
         tracing::debug!("keyboard controller port {offset}: write of {data:02x?}");
         if offset == I8042_COMMAND && *data == [I8042_RESET] {
-            self.0.end(Outcome::Rebooted);
+            self.0.signal(Outcome::Rebooted);
         }
     }
 }
@@ -78,7 +78,7 @@ pub struct ConfigPorts<D> {
     /// PCI's configuration mechanism.
     pub pci: D,
     /// Where a reset ends the run.
-    pub ending: Arc<Ending>,
+    pub exit_event: Arc<ExitEvent>,
 }
 
 impl<D: DevicePio> DevicePio for ConfigPorts<D> {
@@ -94,7 +94,7 @@ impl<D: DevicePio> DevicePio for ConfigPorts<D> {
         match *data {
             [value] if is_reset_control(base, offset, 1) => {
                 if value & RESET_CPU != 0 {
-                    self.ending.end(Outcome::Rebooted);
+                    self.exit_event.signal(Outcome::Rebooted);
                 }
             }
             _ => self.pci.pio_write(base, offset, data),
@@ -124,10 +124,10 @@ mod tests {
         }
     }
 
-    fn outcome(write: impl Fn(Arc<Ending>)) -> Option<Outcome> {
-        let ending = Ending::new().unwrap();
-        write(Arc::clone(&ending));
-        ending.take()
+    fn outcome(write: impl Fn(Arc<ExitEvent>)) -> Option<Outcome> {
+        let exit_event = ExitEvent::new().unwrap();
+        write(Arc::clone(&exit_event));
+        exit_event.take()
     }
 
     #[test]
@@ -146,7 +146,7 @@ mod tests {
         let i8042 = outcome(|end| I8042(end).pio_write(PioAddress(0x60), 4, &[0xfe]));
         let pci = Recorder::default();
         let base = PioAddress(layout::PCI_CONFIG_PORTS.start);
-        let chipset = outcome(|ending| ConfigPorts { pci: &pci, ending }.pio_write(base, 1, &[6]));
+        let chipset = outcome(|exit_event| ConfigPorts { pci: &pci, exit_event }.pio_write(base, 1, &[6]));
         for outcome in [acpi, i8042, chipset] {
             assert!(matches!(outcome, Some(Outcome::Rebooted)));
         }
@@ -155,8 +155,8 @@ mod tests {
     #[test]
     fn configuration_accesses_reach_pci_and_end_nothing() {
         let pci = Recorder::default();
-        let ending = Ending::new().unwrap();
-        let ports = ConfigPorts { pci: &pci, ending: Arc::clone(&ending) };
+        let exit_event = ExitEvent::new().unwrap();
+        let ports = ConfigPorts { pci: &pci, exit_event: Arc::clone(&exit_event) };
         let base = PioAddress(layout::PCI_CONFIG_PORTS.start);
         ports.pio_write(base, 0, &[0, 0, 6, 0x80]);
         ports.pio_write(base, 1, &[6, 6]);
@@ -167,6 +167,6 @@ mod tests {
         let mut data = [0xff];
         ports.pio_read(base, 1, &mut data);
         assert_eq!(data, [0]);
-        assert!(ending.take().is_none());
+        assert!(exit_event.take().is_none());
     }
 }

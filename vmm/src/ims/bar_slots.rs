@@ -4,12 +4,29 @@
 use std::os::fd::RawFd;
 
 use serde_json::{Map, Value};
-use vm_msi::domain::BusMaster;
+use vm_msi::domain::{BusMaster, SoftwareDomain};
 use vm_msi::ims::SlotArrayLayout;
-use vm_msi::{InterruptFunction, SoftwareIms, Vector};
+use vm_msi::{Delivery, InterruptFunction, Registers, SoftwareIms, Vector};
 
-use super::interrupts::{Triggered, trigger};
 use crate::report;
+
+/// What became of a trigger.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Triggered {
+    /// It is delivered, or waits.
+    Taken,
+    /// The slot is off: nobody waits for it.
+    Dropped,
+}
+
+/// Triggers a slot, if it is in use. What a driver has freed keeps no interrupt for its next owner.
+pub fn trigger<C: Registers>(slots: &InterruptFunction<C, SoftwareDomain>, slot: Vector) -> Triggered {
+    if slots.look(|slots| slots.delivery(slot)) == Delivery::Off {
+        return Triggered::Dropped;
+    }
+    slots.trigger(slot);
+    Triggered::Taken
+}
 
 /// The slots of one device. All but the reads happen under the device's lock.
 pub trait BarSlots: Send + Sync {
@@ -26,7 +43,7 @@ pub trait BarSlots: Send + Sync {
     /// Back to what they were after power-on.
     fn reset(&self);
     /// The device has been reset as a whole or goes: after the reset of the slots nothing is held of the host for them.
-    fn let_go(&self) {}
+    fn quiesce(&self) {}
     /// Tries again what the host refused.
     fn retry(&self);
     /// A descriptor that lives as long as the slots, and is readable while [`BarSlots::deliver_relayed`] has something to do.

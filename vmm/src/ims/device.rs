@@ -12,7 +12,8 @@ use vm_msi::Vector;
 use vm_msi::access::lanes;
 use vm_msi::domain::BusMaster;
 
-use super::interrupts::{Interrupts, Triggered, trigger};
+use super::bar_slots::{Triggered, trigger};
+use super::interrupts::Interrupts;
 use super::registers::{
     CONTROL, CONTROL_RESET, DROPPED, IDENTIFICATION, MEMORY_SLOTS, QUEUES, REFUSED, SLOTS, TRIGGERS, VERSION,
 };
@@ -31,31 +32,31 @@ pub trait Model: Send + 'static {
     fn read(&self, register: u64, interrupts: &Interrupts) -> u32;
 
     /// The driver writes a register of its own.
-    fn write(&mut self, register: u64, value: u32, signals: &mut Signals<'_>);
+    fn write(&mut self, register: u64, value: u32, cx: &mut ModelContext<'_>);
 
     /// The registers are as after power-on.
     fn reset(&mut self);
 
-    /// A descriptor that lives as long as the model, and is readable while [`Model::wake`] has something to do.
-    fn clock(&self) -> Option<RawFd> {
+    /// A descriptor that lives as long as the model, and is readable while [`Model::on_timer`] has something to do.
+    fn timer_fd(&self) -> Option<RawFd> {
         None
     }
 
     /// Does what the clock has rung for. It may be called at any time.
-    fn wake(&mut self, _now: Instant, _signals: &mut Signals<'_>) {}
+    fn on_timer(&mut self, _now: Instant, _signals: &mut ModelContext<'_>) {}
 
     /// Its part of the report.
     fn report(&self) -> Map<String, Value>;
 }
 
 /// What a model signals with, and what is counted of it.
-pub struct Signals<'a> {
+pub struct ModelContext<'a> {
     interrupts: &'a Interrupts,
     counters: &'a mut Counters,
     bus_master: BusMaster,
 }
 
-impl Signals<'_> {
+impl ModelContext<'_> {
     /// The interrupts themselves.
     #[must_use]
     pub fn interrupts(&self) -> &Interrupts {
@@ -69,13 +70,13 @@ impl Signals<'_> {
     }
 
     /// Triggers a slot in BAR 2.
-    pub fn slot(&mut self, slot: Vector) {
+    pub fn trigger_slot(&mut self, slot: Vector) {
         let triggered = self.interrupts.slots.trigger(slot);
         self.counters.count(triggered);
     }
 
     /// Triggers a slot in guest memory, where there are any.
-    pub fn memory_slot(&mut self, slot: Vector) {
+    pub fn trigger_memory_slot(&mut self, slot: Vector) {
         if let Some(slots) = &self.interrupts.memory_slots {
             let triggered = trigger(slots, slot);
             self.counters.count(triggered);
@@ -83,7 +84,7 @@ impl Signals<'_> {
     }
 
     /// Triggers an MSI-X vector, where there is MSI-X.
-    pub fn msix(&mut self, vector: Vector) {
+    pub fn trigger_msix(&mut self, vector: Vector) {
         if let Some(msix) = &self.interrupts.msix {
             msix.trigger(vector);
         }
@@ -92,7 +93,7 @@ impl Signals<'_> {
     /// The driver's write is refused, and it hears of that.
     pub fn refuse(&mut self) {
         self.counters.refused = self.counters.refused.wrapping_add(1);
-        self.msix(REFUSALS);
+        self.trigger_msix(REFUSALS);
     }
 }
 
@@ -140,16 +141,16 @@ impl<M: Model> Device<M> {
     }
 
     /// Has the model do what its clock has rung for.
-    pub fn wake(&self, now: Instant) {
+    pub fn on_timer(&self, now: Instant) {
         let State { model, counters, bus_master } = &mut *self.state();
         let bus_master = *bus_master;
-        model.wake(now, &mut Signals { interrupts: &self.interrupts, counters, bus_master });
+        model.on_timer(now, &mut ModelContext { interrupts: &self.interrupts, counters, bus_master });
     }
 
     /// The model's clock, if it has one.
     #[must_use]
-    pub fn clock(&self) -> Option<RawFd> {
-        self.state().model.clock()
+    pub fn timer_fd(&self) -> Option<RawFd> {
+        self.state().model.timer_fd()
     }
 
     /// Reads the page of registers.
@@ -175,7 +176,7 @@ impl<M: Model> Device<M> {
                     model.write(
                         register,
                         value,
-                        &mut Signals { interrupts: &self.interrupts, counters, bus_master },
+                        &mut ModelContext { interrupts: &self.interrupts, counters, bus_master },
                     );
                 }
             }
@@ -205,7 +206,7 @@ impl<M: Model> Device<M> {
         self.set_bus_master(BusMaster::Disabled);
         self.reset(&mut self.state());
         self.interrupts.reset_msix();
-        self.interrupts.slots.let_go();
+        self.interrupts.slots.quiesce();
     }
 
     /// The guest is gone: nothing is signalled any more, and nothing held of the host.
@@ -213,7 +214,7 @@ impl<M: Model> Device<M> {
         self.set_bus_master(BusMaster::Disabled);
         let _state = self.state();
         self.interrupts.reset_slots();
-        self.interrupts.slots.let_go();
+        self.interrupts.slots.quiesce();
     }
 
     /// Tries again what the host refused.

@@ -14,7 +14,7 @@ use super::device::{Device, Model};
 use super::interrupts;
 use crate::pci::bar::COMMAND;
 use crate::pci::{
-    Bars, ConfigSpace, Decoding, ExpressCapability, Function, MsixCapability, NoRoom, Placement, Root,
+    Bars, ConfigSpace, Decoding, ExpressCapability, Function, MsixCapability, Placement, Root, WindowFull,
 };
 
 /// The function.
@@ -31,7 +31,7 @@ impl<M: Model> PciFunction<M> {
     ///
     /// # Errors
     /// The bus has no address left.
-    pub fn new(id: u16, device: Arc<Device<M>>, root: &Root) -> Result<Self, NoRoom> {
+    pub fn new(id: u16, device: Arc<Device<M>>, root: &Root) -> Result<Self, WindowFull> {
         let Config { mut space, bars, express, msix } = Config::new(id, device.interrupts());
         root.assign(&bars, &mut space)?;
         Ok(Self { device, space: Mutex::new(space), bars, express, msix })
@@ -52,7 +52,7 @@ impl<M: Model> Function for PciFunction<M> {
 
     fn config_write(&self, offset: u16, data: &[u8]) {
         let mut space = self.space();
-        if self.express.resets(offset, data) {
+        if self.express.initiates_flr(offset, data) {
             space.reset();
             self.device.reset_function();
             return;

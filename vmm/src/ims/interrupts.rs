@@ -5,15 +5,13 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value};
 use vm_msi::backend::Unsupported;
-use vm_msi::domain::{BusMaster, SoftwareDomain};
+use vm_msi::domain::BusMaster;
 use vm_msi::ims::{
     Bit, ControlFormat, FormatError, MaskBit, MaskedWhen, PageSizes, QueueLayout, SiovDvsec, SlotArrayLayout,
     SlotCount,
 };
 use vm_msi::msix::{Bar, Layout, LayoutError, TableSize};
-use vm_msi::{
-    Delivery, InterruptFunction, Registers, Router, SoftwareIms, SoftwareMsix, SoftwareQueue, Vector,
-};
+use vm_msi::{InterruptFunction, Router, SoftwareIms, SoftwareMsix, SoftwareQueue};
 
 use super::bar_slots::BarSlots;
 use crate::report;
@@ -79,14 +77,14 @@ impl Interrupts {
     pub fn new(shape: Shape, router: Arc<dyn Router>) -> Result<Self, InterruptsError> {
         let Shape { slots, memory_slots, special } = shape;
         let slots = SoftwareIms::try_software(bar_slots(slots)?, router.clone())?;
-        Self::with(Box::new(slots), memory_slots, special, router)
+        Self::with_bar_slots(Box::new(slots), memory_slots, special, router)
     }
 
     /// The same with slots in BAR 2 that somebody else fires.
     ///
     /// # Errors
     /// The router cannot carry them.
-    pub fn with(
+    pub fn with_bar_slots(
         slots: Box<dyn BarSlots>,
         memory_slots: Option<SlotCount>,
         special: Special,
@@ -159,24 +157,6 @@ impl Interrupts {
         }
         fields
     }
-}
-
-/// What became of a trigger.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Triggered {
-    /// It is delivered, or waits.
-    Taken,
-    /// The slot is off: nobody waits for it.
-    Dropped,
-}
-
-/// Triggers a slot, if it is in use. What a driver has freed keeps no interrupt for its next owner.
-pub fn trigger<C: Registers>(slots: &InterruptFunction<C, SoftwareDomain>, slot: Vector) -> Triggered {
-    if slots.look(|slots| slots.delivery(slot)) == Delivery::Off {
-        return Triggered::Dropped;
-    }
-    slots.trigger(slot);
-    Triggered::Taken
 }
 
 /// So many slots in BAR 2.

@@ -10,7 +10,7 @@
 //! | [`queues`] | the model that signals when it is rung |
 //! | [`timer`], [`deadlines`] | the model that signals when a time is over |
 //! | [`config`], [`function`] | the function on the bus: header, capabilities, BARs |
-//! | [`events`], [`upkeep`] | what they need of the event loop, and of a thread that tries again |
+//! | [`events`], [`maintenance`] | what they need of the event loop, and of a thread that tries again |
 //!
 //! A trigger of a slot that the VMM fires is one KVM_SIGNAL_MSI, under the vCPU's write or in the event loop. It needs no
 //! thread, no eventfd and no route, however many slots there are.
@@ -22,6 +22,7 @@
 #![deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 #![cfg_attr(not(test), deny(clippy::arithmetic_side_effects))]
 
+mod attach;
 pub mod bar_slots;
 pub mod config;
 pub mod deadlines;
@@ -29,17 +30,16 @@ pub mod device;
 pub mod events;
 pub mod function;
 pub mod interrupts;
-mod open;
+pub mod maintenance;
 pub mod queues;
 pub mod registers;
 pub mod timer;
-pub mod upkeep;
 
+pub use attach::{Machine, attach};
 pub use bar_slots::BarSlots;
 pub use device::{Device, Model};
 pub use events::DeviceEvents;
-pub use open::{Machine, attach};
-pub use upkeep::Upkeep;
+pub use maintenance::Maintenance;
 
 #[cfg(test)]
 mod tests;

@@ -9,7 +9,7 @@ use vm_msi::domain::BusMaster;
 use vm_msi::ims::SlotRefusal;
 use vm_msi::{SoftwareQueue, Vector};
 
-use super::device::{Model, Signals};
+use super::device::{Model, ModelContext};
 use super::interrupts::Interrupts;
 use super::registers::{
     ADDRESS_HIGH, ADDRESS_LOW, DOORBELL, Halves, PLACE, RESULT, RING, RING_MSIX, SELECT, SELECTED,
@@ -37,38 +37,36 @@ impl Queues {
         Self { memory, address: Halves::default(), select: 0, result: 0 }
     }
 
-    fn ring(queue: u32, signals: &mut Signals<'_>) {
-        let slots = signals.interrupts().slot_count();
+    fn ring(queue: u32, cx: &mut ModelContext<'_>) {
+        let slots = cx.interrupts().slot_count();
         match queue.checked_sub(slots) {
-            None => signals.slot(Vector(queue)),
-            Some(slot) if slot < signals.interrupts().memory_slot_count() => {
-                signals.memory_slot(Vector(slot))
-            }
-            Some(_) => signals.refuse(),
+            None => cx.trigger_slot(Vector(queue)),
+            Some(slot) if slot < cx.interrupts().memory_slot_count() => cx.trigger_memory_slot(Vector(slot)),
+            Some(_) => cx.refuse(),
         }
     }
 
-    fn ring_msix(vector: u32, signals: &mut Signals<'_>) {
-        let vectors = signals.interrupts().msix.as_ref().map_or(0, |msix| msix.layout().size().get());
+    fn ring_msix(vector: u32, cx: &mut ModelContext<'_>) {
+        let vectors = cx.interrupts().msix.as_ref().map_or(0, |msix| msix.layout().size().get());
         if vector < vectors.into() {
-            signals.msix(Vector(vector));
+            cx.trigger_msix(Vector(vector));
         } else {
-            signals.refuse();
+            cx.refuse();
         }
     }
 
     /// Carries out a command that is about a slot in memory, and tells what became of it.
     fn command(
         &mut self,
-        signals: &mut Signals<'_>,
+        cx: &mut ModelContext<'_>,
         command: impl FnOnce(&Self, &SoftwareQueue) -> Result<(), SlotRefusal>,
     ) {
-        let slots = &signals.interrupts().memory_slots;
+        let slots = &cx.interrupts().memory_slots;
         self.result = slots.as_ref().map_or(NO_SUCH_SLOT, |slots| result(command(self, slots)));
         if self.result == GOOD {
-            signals.msix(COMPLETIONS);
+            cx.trigger_msix(COMPLETIONS);
         } else {
-            signals.refuse();
+            cx.refuse();
         }
     }
 
@@ -134,16 +132,16 @@ impl Model for Queues {
         }
     }
 
-    fn write(&mut self, register: u64, value: u32, signals: &mut Signals<'_>) {
-        let (slot, bus_master) = (Vector(value), signals.bus_master());
+    fn write(&mut self, register: u64, value: u32, cx: &mut ModelContext<'_>) {
+        let (slot, bus_master) = (Vector(value), cx.bus_master());
         match register {
-            RING => Self::ring(value, signals),
-            RING_MSIX => Self::ring_msix(value, signals),
+            RING => Self::ring(value, cx),
+            RING_MSIX => Self::ring_msix(value, cx),
             SELECT => self.select = value,
             ADDRESS_LOW => self.address.low = value,
             ADDRESS_HIGH => self.address.high = value,
-            PLACE => self.command(signals, |queues, slots| queues.place(slot, slots)),
-            DOORBELL => self.command(signals, |queues, slots| queues.doorbell(slot, slots, bus_master)),
+            PLACE => self.command(cx, |queues, slots| queues.place(slot, slots)),
+            DOORBELL => self.command(cx, |queues, slots| queues.doorbell(slot, slots, bus_master)),
             _ => {}
         }
     }

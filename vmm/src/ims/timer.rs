@@ -1,6 +1,6 @@
 //! The timer: a deadline a slot, and one clock of the host's for all of them.
 //!
-//! The clock is set to the earliest deadline; the event loop then has [`Timer::wake`] trigger what is due. All time is the
+//! The clock is set to the earliest deadline; the event loop then has [`Timer::on_timer`] trigger what is due. All time is the
 //! host's CLOCK_MONOTONIC. A guest's own clock may be apart from it and run at another rate (kvm-clock follows the host's
 //! raw clock, by TSC ticks that the host has measured), so it can read the device's.
 
@@ -13,7 +13,7 @@ use vm_msi::Vector;
 use vmm_sys_util::timerfd::TimerFd;
 
 use super::deadlines::Deadlines;
-use super::device::{Model, Signals};
+use super::device::{Model, ModelContext};
 use super::interrupts::Interrupts;
 use super::registers::{
     ARM, ARMED, CLOCK_HIGH, CLOCK_LOW, DISARM, Halves, NANOSECONDS_HIGH, NANOSECONDS_LOW,
@@ -90,8 +90,8 @@ impl Model for Timer {
         }
     }
 
-    fn write(&mut self, register: u64, value: u32, signals: &mut Signals<'_>) {
-        let is_there = value < signals.interrupts().slot_count();
+    fn write(&mut self, register: u64, value: u32, cx: &mut ModelContext<'_>) {
+        let is_there = value < cx.interrupts().slot_count();
         match register {
             NANOSECONDS_LOW => self.nanoseconds.low = value,
             NANOSECONDS_HIGH => self.nanoseconds.high = value,
@@ -100,7 +100,7 @@ impl Model for Timer {
                 self.deadlines.disarm(Vector(value));
                 self.set_clock(Instant::now());
             }
-            ARM | DISARM => signals.refuse(),
+            ARM | DISARM => cx.refuse(),
             _ => {}
         }
     }
@@ -111,15 +111,15 @@ impl Model for Timer {
         self.set_clock(Instant::now());
     }
 
-    fn clock(&self) -> Option<RawFd> {
+    fn timer_fd(&self) -> Option<RawFd> {
         Some(self.clock.as_raw_fd())
     }
 
     /// Triggers the slots whose time is over, some at a time, and sets the clock to the next.
-    fn wake(&mut self, now: Instant, signals: &mut Signals<'_>) {
+    fn on_timer(&mut self, now: Instant, cx: &mut ModelContext<'_>) {
         for _ in 0..AT_ONCE {
             let Some(slot) = self.deadlines.take_due(now) else { break };
-            signals.slot(slot);
+            cx.trigger_slot(slot);
         }
         // Also where nothing has changed: the clock may have rung, and rings until it is set.
         self.set = None;

@@ -2,9 +2,6 @@
 
 use vm_msi::pool::HostVector;
 
-use super::ivshmem::Ivshmem;
-use crate::vfio::Opened;
-
 /// How a device's queues are made to work.
 pub trait Doorbell: Send + Sync {
     /// What device it is, in reports.
@@ -37,19 +34,4 @@ pub enum DoorbellError {
     /// It has not been told yet who it is.
     #[error("it is not connected to its server")]
     NotConnected,
-}
-
-/// Finds out how a device is rung. It decodes memory.
-///
-/// # Errors
-/// Nobody knows, or it is not ready.
-pub fn find(opened: &mut Opened) -> Result<Box<dyn Doorbell>, DoorbellError> {
-    let id = |at: usize| {
-        let bytes = opened.registers.get(at..).and_then(|bytes| bytes.first_chunk());
-        bytes.map_or(u16::MAX, |bytes| u16::from_le_bytes(*bytes))
-    };
-    match (id(0), id(2)) {
-        Ivshmem::ID => Ok(Box::new(Ivshmem::new(opened.regions.first_mut().and_then(Option::take))?)),
-        (vendor, device) => Err(DoorbellError::Unknown { vendor, device }),
-    }
 }

@@ -27,5 +27,5 @@ pub mod slots;
 
 pub use doorbell::Doorbell;
 pub use open::Opener;
-pub use physical::Physical;
+pub use physical::PhysicalDevice;
 pub use slots::MediatedSlots;

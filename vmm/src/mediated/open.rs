@@ -5,15 +5,16 @@ use std::sync::Arc;
 
 use vm_msi::VmBudget;
 
-use super::doorbell;
-use super::physical::{OnBus, Physical};
-use crate::error::{Doing, Error, Result};
+use super::doorbell::{Doorbell, DoorbellError};
+use super::ivshmem::Ivshmem;
+use super::physical::{HostHandle, PhysicalDevice};
+use crate::error::{Context, Error, Result};
 use crate::vfio::container::Container;
-use crate::vfio::{HostAddress, HostDevice, Opened};
+use crate::vfio::{HostAddress, HostDevice, OpenedDevice};
 
 /// The devices that are open.
 pub struct Opener<'a> {
-    devices: BTreeMap<HostAddress, Arc<Physical>>,
+    devices: BTreeMap<HostAddress, Arc<PhysicalDevice>>,
     budget: &'a Arc<VmBudget>,
     device_vectors: Option<u32>,
 }
@@ -29,7 +30,7 @@ impl<'a> Opener<'a> {
     ///
     /// # Errors
     /// The host's; or it has no MSI-X, or nobody knows how to ring it.
-    pub fn device(&mut self, host: &HostDevice) -> Result<Arc<Physical>> {
+    pub fn device(&mut self, host: &HostDevice) -> Result<Arc<PhysicalDevice>> {
         if let Some(device) = self.devices.get(&host.address) {
             return Ok(Arc::clone(device));
         }
@@ -38,18 +39,33 @@ impl<'a> Opener<'a> {
         Ok(device)
     }
 
-    fn open(&self, host: &HostDevice) -> Result<Arc<Physical>> {
-        let doing = || format!("device {}: mediating it", host.address);
-        let container = Container::apart(host)?;
-        let mut opened = Opened::open(host, &container)?;
-        let vectors = opened.function().msix_vectors().map_err(|error| Error::host(doing(), error))?;
-        let budget = self.budget.admit(0, self.device_vectors).doing(doing())?;
-        OnBus::answer(&opened.config);
-        let doorbell = doorbell::find(&mut opened).doing(doing())?;
-        let Opened { address, file, reset, config, .. } = opened;
-        let bus = OnBus { address, config, reset, file, container: Some(container) };
-        let device = Physical::new(vectors, doorbell, budget, bus).doing(doing())?;
+    fn open(&self, host: &HostDevice) -> Result<Arc<PhysicalDevice>> {
+        let context = || format!("device {}: mediating it", host.address);
+        let container = Container::isolated(host)?;
+        let mut opened = OpenedDevice::open(host, &container)?;
+        let vectors = opened.function().msix_vectors().map_err(|error| Error::host(context(), error))?;
+        let budget = self.budget.admit(0, self.device_vectors).context(context())?;
+        HostHandle::enable_memory(&opened.config);
+        let doorbell = find_doorbell(&mut opened).context(context())?;
+        let OpenedDevice { address, file, reset, config, .. } = opened;
+        let bus = HostHandle { address, config, reset, file, container: Some(container) };
+        let device = PhysicalDevice::new(vectors, doorbell, budget, bus).context(context())?;
         tracing::info!("device {address} ({}) is mediated", device.doorbell().name());
         Ok(device)
+    }
+}
+
+/// Finds out how a device is rung. It decodes memory.
+///
+/// # Errors
+/// Nobody knows, or it is not ready.
+fn find_doorbell(opened: &mut OpenedDevice) -> std::result::Result<Box<dyn Doorbell>, DoorbellError> {
+    let id = |at: usize| {
+        let bytes = opened.registers.get(at..).and_then(|bytes| bytes.first_chunk());
+        bytes.map_or(u16::MAX, |bytes| u16::from_le_bytes(*bytes))
+    };
+    match (id(0), id(2)) {
+        Ivshmem::ID => Ok(Box::new(Ivshmem::new(opened.regions.first_mut().and_then(Option::take))?)),
+        (vendor, device) => Err(DoorbellError::Unknown { vendor, device }),
     }
 }

@@ -18,7 +18,7 @@ use super::doorbell::Doorbell;
 use crate::pci::bar::COMMAND;
 use crate::vfio::HostAddress;
 use crate::vfio::container::Container;
-use crate::vfio::device::reset_patiently;
+use crate::vfio::device::reset_with_retry;
 use crate::vfio::guest_config::HostReset;
 use crate::vfio::region::Region;
 use crate::vfio::registers::{COMMAND_BUS_MASTER, COMMAND_INTX_DISABLE};
@@ -33,8 +33,8 @@ const COMMAND_MEMORY: u32 = 1 << 1;
 pub enum MediatedError {
     /// A function has more slots than there can be host vectors for. A guest could set up slots that never signal.
     #[error(
-        "{slots} slots need a host vector each: the device has {vectors}, of which one is the mediator's and {promised} \
-         are promised to other functions"
+        "{slots} slots need a host vector each: the device has {vectors}, of which one is the mediator's and {reserved} \
+         are reserved for other functions"
     )]
     TooManySlots {
         /// What was asked for.
@@ -42,7 +42,7 @@ pub enum MediatedError {
         /// What the device has.
         vectors: u32,
         /// What others have of it.
-        promised: u32,
+        reserved: u32,
     },
     /// Its vectors cannot be handed on.
     #[error(transparent)]
@@ -57,7 +57,7 @@ pub enum MediatedError {
 
 /// What there is of the device on the host's bus. Dropped, the device is as it was found: its interrupts have gone before.
 #[derive(Debug)]
-pub struct OnBus {
+pub struct HostHandle {
     /// Its address.
     pub address: HostAddress,
     /// Its configuration space.
@@ -70,28 +70,28 @@ pub struct OnBus {
     pub container: Option<Arc<Container>>,
 }
 
-impl OnBus {
+impl HostHandle {
     /// Lets a device answer at its BARs, and do nothing else.
-    pub fn answer(config: &Region) {
+    pub fn enable_memory(config: &Region) {
         config.write(COMMAND.into(), &((COMMAND_MEMORY | COMMAND_INTX_DISABLE) as u16).to_le_bytes());
     }
 
     /// Lets it signal too.
-    fn signal(&self) {
+    fn enable_bus_master(&self) {
         let command = COMMAND_MEMORY | COMMAND_INTX_DISABLE | COMMAND_BUS_MASTER;
         self.config.write(COMMAND.into(), &(command as u16).to_le_bytes());
     }
 
-    fn be_quiet(&self) {
-        Self::answer(&self.config);
+    fn disable_bus_master(&self) {
+        Self::enable_memory(&self.config);
     }
 }
 
-impl Drop for OnBus {
+impl Drop for HostHandle {
     fn drop(&mut self) {
-        self.be_quiet();
+        self.disable_bus_master();
         if self.reset == HostReset::Supported
-            && let Err(error) = reset_patiently(&self.file)
+            && let Err(error) = reset_with_retry(&self.file)
         {
             tracing::warn!("device {} cannot be reset: {error}", self.address);
         }
@@ -102,22 +102,22 @@ impl Drop for OnBus {
 #[derive(Debug, Default)]
 struct Use {
     /// Slots of all functions.
-    promised: u32,
+    reserved: u32,
     running: u32,
 }
 
 /// The device.
-pub struct Physical {
+pub struct PhysicalDevice {
     doorbell: Box<dyn Doorbell>,
     parent: Parent,
     budget: Arc<DeviceBudget>,
     used: Mutex<Use>,
     // The order of these fields is that of giving back: interrupts, the device.
     _management: LogicalFunction,
-    bus: OnBus,
+    bus: HostHandle,
 }
 
-impl Physical {
+impl PhysicalDevice {
     /// A device with these host vectors, all of which functions may have but the first; it does not signal yet.
     ///
     /// # Errors
@@ -126,7 +126,7 @@ impl Physical {
         vectors: impl Backend + 'static,
         doorbell: Box<dyn Doorbell>,
         budget: Arc<DeviceBudget>,
-        bus: OnBus,
+        bus: HostHandle,
     ) -> Result<Arc<Self>, MediatedError> {
         let all = vectors.capabilities().vectors;
         let table = Arc::new(Pool::new(vectors).reserve(0..all)?);
@@ -140,13 +140,13 @@ impl Physical {
     ///
     /// # Errors
     /// [`MediatedError::TooManySlots`].
-    pub fn part(&self, slots: u32) -> Result<LogicalFunction, MediatedError> {
+    pub fn sub_device(&self, slots: u32) -> Result<LogicalFunction, MediatedError> {
         let vectors = self.pool().capabilities().vectors;
         let mut used = self.used();
-        let promised = used.promised;
+        let reserved = used.reserved;
         // One is the mediator's.
-        let after = promised.checked_add(slots).filter(|after| *after < vectors);
-        used.promised = after.ok_or(MediatedError::TooManySlots { slots, vectors, promised })?;
+        let after = reserved.checked_add(slots).filter(|after| *after < vectors);
+        used.reserved = after.ok_or(MediatedError::TooManySlots { slots, vectors, reserved })?;
         Ok(self.parent.sub_device(slots))
     }
 
@@ -180,13 +180,13 @@ impl Physical {
     }
 
     /// The device may signal for as long as this is held.
-    pub fn run(self: &Arc<Self>) -> Running {
+    pub fn hold_bus_master(self: &Arc<Self>) -> BusMasterGuard {
         let mut used = self.used();
         if used.running == 0 {
-            self.bus.signal();
+            self.bus.enable_bus_master();
         }
         used.running = used.running.saturating_add(1);
-        Running(Arc::clone(self))
+        BusMasterGuard(Arc::clone(self))
     }
 
     fn pool(&self) -> &Pool {
@@ -200,14 +200,14 @@ impl Physical {
 
 /// A function of the device runs.
 #[must_use = "dropped, the device may be kept from signalling"]
-pub struct Running(Arc<Physical>);
+pub struct BusMasterGuard(Arc<PhysicalDevice>);
 
-impl Drop for Running {
+impl Drop for BusMasterGuard {
     fn drop(&mut self) {
         let mut used = self.0.used();
         used.running = used.running.saturating_sub(1);
         if used.running == 0 {
-            self.0.bus.be_quiet();
+            self.0.bus.disable_bus_master();
         }
     }
 }

@@ -16,12 +16,13 @@ use vm_msi::ims::SlotArrayLayout;
 use vm_msi::pool::Places;
 use vm_msi::{Delivery, ImsFunction, Router, Store, Vector};
 
-use super::physical::{Physical, Running};
-use crate::error::{Doing, Result};
+use super::physical::{BusMasterGuard, PhysicalDevice};
+use crate::error::{Context, Result};
 use crate::ims::BarSlots;
-use crate::ims::interrupts::Triggered;
+use crate::ims::bar_slots::Triggered;
 use crate::vfio::host_interrupts::{self, HostInterrupts};
-use crate::vfio::interrupts::{RELEASE_DELAY, extended};
+use crate::vfio::interrupts::extended;
+use crate::vfio::interrupts::probe::RELEASE_DELAY;
 
 /// The slots.
 pub struct MediatedSlots {
@@ -29,8 +30,8 @@ pub struct MediatedSlots {
     places: Places,
     relay: Arc<OwnedFd>,
     /// While the function is between its first Bus Master Enable and its reset.
-    running: Mutex<Option<Running>>,
-    physical: Arc<Physical>,
+    running: Mutex<Option<BusMasterGuard>>,
+    physical: Arc<PhysicalDevice>,
 }
 
 impl MediatedSlots {
@@ -38,22 +39,26 @@ impl MediatedSlots {
     ///
     /// # Errors
     /// There are not so many host vectors, or the router, the host or the device cannot carry an IMS.
-    pub fn new(layout: SlotArrayLayout, router: Arc<dyn Router>, physical: Arc<Physical>) -> Result<Self> {
-        let doing = || format!("giving the guest a function of device {}", physical.address());
-        let part = physical.part(layout.slots.get()).doing(doing())?;
+    pub fn new(
+        layout: SlotArrayLayout,
+        router: Arc<dyn Router>,
+        physical: Arc<PhysicalDevice>,
+    ) -> Result<Self> {
+        let context = || format!("giving the guest a function of device {}", physical.address());
+        let part = physical.sub_device(layout.slots.get()).context(context())?;
         let places = part.places();
-        let function = ImsFunction::try_new(layout, router, part).doing(doing())?;
+        let function = ImsFunction::try_new(layout, router, part).context(context())?;
         let function = function.with_budget(Arc::clone(physical.budget()));
         function.set_release_delay(RELEASE_DELAY);
-        let relay = function.relay_fd().doing(doing())?;
+        let relay = function.relay_fd().context(context())?;
         Ok(Self { function, places, relay, running: Mutex::default(), physical })
     }
 
-    fn run(&self, running: Option<Running>) {
+    fn set_running(&self, running: Option<BusMasterGuard>) {
         *self.running.lock().unwrap_or_else(PoisonError::into_inner) = running;
     }
 
-    fn runs(&self) -> bool {
+    fn is_running(&self) -> bool {
         self.running.lock().unwrap_or_else(PoisonError::into_inner).is_some()
     }
 
@@ -103,8 +108,8 @@ impl BarSlots for MediatedSlots {
 
     /// The physical device may signal from the first time on: what it is rung for while it may not would be lost.
     fn set_bus_master(&self, bus_master: BusMaster) {
-        if bus_master == BusMaster::Enabled && !self.runs() {
-            self.run(Some(self.physical.run()));
+        if bus_master == BusMaster::Enabled && !self.is_running() {
+            self.set_running(Some(self.physical.hold_bus_master()));
         }
         self.function.set_bus_master(bus_master);
     }
@@ -113,8 +118,8 @@ impl BarSlots for MediatedSlots {
         self.function.reset(|| ());
     }
 
-    fn let_go(&self) {
-        self.run(None);
+    fn quiesce(&self) {
+        self.set_running(None);
     }
 
     fn retry(&self) {

@@ -7,7 +7,7 @@ use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRe
 
 use super::host;
 use super::slots::{Access, Slot, Slots};
-use crate::error::{Doing, Error, Result};
+use crate::error::{Context, Error, Result};
 use crate::layout;
 
 /// The guest's RAM, and the memory slots that show it to the guest.
@@ -31,7 +31,7 @@ impl GuestMemory {
             slots.map(region.start_addr(), ram, 0..size, Access::ReadWrite)
         });
         let slots = mapped.collect::<Result<Vec<_>>>()?;
-        let memory = GuestMemoryMmap::from_regions(regions).doing("laying out guest memory")?;
+        let memory = GuestMemoryMmap::from_regions(regions).context("laying out guest memory")?;
         Ok(Self { memory, _slots: slots })
     }
 
@@ -49,9 +49,9 @@ impl GuestMemory {
 }
 
 fn region(range: Range<u64>) -> Result<GuestRegionMmap> {
-    let doing = || format!("mapping {} MiB of guest memory", (range.end - range.start) / layout::MIB);
-    let size = usize::try_from(range.end - range.start).doing(doing())?;
-    let mapping = host::map_anonymous(size).doing(doing())?;
+    let context = || format!("mapping {} MiB of guest memory", (range.end - range.start) / layout::MIB);
+    let size = usize::try_from(range.end - range.start).context(context())?;
+    let mapping = host::map_anonymous(size).context(context())?;
     GuestRegionMmap::new(mapping, GuestAddress(range.start))
-        .ok_or_else(|| Error::host(doing(), "the range wraps around"))
+        .ok_or_else(|| Error::host(context(), "the range wraps around"))
 }

@@ -13,7 +13,7 @@ use kvm_bindings::{KVM_MEM_READONLY, kvm_userspace_memory_region};
 use kvm_ioctls::{Cap, VmFd};
 use vm_memory::{GuestAddress, MmapRegion};
 
-use crate::error::{Doing, Error, Result};
+use crate::error::{Context, Error, Result};
 
 /// The memory slots of a VM.
 #[derive(Debug)]
@@ -82,16 +82,16 @@ impl Slots {
         part: Range<usize>,
         access: Access,
     ) -> Result<Slot> {
-        let doing = || format!("mapping {:#x} bytes into the guest at {:#x}", part.len(), guest.0);
+        let context = || format!("mapping {:#x} bytes into the guest at {:#x}", part.len(), guest.0);
         if part.is_empty() || part.end > host.size() {
-            return Err(Error::host(doing(), "the part lies outside of its host memory"));
+            return Err(Error::host(context(), "the part lies outside of its host memory"));
         }
         let number = self.numbers.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let number = number.ok_or_else(|| Error::host(doing(), "no KVM memory slot is left"))?;
+        let number = number.ok_or_else(|| Error::host(context(), "no KVM memory slot is left"))?;
         let address = host.as_ptr().wrapping_add(part.start);
         // From here on the drop of `slot` gives the number back.
         let mut slot = Slot { slots: Arc::clone(self), number, guest, size: 0, access, host };
-        slot.set(part.len() as u64, address as u64).doing(doing())?;
+        slot.set(part.len() as u64, address as u64).context(context())?;
         slot.size = part.len() as u64;
         Ok(slot)
     }

@@ -5,7 +5,7 @@
 
 use super::config::{ConfigSpace, Register};
 use super::function::{BAR_COUNT, Decoding};
-use super::windows::{Addresses, BusRange, NoRoom, Space, Window};
+use super::windows::{BarAllocator, BusRange, Space, Window, WindowFull};
 
 /// Offset of the first BAR.
 pub const BAR0: u16 = 0x10;
@@ -140,7 +140,7 @@ impl Bars {
     ///
     /// # Errors
     /// A window is used up.
-    pub fn assign(&self, space: &mut ConfigSpace, addresses: &mut Addresses) -> Result<(), NoRoom> {
+    pub fn assign(&self, space: &mut ConfigSpace, addresses: &mut BarAllocator) -> Result<(), WindowFull> {
         let mut bars: Vec<(u16, Bar)> =
             register_offsets().zip(self.0).filter_map(|(offset, bar)| Some((offset, bar?))).collect();
         bars.sort_by_key(|(_, bar)| std::cmp::Reverse(bar.size()));
@@ -241,7 +241,7 @@ mod tests {
     #[test]
     fn assigned_addresses_lie_in_their_windows() {
         let (bars, mut space) = bars();
-        bars.assign(&mut space, &mut Addresses::new(&windows())).unwrap();
+        bars.assign(&mut space, &mut BarAllocator::new(&windows())).unwrap();
         space.write(COMMAND, &[0xff, 0xff]);
         let ranges: Vec<_> = bars.decode(&space).into_iter().flatten().collect();
         assert_eq!(ranges.len(), 3);

@@ -104,7 +104,7 @@ impl ConfigSpace {
 
     /// Whether a read has bits that only the device knows.
     #[must_use]
-    pub fn asks_device(&self, offset: u16, len: usize) -> bool {
+    pub fn reads_device(&self, offset: u16, len: usize) -> bool {
         self.bytes.iter().skip(usize::from(offset)).take(len).any(|byte| byte.emulated != 0xff)
     }
 
@@ -187,9 +187,9 @@ mod tests {
         let mut data = [0xff; 4];
         space().merge(0x42, &mut data);
         assert_eq!(data, [0, 0, 0xff, 0x7f]);
-        assert!(!space().asks_device(0x40, 4));
-        assert!(space().asks_device(0x40, 5));
-        assert!(!space().asks_device(0x100, 4), "nothing is beyond the device's space");
+        assert!(!space().reads_device(0x40, 4));
+        assert!(space().reads_device(0x40, 5));
+        assert!(!space().reads_device(0x100, 4), "nothing is beyond the device's space");
     }
 
     #[test]

@@ -47,7 +47,7 @@ impl ExpressCapability {
 
     /// Whether a write asks for a reset of the function.
     #[must_use]
-    pub fn resets(self, offset: u16, data: &[u8]) -> bool {
+    pub fn initiates_flr(self, offset: u16, data: &[u8]) -> bool {
         let (byte, bit) = INITIATE_RESET;
         let at = self.at.saturating_add(byte).checked_sub(offset);
         at.and_then(|at| data.get(usize::from(at))).is_some_and(|byte| byte & bit != 0)

@@ -15,12 +15,12 @@
 
 pub mod address_map;
 pub mod bar;
+pub mod bus_adapters;
 pub mod capability_list;
 pub mod config;
 #[cfg(test)]
 pub(crate) mod driver;
 pub mod express;
-pub mod faces;
 pub mod function;
 pub mod header;
 pub mod host_bridge;
@@ -38,7 +38,7 @@ pub use header::{COMMAND_BUS_MASTER, Header};
 pub use msix::MsixCapability;
 pub use overlap::overlap;
 pub use root::Root;
-pub use windows::{BusRange, NoRoom, Space, Windows};
+pub use windows::{BusRange, Space, WindowFull, Windows};
 
 #[cfg(test)]
 mod tests;

@@ -13,7 +13,7 @@ use super::bar::Bars;
 use super::config::ConfigSpace;
 use super::function::{BAR_COUNT, Decoding, DeviceFunction, Function, Pages, Place, Placement};
 use super::host_bridge::HostBridge;
-use super::windows::{Addresses, BusRange, NoRoom, Space, Windows};
+use super::windows::{BarAllocator, BusRange, Space, WindowFull, Windows};
 
 /// Header type (PCIe r6 §7.5.1.1.9) and its bit that says that a device has more functions than this one.
 const HEADER_TYPE: usize = 0x0e;
@@ -43,7 +43,7 @@ struct Bus {
 /// The root complex and its bus 0.
 pub struct Root {
     windows: Windows,
-    addresses: Mutex<Addresses>,
+    addresses: Mutex<BarAllocator>,
     bus: RwLock<Bus>,
     /// `CONFIG_ADDRESS` of the configuration ports.
     pub(super) config_address: AtomicU32,
@@ -54,7 +54,7 @@ impl Root {
     #[must_use]
     pub fn new(windows: Windows) -> Arc<Self> {
         let root = Self {
-            addresses: Mutex::new(Addresses::new(&windows)),
+            addresses: Mutex::new(BarAllocator::new(&windows)),
             windows,
             bus: RwLock::default(),
             config_address: AtomicU32::new(0),
@@ -67,7 +67,7 @@ impl Root {
     ///
     /// # Errors
     /// A window is used up.
-    pub fn assign(&self, bars: &Bars, space: &mut ConfigSpace) -> Result<(), NoRoom> {
+    pub fn assign(&self, bars: &Bars, space: &mut ConfigSpace) -> Result<(), WindowFull> {
         bars.assign(space, &mut self.addresses.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
@@ -84,7 +84,7 @@ impl Root {
         };
         let place = place.ok_or(BusFull)?;
         self.insert(place, function);
-        self.settle(place);
+        self.update_bars(place);
         Ok(place)
     }
 
@@ -137,7 +137,7 @@ impl Root {
     pub(super) fn config_write(&self, place: DeviceFunction, offset: u16, data: &[u8]) {
         if let Some(function) = self.function(place) {
             function.config_write(offset, data);
-            self.settle(place);
+            self.update_bars(place);
         }
     }
 
@@ -149,7 +149,7 @@ impl Root {
     }
 
     /// Brings the address map in line with what the function at `place` decodes. Does nothing if that is unchanged.
-    fn settle(&self, place: DeviceFunction) {
+    fn update_bars(&self, place: DeviceFunction) {
         let mut bus = self.bus.write().unwrap_or_else(PoisonError::into_inner);
         let Some(occupant) = bus.occupants.get_mut(&place) else {
             return;

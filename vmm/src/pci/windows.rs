@@ -90,9 +90,9 @@ impl Windows {
 /// Which window a BAR's first address comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Window {
-    /// Addresses below 4 GiB.
+    /// BarAllocator below 4 GiB.
     Memory32,
-    /// Addresses above RAM, and below 4 GiB where those are used up.
+    /// BarAllocator above RAM, and below 4 GiB where those are used up.
     Memory64,
     /// Ports.
     Io,
@@ -101,7 +101,7 @@ pub enum Window {
 /// A window has no room for a BAR.
 #[derive(Debug, thiserror::Error)]
 #[error("no room for a BAR of {size:#x} bytes in the {window:?} window of the PCI bus")]
-pub struct NoRoom {
+pub struct WindowFull {
     /// The window that was asked.
     pub window: Window,
     /// The BAR's size.
@@ -110,13 +110,13 @@ pub struct NoRoom {
 
 /// Hands out addresses for BARs, as firmware would.
 #[derive(Debug)]
-pub struct Addresses {
+pub struct BarAllocator {
     memory32: Option<AddressAllocator>,
     memory64: Option<AddressAllocator>,
     io: Option<AddressAllocator>,
 }
 
-impl Addresses {
+impl BarAllocator {
     /// All of the windows, free.
     #[must_use]
     pub fn new(windows: &Windows) -> Self {
@@ -132,7 +132,7 @@ impl Addresses {
     ///
     /// # Errors
     /// The window is used up.
-    pub fn allocate(&mut self, window: Window, size: u64) -> Result<u64, NoRoom> {
+    pub fn allocate(&mut self, window: Window, size: u64) -> Result<u64, WindowFull> {
         let room = match window {
             Window::Memory32 | Window::Memory64 => size.max(PAGE),
             Window::Io => size,
@@ -146,7 +146,7 @@ impl Addresses {
             Window::Memory64 => take(&mut self.memory64).or_else(|| take(&mut self.memory32)),
             Window::Io => take(&mut self.io),
         };
-        address.ok_or(NoRoom { window, size })
+        address.ok_or(WindowFull { window, size })
     }
 }
 
@@ -178,7 +178,7 @@ pub(crate) mod tests {
 
     #[test]
     fn addresses_are_aligned_apart_and_spill_low() {
-        let mut addresses = Addresses::new(&windows());
+        let mut addresses = BarAllocator::new(&windows());
         assert_eq!(addresses.allocate(Window::Memory32, 0x10).unwrap(), 0xc000_0000);
         assert_eq!(addresses.allocate(Window::Memory32, 0x10).unwrap(), 0xc000_1000);
         assert_eq!(addresses.allocate(Window::Memory32, 0x10_0000).unwrap(), 0xc010_0000);
@@ -188,6 +188,6 @@ pub(crate) mod tests {
         assert_eq!(addresses.allocate(Window::Memory64, 0x1000).unwrap(), 0xc000_2000, "spilled");
         assert!(addresses.allocate(Window::Memory32, 1 << 32).is_err());
         let none = Windows { mmio64: 0..0, ..windows() };
-        assert_eq!(Addresses::new(&none).allocate(Window::Memory64, 0x4000).unwrap(), 0xc000_0000);
+        assert_eq!(BarAllocator::new(&none).allocate(Window::Memory64, 0x4000).unwrap(), 0xc000_0000);
     }
 }

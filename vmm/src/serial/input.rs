@@ -10,7 +10,7 @@ use std::sync::Arc;
 use event_manager::{EventOps, EventSet, Events, MutEventSubscriber};
 
 use super::Port;
-use crate::outcome::{Ending, Outcome};
+use crate::outcome::{ExitEvent, Outcome};
 
 const CTRL_A: u8 = 1;
 /// What `Ctrl-A x` counts as.
@@ -19,7 +19,7 @@ const INTERRUPTED: i32 = signal_hook::consts::SIGINT;
 /// The way from standard input to the port.
 pub struct Input {
     port: Arc<Port>,
-    ending: Arc<Ending>,
+    exit_event: Arc<ExitEvent>,
     escape: Option<Escape>,
     stream: Stream,
 }
@@ -66,9 +66,9 @@ impl Escape {
 impl Input {
     /// Input for `port`.
     #[must_use]
-    pub fn new(port: Arc<Port>, source: Source, ending: Arc<Ending>) -> Self {
+    pub fn new(port: Arc<Port>, source: Source, exit_event: Arc<ExitEvent>) -> Self {
         let escape = (source == Source::Terminal).then(Escape::default);
-        Self { port, ending, escape, stream: Stream::Open }
+        Self { port, exit_event, escape, stream: Stream::Open }
     }
 
     fn watch(&mut self, ops: &mut EventOps) {
@@ -124,7 +124,7 @@ impl Input {
                     self.port.receive(&bytes);
                 }
                 if end {
-                    self.ending.end(Outcome::Stopped(INTERRUPTED));
+                    self.exit_event.signal(Outcome::Stopped(INTERRUPTED));
                 }
             }
         }

@@ -1,7 +1,7 @@
 //! Where the bytes of the serial port go.
 //!
 //! Bytes are handed on line by line, since each hand-over is a system call and wakes a reader. What is not yet a
-//! line waits until [`Output::hand_on`], which the event loop calls soon after the first byte of it. Nothing here
+//! line waits until [`Output::drain`], which the event loop calls soon after the first byte of it. Nothing here
 //! waits for a slow reader: what it does not take stays, and a guest that has too much of it waiting is held up by
 //! the port, as by a real line.
 
@@ -16,13 +16,13 @@ use crate::cli::SerialTarget;
 use crate::error::{Error, Result};
 
 /// Bytes that may wait: with more, the guest does.
-const MOST_WAITING: usize = 64 << 10;
+const BUFFER_LIMIT: usize = 64 << 10;
 /// Bytes that a pipe with any room takes at once (PIPE_BUF).
 const AT_ONCE: usize = 4096;
 
 /// The receiving end of the line.
 #[derive(Debug)]
-enum End {
+enum Sink {
     Stdout,
     File(File),
     Nowhere,
@@ -31,46 +31,46 @@ enum End {
 /// The line's end with the bytes that wait for it.
 #[derive(Debug)]
 pub(super) struct Output {
-    waiting: Vec<u8>,
-    end: End,
+    buffered: Vec<u8>,
+    sink: Sink,
 }
 
 impl Output {
     pub(super) fn to(target: &SerialTarget) -> Result<Self> {
-        let end = match target {
-            SerialTarget::Stdio => End::Stdout,
-            SerialTarget::Off => End::Nowhere,
+        let sink = match target {
+            SerialTarget::Stdio => Sink::Stdout,
+            SerialTarget::Off => Sink::Nowhere,
             SerialTarget::File(path) => {
                 let file = File::create(path);
-                End::File(
+                Sink::File(
                     file.map_err(|error| Error::input(format!("--serial file={}", path.display()), error))?,
                 )
             }
         };
-        Ok(Self { waiting: Vec::new(), end })
+        Ok(Self { buffered: Vec::new(), sink })
     }
 
     /// Bytes that wait.
-    pub(super) fn waiting(&self) -> usize {
-        self.waiting.len()
+    pub(super) fn buffered(&self) -> usize {
+        self.buffered.len()
     }
 
     /// Whether the guest must wait until some have been handed on.
     pub(super) fn is_full(&self) -> bool {
-        self.waiting.len() >= MOST_WAITING
+        self.buffered.len() >= BUFFER_LIMIT
     }
 
     /// Hands on what the reader takes now.
-    pub(super) fn hand_on(&mut self) -> io::Result<()> {
-        let written = match &mut self.end {
-            End::Stdout => write_to_stdout(&self.waiting),
-            End::File(file) => file.write_all(&self.waiting).map(|()| self.waiting.len()),
-            End::Nowhere => Ok(self.waiting.len()),
+    pub(super) fn drain(&mut self) -> io::Result<()> {
+        let written = match &mut self.sink {
+            Sink::Stdout => write_to_stdout(&self.buffered),
+            Sink::File(file) => file.write_all(&self.buffered).map(|()| self.buffered.len()),
+            Sink::Nowhere => Ok(self.buffered.len()),
         };
         match written {
-            Ok(count) => drop(self.waiting.drain(..count.min(self.waiting.len()))),
+            Ok(count) => drop(self.buffered.drain(..count.min(self.buffered.len()))),
             // A reader that is gone has lost them; keeping them would stop the guest.
-            Err(_) => self.waiting.clear(),
+            Err(_) => self.buffered.clear(),
         }
         written.map(drop)
     }
@@ -78,9 +78,9 @@ impl Output {
 
 impl Write for Output {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.waiting.extend_from_slice(bytes);
+        self.buffered.extend_from_slice(bytes);
         if bytes.contains(&b'\n') {
-            self.hand_on()?;
+            self.drain()?;
         }
         Ok(bytes.len())
     }
@@ -96,7 +96,7 @@ impl Write for Output {
 fn write_to_stdout(bytes: &[u8]) -> io::Result<usize> {
     let mut written = 0usize;
     for part in bytes.chunks(AT_ONCE) {
-        if !wait_for_room(Duration::ZERO)? {
+        if !wait_writable(Duration::ZERO)? {
             break;
         }
         match rustix::io::write(rustix::stdio::stdout(), part) {
@@ -115,7 +115,7 @@ fn write_to_stdout(bytes: &[u8]) -> io::Result<usize> {
 
 /// Waits until standard output takes more, and says whether it does. A reader that is gone counts as one: the write
 /// will say so.
-pub(super) fn wait_for_room(patience: Duration) -> io::Result<bool> {
+pub(super) fn wait_writable(patience: Duration) -> io::Result<bool> {
     let stdout = rustix::stdio::stdout();
     let timeout = Timespec::try_from(patience).map_err(io::Error::other)?;
     match poll(&mut [PollFd::new(&stdout, PollFlags::OUT)], Some(&timeout)) {

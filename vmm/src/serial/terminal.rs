@@ -1,6 +1,6 @@
 //! Raw mode of the terminal, for as long as the guest has it.
 //!
-//! Only a terminal is touched. It is given back by [`give_back`], which the guard's drop, the panic hook and
+//! Only a terminal is touched. It is given back by [`restore`], which the guard's drop, the panic hook and
 //! the end of the process all call: the settings are kept in one process-wide place, and the first to come
 //! restores them.
 
@@ -42,12 +42,12 @@ impl RawMode {
 
 impl Drop for RawMode {
     fn drop(&mut self) {
-        give_back();
+        restore();
     }
 }
 
 /// Restores the terminal, if it is in raw mode. May be called at any time, from any thread, in a panic too.
-pub fn give_back() {
+pub fn restore() {
     // `try_lock`: a panic while the lock is held must not wait for itself.
     if let Ok(mut saved) = SAVED.try_lock()
         && let Some(settings) = saved.take()
@@ -58,10 +58,10 @@ pub fn give_back() {
 }
 
 /// Gives the terminal back before a panic says what happened.
-pub fn give_back_on_panic() {
+pub fn restore_on_panic() {
     let report = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |info| {
-        give_back();
+        restore();
         report(info);
     }));
 }

@@ -8,9 +8,9 @@ use kvm_bindings::{CpuId, KVM_CPUID_FLAG_SIGNIFCANT_INDEX, KVM_MAX_CPUID_ENTRIES
 use kvm_ioctls::{Cap, Kvm};
 use vm_msi::apic::DestinationIds;
 
-use crate::error::{Doing, Error, Result};
+use crate::error::{Context, Error, Result};
 
-/// Physical address bits of a CPU that does not say.
+/// PhysicalDevice address bits of a CPU that does not say.
 const DEFAULT_PHYSICAL_BITS: u8 = 36;
 
 mod leaf {
@@ -53,8 +53,9 @@ impl Cpuid {
     /// # Errors
     /// The host's.
     pub fn supported(kvm: &Kvm, ids: DestinationIds) -> Result<Self> {
-        let doing = "reading the CPUID that KVM supports";
-        let mut supported = kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES).doing(doing)?.as_slice().to_vec();
+        let context = "reading the CPUID that KVM supports";
+        let mut supported =
+            kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES).context(context)?.as_slice().to_vec();
         for entry in &mut supported {
             match entry.function {
                 leaf::FEATURES => {

@@ -13,9 +13,8 @@ use vm_device::bus::{MmioAddress, PioAddress};
 use vm_device::device_manager::{IoManager, MmioManager, PioManager};
 
 use super::run_page::{InternalError, RunPage};
-use super::{Shared, Vcpu};
 use crate::error::Error;
-use crate::outcome::{Crash, Outcome};
+use crate::outcome::Outcome;
 
 /// Names of KVM's internal errors, by number.
 const INTERNAL_ERRORS: [(u32, &str); 4] = [
@@ -26,7 +25,7 @@ const INTERNAL_ERRORS: [(u32, &str); 4] = [
 ];
 
 /// What comes after an exit.
-pub(super) enum Next {
+pub(super) enum ExitAction {
     /// The guest runs on.
     Run,
     /// A signal interrupted the guest: the thread looks whether it is to stop.
@@ -38,47 +37,49 @@ pub(super) enum Next {
 }
 
 /// Runs the guest until its next exit, and answers it.
-pub(super) fn step(fd: &mut VcpuFd, shared: &Shared, page: &RunPage) -> Next {
+pub(super) fn run_once(fd: &mut VcpuFd, buses: &IoManager, page: &RunPage) -> ExitAction {
     let exit = match fd.run() {
         Ok(exit) => exit,
         Err(errno) => match rustix::io::Errno::from_raw_os_error(errno.errno()) {
-            rustix::io::Errno::INTR => return Next::Interrupted,
+            rustix::io::Errno::INTR => return ExitAction::Interrupted,
             // A vCPU that waits for its startup interrupt was woken up for something else.
-            rustix::io::Errno::AGAIN => return Next::Run,
-            _ => return Next::End(Outcome::Failed(Error::host("running a vcpu", errno))),
+            rustix::io::Errno::AGAIN => return ExitAction::Run,
+            _ => return ExitAction::End(Outcome::Failed(Error::host("running a vcpu", errno))),
         },
     };
     match exit {
         VcpuExit::IoIn(port, data) => {
             let unit = page.port_access_unit();
-            data.chunks_mut(unit).for_each(|data| port_read(&shared.buses, port, data));
+            data.chunks_mut(unit).for_each(|data| port_read(buses, port, data));
         }
         VcpuExit::IoOut(port, data) => {
             let unit = page.port_access_unit();
-            data.chunks(unit).for_each(|data| port_write(&shared.buses, port, data));
+            data.chunks(unit).for_each(|data| port_write(buses, port, data));
         }
-        VcpuExit::MmioRead(address, data) => mmio_read(&shared.buses, address, data),
-        VcpuExit::MmioWrite(address, data) => mmio_write(&shared.buses, address, data),
+        VcpuExit::MmioRead(address, data) => mmio_read(buses, address, data),
+        VcpuExit::MmioWrite(address, data) => mmio_write(buses, address, data),
         // No pin of our IOAPIC is level-triggered: there is nothing to do at its end of interrupt.
         VcpuExit::IoapicEoi(_) => {}
-        VcpuExit::Intr => return Next::Interrupted,
-        VcpuExit::SystemEvent(KVM_SYSTEM_EVENT_SHUTDOWN, _) => return Next::End(Outcome::PoweredOff),
-        VcpuExit::SystemEvent(KVM_SYSTEM_EVENT_RESET, _) => return Next::End(Outcome::Rebooted),
+        VcpuExit::Intr => return ExitAction::Interrupted,
+        VcpuExit::SystemEvent(KVM_SYSTEM_EVENT_SHUTDOWN, _) => return ExitAction::End(Outcome::PoweredOff),
+        VcpuExit::SystemEvent(KVM_SYSTEM_EVENT_RESET, _) => return ExitAction::End(Outcome::Rebooted),
         VcpuExit::SystemEvent(KVM_SYSTEM_EVENT_CRASH, data) => {
-            return Next::Crash(format!("the guest says that it has crashed {data:x?}"));
+            return ExitAction::Crash(format!("the guest says that it has crashed {data:x?}"));
         }
-        VcpuExit::Shutdown => return Next::Crash("triple fault".into()),
+        VcpuExit::Shutdown => return ExitAction::Crash("triple fault".into()),
         VcpuExit::InternalError => {
-            return Next::Crash(page.internal_error().map_or_else(|| "KVM internal error".into(), describe));
+            return ExitAction::Crash(
+                page.internal_error().map_or_else(|| "KVM internal error".into(), describe),
+            );
         }
         VcpuExit::FailEntry(reason, cpu) => {
-            return Next::Crash(format!(
+            return ExitAction::Crash(format!(
                 "the hardware refuses to enter the guest (reason {reason:#x}, host CPU {cpu})"
             ));
         }
-        other => return Next::Crash(format!("unexpected exit {other:?}")),
+        other => return ExitAction::Crash(format!("unexpected exit {other:?}")),
     }
-    Next::Run
+    ExitAction::Run
 }
 
 fn describe(error: InternalError) -> String {
@@ -115,18 +116,6 @@ fn mmio_read(buses: &IoManager, address: u64, data: &mut [u8]) {
 fn mmio_write(buses: &IoManager, address: u64, data: &[u8]) {
     if buses.mmio_write(MmioAddress(address), data).is_err() {
         tracing::trace!("nothing at address {address:#x}, write of {data:02x?}");
-    }
-}
-
-/// Where a CPU begins after a reset (Intel SDM 3A 10.1.4).
-const RESET_VECTOR: u64 = 0xfff0;
-
-impl Vcpu {
-    /// A crash of this vCPU, with where it is. After a triple fault KVM on AMD has reset the CPU, and nobody
-    /// knows where it was (Linux, `shutdown_interception`).
-    pub(super) fn crash(&self, what: String) -> Crash {
-        let rip = self.fd.get_regs().ok().map(|regs| regs.rip).filter(|rip| *rip != RESET_VECTOR);
-        Crash { vcpu: self.index, what, rip }
     }
 }
 

@@ -10,7 +10,7 @@ pub mod cpuid;
 mod exit;
 mod run_page;
 mod state;
-mod thread;
+pub mod thread;
 
 use std::sync::Arc;
 
@@ -20,9 +20,11 @@ use vm_device::device_manager::IoManager;
 use vm_memory::GuestMemoryMmap;
 
 use crate::boot::Entry;
-use crate::error::{Doing, Result};
-use crate::outcome::Ending;
-pub use thread::Threads;
+use crate::error::{Context, Result};
+use crate::outcome::{Crash, ExitEvent};
+
+/// Where a CPU begins after a reset (Intel SDM 3A 10.1.4).
+const RESET_VECTOR: u64 = 0xfff0;
 
 /// What all vCPUs share.
 #[derive(Clone)]
@@ -30,7 +32,7 @@ pub struct Shared {
     /// The guest's port and memory accesses.
     pub buses: Arc<IoManager>,
     /// Where the end of the run is said.
-    pub ending: Arc<Ending>,
+    pub exit_event: Arc<ExitEvent>,
 }
 
 /// A vCPU that is ready to run.
@@ -47,11 +49,11 @@ impl Vcpu {
     /// # Errors
     /// The host's, when KVM refuses the vCPU or its state.
     pub fn new(vm: &VmFd, index: u8, cpuid: &CpuId, shared: Shared) -> Result<Self> {
-        let doing = |what: &str| format!("{what} vcpu {index}");
-        let fd = vm.create_vcpu(index.into()).doing(doing("creating"))?;
-        fd.set_cpuid2(cpuid).doing(doing("setting the CPUID of"))?;
-        state::set_msrs(&fd).doing(doing("setting the MSRs of"))?;
-        state::set_lapic(&fd).doing(doing("setting the local APIC of"))?;
+        let context = |what: &str| format!("{what} vcpu {index}");
+        let fd = vm.create_vcpu(index.into()).context(context("creating"))?;
+        fd.set_cpuid2(cpuid).context(context("setting the CPUID of"))?;
+        state::set_msrs(&fd).context(context("setting the MSRs of"))?;
+        state::set_lapic(&fd).context(context("setting the local APIC of"))?;
         Ok(Self { index, fd, shared })
     }
 
@@ -60,7 +62,14 @@ impl Vcpu {
     /// # Errors
     /// The host's, when guest memory cannot be written or KVM refuses the state.
     pub fn boot(&self, memory: &GuestMemoryMmap, entry: &Entry) -> Result<()> {
-        state::write_boot_tables(memory).doing("writing the boot page tables")?;
-        state::set_registers(&self.fd, entry.start).doing("setting the registers of vcpu 0")
+        state::write_boot_tables(memory).context("writing the boot page tables")?;
+        state::set_registers(&self.fd, entry.start).context("setting the registers of vcpu 0")
+    }
+
+    /// A crash of this vCPU, with where it is. After a triple fault KVM on AMD has reset the CPU, and nobody
+    /// knows where it was (Linux, `shutdown_interception`).
+    fn crash(&self, what: String) -> Crash {
+        let rip = self.fd.get_regs().ok().map(|regs| regs.rip).filter(|rip| *rip != RESET_VECTOR);
+        Crash { vcpu: self.index, what, rip }
     }
 }

@@ -12,9 +12,9 @@ use std::time::Duration;
 use vmm_sys_util::signal::{Killable, SIGRTMIN};
 
 use super::Vcpu;
-use super::exit::{Next, step};
+use super::exit::{ExitAction, run_once};
 use super::run_page::RunPage;
-use crate::error::{Doing, Result};
+use crate::error::{Context, Result};
 use crate::outcome::{Outcome, PanicGuard};
 
 /// How long to wait before a thread that still runs is signalled again.
@@ -33,12 +33,12 @@ impl Threads {
     /// The host's, when it refuses the signal handler or a thread.
     pub fn start(vcpus: Vec<Vcpu>) -> Result<Self> {
         // A handler is all that is wanted, so that the signal interrupts KVM_RUN; what it sets nobody reads.
-        signal_hook::flag::register(SIGRTMIN(), Arc::default()).doing("registering the vcpus' signal")?;
+        signal_hook::flag::register(SIGRTMIN(), Arc::default()).context("registering the vcpus' signal")?;
         let mut started = Self { stop: Arc::new(AtomicBool::new(false)), threads: Vec::new() };
         for vcpu in vcpus {
             let stop = Arc::clone(&started.stop);
             let thread = Builder::new().name(format!("vcpu {}", vcpu.index)).spawn(move || run(vcpu, &stop));
-            started.threads.push(thread.doing("starting a vcpu's thread")?);
+            started.threads.push(thread.context("starting a vcpu's thread")?);
         }
         Ok(started)
     }
@@ -62,13 +62,16 @@ impl Drop for Threads {
 }
 
 fn run(mut vcpu: Vcpu, stop: &AtomicBool) {
-    let _guard = PanicGuard { ending: Arc::clone(&vcpu.shared.ending), doing: "running a vcpu".to_owned() };
+    let _guard =
+        PanicGuard { exit_event: Arc::clone(&vcpu.shared.exit_event), context: "running a vcpu".to_owned() };
     let page = RunPage::of(&mut vcpu.fd);
     while !stop.load(Ordering::SeqCst) {
-        match step(&mut vcpu.fd, &vcpu.shared, &page) {
-            Next::Run | Next::Interrupted => {}
-            Next::End(outcome) => return vcpu.shared.ending.end(outcome),
-            Next::Crash(what) => return vcpu.shared.ending.end(Outcome::Crashed(vcpu.crash(what))),
+        match run_once(&mut vcpu.fd, &vcpu.shared.buses, &page) {
+            ExitAction::Run | ExitAction::Interrupted => {}
+            ExitAction::End(outcome) => return vcpu.shared.exit_event.signal(outcome),
+            ExitAction::Crash(what) => {
+                return vcpu.shared.exit_event.signal(Outcome::Crashed(vcpu.crash(what)));
+            }
         }
     }
 }

@@ -40,20 +40,20 @@ pub mod id {
 }
 
 /// A capability that is carried, and what of it is not simply the device's.
-struct Carried {
+struct Exposed {
     id: u8,
     registers: &'static [Register],
 }
 
-const CARRIED: &[Carried] = &[
-    Carried { id: id::POWER_MANAGEMENT, registers: registers::POWER_MANAGEMENT },
-    Carried { id: id::VITAL_PRODUCT_DATA, registers: &[] },
-    Carried { id: id::VENDOR_SPECIFIC, registers: &[] },
-    Carried { id: id::PCI_EXPRESS, registers: registers::PCI_EXPRESS },
-    Carried { id: id::ADVANCED_FEATURES, registers: registers::ADVANCED_FEATURES },
+const EXPOSED: &[Exposed] = &[
+    Exposed { id: id::POWER_MANAGEMENT, registers: registers::POWER_MANAGEMENT },
+    Exposed { id: id::VITAL_PRODUCT_DATA, registers: &[] },
+    Exposed { id: id::VENDOR_SPECIFIC, registers: &[] },
+    Exposed { id: id::PCI_EXPRESS, registers: registers::PCI_EXPRESS },
+    Exposed { id: id::ADVANCED_FEATURES, registers: registers::ADVANCED_FEATURES },
 ];
 
-const CARRIED_EXTENDED: &[u16] = &[
+const EXPOSED_EXTENDED: &[u16] = &[
     id::ADVANCED_ERROR_REPORTING,
     id::SERIAL_NUMBER,
     id::EXTENDED_VENDOR_SPECIFIC,
@@ -75,9 +75,9 @@ type List<I> = Vec<(u16, I)>;
 
 /// Where the carried capabilities of the lower 256 bytes are: the first of each ID.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Places(BTreeMap<u8, u16>);
+pub struct CapabilityOffsets(BTreeMap<u8, u16>);
 
-impl Places {
+impl CapabilityOffsets {
     /// Where the capability is, if the guest has it.
     #[must_use]
     pub fn of(&self, id: u8) -> Option<u16> {
@@ -93,17 +93,17 @@ pub fn find(host: &[u8], id: u8) -> Option<u16> {
 
 /// Makes the guest's capability lists in `space` from the configuration space that the host shows. Capabilities with the
 /// IDs `emulated` are carried too, for others to fill.
-pub fn relink(space: &mut ConfigSpace, host: &[u8], emulated: &[u8]) -> Places {
+pub fn relink(space: &mut ConfigSpace, host: &[u8], emulated: &[u8]) -> CapabilityOffsets {
     let list = walk(host);
     let registers = |id: u8| {
-        let carried = CARRIED.iter().find(|carried| carried.id == id).map(|carried| carried.registers);
-        carried.or(emulated.contains(&id).then_some(&[][..]))
+        let exposed = EXPOSED.iter().find(|exposed| exposed.id == id).map(|exposed| exposed.registers);
+        exposed.or(emulated.contains(&id).then_some(&[][..]))
     };
     for (offset, id, len) in hidden(&list, CONVENTIONAL_END, |_, id| registers(id).is_some()) {
         // What follows a capability of known length may be registers of the device's own.
         space.hide(offset, if id == id::MSI { len.min(MSI_LONGEST) } else { len });
     }
-    let mut places = Places::default();
+    let mut offsets = CapabilityOffsets::default();
     let mut pointer = POINTER;
     space.hide(POINTER, 4);
     for (offset, id) in &list {
@@ -113,29 +113,29 @@ pub fn relink(space: &mut ConfigSpace, host: &[u8], emulated: &[u8]) -> Places {
         space.fix(pointer, &[offset.to_le_bytes()[0]]);
         space.fix(*offset, &[*id, 0]);
         // Of two capabilities of one ID only vendor-specific ones make sense; the emulation looks after the first.
-        if !places.0.contains_key(id) {
-            places.0.insert(*id, *offset);
+        if !offsets.0.contains_key(id) {
+            offsets.0.insert(*id, *offset);
             space.define(*offset, registers);
         }
         pointer = offset.saturating_add(1);
     }
-    let has_list = if places.0.is_empty() { 0 } else { u32::from(STATUS_CAPABILITIES) };
+    let has_list = if offsets.0.is_empty() { 0 } else { u32::from(STATUS_CAPABILITIES) };
     space.define(0, &[Register { reset: has_list, ..registers::STATUS }]);
     relink_extended(space, host);
-    places
+    offsets
 }
 
 fn relink_extended(space: &mut ConfigSpace, host: &[u8]) {
     let list = walk_extended(host);
-    let carried = |offset: u16, id| {
+    let exposed = |offset: u16, id| {
         let [_, second, third] = [0, 4, 8].map(|at| dword(host, offset.saturating_add(at)).unwrap_or(0));
-        CARRIED_EXTENDED.contains(&id) && !SiovDvsec::is_at([id.into(), second, third])
+        EXPOSED_EXTENDED.contains(&id) && !SiovDvsec::is_at([id.into(), second, third])
     };
-    for (offset, _, len) in hidden(&list, CONFIG_END, carried) {
+    for (offset, _, len) in hidden(&list, CONFIG_END, exposed) {
         space.hide(offset, len);
     }
     let kept: Vec<u16> =
-        list.iter().filter(|(offset, id)| carried(*offset, *id)).map(|(offset, _)| *offset).collect();
+        list.iter().filter(|(offset, id)| exposed(*offset, *id)).map(|(offset, _)| *offset).collect();
     // The list starts at 0x100, always: what is hidden there becomes a null capability that points on.
     let starts = kept.iter().copied().filter(|offset| *offset != EXTENDED_FIRST);
     let mut next = starts.chain([0]);
@@ -154,12 +154,12 @@ fn header(own: u32, next: u16) -> [u8; 4] {
 }
 
 /// Those capabilities that are not carried, with their lengths at most: each ends where another begins.
-fn hidden<I: Copy>(list: &List<I>, end: u16, carried: impl Fn(u16, I) -> bool) -> Vec<(u16, I, usize)> {
+fn hidden<I: Copy>(list: &List<I>, end: u16, exposed: impl Fn(u16, I) -> bool) -> Vec<(u16, I, usize)> {
     let len = |offset: u16| {
         let starts = list.iter().map(|(other, _)| *other).filter(|other| *other > offset);
         usize::from(starts.min().unwrap_or(end).saturating_sub(offset))
     };
-    let hidden = list.iter().filter(|(offset, id)| !carried(*offset, *id));
+    let hidden = list.iter().filter(|(offset, id)| !exposed(*offset, *id));
     hidden.map(|(offset, id)| (*offset, *id, len(*offset))).collect()
 }
 
@@ -225,13 +225,13 @@ mod tests {
     }
 
     /// The space as a guest reads it.
-    fn guest(host: &[u8], emulated: &[u8]) -> (Vec<u8>, Places) {
+    fn guest(host: &[u8], emulated: &[u8]) -> (Vec<u8>, CapabilityOffsets) {
         let mut space = ConfigSpace::device(host.len());
         space.define(0, registers::HEADER);
-        let places = relink(&mut space, host, emulated);
+        let offsets = relink(&mut space, host, emulated);
         let mut seen = host.to_vec();
         space.merge(0, &mut seen);
-        (seen, places)
+        (seen, offsets)
     }
 
     #[test]
@@ -245,9 +245,9 @@ mod tests {
             ],
             &[],
         );
-        let (seen, places) = guest(&host, &[id::MSIX]);
+        let (seen, offsets) = guest(&host, &[id::MSIX]);
         assert_eq!(walk(&seen), [(0x58, id::POWER_MANAGEMENT), (0x80, id::MSIX)]);
-        assert_eq!((places.of(id::MSIX), places.of(id::MSI)), (Some(0x80), None));
+        assert_eq!((offsets.of(id::MSIX), offsets.of(id::MSI)), (Some(0x80), None));
         assert!(seen[0x40..0x58].iter().all(|byte| *byte == 0), "the MSI capability");
         assert!(seen[0x70..0x80].iter().all(|byte| *byte == 0), "an unknown capability, up to the next");
         assert_eq!(seen[0x90..0xa0], [0xee; 0x10], "registers outside of the list are the device's");
@@ -262,9 +262,9 @@ mod tests {
 
     #[test]
     fn a_device_that_keeps_nothing_has_no_list() {
-        let (seen, places) = guest(&host(&[(0x40, id::MSI, 0x60), (0x60, id::MSIX, 0)], &[]), &[]);
+        let (seen, offsets) = guest(&host(&[(0x40, id::MSI, 0x60), (0x60, id::MSIX, 0)], &[]), &[]);
         assert_eq!((seen[6] & STATUS_CAPABILITIES, seen[0x34]), (0, 0));
-        assert_eq!(places, Places::default());
+        assert_eq!(offsets, CapabilityOffsets::default());
         let mut none = host(&[(0x40, id::MSIX, 0)], &[]);
         none[6] = 0;
         assert_eq!(guest(&none, &[]).0[0x34], 0);

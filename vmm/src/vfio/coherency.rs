@@ -12,7 +12,7 @@ use kvm_bindings::{
 };
 use kvm_ioctls::{DeviceFd, VmFd};
 
-use crate::error::{Doing, Result};
+use crate::error::{Context, Result};
 
 /// The device of one VM; a VM has one at most.
 #[derive(Debug)]
@@ -21,7 +21,7 @@ pub(super) struct Coherency(DeviceFd);
 impl Coherency {
     pub(super) fn new(vm: &VmFd) -> Result<Self> {
         let mut device = kvm_create_device { type_: kvm_device_type_KVM_DEV_TYPE_VFIO, fd: 0, flags: 0 };
-        vm.create_device(&mut device).doing("creating KVM's VFIO device").map(Self)
+        vm.create_device(&mut device).context("creating KVM's VFIO device").map(Self)
     }
 
     /// Adds the devices of a group.
@@ -34,6 +34,6 @@ impl Coherency {
             // The kernel reads the number from there.
             addr: (&raw const descriptor) as u64,
         };
-        self.0.set_device_attr(&attribute).doing("telling KVM of an IOMMU group")
+        self.0.set_device_attr(&attribute).context("telling KVM of an IOMMU group")
     }
 }

@@ -19,7 +19,7 @@ use vm_memory::{GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion};
 use super::coherency::Coherency;
 use super::host::HostDevice;
 use super::ioctl;
-use crate::error::{Doing, Error, Result};
+use crate::error::{Context, Error, Result};
 
 const CONTROL: &str = "/dev/vfio/vfio";
 const API_VERSION: u32 = 0;
@@ -49,7 +49,7 @@ impl Container {
     ///
     /// # Errors
     /// As [`Container::open`].
-    pub fn apart(device: &HostDevice) -> Result<Arc<Self>> {
+    pub fn isolated(device: &HostDevice) -> Result<Arc<Self>> {
         Self::with(std::slice::from_ref(device), || Ok(None))
     }
 
@@ -61,7 +61,7 @@ impl Container {
             io::ErrorKind::NotFound => refused(CONTROL, "VFIO is not there; load it: modprobe vfio-pci"),
             _ => not_opened(CONTROL, error),
         })?;
-        let version = ioctl::api_version(&file).doing("asking VFIO for its version")?;
+        let version = ioctl::api_version(&file).context("asking VFIO for its version")?;
         if version != API_VERSION {
             return Err(refused(
                 CONTROL,
@@ -114,8 +114,9 @@ impl Container {
                     }
                     _ => "",
                 };
-                let doing = format!("giving devices access to {size:#x} bytes of guest memory at {start:#x}");
-                Error::host(doing, format!("{error}{cure}"))
+                let context =
+                    format!("giving devices access to {size:#x} bytes of guest memory at {start:#x}");
+                Error::host(context, format!("{error}{cure}"))
             })?;
             self.mapped.lock().unwrap_or_else(PoisonError::into_inner).push((start, size));
         }
@@ -128,12 +129,12 @@ impl Container {
     /// The host's: the device is not in one of the container's groups, or is in use by another process.
     pub fn device(&self, device: &HostDevice) -> Result<File> {
         let name = device.address.to_string();
-        let doing = || format!("opening device {name}");
+        let context = || format!("opening device {name}");
         let group =
-            self.groups.get(&device.group).ok_or_else(|| Error::host(doing(), "its group is not open"))?;
+            self.groups.get(&device.group).ok_or_else(|| Error::host(context(), "its group is not open"))?;
         ioctl::device(group, &name).map_err(|error| match Errno::from_io_error(&error) {
-            Some(Errno::BUSY) => Error::host(doing(), "it is in use by another process"),
-            _ => Error::host(doing(), error),
+            Some(Errno::BUSY) => Error::host(context(), "it is in use by another process"),
+            _ => Error::host(context(), error),
         })
     }
 }
@@ -163,7 +164,7 @@ fn open_group(device: &HostDevice) -> Result<File> {
         Some(Errno::NOENT) => refused(&path, "the group is not there; load VFIO: modprobe vfio-pci"),
         _ => not_opened(&path, error),
     })?;
-    let status = ioctl::group_status(&group).doing(format!("asking for the status of {path}"))?;
+    let status = ioctl::group_status(&group).context(format!("asking for the status of {path}"))?;
     if status & VFIO_GROUP_FLAGS_VIABLE == 0 {
         let problem = "the host uses a device of the IOMMU group; bind all of them to vfio-pci";
         return Err(refused(&path, problem));

@@ -93,7 +93,7 @@ impl Device {
     fn reset(&self, config: &mut GuestConfig) {
         let reset_device = || {
             if self.reset == HostReset::Supported
-                && let Err(error) = reset_patiently(&self.file)
+                && let Err(error) = reset_with_retry(&self.file)
             {
                 tracing::warn!("device {} cannot be reset: {error}", self.address);
             }
@@ -124,7 +124,7 @@ impl Function for Device {
     fn config_read(&self, offset: u16, data: &mut [u8]) {
         {
             let config = self.config();
-            if config.asks_device(offset, data.len()) {
+            if config.reads_device(offset, data.len()) {
                 self.host_config.read(offset.into(), data);
             }
             config.merge(offset, data);
@@ -225,7 +225,7 @@ impl Drop for Device {
 ///
 /// # Errors
 /// The host's.
-pub fn reset_patiently(device: &File) -> std::io::Result<()> {
+pub fn reset_with_retry(device: &File) -> std::io::Result<()> {
     const TRIES: u32 = 50;
     const PAUSE: Duration = Duration::from_millis(10);
     let mut result = ioctl::reset(device);

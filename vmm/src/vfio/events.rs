@@ -1,5 +1,5 @@
 //! What devices need of the event loop: the delivery of what the kernel has no room for, as it comes. Where the host refuses
-//! to have that watched, [`upkeep`](super::upkeep) delivers it.
+//! to have that watched, [`maintenance`](super::maintenance) delivers it.
 
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
@@ -8,7 +8,7 @@ use event_manager::{EventOps, EventSet, Events, MutEventSubscriber};
 
 use super::device::Device;
 use super::interrupts::Vectors;
-use crate::error::{Doing, Result};
+use crate::error::{Context, Result};
 
 /// Vectors, and what is ready while there is something of theirs to deliver.
 type Relay = (Arc<OwnedFd>, Arc<dyn Vectors>);
@@ -26,7 +26,8 @@ impl DeviceEvents {
     pub fn new(devices: &[Arc<Device>]) -> Result<Self> {
         let vectors = devices.iter().flat_map(|device| device.interrupts().vectors());
         let relays = vectors.map(|vectors| Ok((vectors.relay_fd()?, Arc::clone(vectors))));
-        let relays = relays.collect::<std::io::Result<_>>().doing("creating a descriptor for interrupts")?;
+        let relays =
+            relays.collect::<std::io::Result<_>>().context("creating a descriptor for interrupts")?;
         Ok(Self { relays })
     }
 }

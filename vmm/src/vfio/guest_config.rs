@@ -6,10 +6,10 @@
 
 use std::ops::Range;
 
-use super::capabilities::{self, Places, id};
+use super::capabilities::{self, CapabilityOffsets, id};
 use super::registers::{self, COMMAND_BUS_MASTER, COMMAND_INTX_DISABLE};
 use crate::pci::bar::COMMAND;
-use crate::pci::{BAR_COUNT, Bars, ConfigSpace, Decoding, NoRoom, Register, Root};
+use crate::pci::{BAR_COUNT, Bars, ConfigSpace, Decoding, Register, Root, WindowFull};
 
 /// Whether the host can reset the device by itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,7 +31,7 @@ pub enum GuestReset {
 
 /// What a guest's write asks for beside the change of the registers.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Written {
+pub struct WriteEffects {
     /// Bytes for the device's own configuration space, by offset.
     pub forwarded: Vec<(u16, Vec<u8>)>,
     /// The host's command register has to follow [`GuestConfig::host_command`].
@@ -45,12 +45,12 @@ pub struct Written {
 pub struct GuestConfig {
     space: ConfigSpace,
     bars: Bars,
-    places: Places,
+    offsets: CapabilityOffsets,
     /// Bytes and bits that initiate a function-level reset.
     flr: Vec<(u16, u8)>,
     power: Option<Power>,
     /// Registers that the guest changes in the device itself, with their values at reset.
-    in_device: Vec<(u16, Vec<u8>)>,
+    forwarded_at_reset: Vec<(u16, Vec<u8>)>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -81,11 +81,12 @@ impl GuestConfig {
         };
         space.define(0, &[command]);
         bars.define(&mut space);
-        let places = capabilities::relink(&mut space, host, &emulated);
+        let offsets = capabilities::relink(&mut space, host, &emulated);
         for bytes in bytes {
             space.hide(bytes.start, bytes.len());
         }
-        let mut config = Self { space, bars, places, flr: Vec::new(), power: None, in_device: Vec::new() };
+        let mut config =
+            Self { space, bars, offsets, flr: Vec::new(), power: None, forwarded_at_reset: Vec::new() };
         config.define_express(host, reset);
         config.define_advanced_features(host, reset);
         config.define_power(host, reset);
@@ -93,7 +94,7 @@ impl GuestConfig {
     }
 
     fn define_express(&mut self, host: &[u8], reset: HostReset) {
-        let Some(at) = self.places.of(id::PCI_EXPRESS) else {
+        let Some(at) = self.offsets.of(id::PCI_EXPRESS) else {
             return;
         };
         if value(host, at.saturating_add(2), 1) & 0xf >= 2 {
@@ -118,11 +119,11 @@ impl GuestConfig {
 
     fn note_in_device(&mut self, host: &[u8], offset: u16, width: usize) {
         let found = host.iter().skip(usize::from(offset)).take(width).copied().collect::<Vec<_>>();
-        self.in_device.extend(self.space.forwarded(offset, &found));
+        self.forwarded_at_reset.extend(self.space.forwarded(offset, &found));
     }
 
     fn define_advanced_features(&mut self, host: &[u8], reset: HostReset) {
-        let Some(at) = self.places.of(id::ADVANCED_FEATURES) else {
+        let Some(at) = self.offsets.of(id::ADVANCED_FEATURES) else {
             return;
         };
         let (capabilities, flr) = registers::ADVANCED_FEATURES_CAPABILITIES;
@@ -138,7 +139,7 @@ impl GuestConfig {
     }
 
     fn define_power(&mut self, host: &[u8], reset: HostReset) {
-        self.power = self.places.of(id::POWER_MANAGEMENT).map(|at| {
+        self.power = self.offsets.of(id::POWER_MANAGEMENT).map(|at| {
             let control = at.saturating_add(registers::PMCSR);
             let own = value(host, control, 2) & registers::PMCSR_NO_SOFT_RESET;
             let no_soft_reset = own != 0 || reset == HostReset::Unsupported;
@@ -160,14 +161,14 @@ impl GuestConfig {
     ///
     /// # Errors
     /// The bus has no room for one.
-    pub fn assign(&mut self, root: &Root) -> Result<(), NoRoom> {
+    pub fn assign(&mut self, root: &Root) -> Result<(), WindowFull> {
         root.assign(&self.bars, &mut self.space)
     }
 
     /// Whether a read needs the device's own bytes in its buffer before [`merge`](Self::merge).
     #[must_use]
-    pub fn asks_device(&self, offset: u16, len: usize) -> bool {
-        self.space.asks_device(offset, len)
+    pub fn reads_device(&self, offset: u16, len: usize) -> bool {
+        self.space.reads_device(offset, len)
     }
 
     /// Turns the device's own bytes into what the guest reads.
@@ -177,7 +178,7 @@ impl GuestConfig {
 
     /// A guest's write.
     #[must_use]
-    pub fn write(&mut self, offset: u16, data: &[u8]) -> Written {
+    pub fn write(&mut self, offset: u16, data: &[u8]) -> WriteEffects {
         let state = self.power_state();
         self.space.write(offset, data);
         let initiated = self.flr.iter().any(|(at, bit)| {
@@ -193,7 +194,7 @@ impl GuestConfig {
         let end = usize::from(offset).saturating_add(data.len());
         let command = offset < COMMAND.saturating_add(2) && end > usize::from(COMMAND);
         let command = command || self.power_state() != state;
-        Written { forwarded: self.space.forwarded(offset, data), command, reset }
+        WriteEffects { forwarded: self.space.forwarded(offset, data), command, reset }
     }
 
     /// Settles a write to the power state that was `before`; answers whether it resets the function.
@@ -237,7 +238,7 @@ impl GuestConfig {
     #[must_use]
     pub fn reset(&mut self) -> &[(u16, Vec<u8>)] {
         self.space.reset();
-        &self.in_device
+        &self.forwarded_at_reset
     }
 }
 
@@ -384,7 +385,7 @@ mod tests {
                                 && *at != COMMAND
                         }));
                         config.merge(offset, &mut data);
-                        let _ = (config.decoding(), config.asks_device(offset, len));
+                        let _ = (config.decoding(), config.reads_device(offset, len));
                     }
                 }
             }

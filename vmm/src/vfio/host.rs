@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use crate::error::{Error, Result};
 
 /// Drivers of a device that leave the rest of its IOMMU group free to be passed through.
-const HARMLESS_NEIGHBOURS: [&str; 2] = ["pcieport", "pci-stub"];
+const HARMLESS_DRIVERS: [&str; 2] = ["pcieport", "pci-stub"];
 
 /// Domain, bus, device and function of a PCI function of the host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -94,9 +94,9 @@ impl Sysfs {
     ///
     /// # Errors
     /// The first thing that is wrong, with its cure.
-    pub fn select_apart(&self, address: HostAddress, passed_through: &[HostDevice]) -> Result<HostDevice> {
+    pub fn select_mediated(&self, address: HostAddress, passed_through: &[HostDevice]) -> Result<HostDevice> {
         let name = address.to_string();
-        let device = self.check(&name).map_err(|error| error.of_argument(mediated(&name)))?;
+        let device = self.check(&name).map_err(|error| error.with_argument(mediated(&name)))?;
         match passed_through.iter().find(|other| other.group == device.group) {
             None => Ok(device),
             Some(other) => {
@@ -157,7 +157,7 @@ impl Sysfs {
             .filter(|other| HostAddress::parse(other).is_none_or(|other| other != address))
             .filter_map(|other| {
                 let driver = link_name(&self.0.join("bus/pci/devices").join(&other).join("driver"))?;
-                let harmless = is_vfio(&driver) || HARMLESS_NEIGHBOURS.contains(&driver.as_str());
+                let harmless = is_vfio(&driver) || HARMLESS_DRIVERS.contains(&driver.as_str());
                 (!harmless).then(|| format!("{other} ({driver})"))
             })
             .collect();
@@ -294,7 +294,7 @@ mod tests {
             .device("0000:02:00.1", Some("vfio-pci"), Some(2))
             .device("0000:03:00.0", Some("nvme"), Some(3));
         let passed_through = host.0.select(&["02:00.0"]).unwrap();
-        let select = |name| host.0.select_apart(HostAddress::parse(name).unwrap(), &passed_through);
+        let select = |name| host.0.select_mediated(HostAddress::parse(name).unwrap(), &passed_through);
         assert_eq!(select("01:00.0").unwrap().group, 1);
         for (name, expected) in [
             ("02:00.0", "IOMMU group 2 with 0000:02:00.0, which the guest has"),

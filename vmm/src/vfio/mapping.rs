@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use rustix::mm::{MapFlags, ProtFlags};
 use vm_memory::{FileOffset, GuestAddress, MmapRegion};
 
-use super::cutout::mappable;
+use super::mmap_ranges::mappable;
 use super::region::Region;
 use crate::memory::{Access, Slot, Slots};
 use crate::pci::{Pages, Place};
@@ -21,7 +21,7 @@ use crate::pci::{Pages, Place};
 pub struct BarMapping {
     slots: Arc<Slots>,
     parts: Vec<Part>,
-    placed: Mutex<Placed>,
+    installed: Mutex<Installed>,
 }
 
 #[derive(Debug)]
@@ -33,10 +33,10 @@ struct Part {
 }
 
 #[derive(Debug, Default)]
-struct Placed {
+struct Installed {
     at: Option<u64>,
     slots: Vec<Slot>,
-    refusal_was_said: bool,
+    refusal_logged: bool,
 }
 
 impl BarMapping {
@@ -57,32 +57,32 @@ impl BarMapping {
             Ok(Part { bytes: part, memory: Arc::new(mapping), access: Access::ReadWrite })
         };
         let parts = parts.into_iter().map(map).collect::<io::Result<_>>()?;
-        Ok(Self { slots: Arc::clone(slots), parts, placed: Mutex::default() })
+        Ok(Self { slots: Arc::clone(slots), parts, installed: Mutex::default() })
     }
 
     /// Has the guest read these bytes, whole pages that are trapped otherwise, from this memory.
-    pub fn show(&mut self, bytes: Range<u64>, memory: Arc<MmapRegion>) {
+    pub fn add_read_only(&mut self, bytes: Range<u64>, memory: Arc<MmapRegion>) {
         self.parts.push(Part { bytes, memory, access: Access::ReadOnly });
     }
 
     /// Moves the BAR to another place, or away.
     pub fn place(&self, place: Option<Place>) {
         let at = place.and_then(mappable_at);
-        let mut placed = self.placed.lock().unwrap_or_else(PoisonError::into_inner);
-        if placed.at == at {
+        let mut installed = self.installed.lock().unwrap_or_else(PoisonError::into_inner);
+        if installed.at == at {
             return;
         }
-        placed.at = at;
-        placed.slots.clear();
+        installed.at = at;
+        installed.slots.clear();
         let Some(at) = at else {
             return;
         };
         for Part { bytes, memory, access } in &self.parts {
             let guest = GuestAddress(at.saturating_add(bytes.start));
             match self.slots.map(guest, Arc::clone(memory), 0..memory.size(), *access) {
-                Ok(slot) => placed.slots.push(slot),
+                Ok(slot) => installed.slots.push(slot),
                 Err(error) => {
-                    if !std::mem::replace(&mut placed.refusal_was_said, true) {
+                    if !std::mem::replace(&mut installed.refusal_logged, true) {
                         tracing::warn!("a device's BAR is reached by exits, which is slow: {error}");
                     }
                 }

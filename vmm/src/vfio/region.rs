@@ -12,8 +12,8 @@ use vfio_bindings::bindings::vfio::{
     VFIO_REGION_INFO_CAP_SPARSE_MMAP, VFIO_REGION_INFO_FLAG_CAPS, VFIO_REGION_INFO_FLAG_MMAP,
 };
 
-use super::cutout::PAGE;
 use super::ioctl;
+use super::mmap_ranges::PAGE;
 
 /// One region.
 #[derive(Debug)]

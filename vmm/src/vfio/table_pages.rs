@@ -20,7 +20,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use vm_memory::{MmapRegion, VolatileMemory};
 
-use super::cutout::pages_within;
+use super::mmap_ranges::pages_within;
 
 /// What is copied at once. A table starts at a multiple of it (PCIe r6 §7.7.2.4).
 const QWORD: u64 = 8;
@@ -58,7 +58,7 @@ impl TablePages {
 
     /// Shows what was written to these bytes of the BAR; those of others are left alone. `read_table` reads as the guest
     /// does, from an offset into the table.
-    pub fn follow(&self, written: Range<u64>, read_table: impl Fn(u64, &mut [u8])) {
+    pub fn update(&self, written: Range<u64>, read_table: impl Fn(u64, &mut [u8])) {
         let start = written.start.max(self.shown.start) & !(QWORD.wrapping_sub(1));
         let end = written.end.min(self.shown.end);
         if start >= end {
@@ -76,8 +76,8 @@ impl TablePages {
     }
 
     /// Shows all of the table.
-    pub fn follow_all(&self, read_table: impl Fn(u64, &mut [u8])) {
-        self.follow(self.shown.clone(), read_table);
+    pub fn update_all(&self, read_table: impl Fn(u64, &mut [u8])) {
+        self.update(self.shown.clone(), read_table);
     }
 
     fn place(&self, at: u64) -> Option<&AtomicU64> {
@@ -110,7 +110,7 @@ pub(super) mod tests {
         let (shown, is_shown) = mpsc::channel();
         std::thread::scope(|threads| {
             threads.spawn(move || {
-                pages.follow(0x10..0x14, |_, bytes| {
+                pages.update(0x10..0x14, |_, bytes| {
                     bytes.fill(1);
                     looked.send(()).unwrap();
                     // The later one waits for this one, so this is not to wait for it for ever.
@@ -118,7 +118,7 @@ pub(super) mod tests {
                 });
             });
             has_looked.recv().unwrap();
-            pages.follow(0x10..0x14, |_, bytes| bytes.fill(2));
+            pages.update(0x10..0x14, |_, bytes| bytes.fill(2));
             // There may be nobody left to hear it.
             let _ = shown.send(());
         });
@@ -131,7 +131,7 @@ pub(super) mod tests {
         assert_eq!(pages.part().0, 0x2000..0x3000);
         let look = |written: Range<u64>| {
             let looks = Mutex::new(Vec::new());
-            pages.follow(written, |offset, bytes| looks.lock().unwrap().push((offset, bytes.len())));
+            pages.update(written, |offset, bytes| looks.lock().unwrap().push((offset, bytes.len())));
             looks.into_inner().unwrap()
         };
         assert_eq!(look(0x2004..0x2008), [(0xff8, 8)]);

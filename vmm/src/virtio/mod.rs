@@ -23,8 +23,8 @@
 #![deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 #![cfg_attr(not(test), deny(clippy::arithmetic_side_effects))]
 
+mod attach;
 pub mod device;
-mod open;
 pub mod pci;
 pub mod queue;
 pub mod registers;
@@ -32,8 +32,8 @@ pub mod rng;
 pub mod transport;
 pub mod worker;
 
+pub use attach::{Machine, attach};
 pub use device::{Device, Identity};
-pub use open::{Machine, attach};
 pub use rng::Rng;
 pub use transport::Transport;
 

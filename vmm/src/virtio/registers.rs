@@ -2,7 +2,7 @@
 //!
 //! Plain state: no I/O, no lock, no log. A driver that does things in another order than it must, or writes what makes
 //! no sense, has its write ignored, or its device stopped until it is reset; nothing else happens. What must follow a
-//! write beside the change of state is its [`Asked`].
+//! write beside the change of state is its [`WriteEffects`].
 
 use virtio_bindings::bindings::virtio_config::{
     VIRTIO_CONFIG_S_ACKNOWLEDGE, VIRTIO_CONFIG_S_DRIVER, VIRTIO_CONFIG_S_DRIVER_OK, VIRTIO_CONFIG_S_FAILED,
@@ -39,11 +39,11 @@ pub const ISR_CONFIG: u8 = 1 << 1;
 /// What a driver's write asks for beside the change of the registers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[must_use]
-pub struct Asked {
+pub struct WriteEffects {
     /// The queues may have requests that no doorbell was rung for.
-    pub look_at_queues: bool,
+    pub kick_queues: bool,
     /// The driver has to hear that the device needs a reset.
-    pub tell_driver: bool,
+    pub notify_driver: bool,
 }
 
 /// The registers of one device.
@@ -101,10 +101,10 @@ impl Registers {
 
     /// The driver writes the device status. Zero resets; otherwise bits are only ever set (virtio 1.2 §2.1.1), the
     /// device's own not at all, FEATURES_OK if the features can be worked with, DRIVER_OK once that is set.
-    pub fn write_status(&mut self, value: u8) -> Asked {
+    pub fn write_status(&mut self, value: u8) -> WriteEffects {
         if value == 0 {
             self.reset();
-            return Asked::default();
+            return WriteEffects::default();
         }
         let before = self.status;
         self.status |= value & NOTES;
@@ -114,7 +114,7 @@ impl Registers {
         if self.status & FEATURES_OK != 0 {
             self.status |= value & DRIVER_OK;
         }
-        Asked { look_at_queues: self.status & !before & DRIVER_OK != 0, tell_driver: false }
+        WriteEffects { kick_queues: self.status & !before & DRIVER_OK != 0, notify_driver: false }
     }
 
     /// Whether the device may look at its queues (virtio 1.2 §3.1.1).
@@ -124,10 +124,10 @@ impl Registers {
     }
 
     /// The driver has broken something: the device stops until it is reset (virtio 1.2 §2.1.2).
-    pub fn stop(&mut self) -> Asked {
+    pub fn stop(&mut self) -> WriteEffects {
         let stopped = self.status & NEEDS_RESET == 0;
         self.status |= NEEDS_RESET;
-        Asked { look_at_queues: false, tell_driver: stopped && self.status & DRIVER_OK != 0 }
+        WriteEffects { kick_queues: false, notify_driver: stopped && self.status & DRIVER_OK != 0 }
     }
 
     /// 32 bits of the features that the device offers.
@@ -199,10 +199,10 @@ impl Registers {
     }
 
     /// The driver enables the selected queue. One that cannot be used stops the device.
-    pub fn enable_queue(&mut self, memory: &GuestMemoryMmap) -> Asked {
+    pub fn enable_queue(&mut self, memory: &GuestMemoryMmap) -> WriteEffects {
         match self.selected_mut().map(|queue| queue.enable(memory)) {
-            None => Asked::default(),
-            Some(Ok(())) => Asked { look_at_queues: true, tell_driver: false },
+            None => WriteEffects::default(),
+            Some(Ok(())) => WriteEffects { kick_queues: true, notify_driver: false },
             Some(Err(_)) => self.stop(),
         }
     }

@@ -12,7 +12,7 @@ use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
 use super::device::{Device, Identity};
 use super::queue::{QueueIndex, QueueSize, Request};
-use crate::error::{Doing, Result};
+use crate::error::{Context, Result};
 
 /// The most bytes that one request gets: some hundred microseconds of the host's time.
 pub const MOST_BYTES: u32 = 64 << 10;
@@ -36,7 +36,7 @@ impl Rng {
     /// # Errors
     /// The host's, when it has no such generator.
     pub fn new() -> Result<Self> {
-        getrandom(&mut [0; 1][..], GetRandomFlags::empty()).doing("drawing random bytes (getrandom)")?;
+        getrandom(&mut [0; 1][..], GetRandomFlags::empty()).context("drawing random bytes (getrandom)")?;
         Ok(Self::default())
     }
 

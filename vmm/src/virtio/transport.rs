@@ -13,7 +13,7 @@ use vmm_sys_util::eventfd::EventFd;
 
 use super::device::Device;
 use super::queue::{NO_VECTOR, QueueIndex, Served};
-use super::registers::{Asked, ISR_CONFIG, ISR_QUEUE, Registers};
+use super::registers::{ISR_CONFIG, ISR_QUEUE, Registers, WriteEffects};
 use crate::report;
 
 /// Whether a queue may have more to do.
@@ -72,7 +72,7 @@ impl Transport {
     }
 
     /// Changes registers, and does what that asks for.
-    pub fn change(&self, change: impl FnOnce(&mut Registers, &GuestMemoryMmap) -> Asked) {
+    pub fn change(&self, change: impl FnOnce(&mut Registers, &GuestMemoryMmap) -> WriteEffects) {
         let mut registers = self.registers();
         let asked = change(&mut registers, &self.memory);
         self.follow(&mut registers, asked);
@@ -83,9 +83,9 @@ impl Transport {
         self.change(|registers, _| {
             self.msix.set_bus_master(bus_master);
             let is_enabled = bus_master == BusMaster::Enabled;
-            let look_at_queues = is_enabled && !registers.bus_master;
+            let kick_queues = is_enabled && !registers.bus_master;
             registers.bus_master = is_enabled;
-            Asked { look_at_queues, tell_driver: false }
+            WriteEffects { kick_queues, notify_driver: false }
         });
     }
 
@@ -134,12 +134,12 @@ impl Transport {
         }
     }
 
-    fn follow(&self, registers: &mut Registers, asked: Asked) {
-        if asked.tell_driver {
+    fn follow(&self, registers: &mut Registers, asked: WriteEffects) {
+        if asked.notify_driver {
             let vector = registers.config_vector;
             self.notify(registers, vector, ISR_CONFIG);
         }
-        if asked.look_at_queues {
+        if asked.kick_queues {
             (0..registers.queue_count()).for_each(|queue| self.ring(QueueIndex(queue)));
         }
     }

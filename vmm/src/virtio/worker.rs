@@ -14,7 +14,7 @@ use vmm_sys_util::timerfd::TimerFd;
 
 use super::queue::QueueIndex;
 use super::transport::Transport;
-use crate::error::{Doing, Result};
+use crate::error::{Context, Result};
 
 /// How long an interrupt waits at most after the host could deliver it.
 const PERIOD: Duration = Duration::from_millis(100);
@@ -37,13 +37,13 @@ impl Worker {
     /// The host's, when it has no descriptor or no thread.
     pub fn start(transport: Arc<Transport>) -> Result<Self> {
         let name = format!("virtio {}", transport.device().identity().name);
-        let doing = format!("starting the thread of {name}");
-        let stop = EventFd::new(EFD_NONBLOCK).doing(&doing)?;
-        let mut clock = TimerFd::new().doing(&doing)?;
-        clock.reset(PERIOD, Some(PERIOD)).doing(&doing)?;
-        let stopping = stop.try_clone().doing(&doing)?;
+        let context = format!("starting the thread of {name}");
+        let stop = EventFd::new(EFD_NONBLOCK).context(&context)?;
+        let mut clock = TimerFd::new().context(&context)?;
+        clock.reset(PERIOD, Some(PERIOD)).context(&context)?;
+        let stopping = stop.try_clone().context(&context)?;
         let queues = Arc::new(Mutex::new(Queues { transport, stop: stopping, clock, is_stopped: false }));
-        let mut manager = EventManager::new().doing(&doing)?;
+        let mut manager = EventManager::new().context(&context)?;
         manager.add_subscriber(Arc::clone(&queues));
         let is_stopped = move || queues.lock().unwrap_or_else(PoisonError::into_inner).is_stopped;
         let run = move || {
@@ -53,7 +53,7 @@ impl Worker {
                 }
             }
         };
-        let thread = Builder::new().name(name).spawn(run).doing(doing)?;
+        let thread = Builder::new().name(name).spawn(run).context(context)?;
         Ok(Self { stop, thread: Some(thread) })
     }
 }

@@ -50,7 +50,7 @@ fn exits(access: Option<Access>) -> Vec<Exit> {
     let (router, failures) = (Arc::new(FakeRouter::new(Failures::default())), Failures::default());
     let function = MsixFunction::new(layout, router, FakeBackend::new(failures));
     let pages = TablePages::new(0..0x1000).unwrap().unwrap();
-    pages.follow_all(|offset, data| function.read_table(offset, data));
+    pages.update_all(|offset, data| function.read_table(offset, data));
     let (_, memory) = pages.part();
     let _pages = access.map(|access| slots.map(GuestAddress(TABLE), memory, 0..0x1000, access).unwrap());
 
@@ -74,7 +74,7 @@ fn exits(access: Option<Access>) -> Vec<Exit> {
             VcpuExit::MmioWrite(address, data) => {
                 let at = address - TABLE;
                 function.write_table(at, data);
-                pages.follow(at..at + data.len() as u64, |offset, data| function.read_table(offset, data));
+                pages.update(at..at + data.len() as u64, |offset, data| function.read_table(offset, data));
                 exits.push(Exit::Writes(at, u32::from_le_bytes(data.try_into().unwrap())));
             }
             VcpuExit::Hlt => return exits,

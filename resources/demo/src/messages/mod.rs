@@ -22,7 +22,7 @@ use vm_msi::msi::{AddressWidth, MsiLayout, VectorMasking};
 use vm_msi::vfio::VfioMsi;
 use vmm::vfio::Sysfs;
 use vmm::vfio::container::Container;
-use vmm::vfio::opened::Opened;
+use vmm::vfio::device_info::OpenedDevice;
 
 use xhci::{Controller, MEMORY_BYTES};
 
@@ -45,7 +45,7 @@ pub(crate) fn inside(address: &str) -> Result<ExitCode, Box<dyn Error>> {
     let container = Container::open(&devices, &vm)?;
     let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), MEMORY_BYTES)])?;
     container.map(&memory)?;
-    let opened = Opened::open(host, &container)?;
+    let opened = OpenedDevice::open(host, &container)?;
     opened.config.write(COMMAND, &COMMAND_MEMORY_AND_BUS_MASTER.to_le_bytes());
     let registers = opened.regions.first().and_then(Option::as_ref).ok_or("no BAR 0")?;
 

@@ -16,7 +16,7 @@ use acpi_tables::rsdp::Rsdp;
 use acpi_tables::xsdt::XSDT;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
-use crate::error::{Doing, Error, Result};
+use crate::error::{Context, Error, Result};
 use crate::layout;
 
 /// Who made the tables.
@@ -78,7 +78,7 @@ impl Area<'_> {
         if end > layout::ACPI_TABLES.end {
             return Err(Error::host("writing the ACPI tables", "they do not fit their area"));
         }
-        self.memory.write_slice(&bytes, GuestAddress(at)).doing("writing the ACPI tables")?;
+        self.memory.write_slice(&bytes, GuestAddress(at)).context("writing the ACPI tables")?;
         Ok(end)
     }
 }

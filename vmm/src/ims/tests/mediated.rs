@@ -18,8 +18,8 @@ use super::super::queues::Queues;
 use super::{Driver, MASK, Machine, PENDING, RING, message};
 use crate::mediated::doorbell::{Doorbell, DoorbellError};
 use crate::mediated::ivshmem::Ivshmem;
-use crate::mediated::physical::{MediatedError, OnBus};
-use crate::mediated::{MediatedSlots, Physical};
+use crate::mediated::physical::{HostHandle, MediatedError};
+use crate::mediated::{MediatedSlots, PhysicalDevice};
 use crate::vfio::HostAddress;
 use crate::vfio::guest_config::HostReset;
 use crate::vfio::region::Region;
@@ -78,7 +78,7 @@ impl Doorbell for Host {
 /// A device with eight vectors, and what of the host there is behind it.
 struct Mediated {
     host: Host,
-    physical: Arc<Physical>,
+    physical: Arc<PhysicalDevice>,
     budget: Arc<DeviceBudget>,
 }
 
@@ -92,14 +92,15 @@ impl Mediated {
         let vectors = FakeBackend::with_capabilities(Failures::default(), can);
         let host = Host { vectors, config: file(4096), rung: Arc::default() };
         let budget = DeviceBudget::new(None);
-        let bus = OnBus {
+        let bus = HostHandle {
             address: HostAddress::parse("02:00.0").unwrap(),
             config: Region::of_file(&host.config, 0, 4096),
             reset: HostReset::Unsupported,
             file: Arc::clone(&host.config),
             container: None,
         };
-        let physical = Physical::new(host.vectors.clone(), Box::new(host.clone()), Arc::clone(&budget), bus)?;
+        let physical =
+            PhysicalDevice::new(host.vectors.clone(), Box::new(host.clone()), Arc::clone(&budget), bus)?;
         Ok(Self { host, physical, budget })
     }
 
@@ -113,7 +114,8 @@ impl Mediated {
         let router = Arc::new(FakeRouter::new(failures.clone()));
         let layout = bar_slots(SlotCount::new(slots).unwrap()).unwrap();
         let slots = MediatedSlots::new(layout, router.clone(), Arc::clone(&self.physical))?;
-        let interrupts = Interrupts::with(Box::new(slots), None, Special::Msix, router.clone()).unwrap();
+        let interrupts =
+            Interrupts::with_bar_slots(Box::new(slots), None, Special::Msix, router.clone()).unwrap();
         Ok(Machine::with(0x10f1, Queues::new(GuestMemoryMmap::new()), interrupts, router, failures))
     }
 }
@@ -270,8 +272,8 @@ fn more_slots_than_there_are_host_vectors_are_refused_before_there_is_a_function
     let text = mediated.try_function(8).map(|_| ()).unwrap_err().to_string();
     assert!(text.contains("02:00.0: 8 slots need a host vector each: the device has 8"), "{text}");
     let _four = mediated.function(4);
-    let refused = mediated.physical.part(4).map(|_| ()).unwrap_err();
-    assert!(matches!(refused, MediatedError::TooManySlots { slots: 4, vectors: 8, promised: 4 }));
+    let refused = mediated.physical.sub_device(4).map(|_| ()).unwrap_err();
+    assert!(matches!(refused, MediatedError::TooManySlots { slots: 4, vectors: 8, reserved: 4 }));
     mediated.function(3);
 }
 

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use event_manager::{EventManager, SubscriberOps};
 
 use super::{Driver, MASK, Machine, PENDING, RING, RING_MSIX, message, msix_message};
-use crate::ims::Upkeep;
+use crate::ims::Maintenance;
 
 #[test]
 fn a_ring_is_one_interrupt_of_the_queues_slot() {
@@ -36,8 +36,9 @@ fn an_interrupt_that_the_host_refuses_comes_a_little_later() {
     let machine = Machine::queues(4);
     machine.set_up(2, 0);
     let mut manager = EventManager::new().unwrap();
-    manager
-        .add_subscriber(Arc::new(Mutex::new(Upkeep::new(vec![Arc::clone(&machine.device) as _]).unwrap())));
+    manager.add_subscriber(Arc::new(Mutex::new(
+        Maintenance::new(vec![Arc::clone(&machine.device) as _]).unwrap(),
+    )));
     machine.failures.schedule(1);
     machine.write(RING, 2);
     assert_eq!(machine.interrupts(), []);

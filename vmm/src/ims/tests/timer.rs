@@ -30,7 +30,7 @@ impl Machine<Timer> {
 
     /// As if so much time had gone by.
     fn after(&self, seconds: u64) {
-        self.device.wake(Instant::now() + Duration::from_secs(seconds));
+        self.device.on_timer(Instant::now() + Duration::from_secs(seconds));
     }
 }
 

@@ -61,7 +61,7 @@ impl MsixBars {
     /// Makes the pages that the guest may read without an exit, if the table fills any.
     pub(super) fn make_pages(&mut self) -> io::Result<()> {
         self.pages = TablePages::new(self.registers.layout().table().bytes.clone())?;
-        self.follow_all();
+        self.update_all();
         Ok(())
     }
 
@@ -92,14 +92,14 @@ impl MsixBars {
         self.registers.write_bar(bar, offset, data, device);
         if let Some(pages) = self.pages.as_ref().filter(|_| self.registers.layout().table().bar == bar) {
             let written = offset..offset.saturating_add(data.len() as u64);
-            pages.follow(written, |offset, data| self.registers.read_table(offset, data));
+            pages.update(written, |offset, data| self.registers.read_table(offset, data));
         }
     }
 
     /// The whole table may be another: the function was reset.
-    pub(super) fn follow_all(&self) {
+    pub(super) fn update_all(&self) {
         if let Some(pages) = &self.pages {
-            pages.follow_all(|offset, data| self.registers.read_table(offset, data));
+            pages.update_all(|offset, data| self.registers.read_table(offset, data));
         }
     }
 }

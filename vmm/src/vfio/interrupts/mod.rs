@@ -2,7 +2,7 @@
 //! accesses are theirs. MSI and MSI-X are the same in here, but for the BARs that MSI-X has structures in.
 
 mod bars;
-mod find;
+pub mod probe;
 
 use std::fmt;
 use std::io;
@@ -18,7 +18,6 @@ use vm_msi::function::InterruptFunction;
 use vm_msi::msix::Bar;
 
 use bars::MsixBars;
-pub use find::{HostFunction, RELEASE_DELAY};
 
 use super::host::HostAddress;
 use super::host_interrupts::{self, HostInterrupts};
@@ -199,7 +198,7 @@ impl Interrupts {
     pub fn reset(&self, mut reset_device: impl FnMut()) {
         reset_behind(&self.capabilities, &mut reset_device);
         if let Some(msix) = &self.msix {
-            msix.follow_all();
+            msix.update_all();
         }
     }
 

@@ -7,7 +7,7 @@ use vm_memory::GuestMemoryMmap;
 
 use crate::pci::overlap;
 use crate::virtio::queue::{NO_VECTOR, VirtQueue};
-use crate::virtio::registers::{Asked, Registers};
+use crate::virtio::registers::{Registers, WriteEffects};
 
 /// Bytes of the structure, up to `queue_reset`.
 pub const BYTES: u32 = 0x3c;
@@ -96,16 +96,16 @@ pub fn write(
     vectors: u16,
     offset: u64,
     data: &[u8],
-) -> Asked {
-    let mut asked = Asked::default();
+) -> WriteEffects {
+    let mut asked = WriteEffects::default();
     for (field, bytes, part) in touched(offset, data.len()) {
         let mut whole = value(registers, field).to_le_bytes();
         if let (Some(to), Some(from)) = (whole.get_mut(part), data.get(bytes)) {
             to.copy_from_slice(from);
         }
         let more = set(registers, memory, vectors, field, u64::from_le_bytes(whole));
-        asked.look_at_queues |= more.look_at_queues;
-        asked.tell_driver |= more.tell_driver;
+        asked.kick_queues |= more.kick_queues;
+        asked.notify_driver |= more.notify_driver;
     }
     asked
 }
@@ -135,7 +135,13 @@ fn value(registers: &Registers, field: Field) -> u64 {
     }
 }
 
-fn set(registers: &mut Registers, memory: &GuestMemoryMmap, vectors: u16, field: Field, value: u64) -> Asked {
+fn set(
+    registers: &mut Registers,
+    memory: &GuestMemoryMmap,
+    vectors: u16,
+    field: Field,
+    value: u64,
+) -> WriteEffects {
     let (dword, word, byte) = (value as u32, value as u16, value as u8);
     // A vector that there is not cannot be mapped, and the driver reads that (§4.1.5.1.2.1).
     let vector = if word < vectors { word } else { NO_VECTOR };
@@ -165,5 +171,5 @@ fn set(registers: &mut Registers, memory: &GuestMemoryMmap, vectors: u16, field:
         QueueEnable | QueueReset | DeviceFeature | NumQueues | ConfigGeneration | QueueNotifyOff
         | QueueNotifyData => {}
     }
-    Asked::default()
+    WriteEffects::default()
 }

@@ -14,7 +14,9 @@ use super::common;
 use super::doorbell::Doorbells;
 use super::layout::{BAR, DOORBELL_BYTES, Structure};
 use crate::pci::bar::COMMAND;
-use crate::pci::{Bars, ConfigSpace, Decoding, Function, MsixCapability, NoRoom, Placement, Root, overlap};
+use crate::pci::{
+    Bars, ConfigSpace, Decoding, Function, MsixCapability, Placement, Root, WindowFull, overlap,
+};
 use crate::virtio::queue::QueueIndex;
 use crate::virtio::transport::Transport;
 use crate::virtio::worker::Worker;
@@ -40,7 +42,7 @@ impl PciFunction {
         doorbells: Doorbells,
         worker: Option<Worker>,
         root: &Root,
-    ) -> Result<Self, NoRoom> {
+    ) -> Result<Self, WindowFull> {
         let device = transport.device();
         let queues = transport.look(|registers| registers.queue_count());
         let Capabilities { mut space, bars, msix, window } =

@@ -11,13 +11,13 @@ use vm_msi::kvm::KvmRouter;
 
 use super::container::Container;
 use super::device::{Device, DeviceBar};
+use super::device_info::OpenedDevice;
 use super::guest_config::GuestConfig;
 use super::host::HostDevice;
 use super::interrupts::Interrupts;
 use super::mapping::BarMapping;
-use super::opened::Opened;
 use super::region::Region;
-use crate::error::{Doing, Result};
+use crate::error::{Context, Result};
 use crate::memory::Slots;
 use crate::pci::bar::BAR0;
 use crate::pci::{BAR_COUNT, Bar, Bars, Function, Root, Space};
@@ -57,7 +57,7 @@ pub fn attach(devices: &[HostDevice], machine: Machine<'_>) -> Result<Vec<Arc<De
     let opened = devices.iter().map(open).collect::<Result<Vec<_>>>()?;
     for device in &opened {
         let function: Arc<dyn Function> = Arc::clone(device) as _;
-        let place = machine.root.add(function).doing(format!("adding device {}", device.address()))?;
+        let place = machine.root.add(function).context(format!("adding device {}", device.address()))?;
         tracing::info!("device {} is at {place} in the guest", device.address());
     }
     Ok(opened)
@@ -65,23 +65,23 @@ pub fn attach(devices: &[HostDevice], machine: Machine<'_>) -> Result<Vec<Arc<De
 
 fn open(host: &HostDevice, container: &Arc<Container>, machine: Machine<'_>) -> Result<Arc<Device>> {
     let address = host.address;
-    let doing = |what: &str| format!("device {address}: {what}");
-    let opened = Opened::open(host, container)?;
-    let Opened { registers, regions, .. } = &opened;
+    let context = |what: &str| format!("device {address}: {what}");
+    let opened = OpenedDevice::open(host, container)?;
+    let OpenedDevice { registers, regions, .. } = &opened;
     let bars = Bars::new(std::array::from_fn(|index| {
         let register = registers.get(usize::from(BAR0).saturating_add(index.saturating_mul(4))..)?;
         Bar::new(u32::from_le_bytes(*register.first_chunk()?), regions.get(index)?.as_ref()?.size())
     }));
     let budget = machine.budget.admit(0, machine.device_vectors);
     let mut interrupts =
-        Interrupts::find(opened.function(), machine.router, &budget.doing(doing("giving it a budget"))?);
+        Interrupts::probe(opened.function(), machine.router, &budget.context(context("giving it a budget"))?);
     if let Err(why) = interrupts.make_table_pages() {
         tracing::warn!("device {address}: its MSI-X table is read by exits, which is slow: {why}");
     }
     let mut config = GuestConfig::new(registers, bars, opened.reset, interrupts.emulated());
-    config.assign(machine.root).doing(doing("giving its BARs addresses"))?;
+    config.assign(machine.root).context(context("giving its BARs addresses"))?;
     let bars =
-        device_bars(opened.regions, bars, &interrupts, machine.slots).doing(doing("mapping its BARs"))?;
+        device_bars(opened.regions, bars, &interrupts, machine.slots).context(context("mapping its BARs"))?;
     let device = Device {
         address,
         reset: opened.reset,
@@ -117,7 +117,7 @@ fn device_bars(
             Some(_) => {
                 let mut mapping = BarMapping::new(&region, &interrupts.trapped(index), slots)?;
                 if let Some((bytes, memory)) = interrupts.readable(index) {
-                    mapping.show(bytes, memory);
+                    mapping.add_read_only(bytes, memory);
                 }
                 Some(mapping)
             }

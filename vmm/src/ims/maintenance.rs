@@ -11,34 +11,34 @@ use std::time::Duration;
 use event_manager::{EventOps, EventSet, Events, MutEventSubscriber};
 use vmm_sys_util::timerfd::TimerFd;
 
-use super::events::Attended;
-use crate::error::{Doing, Result};
+use super::events::EventDevice;
+use crate::error::{Context, Result};
 
 /// How long an interrupt waits at most after the host could deliver it.
 const PERIOD: Duration = Duration::from_millis(100);
 
 /// A subscriber of an event loop of its own, for all devices.
-pub struct Upkeep {
+pub struct Maintenance {
     timer: TimerFd,
-    devices: Vec<Arc<dyn Attended>>,
+    devices: Vec<Arc<dyn EventDevice>>,
 }
 
-impl Upkeep {
+impl Maintenance {
     /// From now on what the host refuses is tried again: have it run at once.
     ///
     /// # Errors
     /// The host has no timer left.
-    pub fn new(devices: Vec<Arc<dyn Attended>>) -> Result<Self> {
-        let mut timer = TimerFd::new().doing("creating a timer")?;
-        timer.reset(PERIOD, Some(PERIOD)).doing("starting a timer")?;
+    pub fn new(devices: Vec<Arc<dyn EventDevice>>) -> Result<Self> {
+        let mut timer = TimerFd::new().context("creating a timer")?;
+        timer.reset(PERIOD, Some(PERIOD)).context("starting a timer")?;
         Ok(Self { timer, devices })
     }
 }
 
-impl MutEventSubscriber for Upkeep {
+impl MutEventSubscriber for Maintenance {
     fn process(&mut self, _events: Events, _ops: &mut EventOps) {
         if let Err(error) = self.timer.wait() {
-            tracing::warn!("the clock of the devices' interrupts: {error}");
+            tracing::warn!("cannot read the retry timer of the devices' interrupts: {error}");
         }
         retry(&self.devices);
     }
@@ -50,7 +50,7 @@ impl MutEventSubscriber for Upkeep {
     }
 }
 
-fn retry(devices: &[Arc<dyn Attended>]) {
+fn retry(devices: &[Arc<dyn EventDevice>]) {
     for device in devices {
         device.retry();
         // Also where its descriptor is silent: the host may have refused to have it watched.
@@ -69,12 +69,12 @@ mod tests {
     #[derive(Default)]
     struct Recorder(Mutex<Vec<&'static str>>);
 
-    impl Attended for Recorder {
-        fn clock(&self) -> Option<RawFd> {
+    impl EventDevice for Recorder {
+        fn timer_fd(&self) -> Option<RawFd> {
             None
         }
 
-        fn wake(&self, _now: Instant) {
+        fn on_timer(&self, _now: Instant) {
             self.0.lock().unwrap().push("wakes");
         }
 

@@ -45,7 +45,7 @@ type Refused = Box<dyn std::error::Error + Send + Sync>;
 impl Interrupts {
     /// Takes over what the function has, within the device's budget of host vectors.
     #[must_use]
-    pub fn find(host: HostFunction<'_>, router: &Arc<KvmRouter>, budget: &Arc<DeviceBudget>) -> Self {
+    pub fn probe(host: HostFunction<'_>, router: &Arc<KvmRouter>, budget: &Arc<DeviceBudget>) -> Self {
         let mut interrupts = Self::default();
         host.try_capability(id::MSI, "MSI", |at| {
             let (function, bytes) = host.msi(at, router)?;

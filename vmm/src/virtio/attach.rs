@@ -13,7 +13,7 @@ use super::device::Device;
 use super::pci::{Doorbells, PciFunction, layout};
 use super::transport::Transport;
 use super::worker::Worker;
-use crate::error::{Doing, Result};
+use crate::error::{Context, Result};
 use crate::pci::Root;
 
 /// What a device needs of the VM.
@@ -35,17 +35,17 @@ pub struct Machine<'a> {
 /// The host's.
 pub fn attach(device: Arc<dyn Device>, machine: Machine<'_>) -> Result<()> {
     let name = device.identity().name;
-    let doing = |what: &str| format!("virtio {name}: {what}");
+    let context = |what: &str| format!("virtio {name}: {what}");
     let doorbells = device.queues().iter().map(|_| EventFd::new(EFD_NONBLOCK)).collect::<io::Result<_>>();
-    let layout = layout::msix(device.queues().len()).doing(doing("placing its MSI-X"))?;
+    let layout = layout::msix(device.queues().len()).context(context("placing its MSI-X"))?;
     let msix = SoftwareMsix::software(layout, machine.router.clone());
-    let doorbells = doorbells.doing(doing("creating its doorbells"))?;
+    let doorbells = doorbells.context(context("creating its doorbells"))?;
     let transport = Arc::new(Transport::new(device, machine.memory.clone(), doorbells, msix));
     let worker = Worker::start(Arc::clone(&transport))?;
     let doorbells = Doorbells::in_kernel(Arc::clone(machine.vm));
     let function = PciFunction::new(transport, doorbells, Some(worker), machine.root);
-    let function = Arc::new(function.doing(doing("giving its BAR an address"))?);
-    let place = machine.root.add(function).doing(doing("adding it to the bus"))?;
+    let function = Arc::new(function.context(context("giving its BAR an address"))?);
+    let place = machine.root.add(function).context(context("adding it to the bus"))?;
     tracing::info!("virtio {name} is at {place} in the guest");
     Ok(())
 }

@@ -8,18 +8,18 @@ use vfio_bindings::bindings::vfio::{
 };
 
 use super::container::Container;
-use super::device::reset_patiently;
+use super::device::reset_with_retry;
 use super::guest_config::HostReset;
 use super::host::{HostAddress, HostDevice};
-use super::interrupts::HostFunction;
+use super::interrupts::probe::HostFunction;
 use super::ioctl;
 use super::region::Region;
-use crate::error::{Doing, Error, Result};
+use crate::error::{Context, Error, Result};
 use crate::pci::BAR_COUNT;
 
 /// A device that is open, in a known state where it can be reset.
 #[derive(Debug)]
-pub struct Opened {
+pub struct OpenedDevice {
     /// Its address.
     pub address: HostAddress,
     /// Its descriptor.
@@ -34,31 +34,31 @@ pub struct Opened {
     pub regions: [Option<Region>; BAR_COUNT],
 }
 
-impl Opened {
+impl OpenedDevice {
     /// Opens a device of the container's groups and resets it.
     ///
     /// # Errors
     /// The host's.
     pub fn open(host: &HostDevice, container: &Container) -> Result<Self> {
         let address = host.address;
-        let doing = |what: &str| format!("device {address}: {what}");
+        let context = |what: &str| format!("device {address}: {what}");
         let file = Arc::new(container.device(host)?);
-        let flags = ioctl::device_flags(&file).doing(doing("asking what it is"))?;
+        let flags = ioctl::device_flags(&file).context(context("asking what it is"))?;
         if flags & VFIO_DEVICE_FLAGS_PCI == 0 {
-            return Err(Error::host(doing("asking what it is"), "it is no PCI device"));
+            return Err(Error::host(context("asking what it is"), "it is no PCI device"));
         }
         tracing::debug!("device {address} is open");
         let reset = first_reset(host, &file, flags);
         tracing::debug!("device {address} is reset");
 
-        let region = |index| Region::new(&file, index).doing(doing("asking for its regions"));
+        let region = |index| Region::new(&file, index).context(context("asking for its regions"));
         let config = region(VFIO_PCI_CONFIG_REGION_INDEX)?
-            .ok_or_else(|| Error::host(doing("reading its configuration"), "it has none"))?;
+            .ok_or_else(|| Error::host(context("reading its configuration"), "it has none"))?;
         let mut registers = vec![0; usize::try_from(config.size()).unwrap_or(0).min(4096)];
         config.read(0, &mut registers);
         if registers.starts_with(&[0xff, 0xff]) {
             return Err(Error::host(
-                doing("reading its configuration"),
+                context("reading its configuration"),
                 "it does not answer: it has no power, or is gone",
             ));
         }
@@ -91,7 +91,7 @@ fn first_reset(host: &HostDevice, file: &File, flags: u32) -> HostReset {
         );
         return HostReset::Unsupported;
     }
-    match reset_patiently(file) {
+    match reset_with_retry(file) {
         Ok(()) => HostReset::Supported,
         Err(error) => {
             tracing::warn!(

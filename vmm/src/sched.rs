@@ -9,7 +9,7 @@ use std::io;
 ///
 /// # Errors
 /// The host's; the thread goes on as before.
-pub(crate) fn let_others_go_first() -> io::Result<()> {
+pub(crate) fn set_batch() -> io::Result<()> {
     let parameters = libc::sched_param { sched_priority: 0 };
     // SAFETY: the system call reads `parameters`, which outlives it; 0 is the calling thread.
     match unsafe { libc::sched_setscheduler(0, libc::SCHED_BATCH, &raw const parameters) } {
@@ -35,7 +35,7 @@ pub(crate) mod tests {
     fn it_holds_for_the_thread_that_asks_and_for_no_other() {
         let before = policy();
         let asks = thread::spawn(|| {
-            let_others_go_first().unwrap();
+            set_batch().unwrap();
             policy()
         });
         assert_eq!((asks.join().unwrap(), policy()), (libc::SCHED_BATCH, before));

@@ -16,44 +16,46 @@ use vmm_sys_util::timerfd::TimerFd;
 
 use super::device::Device;
 use super::interrupts::Vectors;
-use crate::error::{Doing, Result};
+use crate::error::{Context, Result};
 
 /// How long a vector waits at most after the host could serve it.
 const PERIOD: Duration = Duration::from_millis(100);
 
 /// Vectors, and what is ready while some of theirs wait for the host.
-type Growth = (Arc<OwnedFd>, Arc<dyn Vectors>);
+type DeferredBind = (Arc<OwnedFd>, Arc<dyn Vectors>);
 
 /// A subscriber of an event loop of its own, for all devices.
-pub struct Upkeep {
+pub struct Maintenance {
     timer: TimerFd,
-    growths: Vec<Growth>,
+    deferred: Vec<DeferredBind>,
 }
 
-impl Upkeep {
+impl Maintenance {
     /// From now on the vectors that guests begin to use wait for this: have it run at once.
     ///
     /// # Errors
     /// The host's, when it has no timer or no descriptor.
     pub fn new(devices: &[Arc<Device>]) -> Result<Self> {
-        let mut timer = TimerFd::new().doing("creating a timer")?;
-        timer.reset(PERIOD, Some(PERIOD)).doing("starting a timer")?;
+        let mut timer = TimerFd::new().context("creating a timer")?;
+        timer.reset(PERIOD, Some(PERIOD)).context("starting a timer")?;
         let vectors = devices.iter().flat_map(|device| device.interrupts().vectors());
-        let growths = vectors.map(|vectors| Ok((vectors.deferred_bind_fd()?, Arc::clone(vectors))));
-        let growths = growths.collect::<io::Result<_>>().doing("creating a descriptor for interrupts")?;
-        Ok(Self { timer, growths })
+        let deferred = vectors.map(|vectors| Ok((vectors.deferred_bind_fd()?, Arc::clone(vectors))));
+        let deferred = deferred.collect::<io::Result<_>>().context("creating a descriptor for interrupts")?;
+        Ok(Self { timer, deferred })
     }
 }
 
-impl MutEventSubscriber for Upkeep {
+impl MutEventSubscriber for Maintenance {
     fn process(&mut self, events: Events, _ops: &mut EventOps) {
         if events.fd() == self.timer.as_raw_fd() {
             if let Err(error) = self.timer.wait() {
                 tracing::warn!("the clock of the devices' interrupts: {error}");
             }
-            retry(&mut self.growths);
+            retry(&mut self.deferred);
         }
-        for (_, vectors) in self.growths.iter().filter(|(growth, _)| growth.as_raw_fd() == events.fd()) {
+        for (_, vectors) in
+            self.deferred.iter().filter(|(deferred_fd, _)| deferred_fd.as_raw_fd() == events.fd())
+        {
             vectors.bind_deferred();
         }
     }
@@ -62,8 +64,8 @@ impl MutEventSubscriber for Upkeep {
         if let Err(error) = watch(ops, self.timer.as_raw_fd()) {
             tracing::error!("what the host refuses to devices' interrupts is not tried again: {error}");
         }
-        for (growth, _) in &self.growths {
-            if let Err(error) = watch(ops, growth.as_raw_fd()) {
+        for (deferred_fd, _) in &self.deferred {
+            if let Err(error) = watch(ops, deferred_fd.as_raw_fd()) {
                 tracing::warn!("interrupts that a guest begins to use come late: {error}");
             }
         }
@@ -71,9 +73,9 @@ impl MutEventSubscriber for Upkeep {
 }
 
 /// Where there is room by now, it is for who would use it most.
-fn retry(growths: &mut [Growth]) {
-    growths.sort_by_cached_key(|(_, vectors)| Reverse(vectors.max_relayed()));
-    for (_, vectors) in growths {
+fn retry(deferred: &mut [DeferredBind]) {
+    deferred.sort_by_cached_key(|(_, vectors)| Reverse(vectors.max_relayed()));
+    for (_, vectors) in deferred {
         vectors.retry();
         // Also where their descriptors are silent: the host may have refused to have them watched.
         vectors.bind_deferred();
@@ -93,9 +95,9 @@ mod tests {
     #[test]
     fn the_busiest_vectors_are_the_first_to_be_tried_again_and_each_grows_and_delivers() {
         let (interrupts, log) = interrupts();
-        let growths =
+        let deferred =
             interrupts.vectors().map(|vectors| (vectors.deferred_bind_fd().unwrap(), Arc::clone(vectors)));
-        retry(&mut growths.collect::<Vec<_>>());
+        retry(&mut deferred.collect::<Vec<_>>());
         assert_eq!(
             *log.lock().unwrap(),
             ["msix again", "msix grows", "msix delivers", "msi again", "msi grows", "msi delivers"]

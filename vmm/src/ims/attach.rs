@@ -7,13 +7,13 @@ use vm_msi::VmBudget;
 use vm_msi::kvm::KvmRouter;
 
 use super::device::{Device, Model};
-use super::events::Attended;
+use super::events::EventDevice;
 use super::function::PciFunction;
 use super::interrupts::{Interrupts, InterruptsError, Shape, Special, bar_slots};
 use super::queues::Queues;
 use super::timer::Timer;
 use crate::cli::DeviceOption;
-use crate::error::{Doing, Result};
+use crate::error::{Context, Result};
 use crate::mediated::{MediatedSlots, Opener};
 use crate::pci::Root;
 use crate::vfio::HostDevice;
@@ -41,7 +41,10 @@ pub struct Machine<'a> {
 ///
 /// # Errors
 /// The host's, or the bus's that has no room; or a device of the host's has not what one of these needs.
-pub fn attach(options: &[DeviceOption<HostDevice>], machine: Machine<'_>) -> Result<Vec<Arc<dyn Attended>>> {
+pub fn attach(
+    options: &[DeviceOption<HostDevice>],
+    machine: Machine<'_>,
+) -> Result<Vec<Arc<dyn EventDevice>>> {
     let mut opener = Opener::new(machine.budget, machine.device_vectors);
     options.iter().map(|option| attach_one(option, machine, &mut opener)).collect()
 }
@@ -50,11 +53,11 @@ fn attach_one(
     option: &DeviceOption<HostDevice>,
     machine: Machine<'_>,
     opener: &mut Opener<'_>,
-) -> Result<Arc<dyn Attended>> {
+) -> Result<Arc<dyn EventDevice>> {
     let Machine { memory, router, .. } = machine;
     match option {
         DeviceOption::ImsTimer { slots } => {
-            let timer = Timer::new().doing("ims-timer: creating its clock")?;
+            let timer = Timer::new().context("ims-timer: creating its clock")?;
             let shape = Shape { slots: *slots, memory_slots: None, special: Special::None };
             add(TIMER, "ims-timer", timer, Interrupts::new(shape, router.clone()), machine)
         }
@@ -71,9 +74,9 @@ fn attach_one(
         // To the guest it is the same device.
         DeviceOption::ImsMediated { host, slots } => {
             let name = "ims-mediated";
-            let layout = bar_slots(*slots).doing(name)?;
+            let layout = bar_slots(*slots).context(name)?;
             let slots = MediatedSlots::new(layout, router.clone(), opener.device(host)?)?;
-            let interrupts = Interrupts::with(Box::new(slots), None, Special::Msix, router.clone());
+            let interrupts = Interrupts::with_bar_slots(Box::new(slots), None, Special::Msix, router.clone());
             add(QUEUES, name, Queues::new(memory.clone()), interrupts, machine)
         }
     }
@@ -85,13 +88,13 @@ fn add<M: Model>(
     model: M,
     interrupts: std::result::Result<Interrupts, InterruptsError>,
     machine: Machine<'_>,
-) -> Result<Arc<dyn Attended>> {
-    let doing = |what: &str| format!("{name}: {what}");
-    let interrupts = interrupts.doing(doing("giving it its interrupts"))?;
+) -> Result<Arc<dyn EventDevice>> {
+    let context = |what: &str| format!("{name}: {what}");
+    let interrupts = interrupts.context(context("giving it its interrupts"))?;
     let device = Arc::new(Device::new(model, interrupts));
     let function = PciFunction::new(id, Arc::clone(&device), machine.root);
-    let function = function.doing(doing("giving its BARs addresses"))?;
-    let place = machine.root.add(Arc::new(function)).doing(doing("adding it to the bus"))?;
+    let function = function.context(context("giving its BARs addresses"))?;
+    let place = machine.root.add(Arc::new(function)).context(context("adding it to the bus"))?;
     tracing::info!("{name} is at {place} in the guest");
     Ok(device)
 }

@@ -1,4 +1,4 @@
-//! The root's faces to the VMM's buses: ECAM, the configuration ports, and the BAR windows.
+//! The root's bus_adapters to the VMM's buses: ECAM, the configuration ports, and the BAR windows.
 //!
 //! Each is registered once, for a fixed range; what happens behind it is [`Root`]'s. Ports: `CONFIG_ADDRESS` at
 //! 0xCF8 answers only a DWORD access, `CONFIG_DATA` at 0xCFC any byte lanes (PCI 3.0 §3.2.2.3.2). ECAM: the function
