@@ -6,13 +6,15 @@
 //! the report.
 
 use std::io::Read;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex};
 use std::thread::{Builder, JoinHandle};
+use std::time::Duration;
 
 use event_manager::{EventManager, EventOps, EventSet, Events, MutEventSubscriber, SubscriberOps};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
+use vmm_sys_util::timerfd::TimerFd;
 
 use crate::error::{Context, Result};
 use crate::outcome::{ExitEvent, Outcome, PanicGuard};
@@ -97,6 +99,38 @@ impl Drop for SideLoop {
     }
 }
 
+/// A periodic timer for what the host refused: the owner retries each time that it expires.
+#[derive(Debug)]
+pub struct RetryTimer(TimerFd);
+
+impl RetryTimer {
+    /// The longest delay between the host's ability to serve a request and the retry.
+    pub const PERIOD: Duration = Duration::from_millis(100);
+
+    /// Starts the timer.
+    ///
+    /// # Errors
+    /// [`Error::Host`](crate::error::Error::Host) if the host cannot create or start a timer.
+    pub fn start() -> Result<Self> {
+        let mut timer = TimerFd::new().context("creating a timer")?;
+        timer.reset(Self::PERIOD, Some(Self::PERIOD)).context("starting a timer")?;
+        Ok(Self(timer))
+    }
+
+    /// Clears the expiration. Call this when the descriptor is readable.
+    pub fn acknowledge(&mut self) {
+        if let Err(error) = self.0.wait() {
+            tracing::warn!("cannot read a retry timer: {error}");
+        }
+    }
+}
+
+impl AsRawFd for RetryTimer {
+    fn as_raw_fd(&self) -> RawFd {
+        self.0.as_raw_fd()
+    }
+}
+
 /// Wakes the loop up for the end; the loop itself looks what it is.
 struct EndWatcher(Arc<ExitEvent>);
 
@@ -165,7 +199,7 @@ fn watch(ops: &mut EventOps, source: &impl AsRawFd) {
 mod tests {
     use std::sync::atomic::{AtomicU32, Ordering};
     use std::sync::mpsc;
-    use std::time::{Duration, Instant};
+    use std::time::Instant;
 
     use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 

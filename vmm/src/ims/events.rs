@@ -4,16 +4,13 @@
 
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use event_manager::{EventOps, EventSet, Events, MutEventSubscriber};
-use vmm_sys_util::timerfd::TimerFd;
 
 use super::device::{Device, Model};
-use crate::error::{Context, Result};
-
-/// How late a model wakes up at most where the host has not taken the time that its clock was set to.
-const PERIOD: Duration = Duration::from_millis(100);
+use crate::error::Result;
+use crate::events::RetryTimer;
 
 /// A device, as the event loop knows it.
 pub trait EventDevice: Send + Sync {
@@ -60,7 +57,7 @@ struct Watched {
 
 /// A subscriber of the event loop, for all devices.
 pub struct DeviceEvents {
-    retry_timer: TimerFd,
+    retry_timer: RetryTimer,
     devices: Vec<Watched>,
 }
 
@@ -70,8 +67,7 @@ impl DeviceEvents {
     /// # Errors
     /// The host has no timer left.
     pub fn new(devices: Vec<Arc<dyn EventDevice>>) -> Result<Self> {
-        let mut retry_timer = TimerFd::new().context("creating a timer")?;
-        retry_timer.reset(PERIOD, Some(PERIOD)).context("starting a timer")?;
+        let retry_timer = RetryTimer::start()?;
         let devices = devices.into_iter().map(|device| {
             let (timer_fd, relay) = (device.timer_fd(), device.relay_fd());
             Watched { timer_fd, relay, device }
@@ -84,8 +80,8 @@ impl MutEventSubscriber for DeviceEvents {
     fn process(&mut self, events: Events, _ops: &mut EventOps) {
         let now = Instant::now();
         let is_retry = events.fd() == self.retry_timer.as_raw_fd();
-        if is_retry && let Err(error) = self.retry_timer.wait() {
-            tracing::warn!("cannot read the retry timer of the devices' interrupts: {error}");
+        if is_retry {
+            self.retry_timer.acknowledge();
         }
         for Watched { timer_fd, relay, device } in &self.devices {
             if *relay == Some(events.fd()) {

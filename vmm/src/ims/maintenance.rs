@@ -6,20 +6,16 @@
 //! they are delivered from here, late.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use event_manager::{EventOps, EventSet, Events, MutEventSubscriber};
-use vmm_sys_util::timerfd::TimerFd;
 
 use super::events::EventDevice;
-use crate::error::{Context, Result};
-
-/// How long an interrupt waits at most after the host could deliver it.
-const PERIOD: Duration = Duration::from_millis(100);
+use crate::error::Result;
+use crate::events::RetryTimer;
 
 /// A subscriber of an event loop of its own, for all devices.
 pub struct Maintenance {
-    timer: TimerFd,
+    timer: RetryTimer,
     devices: Vec<Arc<dyn EventDevice>>,
 }
 
@@ -29,17 +25,13 @@ impl Maintenance {
     /// # Errors
     /// The host has no timer left.
     pub fn new(devices: Vec<Arc<dyn EventDevice>>) -> Result<Self> {
-        let mut timer = TimerFd::new().context("creating a timer")?;
-        timer.reset(PERIOD, Some(PERIOD)).context("starting a timer")?;
-        Ok(Self { timer, devices })
+        Ok(Self { timer: RetryTimer::start()?, devices })
     }
 }
 
 impl MutEventSubscriber for Maintenance {
     fn process(&mut self, _events: Events, _ops: &mut EventOps) {
-        if let Err(error) = self.timer.wait() {
-            tracing::warn!("cannot read the retry timer of the devices' interrupts: {error}");
-        }
+        self.timer.acknowledge();
         retry(&self.devices);
     }
 

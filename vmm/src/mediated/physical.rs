@@ -15,7 +15,7 @@ use vm_msi::pool::{HostVector, LogicalFunction, Parent, Pool, PoolReport};
 use vm_msi::{DeviceBudget, backend, pool};
 
 use super::doorbell::Doorbell;
-use crate::pci::bar::COMMAND;
+use crate::pci::bar::{COMMAND, COMMAND_MEMORY};
 use crate::vfio::HostAddress;
 use crate::vfio::container::Container;
 use crate::vfio::device::reset_with_retry;
@@ -25,8 +25,6 @@ use crate::vfio::registers::{COMMAND_BUS_MASTER, COMMAND_INTX_DISABLE};
 
 /// The vector that is the mediator's own.
 const MANAGEMENT: HostVector = HostVector(0);
-/// Command: the device answers at its BARs.
-const COMMAND_MEMORY: u32 = 1 << 1;
 
 /// Why a device cannot be had in parts.
 #[derive(Debug, thiserror::Error)]

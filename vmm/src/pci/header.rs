@@ -6,8 +6,8 @@ use super::config::{ConfigSpace, Register};
 
 /// Command: the function may issue requests, interrupts among them (PCIe r6 §7.5.1.1.3).
 pub const COMMAND_BUS_MASTER: u32 = 1 << 2;
-/// Command: no INTx, which it has not anyway.
-const COMMAND_INTX_DISABLE: u32 = 1 << 10;
+/// Command: Interrupt Disable. The functions have no INTx, so the bit has no effect.
+pub const COMMAND_INTX_DISABLE: u32 = 1 << 10;
 /// Status: there is a list of capabilities.
 const STATUS_CAPABILITIES: u32 = 1 << 4;
 

@@ -34,7 +34,7 @@ pub use capability_list::CapabilityList;
 pub use config::{ConfigSpace, Register};
 pub use express::ExpressCapability;
 pub use function::{BAR_COUNT, Decoding, DeviceFunction, Function, Pages, Place, Placement};
-pub use header::{COMMAND_BUS_MASTER, Header};
+pub use header::{COMMAND_BUS_MASTER, COMMAND_INTX_DISABLE, Header};
 pub use msix::MsixCapability;
 pub use overlap::overlap;
 pub use root::Root;

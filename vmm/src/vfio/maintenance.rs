@@ -9,24 +9,20 @@ use std::cmp::Reverse;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::sync::Arc;
-use std::time::Duration;
 
 use event_manager::{EventOps, EventSet, Events, MutEventSubscriber};
-use vmm_sys_util::timerfd::TimerFd;
 
 use super::device::Device;
 use super::interrupts::Vectors;
 use crate::error::{Context, Result};
-
-/// How long a vector waits at most after the host could serve it.
-const PERIOD: Duration = Duration::from_millis(100);
+use crate::events::RetryTimer;
 
 /// Vectors, and what is ready while some of theirs wait for the host.
 type DeferredBind = (Arc<OwnedFd>, Arc<dyn Vectors>);
 
 /// A subscriber of an event loop of its own, for all devices.
 pub struct Maintenance {
-    timer: TimerFd,
+    timer: RetryTimer,
     deferred: Vec<DeferredBind>,
 }
 
@@ -36,8 +32,7 @@ impl Maintenance {
     /// # Errors
     /// The host's, when it has no timer or no descriptor.
     pub fn new(devices: &[Arc<Device>]) -> Result<Self> {
-        let mut timer = TimerFd::new().context("creating a timer")?;
-        timer.reset(PERIOD, Some(PERIOD)).context("starting a timer")?;
+        let timer = RetryTimer::start()?;
         let vectors = devices.iter().flat_map(|device| device.interrupts().vectors());
         let deferred = vectors.map(|vectors| Ok((vectors.deferred_bind_fd()?, Arc::clone(vectors))));
         let deferred = deferred.collect::<io::Result<_>>().context("creating a descriptor for interrupts")?;
@@ -48,9 +43,7 @@ impl Maintenance {
 impl MutEventSubscriber for Maintenance {
     fn process(&mut self, events: Events, _ops: &mut EventOps) {
         if events.fd() == self.timer.as_raw_fd() {
-            if let Err(error) = self.timer.wait() {
-                tracing::warn!("the clock of the devices' interrupts: {error}");
-            }
+            self.timer.acknowledge();
             retry(&mut self.deferred);
         }
         for (_, vectors) in

@@ -4,6 +4,7 @@
 //! write to it vanishes. VFIO itself keeps a guest from what the host needs; these tables make what is left whole.
 
 use crate::pci::Register;
+pub use crate::pci::{COMMAND_BUS_MASTER, COMMAND_INTX_DISABLE};
 
 /// No bit: a row starts from it.
 const NONE: Register = Register { offset: 0, width: 1, reset: 0, emulated: 0, writable: 0, forwarded: 0 };
@@ -45,10 +46,6 @@ pub const HEADER: &[Register] = &[
 
 /// Bus master, parity error response, SERR# enable, interrupt disable. Decode enables exist where there are BARs.
 pub const COMMAND_WRITABLE: u32 = COMMAND_BUS_MASTER | (1 << 6) | (1 << 8) | COMMAND_INTX_DISABLE;
-/// Command: the function may issue requests.
-pub const COMMAND_BUS_MASTER: u32 = 1 << 2;
-/// Command: no INTx.
-pub const COMMAND_INTX_DISABLE: u32 = 1 << 10;
 
 /// Status: no INTx pending; whether there is a capability list is set with the list. Errors are cleared by writing 1.
 pub const STATUS: Register =

@@ -6,22 +6,18 @@
 use std::os::fd::AsRawFd;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{Builder, JoinHandle};
-use std::time::Duration;
 
 use event_manager::{EventManager, EventOps, EventSet, Events, MutEventSubscriber, SubscriberOps};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
-use vmm_sys_util::timerfd::TimerFd;
 
 use super::queue::QueueIndex;
 use super::transport::Transport;
 use crate::error::{Context, Result};
-
-/// How long an interrupt waits at most after the host could deliver it.
-const PERIOD: Duration = Duration::from_millis(100);
+use crate::events::RetryTimer;
 
 /// What woke the thread up: a queue's number, or one of these.
 const STOP: u32 = u32::MAX;
-const CLOCK: u32 = u32::MAX - 1;
+const RETRY: u32 = u32::MAX - 1;
 
 /// A device's thread. Dropping it ends it.
 #[derive(Debug)]
@@ -39,10 +35,10 @@ impl Worker {
         let name = format!("virtio {}", transport.device().identity().name);
         let context = format!("starting the thread of {name}");
         let stop = EventFd::new(EFD_NONBLOCK).context(&context)?;
-        let mut clock = TimerFd::new().context(&context)?;
-        clock.reset(PERIOD, Some(PERIOD)).context(&context)?;
+        let retry_timer = RetryTimer::start()?;
         let stopping = stop.try_clone().context(&context)?;
-        let queues = Arc::new(Mutex::new(Queues { transport, stop: stopping, clock, is_stopped: false }));
+        let queues =
+            Arc::new(Mutex::new(Queues { transport, stop: stopping, retry_timer, is_stopped: false }));
         let mut manager = EventManager::new().context(&context)?;
         manager.add_subscriber(Arc::clone(&queues));
         let is_stopped = move || queues.lock().unwrap_or_else(PoisonError::into_inner).is_stopped;
@@ -71,7 +67,7 @@ impl Drop for Worker {
 struct Queues {
     transport: Arc<Transport>,
     stop: EventFd,
-    clock: TimerFd,
+    retry_timer: RetryTimer,
     is_stopped: bool,
 }
 
@@ -79,10 +75,8 @@ impl MutEventSubscriber for Queues {
     fn process(&mut self, events: Events, _ops: &mut EventOps) {
         match events.data() {
             STOP => self.is_stopped = true,
-            CLOCK => {
-                if let Err(error) = self.clock.wait() {
-                    tracing::warn!("the clock of a virtio device's interrupts: {error}");
-                }
+            RETRY => {
+                self.retry_timer.acknowledge();
                 self.transport.msix().retry();
             }
             queue => {
@@ -99,7 +93,8 @@ impl MutEventSubscriber for Queues {
     fn init(&mut self, ops: &mut EventOps) {
         let queues = self.transport.doorbells().iter().zip(0u32..);
         let sources = queues.map(|(doorbell, queue)| (doorbell.as_raw_fd(), queue));
-        for (source, data) in sources.chain([(self.stop.as_raw_fd(), STOP), (self.clock.as_raw_fd(), CLOCK)])
+        for (source, data) in
+            sources.chain([(self.stop.as_raw_fd(), STOP), (self.retry_timer.as_raw_fd(), RETRY)])
         {
             if let Err(error) = ops.add(Events::with_data(&source, data, EventSet::IN)) {
                 tracing::error!("a virtio device does not hear of an event: {error}");
