@@ -1,4 +1,4 @@
-//! What a guest's message is to the VM: an interrupt, or a plain write to memory.
+//! What a guest's message is to the VM, an interrupt or a plain write to memory, and which function sends it.
 //!
 //! Plain values. A [`Router`](crate::Router) makes them out of [messages](MsiMessage), since only the router knows what its
 //! interrupt controllers take.
@@ -7,6 +7,23 @@ use std::fmt;
 
 use crate::apic::{ApicMessage, DestinationIds, InvalidMessage};
 use crate::message::MsiMessage;
+
+/// A requester ID: bus (bits 15:8), device (7:3) and function (2:0) of the function that sends.
+///
+/// ```
+/// use vm_msi::RequesterId;
+///
+/// assert_eq!(RequesterId(0x0a1b).to_string(), "0a:03.3");
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(transparent))]
+pub struct RequesterId(pub u16);
+
+impl fmt::Display for RequesterId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:02x}:{:02x}.{}", self.0 >> 8, self.0 >> 3 & 0x1f, self.0 & 7)
+    }
+}
 
 /// The number by which an interrupt controller tells devices apart, where it does: the GICv3 ITS on arm64 (KVM_MSI_VALID_DEVID).
 /// For a PCI function it is made of segment and requester ID.

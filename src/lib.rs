@@ -109,7 +109,6 @@ pub mod access;
 pub mod apic;
 pub mod backend;
 pub mod budget;
-pub mod capability;
 pub mod delivery;
 pub mod domain;
 #[cfg(feature = "events")]
@@ -133,7 +132,6 @@ pub mod publisher;
 pub mod refusal;
 pub mod registers;
 pub mod remap;
-pub mod requester;
 pub mod router;
 mod signalled;
 pub mod state;
@@ -144,17 +142,15 @@ pub mod vfio;
 
 pub use backend::Backend;
 pub use budget::{DeviceBudget, VmBudget};
-pub use capability::PciCapability;
 pub use delivery::{Delivery, Store, Touched, Vector};
 pub use domain::{DeviceDomain, Domain, SoftwareDomain};
 #[cfg(feature = "ims")]
 pub use function::{ImsFunction, QueueFunction, SoftwareIms, SoftwareQueue};
 pub use function::{InterruptFunction, MsiFunction, MsixFunction, SoftwareMsix};
-pub use interrupt::{DeviceId, Interrupt, Target};
+pub use interrupt::{DeviceId, Interrupt, RequesterId, Target};
 pub use maintenance::Maintenance;
 pub use message::MsiMessage;
-pub use registers::Registers;
-pub use requester::RequesterId;
+pub use registers::{PciCapability, Registers};
 pub use router::Router;
 
 /// The supertrait of public traits that only this crate implements.

@@ -3,9 +3,6 @@
 //! For functions whose table, pending bits or slots have pages of their own. Where they share a page with other
 //! registers, the embedder's BAR is the device and asks [`InterruptFunction::read_bar`].
 
-#[cfg(feature = "ims")]
-mod slots;
-
 use std::sync::Arc;
 
 use vm_device::DeviceMmio;
@@ -13,9 +10,9 @@ use vm_device::bus::{MmioAddress, MmioAddressOffset};
 
 use crate::domain::Domain;
 use crate::function::InterruptFunction;
-use crate::msix::Msix;
 #[cfg(feature = "ims")]
-pub use slots::SlotsMmio;
+use crate::ims::SlotArray;
+use crate::msix::Msix;
 
 /// The MSI-X table on a bus.
 #[derive(Debug)]
@@ -41,4 +38,20 @@ impl<D: Domain> DeviceMmio for PbaMmio<D> {
     }
 
     fn mmio_write(&self, _base: MmioAddress, _offset: MmioAddressOffset, _data: &[u8]) {}
+}
+
+/// An array of IMS slots on a bus.
+#[cfg(feature = "ims")]
+#[derive(Debug)]
+pub struct SlotsMmio<D: Domain>(pub Arc<InterruptFunction<SlotArray, D>>);
+
+#[cfg(feature = "ims")]
+impl<D: Domain> DeviceMmio for SlotsMmio<D> {
+    fn mmio_read(&self, _base: MmioAddress, offset: MmioAddressOffset, data: &mut [u8]) {
+        self.0.read_slots(offset, data);
+    }
+
+    fn mmio_write(&self, _base: MmioAddress, offset: MmioAddressOffset, data: &[u8]) {
+        self.0.write_slots(offset, data);
+    }
 }

@@ -6,8 +6,8 @@
 //! faults"); other remapping units have fewer.
 
 use crate::apic::InvalidMessage;
+use crate::interrupt::RequesterId;
 use crate::message::MsiMessage;
-use crate::requester::RequesterId;
 
 /// Why a message is no interrupt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]

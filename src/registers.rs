@@ -12,6 +12,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::backend::Capabilities;
 use crate::delivery::{Store, Touched};
+use crate::sealed::Sealed;
 use crate::state::RestoreError;
 
 /// The registers of one kind of message-signalled interrupt, which all vCPUs use at once: a store owns its synchronisation.
@@ -41,6 +42,23 @@ pub trait Registers: Store + Sized + Send + Sync {
 
     /// Sets the registers to what they are after power-on.
     fn reset(&self) -> Touched;
+}
+
+/// The registers of MSI ([`Msi`](crate::msi::Msi)) or MSI-X ([`Msix`](crate::msix::Msix)).
+pub trait PciCapability: Registers + Sealed {
+    /// Where configuration space shows the pending bits of the first 32 vectors, counted from the capability's ID. `None`: the
+    /// pending bits are not in configuration space.
+    fn pending_register(&self) -> Option<u16>;
+
+    /// Reads the capability; `offset` counts from its ID, and any width is answered. The next pointer and the pending bits read 0:
+    /// they belong to the embedder and the domain.
+    fn read_config(&self, offset: u16, data: &mut [u8]);
+
+    /// Whether some register of the capability shows vectors as silent now: the capability is off, or the register masks some.
+    fn shows_silence(&self) -> bool;
+
+    /// Writes the capability; `offset` counts from its ID.
+    fn write_config(&self, offset: u16, data: &[u8]) -> Touched;
 }
 
 /// Locks plain state. A panic under the lock leaves a state that the registers may have, so a poisoned lock is taken all the same.

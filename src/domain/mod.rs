@@ -15,7 +15,6 @@ mod bus_master;
 mod error;
 mod fair;
 mod host;
-mod latched;
 mod may_deliver;
 mod owed;
 mod report;
@@ -34,7 +33,6 @@ use rustix::event::epoll;
 
 pub use bus_master::BusMaster;
 pub use error::{Cause, DomainError};
-pub use latched::Latched;
 pub use report::{Counters, DomainReport, State, VectorReport};
 pub use software::{SoftwareCounters, SoftwareDomain};
 
@@ -114,6 +112,18 @@ const BATCHES: u32 = 16;
 
 /// What an embedder does with each failure of the host. It is called under the domain's lock.
 pub type FailureHook = Box<dyn Fn(&DomainError) + Send>;
+
+/// What [`DeviceDomain::latch`] did with a mediator's interrupt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use = "the device has to signal a vector that has a host vector"]
+pub enum Latched {
+    /// The interrupt waits in the domain: the vector has no host vector that the device could signal.
+    Waits,
+    /// Nothing was done: the vector has a host vector, and the device signals it.
+    HasHostVector,
+    /// Nothing was done: the function has no such vector.
+    NoSuchVector,
+}
 
 /// One device's vectors of one store, whose interrupts come through eventfds.
 pub struct DeviceDomain {

@@ -2,9 +2,9 @@
 
 use super::InterruptFunction;
 use crate::access::lanes;
-use crate::capability::PciCapability;
 use crate::domain::Domain;
 use crate::msi::{Msi, MsiLayout};
+use crate::registers::PciCapability;
 
 impl<C: PciCapability, D: Domain> InterruptFunction<C, D> {
     /// Reads the capability; `offset` counts from its ID. The next pointer reads 0, it is the embedder's.

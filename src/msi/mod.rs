@@ -16,9 +16,8 @@ pub use state::MsiState;
 use std::sync::{Mutex, MutexGuard};
 
 use crate::backend::{Capabilities, Growth};
-use crate::capability::PciCapability;
 use crate::delivery::{Delivery, Store, Touched, Vector};
-use crate::registers::{Registers, into_plain, lock};
+use crate::registers::{PciCapability, Registers, into_plain, lock};
 use crate::sealed::Sealed;
 use crate::state::RestoreError;
 use layout::Register;

@@ -26,9 +26,8 @@ pub use state::{EntryState, MsixState};
 
 use crate::access::lanes;
 use crate::backend::{Capabilities, Growth};
-use crate::capability::PciCapability;
 use crate::delivery::{Delivery, Store, Touched, Vector};
-use crate::registers::Registers;
+use crate::registers::{PciCapability, Registers};
 use crate::sealed::Sealed;
 use crate::state::RestoreError;
 use registers::{ControlAndTable, first_dword};

@@ -5,9 +5,9 @@
 
 use super::Stage;
 use crate::backend::Capabilities;
+use crate::interrupt::RequesterId;
 use crate::message::MsiMessage;
 use crate::refusal::Fault;
-use crate::requester::RequesterId;
 
 /// Every message is what it is.
 #[derive(Clone, Copy, Debug)]

@@ -10,10 +10,9 @@ use vmm_sys_util::eventfd::EventFd;
 
 use super::Stage;
 use crate::backend::Capabilities;
-use crate::interrupt::{Interrupt, Target};
+use crate::interrupt::{Interrupt, RequesterId, Target};
 use crate::message::MsiMessage;
 use crate::refusal::Refusal;
-use crate::requester::RequesterId;
 use crate::router::{Route, Router, RouterError, Signalled, Unclosed};
 
 /// The router of one function behind a remapping stage. It is a router itself, so stages may stand in a row.

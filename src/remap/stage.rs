@@ -1,9 +1,9 @@
 //! The interface of a remapping unit: what one function's message is now.
 
 use crate::backend::Capabilities;
+use crate::interrupt::RequesterId;
 use crate::message::MsiMessage;
 use crate::refusal::Fault;
-use crate::requester::RequesterId;
 
 /// A remapping unit, of one VM.
 pub trait Stage: Send + Sync {

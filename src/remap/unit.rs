@@ -9,8 +9,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use super::{Remapped, Stage};
 use crate::domain::Domain;
 use crate::function::InterruptFunction;
+use crate::interrupt::RequesterId;
 use crate::registers::Registers;
-use crate::requester::RequesterId;
 use crate::router::Router;
 use crate::sealed::Sealed;
 

@@ -3,10 +3,10 @@
 use std::ops::Range;
 use std::sync::{RwLock, RwLockReadGuard};
 
+use crate::interrupt::RequesterId;
 use crate::message::MsiMessage;
 use crate::refusal::Fault;
 use crate::remap::{Stage, handle};
-use crate::requester::RequesterId;
 
 /// The entries of its table.
 const ENTRIES: usize = 256;

@@ -14,11 +14,11 @@ use crate::budget::{DeviceBudget, VmBudget};
 use crate::delivery::{Delivery, Store, Vector};
 use crate::domain::{BusMaster, DeviceDomain, Latched, State};
 use crate::function::InterruptFunction;
+use crate::interrupt::RequesterId;
 use crate::message::MsiMessage;
 use crate::msi::MsiLayout;
 use crate::msix::{Bar, Layout, TableSize};
 use crate::remap::Remapped;
-use crate::requester::RequesterId;
 use crate::state::{Resume, resume_all};
 use meanwhile::Meanwhile;
 
