@@ -92,7 +92,7 @@ fn check(rule: &str, wrong: &mut Vec<String>) {
         };
         let item = rest.split("\n- ").next().and_then(|item| item.split("\n\n").next()).unwrap_or_default();
         let quoted: Vec<&str> = item.split('`').skip(1).step_by(2).collect();
-        if quoted.is_empty() || quoted.len() % 2 != 0 {
+        if quoted.is_empty() || !quoted.len().is_multiple_of(2) {
             wrong.push(format!("{title}: no pairs of a name and a file"));
         }
         for pair in quoted.chunks_exact(2) {
