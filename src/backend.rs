@@ -14,6 +14,7 @@ use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 pub use capabilities::{Capabilities, Growth, Unsupported};
 pub use stable::{Binding, EventfdSet, StableEventfds};
 
+pub use crate::delivery::Cookie;
 use crate::delivery::Vector;
 
 /// What a host refused for a device's vectors. The vector stays as it was, and the step is tried again.
@@ -68,10 +69,6 @@ pub enum BackendError {
         vector: Vector,
     },
 }
-
-/// What a device stores beside a message to tell whose interrupt it is, such as a PASID. Opaque to this crate.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Cookie(pub u32);
 
 /// Whether a device still has what the host programmed into it. A device that resets itself (a built-in self test, a firmware
 /// reset through its own registers) forgets the messages and the enable bit, and the host does not notice (Linux commit

@@ -16,10 +16,12 @@
 
 mod account;
 
+use crate::lock::Mutex;
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use account::Account;
+pub use account::BudgetReport;
 
 /// The host vectors that all devices of a VM may have together.
 #[derive(Debug)]
@@ -55,23 +57,6 @@ impl fmt::Display for Scope {
             Self::Vm => "VM",
         })
     }
-}
-
-/// A budget at one moment.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[cfg_attr(feature = "serde", derive(serde::Serialize))]
-#[non_exhaustive]
-pub struct BudgetReport {
-    /// The most host vectors allowed; `None` for any number.
-    pub limit: Option<u32>,
-    /// Host vectors of the VM that are set aside for the device; 0 for a VM.
-    pub promised: u32,
-    /// Host vectors in use. For a VM this includes those that are promised and not used.
-    pub used: u32,
-    /// The highest value of `used` so far.
-    pub high_water: u32,
-    /// How often this budget refused a host vector, each retry included. The VM's refusals count in the VM's report only.
-    pub refusals: u64,
 }
 
 /// A budget has no host vector left.
@@ -131,7 +116,7 @@ impl VmBudget {
         if let Some(limit) = limit.filter(|limit| *limit < promised) {
             return Err(AdmissionError::BeyondLimit { promised, limit });
         }
-        let mut account = self.account();
+        let mut account = self.account.lock();
         // A refused admission does not count as a refusal: no vector waits for it.
         if let Some((used, limit)) = account.beyond(promised) {
             return Err(AdmissionError::NoRoom { promised, used, limit });
@@ -144,16 +129,12 @@ impl VmBudget {
 
     /// Sets another limit. Vectors keep the host vectors that they have, and promises stay.
     pub fn set_limit(&self, limit: Option<u32>) {
-        self.account().set_limit(limit);
+        self.account.lock().set_limit(limit);
     }
 
     /// The budget now.
     pub fn report(&self) -> BudgetReport {
-        self.account().report(0)
-    }
-
-    fn account(&self) -> MutexGuard<'_, Account> {
-        self.account.lock().unwrap_or_else(PoisonError::into_inner)
+        self.account.lock().report(0)
     }
 }
 
@@ -175,12 +156,12 @@ impl DeviceBudget {
 
     /// Sets another limit. Vectors keep the host vectors that they have, and a promise stays.
     pub fn set_limit(&self, limit: Option<u32>) {
-        self.account().set_limit(limit);
+        self.account.lock().set_limit(limit);
     }
 
     /// The budget now.
     pub fn report(&self) -> BudgetReport {
-        self.account().report(self.promised)
+        self.account.lock().report(self.promised)
     }
 
     /// Takes the share of one host vector. It goes back when it is dropped.
@@ -188,12 +169,12 @@ impl DeviceBudget {
     /// The device's lock is held until the VM has answered, so each call is one step for every other thread.
     pub(crate) fn take(self: &Arc<Self>) -> Result<Share, Exhausted> {
         let exhausted = |scope| move |(used, limit)| Exhausted { scope, used, limit };
-        let mut account = self.account();
+        let mut account = self.account.lock();
         account.check().map_err(exhausted(Scope::Device))?;
         if account.used() >= self.promised
             && let Some(vm) = &self.vm
         {
-            let mut vm_account = vm.account();
+            let mut vm_account = vm.account.lock();
             vm_account.check().map_err(exhausted(Scope::Vm))?;
             vm_account.add(1);
         }
@@ -204,11 +185,7 @@ impl DeviceBudget {
     /// True while a vector of this device or of its VM waits for a share, or `used` is above a limit. Lingering vectors
     /// are then released early.
     pub(crate) fn is_short(&self) -> bool {
-        self.account().is_short() || self.vm.as_ref().is_some_and(|vm| vm.account().is_short())
-    }
-
-    fn account(&self) -> MutexGuard<'_, Account> {
-        self.account.lock().unwrap_or_else(PoisonError::into_inner)
+        self.account.lock().is_short() || self.vm.as_ref().is_some_and(|vm| vm.account.lock().is_short())
     }
 }
 
@@ -216,7 +193,7 @@ impl DeviceBudget {
 impl Drop for DeviceBudget {
     fn drop(&mut self) {
         if let Some(vm) = &self.vm {
-            vm.account().give(self.promised);
+            vm.account.lock().give(self.promised);
         }
     }
 }
@@ -228,12 +205,12 @@ pub(crate) struct Share(Arc<DeviceBudget>);
 impl Drop for Share {
     fn drop(&mut self) {
         let DeviceBudget { vm, promised, .. } = &*self.0;
-        let mut account = self.0.account();
+        let mut account = self.0.account.lock();
         account.give(1);
         if account.used() >= *promised
             && let Some(vm) = vm
         {
-            vm.account().give(1);
+            vm.account.lock().give(1);
         }
     }
 }

@@ -6,7 +6,6 @@
 use std::fmt;
 use std::ops::Range;
 
-use crate::backend::Cookie;
 use crate::message::MsiMessage;
 
 /// An index into a store's vectors, from 0.
@@ -26,6 +25,10 @@ impl fmt::Display for Vector {
         self.0.fmt(f)
     }
 }
+
+/// A value that a device stores beside a message to tell whose interrupt it is, such as a PASID. Opaque to this crate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Cookie(pub u32);
 
 /// What a vector should be now. A pure function of a store's state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

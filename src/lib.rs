@@ -109,6 +109,7 @@ pub mod access;
 pub mod apic;
 pub mod backend;
 pub mod budget;
+mod counter;
 pub mod delivery;
 pub mod domain;
 #[cfg(feature = "events")]
@@ -120,6 +121,7 @@ pub mod interrupt;
 #[cfg(feature = "kvm")]
 pub mod kvm;
 pub mod line;
+mod lock;
 pub mod maintenance;
 pub mod message;
 #[cfg(feature = "bus")]

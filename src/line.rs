@@ -6,11 +6,12 @@
 
 use std::fmt;
 use std::io;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use crate::interrupt::Interrupt;
+use crate::lock::Mutex;
 use crate::router::{Route, Router, RouterError};
 
 /// A source of interrupts with one message at a time.
@@ -56,7 +57,7 @@ impl Line {
 
     /// The message that the line has now.
     pub fn message(&self) -> Option<Interrupt> {
-        self.attached().as_ref().map(Route::message)
+        self.attached.lock().as_ref().map(Route::message)
     }
 
     /// From now on signals are this message, beginning with one for the signals that wait. When this has returned, the message of before
@@ -68,7 +69,7 @@ impl Line {
     /// The host's, each worth another try. After [`RouterError::Detach`] the line has its message of before. After any other error it has
     /// none, and signals wait.
     pub fn set(&self, message: Interrupt) -> Result<(), RouterError> {
-        let mut attached = self.attached();
+        let mut attached = self.attached.lock();
         if attached.as_ref().is_some_and(|route| route.message() == message) {
             return Ok(());
         }
@@ -94,7 +95,7 @@ impl Line {
     /// # Errors
     /// [`RouterError::Detach`]: the line has its message still.
     pub fn clear(&self) -> Result<(), RouterError> {
-        self.detach(&mut self.attached())
+        self.detach(&mut self.attached.lock())
     }
 
     /// Detaches the eventfd and gives the route back. When this has returned, all signals of before were delivered, or had no message.
@@ -108,7 +109,7 @@ impl Line {
         let closed = self.clear();
         if closed.is_err() {
             // A route that is dropped is not given back: the kernel may still deliver with it.
-            let _pinned = self.attached().take();
+            let _pinned = self.attached.lock().take();
         }
         closed
     }
@@ -131,10 +132,6 @@ impl Line {
             self.router.put(route);
         }
         Ok(())
-    }
-
-    fn attached(&self) -> MutexGuard<'_, Option<Route>> {
-        self.attached.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

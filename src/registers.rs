@@ -8,7 +8,6 @@
 //! lock is the innermost one of the crate, and no system call is made under it.
 
 use std::fmt::Debug;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::backend::Capabilities;
 use crate::delivery::{Store, Touched};
@@ -59,14 +58,4 @@ pub trait PciCapability: Registers + Sealed {
 
     /// Writes the capability; `offset` counts from its ID.
     fn write_config(&self, offset: u16, data: &[u8]) -> Touched;
-}
-
-/// Locks plain state. A panic under the lock leaves a state that the registers may have, so a poisoned lock is taken all the same.
-pub(crate) fn lock<S>(plain: &Mutex<S>) -> MutexGuard<'_, S> {
-    plain.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// The plain state of `plain`, by value.
-pub(crate) fn into_plain<S>(plain: Mutex<S>) -> S {
-    plain.into_inner().unwrap_or_else(PoisonError::into_inner)
 }

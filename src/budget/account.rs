@@ -3,7 +3,23 @@
 //! Invariant: `used` grows only by `add`, which its callers precede by `beyond` or `check` under the same lock.
 //! Locking: none of its own. Its budget has the lock.
 
-use super::BudgetReport;
+use crate::counter::Increment;
+/// A budget at one moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[non_exhaustive]
+pub struct BudgetReport {
+    /// The most host vectors allowed; `None` for any number.
+    pub limit: Option<u32>,
+    /// Host vectors of the VM that are set aside for the device; 0 for a VM.
+    pub promised: u32,
+    /// Host vectors in use. For a VM this includes those that are promised and not used.
+    pub used: u32,
+    /// The highest value of `used` so far.
+    pub high_water: u32,
+    /// How often this budget refused a host vector, each retry included. The VM's refusals count in the VM's report only.
+    pub refusals: u64,
+}
 
 #[derive(Debug, Default)]
 pub(super) struct Account {
@@ -44,7 +60,7 @@ impl Account {
         match self.beyond(1) {
             None => Ok(()),
             Some(exhausted) => {
-                self.refusals = self.refusals.saturating_add(1);
+                self.refusals.increment();
                 self.wanted = true;
                 Err(exhausted)
             }

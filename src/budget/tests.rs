@@ -44,7 +44,7 @@ fn a_device_has_its_own_limit() {
     let _shares = [device.take().unwrap(), device.take().unwrap()];
     assert_eq!(device.take().unwrap_err(), Exhausted { scope: Scope::Device, used: 2, limit: 2 });
     assert_eq!((used!(vm), vm.report().refusals), (2, 0));
-    assert!(device.is_short() && !vm.account().is_short());
+    assert!(device.is_short() && !vm.account.lock().is_short());
 }
 
 #[test]

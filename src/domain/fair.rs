@@ -8,7 +8,9 @@
 //! builds panic instead.
 
 use std::ops::{Deref, DerefMut};
-use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
+use std::sync::MutexGuard;
+
+use crate::lock::Mutex;
 
 /// The mutex. A panic while it is held does not poison it: its owner's state is valid at every call that may panic.
 #[derive(Debug)]
@@ -27,9 +29,8 @@ impl<T> FairMutex<T> {
     pub(super) fn lock(&self) -> FairGuard<'_, T> {
         let held = reentry::Held::new(self.address());
         match self.value.try_lock() {
-            Ok(value) => FairGuard { value, _held: held },
-            Err(TryLockError::Poisoned(poisoned)) => FairGuard { value: poisoned.into_inner(), _held: held },
-            Err(TryLockError::WouldBlock) => self.wait(held),
+            Some(value) => FairGuard { value, _held: held },
+            None => self.wait(held),
         }
     }
 
@@ -40,12 +41,12 @@ impl<T> FairMutex<T> {
 
     #[cold]
     fn wait(&self, held: reentry::Held) -> FairGuard<'_, T> {
-        let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
-        FairGuard { value: self.value.lock().unwrap_or_else(PoisonError::into_inner), _held: held }
+        let _turn = self.turn.lock();
+        FairGuard { value: self.value.lock(), _held: held }
     }
 
     pub(super) fn get_mut(&mut self) -> &mut T {
-        self.value.get_mut().unwrap_or_else(PoisonError::into_inner)
+        self.value.get_mut()
     }
 
     fn address(&self) -> usize {
@@ -135,7 +136,7 @@ mod tests {
                 let _guard = mutex.lock();
                 done.store(1, Ordering::SeqCst);
             });
-            while waiting.load(Ordering::SeqCst) == 0 || mutex.turn.try_lock().is_ok() {
+            while waiting.load(Ordering::SeqCst) == 0 || mutex.turn.try_lock().is_some() {
                 thread::yield_now();
             }
             drop(first);

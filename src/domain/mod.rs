@@ -33,6 +33,7 @@ use rustix::event::epoll;
 
 pub use bus_master::BusMaster;
 pub use error::{Cause, DomainError};
+pub use host::FailureHook;
 pub use report::{Counters, DomainReport, State, VectorReport};
 pub use software::{SoftwareCounters, SoftwareDomain};
 
@@ -44,7 +45,7 @@ use crate::router::Router;
 use crate::sealed::Sealed;
 use crate::state::{PendingBits, SuspendError};
 use fair::{FairGuard, FairMutex};
-use host::{Host, WindowHooks};
+use host::{BATCH, Host, WindowHooks};
 use may_deliver::MayDeliver;
 
 /// What a capability's registers need of the domain behind them.
@@ -104,14 +105,8 @@ pub trait Domain: Sealed {
     fn resume(&self, store: &dyn Store);
 }
 
-/// How many host vectors are bound or released at the most before the domain's lock is released.
-const BATCH: usize = 16;
-
 /// How many batches one call binds.
 const BATCHES: u32 = 16;
-
-/// What an embedder does with each failure of the host. It is called under the domain's lock.
-pub type FailureHook = Box<dyn Fn(&DomainError) + Send>;
 
 /// What [`DeviceDomain::latch`] did with a mediator's interrupt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

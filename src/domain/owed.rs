@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use std::time::Instant;
 
 use super::error::DomainError;
+use crate::counter::Increment;
 use crate::delivery::Vector;
 use crate::interrupt::Target;
 
@@ -74,8 +75,8 @@ impl Owed {
 
     pub(super) fn insert(&mut self, vector: Vector, later: Later) {
         match later {
-            Later::Failed(_) => self.failed = self.failed.saturating_add(1),
-            Later::Deferred => self.deferred = self.deferred.saturating_add(1),
+            Later::Failed(_) => self.failed.increment(),
+            Later::Deferred => self.deferred.increment(),
             Later::Expires(_) => {}
         }
         let before = self.later.insert(vector, later);

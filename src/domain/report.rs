@@ -3,6 +3,7 @@
 use super::error::{Cause, DomainError};
 use super::slot::Slot;
 use crate::budget::BudgetReport;
+use crate::counter::Increment;
 use crate::delivery::Vector;
 use crate::interrupt::Target;
 use crate::message::MsiMessage;
@@ -55,7 +56,7 @@ impl Counters {
             Refusal::Invalid(_) => &mut self.invalid_messages,
             Refusal::Fault { .. } => &mut self.remapping_faults,
         };
-        *counter = counter.saturating_add(1);
+        counter.increment();
     }
 }
 

@@ -7,13 +7,15 @@
 use std::collections::BTreeSet;
 use std::fmt;
 use std::ops::Range;
+use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
 use std::sync::atomic::Ordering::{Release, SeqCst};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::{BusMaster, Domain};
+use crate::counter::Increment;
 use crate::delivery::{Delivery, Store, Touched, Vector};
 use crate::interrupt::{Interrupt, Target};
+use crate::lock::Mutex;
 use crate::router::{Router, Signalled};
 use crate::sealed::Sealed;
 use crate::state::{PendingBits, SuspendError};
@@ -72,21 +74,17 @@ impl SoftwareDomain {
     /// The device signals a vector: its message is delivered now, or waits while the vector is masked. A vector that the device
     /// does not have, or that it signals while the capability is off, is dropped and counted.
     pub fn trigger(&self, store: &dyn Store, vector: Vector) {
-        let mut latches = self.latches();
+        let mut latches = self.latches.lock();
         if vector.0 >= store.vectors() || !latches.set(vector) {
-            latches.counters.dropped = latches.counters.dropped.saturating_add(1);
+            latches.counters.dropped.increment();
         } else if !self.settle(&mut latches, store, vector) {
-            latches.counters.latched = latches.counters.latched.saturating_add(1);
+            latches.counters.latched.increment();
         }
     }
 
     /// What was done so far.
     pub fn counters(&self) -> SoftwareCounters {
-        self.latches().counters
-    }
-
-    fn latches(&self) -> MutexGuard<'_, Latches> {
-        self.latches.lock().unwrap_or_else(PoisonError::into_inner)
+        self.latches.lock().counters
     }
 
     /// Delivers what waits for a vector, if it is live; true where the message has left the device.
@@ -128,14 +126,14 @@ impl Domain for SoftwareDomain {
             return;
         }
         // Also where the capability was turned off: a trigger that is under way has ended once the lock is had.
-        let mut latches = self.latches();
+        let mut latches = self.latches.lock();
         for vector in touched.vectors() {
             self.settle(&mut latches, store, vector);
         }
     }
 
     fn retry(&self, store: &dyn Store) {
-        let mut latches = self.latches();
+        let mut latches = self.latches.lock();
         let refused: Vec<Vector> = latches.refused.iter().copied().chain(self.under_delivery()).collect();
         for vector in refused {
             self.settle(&mut latches, store, vector);
@@ -144,7 +142,7 @@ impl Domain for SoftwareDomain {
 
     /// Vectors that are live, and whose interrupt waits because the host refused to deliver it.
     fn failed_steps(&self) -> usize {
-        let latches = self.latches();
+        let latches = self.latches.lock();
         let left = self.under_delivery().filter(|left| !latches.refused.contains(left));
         latches.refused.len().saturating_add(left.is_some().into())
     }
@@ -154,17 +152,17 @@ impl Domain for SoftwareDomain {
     }
 
     fn pending(&self, group: u32) -> u64 {
-        self.latches().pending.get(group as usize).copied().unwrap_or_default()
+        self.latches.lock().pending.get(group as usize).copied().unwrap_or_default()
     }
 
     fn clear_pending(&self) {
-        let mut latches = self.latches();
+        let mut latches = self.latches.lock();
         latches.pending.fill(0);
         latches.refused.clear();
     }
 
     fn set_bus_master(&self, store: &dyn Store, bus_master: BusMaster) {
-        let mut latches = self.latches();
+        let mut latches = self.latches.lock();
         if std::mem::replace(&mut latches.bus_master, bus_master) != bus_master {
             self.settle_all(&mut latches, store);
         }
@@ -172,14 +170,14 @@ impl Domain for SoftwareDomain {
 
     /// A trigger that is under way has ended once the lock is had, so no host can refuse this.
     fn suspend(&self, _: &dyn Store) -> Result<PendingBits, SuspendError> {
-        let mut latches = self.latches();
+        let mut latches = self.latches.lock();
         latches.suspended = true;
         latches.refused.clear();
         Ok(PendingBits(latches.pending.clone()))
     }
 
     fn set_pending(&self, pending: &PendingBits) {
-        let mut latches = self.latches();
+        let mut latches = self.latches.lock();
         let words = pending.0.iter().copied().chain(std::iter::repeat(0));
         latches.pending.iter_mut().zip(words).for_each(|(word, bits)| *word = bits);
     }
@@ -188,7 +186,7 @@ impl Domain for SoftwareDomain {
     fn messages(&self, _: &dyn Store, _: &mut Vec<Interrupt>) {}
 
     fn resume(&self, store: &dyn Store) {
-        let mut latches = self.latches();
+        let mut latches = self.latches.lock();
         if std::mem::take(&mut latches.suspended) {
             self.settle_all(&mut latches, store);
         }
@@ -224,7 +222,7 @@ impl Latches {
                 Ok(Signalled::NotAccepted) => &mut self.counters.unaccepted,
                 Err(_) => {
                     self.refused.insert(vector);
-                    self.counters.host_failures = self.counters.host_failures.saturating_add(1);
+                    self.counters.host_failures.increment();
                     return false;
                 }
             },
@@ -238,7 +236,7 @@ impl Latches {
                 return false;
             }
         };
-        *counter = counter.saturating_add(1);
+        counter.increment();
         if !self.refused.is_empty() {
             self.refused.remove(&vector);
         }

@@ -5,15 +5,14 @@
 //!
 //! Locking: one mutex around the plain values ([`Slots`]), held for one access and for no system call.
 
-use std::sync::{Mutex, MutexGuard};
-
 use super::layout::SlotArrayLayout;
 use super::slot::Slot;
-use super::state::SlotArrayState;
+use super::state::{SlotArrayState, SlotState};
 use crate::access::{Lane, lanes};
 use crate::backend::{Capabilities, Cookie, Growth};
 use crate::delivery::{Delivery, Store, Touched, Vector};
-use crate::registers::{Registers, into_plain, lock};
+use crate::lock::Mutex;
+use crate::registers::Registers;
 use crate::state::RestoreError;
 
 /// A function's IMS as an array of slots.
@@ -55,16 +54,12 @@ impl SlotArray {
 
     /// Reads the slots; `offset` counts from the first. Pending bits read 0: they belong to the domain.
     pub fn read_slots(&self, offset: u64, data: &mut [u8]) {
-        self.lock().read(offset, data);
+        self.slots.lock().read(offset, data);
     }
 
     /// Writes the slots. Bytes beyond their end are ignored.
     pub fn write_slots(&self, offset: u64, data: &[u8]) -> Touched {
-        self.lock().write(offset, data)
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Slots> {
-        lock(&self.slots)
+        self.slots.lock().write(offset, data)
     }
 }
 
@@ -186,6 +181,32 @@ impl SlotArrayLayout {
     }
 }
 
+impl Slots {
+    pub(super) fn to_state(&self) -> SlotArrayState {
+        let slot = |slot: &Slot| SlotState { message: slot.message(), control: slot.control() };
+        SlotArrayState { slots: self.slots().iter().map(slot).collect() }
+    }
+
+    pub(super) fn try_from_state(
+        layout: &SlotArrayLayout,
+        state: &SlotArrayState,
+    ) -> Result<Self, RestoreError> {
+        let (found, expected) = (state.slots.len(), layout.slots.get() as usize);
+        if found != 0 && found != expected {
+            return Err(RestoreError::TableSize { found, expected });
+        }
+        let slot = |(vector, state): (Vector, &SlotState)| {
+            if layout.control.written(state.control) == state.control {
+                Ok(Slot::new(state.message, state.control))
+            } else {
+                Err(RestoreError::Reserved { register: "Control", vector, found: state.control.into() })
+            }
+        };
+        let slots: Result<Vec<Slot>, RestoreError> = (0..).map(Vector).zip(&state.slots).map(slot).collect();
+        Ok(Self::of_slots(*layout, slots?))
+    }
+}
+
 impl Registers for SlotArray {
     type State = SlotArrayState;
 
@@ -198,7 +219,7 @@ impl Registers for SlotArray {
     }
 
     fn state(&self) -> SlotArrayState {
-        self.lock().to_state()
+        self.slots.lock().to_state()
     }
 
     fn restored(&self, state: &SlotArrayState) -> Result<Self, RestoreError> {
@@ -207,29 +228,29 @@ impl Registers for SlotArray {
     }
 
     fn replace(&self, other: Self) {
-        *self.lock() = into_plain(other.slots);
+        *self.slots.lock() = other.slots.into_inner();
     }
 
     fn reset(&self) -> Touched {
-        self.lock().reset()
+        self.slots.lock().reset()
     }
 }
 
 impl Store for SlotArray {
     fn vectors(&self) -> u32 {
-        self.lock().vectors()
+        self.slots.lock().vectors()
     }
 
     fn delivery(&self, vector: Vector) -> Delivery {
-        self.lock().delivery(vector)
+        self.slots.lock().delivery(vector)
     }
 
     fn cookie(&self, vector: Vector) -> Option<Cookie> {
-        self.lock().cookie(vector)
+        self.slots.lock().cookie(vector)
     }
 
     fn answer(&self, vector: Vector) -> (Delivery, Option<Cookie>) {
-        self.lock().answer(vector)
+        self.slots.lock().answer(vector)
     }
 }
 

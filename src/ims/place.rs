@@ -11,12 +11,12 @@ use crate::delivery::Vector;
 
 /// A guest address that is a multiple of 16. As small as the address, also as an `Option`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Place(NonZeroU64);
+pub(super) struct SlotAddress(NonZeroU64);
 
 /// A bit that no address of a place has: with it, 0 is none.
 const SET: u64 = 1;
 
-impl Place {
+impl SlotAddress {
     /// `None` where `address` is not a multiple of 16.
     pub(super) fn new(address: GuestAddress) -> Option<Self> {
         if address.0.is_multiple_of(SLOT_BYTES) { NonZeroU64::new(address.0 | SET).map(Self) } else { None }
@@ -79,12 +79,12 @@ mod tests {
     #[test]
     fn a_place_is_any_multiple_of_16_and_costs_no_more_than_its_address() {
         for address in [0, 16, 0x1230, u64::MAX - 15] {
-            let place = Place::new(GuestAddress(address)).unwrap();
+            let place = SlotAddress::new(GuestAddress(address)).unwrap();
             assert_eq!(place.address(), GuestAddress(address));
         }
         for address in (1..16).chain([u64::MAX]) {
-            assert_eq!(Place::new(GuestAddress(address)), None);
+            assert_eq!(SlotAddress::new(GuestAddress(address)), None);
         }
-        assert_eq!(size_of::<Option<Place>>(), 8);
+        assert_eq!(size_of::<Option<SlotAddress>>(), 8);
     }
 }

@@ -7,19 +7,19 @@
 //!
 //! Invariant: a slot that is nowhere is off, and so is one that could not be read when it was rung for.
 
-use std::sync::{Mutex, MutexGuard};
-
 use vm_memory::{GuestAddress, GuestAddressSpace, GuestMemory, Permissions};
 
 use super::array::Slots;
 use super::atomic_read;
 use super::layout::{QueueLayout, SLOT_BYTES};
-use super::place::{Place, SlotRefusal};
+use super::place::{SlotAddress, SlotRefusal};
 use super::slot::Slot;
 use super::state::QueueState;
 use crate::backend::{Capabilities, Cookie};
+use crate::counter::Increment;
 use crate::delivery::{Delivery, Store, Touched, Vector};
-use crate::registers::{Registers, into_plain, lock};
+use crate::lock::Mutex;
+use crate::registers::Registers;
 use crate::state::RestoreError;
 
 /// A function's IMS as slots in guest memory.
@@ -64,17 +64,17 @@ impl QueueStore {
     /// Reads the slots as they were last read, as if they were an array: bytes beyond the last slot read 0. Pending bits read 0:
     /// they belong to the domain.
     pub fn read_copies(&self, offset: u64, data: &mut [u8]) {
-        self.lock().copies.read(offset, data);
+        self.plain.lock().copies.read(offset, data);
     }
 
     /// Where a slot is.
     pub fn address(&self, slot: Vector) -> Option<GuestAddress> {
-        self.lock().address(slot)
+        self.plain.lock().address(slot)
     }
 
     /// How many commands were refused since power-on.
     pub fn refusals(&self) -> u64 {
-        self.lock().refusals
+        self.plain.lock().refusals
     }
 
     /// From now on `slot` is at `address`. What was read of it before stays in force until it is
@@ -84,7 +84,7 @@ impl QueueStore {
     /// [`SlotRefusal::NoSuchSlot`] or [`SlotRefusal::Misaligned`]; nothing has changed then. Whether there is memory is
     /// asked when it is read.
     pub fn place(&self, slot: Vector, address: GuestAddress) -> Result<(), SlotRefusal> {
-        self.lock().place(slot, address)
+        self.plain.lock().place(slot, address)
     }
 
     /// From now on `slot` is nowhere, and off: what a driver does that frees it, before it uses the memory for something
@@ -93,7 +93,7 @@ impl QueueStore {
     /// # Errors
     /// [`SlotRefusal::NoSuchSlot`].
     pub fn unplace(&self, slot: Vector) -> Result<Touched, SlotRefusal> {
-        self.lock().unplace(slot)
+        self.plain.lock().unplace(slot)
     }
 
     /// The driver rings for `slot`: it is read, now and once, and is in force as it was read. `memory` is asked for as
@@ -104,11 +104,7 @@ impl QueueStore {
     ///
     /// The refusal comes beside what was touched, because a refusal touches the slot too.
     pub fn fetch(&self, slot: Vector, memory: &impl GuestAddressSpace) -> (Touched, Result<(), SlotRefusal>) {
-        self.lock().fetch(slot, memory)
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Queue> {
-        lock(&self.plain)
+        self.plain.lock().fetch(slot, memory)
     }
 }
 
@@ -122,7 +118,7 @@ impl From<QueueLayout> for QueueStore {
 #[derive(Debug)]
 pub(super) struct Queue {
     /// Empty until the guest places one.
-    places: Vec<Option<Place>>,
+    places: Vec<Option<SlotAddress>>,
     copies: Slots,
     refusals: u64,
 }
@@ -132,11 +128,11 @@ impl Queue {
         Self::of_parts(Vec::new(), Slots::new(layout.copies()))
     }
 
-    pub(super) fn of_parts(places: Vec<Option<Place>>, copies: Slots) -> Self {
+    pub(super) fn of_parts(places: Vec<Option<SlotAddress>>, copies: Slots) -> Self {
         Self { places, copies, refusals: 0 }
     }
 
-    pub(super) fn places(&self) -> &[Option<Place>] {
+    pub(super) fn places(&self) -> &[Option<SlotAddress>] {
         &self.places
     }
 
@@ -145,12 +141,12 @@ impl Queue {
     }
 
     fn address(&self, slot: Vector) -> Option<GuestAddress> {
-        self.places.get(slot.index()).copied().flatten().map(Place::address)
+        self.places.get(slot.index()).copied().flatten().map(SlotAddress::address)
     }
 
     fn place(&mut self, slot: Vector, address: GuestAddress) -> Result<(), SlotRefusal> {
         self.check(slot)?;
-        let Some(place) = Place::new(address) else {
+        let Some(place) = SlotAddress::new(address) else {
             return Err(self.refused(SlotRefusal::Misaligned { slot, address }));
         };
         if self.places.is_empty() {
@@ -208,7 +204,7 @@ impl Queue {
     }
 
     fn refused(&mut self, refusal: SlotRefusal) -> SlotRefusal {
-        self.refusals = self.refusals.saturating_add(1);
+        self.refusals.increment();
         refusal
     }
 
@@ -219,6 +215,42 @@ impl Queue {
     fn reset(&mut self) -> Touched {
         self.places = Vec::new();
         self.copies.reset()
+    }
+}
+
+impl Queue {
+    fn to_state(&self) -> QueueState {
+        let address = |place: &Option<SlotAddress>| place.map(|place| place.address().0);
+        QueueState {
+            addresses: self.places().iter().map(address).collect(),
+            copies: self.copies().to_state(),
+        }
+    }
+
+    fn try_from_state(layout: &QueueLayout, state: &QueueState) -> Result<Self, RestoreError> {
+        let QueueState { addresses, copies } = state;
+        let (found, expected) = (addresses.len(), layout.slots.get() as usize);
+        if found != 0 && found != expected {
+            return Err(RestoreError::TableSize { found, expected });
+        }
+        let place = |(vector, address): (Vector, &Option<u64>)| match address.map(GuestAddress) {
+            None => Ok(None),
+            Some(address) => SlotAddress::new(address).map(Some).ok_or(RestoreError::Reserved {
+                register: "Address",
+                vector,
+                found: address.0,
+            }),
+        };
+        let places: Result<Vec<_>, RestoreError> = (0..).map(Vector).zip(addresses).map(place).collect();
+        let (places, copies) = (places?, Slots::try_from_state(&layout.copies(), copies)?);
+        // What was never read, or is no longer in force, is as after a reset.
+        let unread = Slot::reset(layout.control);
+        let is_placed = places.iter().map(Option::is_some).chain(std::iter::repeat(false));
+        let mut copied = (0..).map(Vector).zip(copies.slots()).zip(is_placed);
+        match copied.find(|((_, slot), is_placed)| !is_placed && **slot != unread) {
+            Some(((vector, _), _)) => Err(RestoreError::Unplaced { vector }),
+            None => Ok(Self::of_parts(places, copies)),
+        }
     }
 }
 
@@ -234,7 +266,7 @@ impl Registers for QueueStore {
     }
 
     fn state(&self) -> QueueState {
-        self.lock().to_state()
+        self.plain.lock().to_state()
     }
 
     /// Guest memory is not read: the slots are in force as `state` has them.
@@ -244,29 +276,29 @@ impl Registers for QueueStore {
     }
 
     fn replace(&self, other: Self) {
-        *self.lock() = into_plain(other.plain);
+        *self.plain.lock() = other.plain.into_inner();
     }
 
     fn reset(&self) -> Touched {
-        self.lock().reset()
+        self.plain.lock().reset()
     }
 }
 
 /// Answers from the slots as they were last read.
 impl Store for QueueStore {
     fn vectors(&self) -> u32 {
-        self.lock().copies.vectors()
+        self.plain.lock().copies.vectors()
     }
 
     fn delivery(&self, vector: Vector) -> Delivery {
-        self.lock().copies.delivery(vector)
+        self.plain.lock().copies.delivery(vector)
     }
 
     fn cookie(&self, vector: Vector) -> Option<Cookie> {
-        self.lock().copies.cookie(vector)
+        self.plain.lock().copies.cookie(vector)
     }
 
     fn answer(&self, vector: Vector) -> (Delivery, Option<Cookie>) {
-        self.lock().copies.answer(vector)
+        self.plain.lock().copies.answer(vector)
     }
 }

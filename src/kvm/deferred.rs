@@ -7,8 +7,8 @@
 
 use std::mem;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use crate::lock::Mutex;
 use crate::router::Route;
 
 /// Routes whose eventfds are closed, of which an interrupt may still be on its way.
@@ -22,7 +22,7 @@ pub(super) struct DeferredRoutes {
 impl DeferredRoutes {
     /// Adds routes whose eventfds are closed.
     pub(super) fn add(&self, routes: Vec<Route>) {
-        let mut all = self.routes();
+        let mut all = self.routes.lock();
         all.extend(routes);
         self.count.store(all.len(), Ordering::Release);
     }
@@ -43,13 +43,9 @@ impl DeferredRoutes {
 
     #[cold]
     fn take(&self) -> Vec<Route> {
-        let mut all = self.routes();
+        let mut all = self.routes.lock();
         self.count.store(0, Ordering::Release);
         mem::take(&mut *all)
-    }
-
-    fn routes(&self) -> MutexGuard<'_, Vec<Route>> {
-        self.routes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

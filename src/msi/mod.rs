@@ -13,11 +13,10 @@ pub use layout::{AddressWidth, MessageCount, MsiLayout, MsiLayoutError, VectorMa
 pub use regs::MessageControl;
 pub use state::MsiState;
 
-use std::sync::{Mutex, MutexGuard};
-
 use crate::backend::{Capabilities, Growth};
 use crate::delivery::{Delivery, Store, Touched, Vector};
-use crate::registers::{PciCapability, Registers, into_plain, lock};
+use crate::lock::Mutex;
+use crate::registers::{PciCapability, Registers};
 use crate::sealed::Sealed;
 use crate::state::RestoreError;
 use layout::Register;
@@ -43,11 +42,7 @@ impl Msi {
 
     /// Message Control as it reads now.
     pub fn control(&self) -> MessageControl {
-        self.lock().control
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Plain> {
-        lock(&self.plain)
+        self.plain.lock().control
     }
 }
 
@@ -78,7 +73,7 @@ impl Registers for Msi {
     }
 
     fn state(&self) -> MsiState {
-        self.lock().to_state()
+        self.plain.lock().to_state()
     }
 
     fn restored(&self, state: &MsiState) -> Result<Self, RestoreError> {
@@ -87,11 +82,11 @@ impl Registers for Msi {
     }
 
     fn replace(&self, other: Self) {
-        *self.lock() = into_plain(other.plain);
+        *self.plain.lock() = other.plain.into_inner();
     }
 
     fn reset(&self) -> Touched {
-        self.lock().reset()
+        self.plain.lock().reset()
     }
 }
 
@@ -104,24 +99,24 @@ impl PciCapability for Msi {
     }
 
     fn shows_silence(&self) -> bool {
-        self.lock().shows_silence()
+        self.plain.lock().shows_silence()
     }
 
     fn read_config(&self, offset: u16, data: &mut [u8]) {
-        self.lock().read_config(offset, data);
+        self.plain.lock().read_config(offset, data);
     }
 
     fn write_config(&self, offset: u16, data: &[u8]) -> Touched {
-        self.lock().write_config(offset, data)
+        self.plain.lock().write_config(offset, data)
     }
 }
 
 impl Store for Msi {
     fn vectors(&self) -> u32 {
-        self.lock().vectors()
+        self.plain.lock().vectors()
     }
 
     fn delivery(&self, vector: Vector) -> Delivery {
-        self.lock().delivery(vector)
+        self.plain.lock().delivery(vector)
     }
 }

@@ -52,9 +52,9 @@ impl Entry {
 
 /// Where an entry is.
 #[derive(Debug)]
-struct Place([AtomicU64; 2]);
+struct AtomicEntry([AtomicU64; 2]);
 
-impl Place {
+impl AtomicEntry {
     fn new(Entry([address, data_and_control]): Entry) -> Self {
         Self([AtomicU64::new(address), AtomicU64::new(data_and_control)])
     }
@@ -76,7 +76,7 @@ impl Place {
 /// The entries of one function.
 #[derive(Debug)]
 pub(super) struct Table {
-    places: Box<[Place]>,
+    entries: Box<[AtomicEntry]>,
     /// From here on every entry is as after power-on, and always was.
     extent: AtomicUsize,
     /// A bit for each entry whose Message Data the driver has written once more as it was. Data is the last register that a
@@ -97,34 +97,34 @@ impl Table {
             if entry != Entry::RESET {
                 extent = index.saturating_add(1);
             }
-            Place::new(entry)
+            AtomicEntry::new(entry)
         };
-        let places: Box<[Place]> = entries.enumerate().map(place).collect();
-        let flags = || Flags::new(places.len());
-        Self { rewritten: flags(), moving: flags(), extent: AtomicUsize::new(extent), places }
+        let entries: Box<[AtomicEntry]> = entries.enumerate().map(place).collect();
+        let flags = || Flags::new(entries.len());
+        Self { rewritten: flags(), moving: flags(), extent: AtomicUsize::new(extent), entries }
     }
 
     pub(super) fn len(&self) -> usize {
-        self.places.len()
+        self.entries.len()
     }
 
     pub(super) fn entries(&self) -> impl Iterator<Item = Entry> {
-        self.places.iter().map(Place::load)
+        self.entries.iter().map(AtomicEntry::load)
     }
 
     pub(super) fn entry(&self, vector: Vector) -> Option<Entry> {
-        self.places.get(vector.index()).map(Place::load)
+        self.entries.get(vector.index()).map(AtomicEntry::load)
     }
 
     pub(super) fn reset(&self) {
         let extent = self.extent.load(SeqCst);
-        self.places.iter().take(extent).for_each(|place| place.store(Entry::RESET));
+        self.entries.iter().take(extent).for_each(|place| place.store(Entry::RESET));
     }
 
     /// Puts other entries in the place of these.
     pub(super) fn replace(&self, other: &Self) {
         self.extent.fetch_max(other.extent.load(SeqCst), SeqCst);
-        self.places.iter().zip(other.entries()).for_each(|(place, entry)| place.store(entry));
+        self.entries.iter().zip(other.entries()).for_each(|(place, entry)| place.store(entry));
     }
 
     /// What a change of Message Control touches: each entry that may differ from what it is after reset, and the first
@@ -139,14 +139,14 @@ impl Table {
     }
 
     #[inline]
-    fn place(&self, qword: u64) -> Option<(usize, u64, &Place)> {
+    fn place(&self, qword: u64) -> Option<(usize, u64, &AtomicEntry)> {
         let index = usize::try_from(qword / 2).ok()?;
-        Some((index, qword % 2, self.places.get(index)?))
+        Some((index, qword % 2, self.entries.get(index)?))
     }
 
     #[inline]
     fn read_qword(&self, qword: u64) -> u64 {
-        let Some((_, half, Place([first, second]))) = self.place(qword) else { return 0 };
+        let Some((_, half, AtomicEntry([first, second]))) = self.place(qword) else { return 0 };
         if half == 0 { first.load(SeqCst) } else { second.load(SeqCst) }
     }
 
@@ -224,7 +224,7 @@ impl Table {
         value: u64,
         follows: impl Fn(&Entry, &Entry) -> bool,
     ) -> Touched {
-        let Some((index, half, Place([address, data_and_control]))) = self.place(qword) else {
+        let Some((index, half, AtomicEntry([address, data_and_control]))) = self.place(qword) else {
             return Touched::NOTHING;
         };
         let [_, writable] = WRITABLE;

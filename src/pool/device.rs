@@ -10,9 +10,10 @@ use std::io;
 
 use vmm_sys_util::eventfd::EventFd;
 
-use super::place::HostVector;
+use super::host_vector::HostVector;
 use super::report::{Counters, Holding, HostVectorReport, PoolReport};
 use crate::backend::{Backend, BackendError, Capabilities, Cookie, Programming};
+use crate::counter::Increment;
 
 /// A window's name in its pool; never used again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,7 +81,7 @@ impl Device {
     /// A holder's window opens.
     pub(super) fn enter(&mut self) -> Result<(), BackendError> {
         self.turn_on()?;
-        self.users = self.users.saturating_add(1);
+        self.users.increment();
         Ok(())
     }
 
@@ -205,7 +206,7 @@ impl Device {
     fn turn_on(&mut self) -> Result<(), BackendError> {
         if !self.open {
             self.backend.open(self.capabilities.vectors).inspect_err(|_| self.counters.fail())?;
-            self.counters.opens = self.counters.opens.saturating_add(1);
+            self.counters.opens.increment();
         }
         self.open = true;
         self.close_error = None;
@@ -220,7 +221,7 @@ impl Device {
             }
             return Err(error);
         }
-        self.counters.closes = self.counters.closes.saturating_add(1);
+        self.counters.closes.increment();
         self.open = false;
         self.close_error = None;
         (0..self.capabilities.vectors).map(HostVector).for_each(|vector| self.set_unbound(vector));

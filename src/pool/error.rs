@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::place::HostVector;
+use super::host_vector::HostVector;
 use crate::backend::BackendError;
 
 /// Why no host vector was given. Nothing has changed then.

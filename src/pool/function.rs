@@ -12,8 +12,9 @@ use vmm_sys_util::eventfd::EventFd;
 
 use super::Pool;
 use super::device::Device;
+use super::host_vector::HostVector;
 use super::parent::Parent;
-use super::place::{HostVector, Places};
+use super::place::Places;
 use super::vector::VectorHandle;
 use crate::backend::{Backend, BackendError, Capabilities, Cookie, Growth, Programming};
 use crate::delivery::Vector;
@@ -187,6 +188,13 @@ impl LogicalFunction {
 
     fn is_bound(&self, vector: Vector) -> bool {
         self.slots.get(vector.index()).and_then(Slot::handle).is_some_and(VectorHandle::is_bound)
+    }
+}
+
+impl Parent {
+    /// A sub-device of up to `vectors` vectors, none of which it has yet: see [`LogicalFunction::and_on_demand`].
+    pub fn sub_device(&self, vectors: u32) -> LogicalFunction {
+        LogicalFunction::new([]).and_on_demand(vectors, self)
     }
 }
 

@@ -54,6 +54,7 @@
 mod device;
 mod error;
 mod function;
+mod host_vector;
 mod parent;
 mod place;
 mod report;
@@ -64,17 +65,19 @@ mod window;
 
 use std::fmt;
 use std::ops::Range;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, MutexGuard};
 
 pub use error::{ParentError, PoolError};
 pub use function::LogicalFunction;
+pub use host_vector::HostVector;
 pub use parent::Parent;
-pub use place::{HostVector, Place, Places};
+pub use place::{Place, Places};
 pub use report::{Counters, Holding, HostVectorReport, PoolReport};
 pub use vector::VectorHandle;
 pub use window::Window;
 
 use crate::backend::{Backend, Capabilities};
+use crate::lock::Mutex;
 use crate::msi::MessageCount;
 use device::{Device, WindowId};
 
@@ -166,8 +169,7 @@ impl Pool {
     }
 
     fn device(&self) -> MutexGuard<'_, Device> {
-        // A panic elsewhere leaves each vector with its holder or none.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 }
 

@@ -6,8 +6,7 @@
 use std::sync::Arc;
 
 use super::error::{ParentError, PoolError};
-use super::function::LogicalFunction;
-use super::place::HostVector;
+use super::host_vector::HostVector;
 use super::vector::VectorHandle;
 use super::window::Window;
 use crate::backend::Growth;
@@ -74,10 +73,5 @@ impl Parent {
     /// As [`Window::alloc_any`].
     pub fn alloc_any(&self) -> Result<VectorHandle, PoolError> {
         self.table.alloc_any_except(Some(self.management))
-    }
-
-    /// A sub-device of up to `vectors` vectors, none of which it has yet: see [`LogicalFunction::and_on_demand`].
-    pub fn sub_device(&self, vectors: u32) -> LogicalFunction {
-        LogicalFunction::new([]).and_on_demand(vectors, self)
     }
 }

@@ -3,29 +3,12 @@
 //! A function counts its vectors from 0 ([`Vector`]); a device numbers what it has ([`HostVector`]), which is what
 //! its queues are told. One lock a function, innermost: held for no call.
 
-use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use super::Pool;
+use super::host_vector::HostVector;
 use crate::delivery::Vector;
-
-/// A device's own number of one of its vectors: the entry of its MSI-X table, or its IMS slot, from 0.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
-#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(transparent))]
-pub struct HostVector(pub u32);
-
-impl HostVector {
-    /// As the device's backend counts them.
-    pub(super) fn of_device(self) -> Vector {
-        Vector(self.0)
-    }
-}
-
-impl fmt::Display for HostVector {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
-    }
-}
+use crate::lock::Mutex;
 
 /// Where a function's vector is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,11 +28,11 @@ impl Places {
     /// Where `vector` is: `None` where there is no such vector, it has no host vector now, or the function is gone.
     /// One step, however many there are.
     pub fn get(&self, vector: Vector) -> Option<Place> {
-        self.lock().get(vector.index()).cloned().flatten()
+        self.0.lock().get(vector.index()).cloned().flatten()
     }
 
     pub(super) fn set(&self, index: usize, place: Option<Place>) {
-        let mut places = self.lock();
+        let mut places = self.0.lock();
         if places.len() <= index {
             places.resize(index.saturating_add(1), None);
         }
@@ -60,11 +43,7 @@ impl Places {
     }
 
     pub(super) fn clear(&self) {
-        let before = std::mem::take(&mut *self.lock());
+        let before = std::mem::take(&mut *self.0.lock());
         drop(before);
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Vec<Option<Place>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -1,7 +1,8 @@
 //! A view of a pool: who has what of the device, and what was done so far.
 
-use super::place::HostVector;
+use super::host_vector::HostVector;
 use crate::backend::Capabilities;
+use crate::counter::Increment;
 
 /// What a pool has done and refused since it was made. They only grow.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -23,7 +24,7 @@ pub struct Counters {
 
 impl Counters {
     pub(super) fn fail(&mut self) {
-        self.host_failures = self.host_failures.saturating_add(1);
+        self.host_failures.increment();
     }
 }
 

@@ -6,7 +6,8 @@ use std::io;
 use vmm_sys_util::eventfd::EventFd;
 
 use super::Pool;
-use super::place::{HostVector, Place};
+use super::host_vector::HostVector;
+use super::place::Place;
 use crate::backend::{BackendError, Cookie, Programming};
 
 /// The right to one of a device's host vectors. Nobody else can touch it, nor can its holder touch another: it is the

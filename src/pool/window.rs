@@ -5,7 +5,7 @@ use std::ops::Range;
 use super::Pool;
 use super::device::WindowId;
 use super::error::PoolError;
-use super::place::HostVector;
+use super::host_vector::HostVector;
 use super::vector::VectorHandle;
 
 /// Host vectors that are set aside: only by way of the window are they given out.

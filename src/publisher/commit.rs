@@ -5,14 +5,18 @@
 
 use std::io;
 use std::mem;
+use std::sync::Condvar;
 
 use super::request::Request;
 use super::routes::PendingRoute;
-use super::table::Table;
-use super::{Hypervisor, Publisher, Shared};
+use super::shared::Shared;
+use super::table::{Hypervisor, Table};
+use crate::counter::Increment;
+use crate::lock::Mutex;
 
 pub(super) struct Commit<'a, H: Hypervisor> {
-    publisher: &'a Publisher<H>,
+    shared: &'a Mutex<Shared<H>>,
+    ended: &'a Condvar,
     table: Option<Table<H>>,
     pending: Vec<PendingRoute>,
     /// The embedder's own entries of before, while others are tried.
@@ -23,14 +27,15 @@ pub(super) struct Commit<'a, H: Hypervisor> {
 
 impl<'a, H: Hypervisor> Commit<'a, H> {
     pub(super) fn new(
-        publisher: &'a Publisher<H>,
+        shared: &'a Mutex<Shared<H>>,
+        ended: &'a Condvar,
         table: Table<H>,
         pending: Vec<PendingRoute>,
         served: Vec<Request>,
     ) -> Self {
         // What a hypervisor that panics leaves.
         let result = Err(io::ErrorKind::Other.into());
-        Self { publisher, table: Some(table), pending, own_before: None, served, result }
+        Self { shared, ended, table: Some(table), pending, own_before: None, served, result }
     }
 
     /// Commits the pending routes and, where they have changed, the embedder's own entries.
@@ -66,9 +71,9 @@ impl<'a, H: Hypervisor> Commit<'a, H> {
 impl<H: Hypervisor> Drop for Commit<'_, H> {
     fn drop(&mut self) {
         self.restore_own_entries();
-        let Self { publisher, table: Some(table), pending, served, result, .. } = self else { return };
-        let shared: &mut Shared<H> = &mut publisher.shared();
-        shared.ended = shared.ended.saturating_add(1);
+        let Self { shared, ended, table: Some(table), pending, served, result, .. } = self else { return };
+        let shared: &mut Shared<H> = &mut shared.lock();
+        shared.ended.increment();
         match result {
             Ok(()) => {
                 shared.routes.settle(pending);
@@ -88,7 +93,7 @@ impl<H: Hypervisor> Drop for Commit<'_, H> {
         shared.answer(found);
         shared.table = self.table.take();
         if shared.others_wait() {
-            publisher.ended.notify_all();
+            ended.notify_all();
         }
     }
 }

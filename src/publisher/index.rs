@@ -8,6 +8,7 @@
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 
+use crate::counter::Increment;
 use crate::interrupt::{DeviceId, Interrupt};
 use crate::message::MsiMessage;
 
@@ -85,7 +86,7 @@ impl Index {
         let vacant = block.slots.get_mut(vector).filter(|slot| **slot == NO_SLOT);
         let (Some(vacant), Ok(slot)) = (vacant, u16::try_from(slot)) else { return false };
         *vacant = slot;
-        block.count = block.count.saturating_add(1);
+        block.count.increment();
         true
     }
 

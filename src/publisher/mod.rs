@@ -19,44 +19,26 @@ mod index;
 mod prefetch;
 mod request;
 mod routes;
+mod shared;
 mod table;
 
 use std::fmt;
-use std::io;
 use std::mem;
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Condvar, MutexGuard};
 
 use crate::interrupt::Interrupt;
+use crate::lock::{Mutex, wait_while};
 use crate::router::{Gsi, Route, RouterError};
 use commit::Commit;
 pub use counters::RouteCounters;
 use gsis::Gsis;
-#[cfg(feature = "kvm")]
-pub(crate) use prefetch::DEVICE_VECTORS;
 use request::{Answers, Request, Ticket};
+#[cfg(feature = "kvm")]
+pub(crate) use routes::DEVICE_VECTORS;
 use routes::Routes;
+use shared::Shared;
 use table::Table;
-pub use table::{ChangedRoute, RoutingTable};
-
-/// A hypervisor that takes the routing table of a VM as a whole.
-pub trait Hypervisor: Send {
-    /// An entry of the embedder's own, such as an irqchip's pin, a Hyper-V synthetic interrupt or a Xen event channel. The publisher
-    /// keeps these and does not look at them.
-    type Entry: Send;
-
-    /// What tells two routes apart. By default two devices that send the same message have two routes.
-    ///
-    /// A hypervisor that ignores device IDs answers the interrupt without its device, and devices then share routes.
-    fn key(interrupt: Interrupt) -> Interrupt {
-        interrupt
-    }
-
-    /// Puts `table` in force in place of the table before it. One call at a time; the publisher's lock is not held.
-    ///
-    /// # Errors
-    /// The hypervisor refuses the table. The table before it must be in force still.
-    fn commit(&mut self, table: RoutingTable<'_, Self::Entry>) -> io::Result<()>;
-}
+pub use table::{ChangedRoute, Hypervisor, RoutingTable};
 
 /// The messages of one VM, and their routes.
 ///
@@ -96,22 +78,6 @@ pub struct Publisher<H: Hypervisor> {
     ended: Condvar,
 }
 
-struct Shared<H: Hypervisor> {
-    routes: Routes,
-    /// `None` while a commit is under way: its leader has the table.
-    table: Option<Table<H>>,
-    /// The embedder's own entries that the next commit is to carry, where they have changed.
-    own: Option<Vec<H::Entry>>,
-    /// The requests that the next commit serves.
-    waiting: Vec<Request>,
-    /// Requests with answers, which their callers have not taken yet.
-    answered: Vec<Request>,
-    tickets: Ticket,
-    /// Commits that have ended, refused ones included.
-    ended: u64,
-    longest_wait: u64,
-}
-
 impl<H: Hypervisor> Publisher<H> {
     /// A publisher for a VM whose table has room for `capacity` messages beside the embedder's own entries, at most 65,534.
     ///
@@ -126,23 +92,14 @@ impl<H: Hypervisor> Publisher<H> {
         capacity: usize,
         vcpus: u32,
     ) -> Self {
-        let shared = Shared {
-            routes: Routes::new(Gsis::new(gsis), capacity, vcpus),
-            table: Some(Table::new(hypervisor)),
-            own: None,
-            waiting: Vec::new(),
-            answered: Vec::new(),
-            tickets: Ticket::default(),
-            ended: 0,
-            longest_wait: 0,
-        };
+        let shared = Shared::new(Routes::new(Gsis::new(gsis), capacity, vcpus), Table::new(hypervisor));
         Self { shared: Mutex::new(shared), ended: Condvar::new() }
     }
 
     /// The same publisher with entries of the embedder's own, which each commit carries. Nothing is committed now.
     #[must_use]
     pub fn with_own_entries(mut self, entries: Vec<H::Entry>) -> Self {
-        let shared = self.shared.get_mut().unwrap_or_else(PoisonError::into_inner);
+        let shared = self.shared.get_mut();
         if let Some(table) = &mut shared.table {
             drop(table.set_own(entries));
         }
@@ -157,7 +114,7 @@ impl<H: Hypervisor> Publisher<H> {
     /// # Errors
     /// [`RouterError::Commit`]: the hypervisor refused the table.
     pub fn set_own_entries(&self, entries: Vec<H::Entry>) -> Result<(), RouterError> {
-        let mut shared = self.shared();
+        let mut shared = self.shared.lock();
         shared.own = Some(entries);
         let request = |ticket, shared: &Shared<H>| Request::of_own_entries(ticket, shared.ended);
         let request = self.serve(shared, request);
@@ -166,14 +123,14 @@ impl<H: Hypervisor> Publisher<H> {
 
     /// One more use of a message that is published. See [`Router`](crate::Router).
     pub fn get(&self, interrupt: Interrupt) -> Option<Route> {
-        let gsi = self.shared().routes.get(H::key(interrupt))?;
+        let gsi = self.shared.lock().routes.get(H::key(interrupt))?;
         Some(Route::new(gsi, interrupt))
     }
 
     /// Gives each message a route; those that are not published yet by one commit. See [`Router`](crate::Router).
     pub fn get_or_publish(&self, interrupts: &[Interrupt], answers: &mut Answers) {
         answers.clear();
-        let mut shared = self.shared();
+        let mut shared = self.shared.lock();
         // Up to the first that is missing, which has the first claim to room.
         answers.extend(interrupts.iter().map_while(|interrupt| {
             let gsi = shared.routes.get(H::key(*interrupt))?;
@@ -194,7 +151,7 @@ impl<H: Hypervisor> Publisher<H> {
 
     /// Gives a use of a message back. The message stays published until its room is needed.
     pub fn put(&self, route: Route) {
-        self.shared().routes.put(route.gsi());
+        self.shared.lock().routes.put(route.gsi());
     }
 
     /// Publishes messages that are likely to be wanted, by one commit, as far as there is unused room. Nobody uses them yet.
@@ -203,7 +160,7 @@ impl<H: Hypervisor> Publisher<H> {
     /// [`RouterError::Commit`]: the hypervisor refused the table. The table is as before then.
     pub fn prefetch(&self, interrupts: impl IntoIterator<Item = Interrupt>) -> Result<(), RouterError> {
         let missing = {
-            let routes = &mut self.shared().routes;
+            let routes = &mut self.shared.lock().routes;
             let missing = interrupts.into_iter().filter(|interrupt| !routes.has(H::key(*interrupt)));
             let mut missing: Vec<_> = missing.take(routes.spare()).collect();
             missing.truncate(routes.reserve(missing.len()));
@@ -225,7 +182,7 @@ impl<H: Hypervisor> Publisher<H> {
 
     /// What the routing table holds and has cost so far.
     pub fn counters(&self) -> RouteCounters {
-        let shared = self.shared();
+        let shared = self.shared.lock();
         RouteCounters { longest_wait: shared.longest_wait, ..shared.routes.counters() }
     }
 
@@ -239,7 +196,7 @@ impl<H: Hypervisor> Publisher<H> {
         let request = request(ticket, &shared);
         shared.waiting.push(request);
         let is_to_wait = |shared: &mut Shared<H>| shared.table.is_none() && !shared.has_answered(ticket);
-        shared = self.ended.wait_while(shared, is_to_wait).unwrap_or_else(PoisonError::into_inner);
+        shared = wait_while(&self.ended, shared, is_to_wait);
         if !shared.has_answered(ticket) {
             shared = self.lead(shared);
         }
@@ -263,36 +220,8 @@ impl<H: Hypervisor> Publisher<H> {
         prefetch::place(&mut shared.routes);
         let pending = shared.routes.begin();
         drop(guard);
-        Commit::new(self, table, pending, served).run(own);
-        self.shared()
-    }
-
-    fn shared(&self) -> MutexGuard<'_, Shared<H>> {
-        self.shared.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl<H: Hypervisor> Shared<H> {
-    fn answer(&mut self, served: impl IntoIterator<Item = Request>) {
-        for request in served {
-            self.longest_wait = self.longest_wait.max(self.ended.saturating_sub(request.since));
-            self.answered.push(request);
-        }
-    }
-
-    /// Whether any caller may wait besides the leader of the commit that has just ended, whose request has its answers already.
-    /// Notifying nobody would still cost a system call.
-    fn others_wait(&self) -> bool {
-        !self.waiting.is_empty() || self.answered.len() > 1
-    }
-
-    fn has_answered(&self, ticket: Ticket) -> bool {
-        self.answered.iter().any(|request| request.ticket == ticket)
-    }
-
-    fn take_answered(&mut self, ticket: Ticket) -> Option<Request> {
-        let index = self.answered.iter().position(|request| request.ticket == ticket)?;
-        Some(self.answered.swap_remove(index))
+        Commit::new(&self.shared, &self.ended, table, pending, served).run(own);
+        self.shared.lock()
     }
 }
 

@@ -10,13 +10,9 @@
 //! Owns nothing: it places messages in the [`Routes`] of the caller. No lock.
 
 use std::collections::HashSet;
-use std::ops::RangeInclusive;
 
-use super::routes::{PendingRoute, Routes};
+use super::routes::{DEVICE_VECTORS, PendingRoute, Routes};
 use crate::interrupt::Interrupt;
-
-/// The vectors that guests give to devices: below are exceptions, above are the guest's own.
-pub(crate) const DEVICE_VECTORS: RangeInclusive<u8> = 0x20..=0xef;
 
 /// A smaller table is not worth a commit.
 const FIRST: usize = 64;

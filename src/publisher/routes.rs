@@ -7,12 +7,17 @@
 //!
 //! All messages here are [keys](super::Hypervisor::key).
 
+use std::ops::RangeInclusive;
+
 use super::counters::RouteCounters;
 use super::gsis::Gsis;
 use super::index::{Index, MAX_SLOTS};
-use super::prefetch;
+use crate::counter::Increment;
 use crate::interrupt::Interrupt;
 use crate::router::Gsi;
+
+/// The vectors that guests give to devices: below are exceptions, above are the guest's own.
+pub(crate) const DEVICE_VECTORS: RangeInclusive<u8> = 0x20..=0xef;
 
 #[derive(Debug)]
 struct Slot {
@@ -123,7 +128,7 @@ impl Routes {
     /// How many messages of a destination are prefetched at most: an even share.
     pub(super) fn share(&self) -> usize {
         let capacity = self.counters.capacity;
-        capacity.checked_div(self.vcpus as usize).unwrap_or(capacity).clamp(1, prefetch::DEVICE_VECTORS.len())
+        capacity.checked_div(self.vcpus as usize).unwrap_or(capacity).clamp(1, DEVICE_VECTORS.len())
     }
 
     /// Whether, with the next commit, each message would have been in more than two and a half committed tables on average.
@@ -137,14 +142,14 @@ impl Routes {
         let index = self.index.get(key)?;
         let slot = self.slots.get_mut(index).filter(|slot| slot.phase == Phase::InForce)?;
         self.counters.in_use = self.counters.in_use.saturating_add((slot.users == 0).into());
-        slot.users = slot.users.saturating_add(1);
+        slot.users.increment();
         self.gsis.gsi(index)
     }
 
     /// The same for a message that costs its user no commit.
     pub(super) fn get(&mut self, key: Interrupt) -> Option<Gsi> {
         let gsi = self.acquire(key)?;
-        self.counters.hits = self.counters.hits.saturating_add(1);
+        self.counters.hits.increment();
         Some(gsi)
     }
 
@@ -186,7 +191,7 @@ impl Routes {
         if self.index.insert(key, index) {
             self.slots.push(Slot { key, users: 0, phase: Phase::Pending });
             self.pending.push(PendingRoute { index, gsi, key, before: None });
-            self.ever = self.ever.saturating_add(1);
+            self.ever.increment();
         }
         Ok(())
     }
@@ -201,9 +206,9 @@ impl Routes {
         let before = std::mem::replace(slot, Slot { key, users: 0, phase: Phase::Pending }).key;
         self.index.remove(before);
         self.index.insert(key, index);
-        self.counters.evictions = self.counters.evictions.saturating_add(1);
+        self.counters.evictions.increment();
         self.pending.push(PendingRoute { index, gsi, key, before: Some(before) });
-        self.ever = self.ever.saturating_add(1);
+        self.ever.increment();
     }
 
     fn next_unused(&mut self) -> Option<usize> {
@@ -237,7 +242,7 @@ impl Routes {
                 slot.phase = Phase::InForce;
             }
         }
-        self.counters.commits = self.counters.commits.saturating_add(1);
+        self.counters.commits.increment();
         self.counters.handed_over = self.counters.handed_over.saturating_add(self.slots.len() as u64);
     }
 

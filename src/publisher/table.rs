@@ -6,10 +6,29 @@
 use std::io;
 use std::mem;
 
-use super::Hypervisor;
 use super::routes::PendingRoute;
 use crate::interrupt::Interrupt;
 use crate::router::Gsi;
+
+/// A hypervisor that takes the routing table of a VM as a whole.
+pub trait Hypervisor: Send {
+    /// An entry of the embedder's own, such as an irqchip's pin, a Hyper-V synthetic interrupt or a Xen event channel. The publisher
+    /// keeps these and does not look at them.
+    type Entry: Send;
+
+    /// What tells two routes apart. By default two devices that send the same message have two routes.
+    ///
+    /// A hypervisor that ignores device IDs answers the interrupt without its device, and devices then share routes.
+    fn key(interrupt: Interrupt) -> Interrupt {
+        interrupt
+    }
+
+    /// Puts `table` in force in place of the table before it. One call at a time; the publisher's lock is not held.
+    ///
+    /// # Errors
+    /// The hypervisor refuses the table. The table before it must be in force still.
+    fn commit(&mut self, table: RoutingTable<'_, Self::Entry>) -> io::Result<()>;
+}
 
 /// A table to put in force.
 #[derive(Debug)]

@@ -192,7 +192,7 @@ fn equal_messages_share_a_route_until_the_last_of_them_is_put() {
 #[test]
 fn in_a_full_table_messages_and_their_block_take_the_room_of_unused_ones_by_two_commits() {
     let (routes, kernel) = full();
-    let share = routes.shared().routes.share();
+    let share = routes.shared.lock().routes.share();
     let used = publish_one(&routes, message(0, 0x20));
     let before = routes.counters();
     for vector in 0x20..=0x20 + share as u8 {
@@ -372,13 +372,13 @@ fn messages_have_the_embedders_gsis_and_no_more_than_it_has() {
 
 /// What the module promises of its state: routes, table and kernel say the same.
 fn assert_agreement(publisher: &Publisher<Kernel>, kernel: &Kernel) {
-    let settled = publisher.shared().routes.settled();
+    let settled = publisher.shared.lock().routes.settled();
     for (gsi, message, _) in &settled {
         assert_eq!(kernel.message(*gsi), Some(*message));
     }
     assert_eq!(kernel.messages(), settled.len());
     assert_eq!(publisher.counters().in_use, settled.iter().filter(|(.., users)| *users > 0).count());
-    let next = publisher.shared().table.as_ref().unwrap().routes().to_vec();
+    let next = publisher.shared.lock().table.as_ref().unwrap().routes().to_vec();
     assert_eq!(kernel.taken().messages, next.into_iter().collect(), "the next commit changes nothing of it");
 }
 

@@ -4,12 +4,13 @@
 //! and held for no call, so that functions may come and go while an invalidation runs.
 
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 
 use super::{Remapped, Stage};
 use crate::domain::Domain;
 use crate::function::InterruptFunction;
 use crate::interrupt::RequesterId;
+use crate::lock::Mutex;
 use crate::registers::Registers;
 use crate::router::Router;
 use crate::sealed::Sealed;
@@ -63,7 +64,7 @@ impl<S: Stage + 'static> Unit<S> {
     /// One more function behind the unit, where something else stands between: call it before its guest can reach it.
     pub fn add<F: Invalidate + 'static>(&self, function: &Arc<F>) {
         let function: Arc<dyn Invalidate> = function.clone();
-        let mut functions = self.functions();
+        let mut functions = self.functions.lock();
         functions.retain(|function| function.strong_count() > 0);
         functions.push(Arc::downgrade(&function));
     }
@@ -76,12 +77,8 @@ impl<S: Stage + 'static> Unit<S> {
     pub fn invalidate(&self, forget: impl FnOnce(&S)) {
         forget(&self.stage);
         // One that comes from now on asks a stage that has forgotten.
-        let functions: Vec<_> = self.functions().iter().filter_map(Weak::upgrade).collect();
+        let functions: Vec<_> = self.functions.lock().iter().filter_map(Weak::upgrade).collect();
         functions.iter().for_each(|function| function.invalidate());
-    }
-
-    fn functions(&self) -> MutexGuard<'_, Vec<Weak<dyn Invalidate>>> {
-        self.functions.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

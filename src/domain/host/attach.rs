@@ -11,10 +11,10 @@ use rustix::buffer::spare_capacity;
 use rustix::event::{Timespec, epoll};
 use vmm_sys_util::eventfd::EventFd;
 
-use super::Host;
 use super::step::Means;
+use super::{BATCH, Host};
+use crate::counter::Increment;
 use crate::delivery::Vector;
-use crate::domain::BATCH;
 use crate::domain::error::{Cause, DomainError};
 use crate::domain::owed::Work;
 use crate::domain::slot::Slot;
@@ -69,7 +69,7 @@ impl Host {
                 }
                 Some(Target::Memory(_)) => self.relay(vector, target),
             }
-            index = index.saturating_add(1);
+            index.increment();
         }
     }
 
@@ -186,12 +186,12 @@ impl Host {
             match signalled {
                 Ok(Signalled::Delivered) => {
                     mem::forget(put_back);
-                    *delivered = delivered.saturating_add(1);
-                    self.counters.relayed = self.counters.relayed.saturating_add(1);
+                    delivered.increment();
+                    self.counters.relayed.increment();
                 }
                 Ok(Signalled::NotAccepted) => {
                     mem::forget(put_back);
-                    self.counters.unaccepted = self.counters.unaccepted.saturating_add(1);
+                    self.counters.unaccepted.increment();
                 }
                 Err(error) => {
                     drop(put_back);

@@ -11,9 +11,8 @@ use std::sync::Arc;
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::io::{read, write};
 
-use super::Host;
+use super::{BATCH, Host};
 use crate::delivery::Store;
-use crate::domain::BATCH;
 use crate::domain::slot::Slot;
 use crate::router::Router;
 

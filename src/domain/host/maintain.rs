@@ -16,6 +16,7 @@ use rustix::event::{EventfdFlags, eventfd};
 use rustix::io::{read, write};
 
 use super::Host;
+use crate::counter::Increment;
 
 /// How long a step that the host refused waits for the next try.
 const RETRY: Duration = Duration::from_millis(100);
@@ -63,7 +64,7 @@ impl Host {
     /// Logs, once, that steps are refused and nobody tries them again.
     #[cold]
     pub(super) fn count_unmaintained(&mut self) {
-        self.maintenance.unmaintained = self.maintenance.unmaintained.saturating_add(1);
+        self.maintenance.unmaintained.increment();
         if self.maintenance.unmaintained == PATIENCE {
             self.warn_unmaintained();
         }

@@ -20,6 +20,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::bus_master::BusMaster;
 use super::error::DomainError;
 use super::may_deliver::MayDeliver;
 use super::owed::{Later, Owed};
@@ -28,13 +29,19 @@ use super::slot::Slot;
 use super::slots::Slots;
 use crate::backend::{Backend, BackendError, Cookie, Programming};
 use crate::budget::DeviceBudget;
+use crate::counter::Increment;
 use crate::delivery::{Delivery, Store, Touched, Vector};
-use crate::domain::{BATCH, BusMaster, FailureHook};
 use crate::interrupt::Target;
 use crate::router::Router;
 use deferred::Notice;
 use maintain::Maintenance;
 pub(super) use window::WindowHooks;
+
+/// How many host vectors are bound or released at the most before the domain's lock is released.
+pub(super) const BATCH: usize = 16;
+
+/// An embedder's function that is called for each failure of the host, under the domain's lock.
+pub type FailureHook = Box<dyn Fn(&DomainError) + Send>;
 
 /// What the host has for the device.
 pub(super) struct Host {
@@ -169,7 +176,7 @@ impl Host {
             if let Some(work) = self.owed.work_mut().get_mut(index) {
                 work.target = target;
             }
-            index = index.saturating_add(1);
+            index.increment();
         }
     }
 
@@ -254,7 +261,7 @@ impl Host {
             return;
         }
         if self.hold(vector, router) && self.unbind(vector) {
-            self.counters.rebinds = self.counters.rebinds.saturating_add(1);
+            self.counters.rebinds.increment();
         }
     }
 
@@ -286,7 +293,7 @@ impl Host {
             (Ok(()), None) => drop(self.cookies.remove(&vector)),
             // There is nothing to try again before the guest has changed something.
             (Err(BackendError::NoCookies { .. }), _) => {
-                self.counters.refused_cookies = self.counters.refused_cookies.saturating_add(1);
+                self.counters.refused_cookies.increment();
                 return false;
             }
             (Err(error), _) => {

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use super::Host;
 use crate::backend::Backend;
 use crate::budget::DeviceBudget;
+use crate::counter::Increment;
 use crate::delivery::Vector;
 use crate::domain::error::{Cause, DomainError};
 use crate::domain::owed::Later;
@@ -42,13 +43,13 @@ impl Host {
         let Some(result) = result else { return Ok(()) };
         if has_host_vector && !had_host_vector {
             self.is_refusing = false;
-            self.bound = self.bound.saturating_add(1);
-            self.counters.binds = self.counters.binds.saturating_add(1);
+            self.bound.increment();
+            self.counters.binds.increment();
             self.counters.high_water = self.counters.high_water.max(self.bound);
         }
         match (was_attached, is_attached) {
-            (false, true) => self.counters.attaches = self.counters.attaches.saturating_add(1),
-            (true, false) => self.counters.detaches = self.counters.detaches.saturating_add(1),
+            (false, true) => self.counters.attaches.increment(),
+            (true, false) => self.counters.detaches.increment(),
             (false, false) | (true, true) => {}
         }
         result
@@ -72,7 +73,7 @@ impl Host {
     /// Counts a vector that the device has let go of.
     pub(super) fn count_unbind(&mut self) {
         self.bound = self.bound.saturating_sub(1);
-        self.counters.unbinds = self.counters.unbinds.saturating_add(1);
+        self.counters.unbinds.increment();
     }
 
     /// The vector is tried again.
@@ -85,7 +86,7 @@ impl Host {
     pub(super) fn count_failure(&mut self, error: &DomainError) {
         // A budget counts its refusals itself: the host has not refused them.
         if error.cause() != Cause::Budget {
-            self.counters.host_failures = self.counters.host_failures.saturating_add(1);
+            self.counters.host_failures.increment();
         }
         self.notify_maintenance();
         self.count_unmaintained();

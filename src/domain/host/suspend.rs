@@ -3,7 +3,7 @@
 
 use super::Host;
 use crate::delivery::{Store, Vector};
-use crate::domain::BusMaster;
+use crate::domain::bus_master::BusMaster;
 use crate::domain::owed::Later;
 use crate::domain::slot::Slot;
 use crate::router::Router;

@@ -5,6 +5,7 @@ use std::io;
 
 use super::Host;
 use crate::backend::{BackendError, EventfdOwner};
+use crate::counter::Increment;
 use crate::delivery::Vector;
 use crate::domain::error::DomainError;
 use crate::domain::slot::Slot;
@@ -55,7 +56,7 @@ impl Host {
             Ok(()) => {
                 self.window = vectors;
                 self.window_error = None;
-                self.counters.opens = self.counters.opens.saturating_add(1);
+                self.counters.opens.increment();
             }
             Err(error) => {
                 self.window_hooks.after_close();
@@ -87,7 +88,7 @@ impl Host {
             Ok(()) => {
                 self.window = 0;
                 self.bound = 0;
-                self.counters.closes = self.counters.closes.saturating_add(1);
+                self.counters.closes.increment();
                 if together {
                     self.close_live(router);
                 }
@@ -135,7 +136,7 @@ impl Host {
         let mut index = 0usize;
         while let Some(work) = self.owed.work().get(index).copied() {
             self.hold(work.vector, router);
-            index = index.saturating_add(1);
+            index.increment();
         }
     }
 

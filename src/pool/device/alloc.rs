@@ -6,8 +6,9 @@ use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use super::{Device, Entry, WindowId};
 use crate::backend::BackendError;
+use crate::counter::Increment;
 use crate::pool::error::PoolError;
-use crate::pool::place::HostVector;
+use crate::pool::host_vector::HostVector;
 use crate::pool::report::Holding;
 
 impl Device {
@@ -22,7 +23,7 @@ impl Device {
                 _ => {}
             }
         }
-        self.windows = self.windows.saturating_add(1);
+        self.windows.increment();
         let id = WindowId(self.windows);
         for vector in vectors {
             if let Some(entry) = self.entries.get_mut(vector as usize) {
@@ -60,7 +61,7 @@ impl Device {
         self.set(asked, Holding::Free);
         self.clear(asked).map_err(|source| PoolError::Unclean { asked, source })?;
         self.set(asked, Holding::Held);
-        self.counters.claims = self.counters.claims.saturating_add(1);
+        self.counters.claims.increment();
         Ok(())
     }
 
@@ -128,14 +129,14 @@ impl Device {
         }
         self.clear_pending(vector);
         if !self.is_pending(vector) {
-            self.counters.strays = self.counters.strays.saturating_add(1);
+            self.counters.strays.increment();
             return Ok(());
         }
         let nobodys = EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)
             .map_err(|source| BackendError::Bind { vector: vector.of_device(), source })?;
         self.turn_on()?;
         let taken = self.bind(vector, &nobodys).and_then(|()| {
-            self.counters.strays = self.counters.strays.saturating_add(1);
+            self.counters.strays.increment();
             // Where the host does not take it back it stays bound, to what nobody reads.
             self.set(vector, Holding::Orphaned);
             self.unbind(vector)

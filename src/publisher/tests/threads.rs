@@ -77,7 +77,7 @@ fn wait_until(what: &str, is: impl Fn() -> bool) {
 }
 
 pub(super) fn wait_until_waiting(publisher: &Publisher<Kernel>, callers: usize) {
-    wait_until("nobody waits for a commit", || publisher.shared().waiting.len() == callers);
+    wait_until("nobody waits for a commit", || publisher.shared.lock().waiting.len() == callers);
 }
 
 /// What it got, while whatever is under way stays so.
