@@ -13,7 +13,7 @@ use vmm_sys_util::eventfd::EventFd;
 
 use super::VfioError;
 use super::set_irqs::{Index, IrqCalls};
-use super::vectors::{Vectors, enable};
+use super::vectors::{Vectors, backend_methods, enable};
 use crate::backend::{Backend, BackendError, Capabilities, EventfdOwner, Growth, Programming};
 use crate::delivery::Vector;
 use crate::msi::{MessageControl, MessageCount};
@@ -137,22 +137,7 @@ impl Backend for VfioMsi {
         self.vectors.open_all(vectors).map_err(|source| BackendError::Open { asked: vectors, source })
     }
 
-    fn bind(&mut self, vector: Vector, eventfd: &EventFd) -> Result<(), BackendError> {
-        self.vectors.bind(vector, eventfd)
-    }
-
-    fn unbind(&mut self, vector: Vector) -> Result<(), BackendError> {
-        self.vectors.unbind(vector)
-    }
-
-    fn close(&mut self) -> Result<(), BackendError> {
-        self.vectors.close()
-    }
-
-    /// The kernel keeps an eventfd's context and no descriptor, and drops that too.
-    fn eventfd_owner_after_close(&self) -> EventfdOwner {
-        EventfdOwner::Domain
-    }
+    backend_methods!();
 
     /// Writes Message Control as the host has it: enabled, with as many messages as are open. VFIO's own copy of the register cannot
     /// tell whether the device has lost it.

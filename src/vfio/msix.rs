@@ -14,7 +14,7 @@ use vmm_sys_util::eventfd::EventFd;
 use super::VfioError;
 use super::set_irqs::{Index, IrqCalls, IrqInfo};
 use super::table_mapping::{TableMapping, Word};
-use super::vectors::Vectors;
+use super::vectors::{Vectors, backend_methods};
 use crate::backend::{Backend, BackendError, Capabilities, EventfdOwner, Growth, Programming};
 use crate::delivery::Vector;
 use crate::msix::layout::ENTRY_BYTES;
@@ -94,22 +94,7 @@ impl Backend for VfioMsix {
         opened.map_err(|source| BackendError::Open { asked, source })
     }
 
-    fn bind(&mut self, vector: Vector, eventfd: &EventFd) -> Result<(), BackendError> {
-        self.vectors.bind(vector, eventfd)
-    }
-
-    fn unbind(&mut self, vector: Vector) -> Result<(), BackendError> {
-        self.vectors.unbind(vector)
-    }
-
-    fn close(&mut self) -> Result<(), BackendError> {
-        self.vectors.close()
-    }
-
-    /// The kernel keeps an eventfd's context and no descriptor, and drops that too.
-    fn eventfd_owner_after_close(&self) -> EventfdOwner {
-        EventfdOwner::Domain
-    }
+    backend_methods!();
 
     fn pending(&mut self, group: u32) -> u64 {
         let at = self.offsets.pba.saturating_add(u64::from(group).saturating_mul(8));

@@ -19,6 +19,30 @@ use crate::delivery::Vector;
 /// ENOSPC.
 const NO_SPACE: i32 = 28;
 
+/// The methods of [`Backend`](crate::Backend) that are the same for MSI and MSI-X, for a backend whose field `vectors` is a [`Vectors`].
+macro_rules! backend_methods {
+    () => {
+        fn bind(&mut self, vector: Vector, eventfd: &EventFd) -> Result<(), BackendError> {
+            self.vectors.bind(vector, eventfd)
+        }
+
+        fn unbind(&mut self, vector: Vector) -> Result<(), BackendError> {
+            self.vectors.unbind(vector)
+        }
+
+        fn close(&mut self) -> Result<(), BackendError> {
+            self.vectors.close()
+        }
+
+        /// The kernel keeps an eventfd's context and no descriptor, and drops the context when the index is disabled.
+        fn eventfd_owner_after_close(&self) -> EventfdOwner {
+            EventfdOwner::Domain
+        }
+    };
+}
+
+pub(super) use backend_methods;
+
 /// The vectors of one interrupt index.
 #[derive(Debug)]
 pub(super) struct Vectors {
