@@ -8,7 +8,8 @@ use vm_msi::kvm::RouteCounters;
 
 use crate::floor;
 use crate::measure::{self, Figure, Result, Sample, interleave};
-use crate::ours::{Ahead, OurFunction, Ours, message};
+use crate::message::message;
+use crate::ours::{Ahead, OurFunction, Ours};
 use crate::{Notes, RUNS};
 
 const DEVICES: usize = 4;

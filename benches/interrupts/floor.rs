@@ -11,7 +11,7 @@ use kvm_ioctls::{Kvm, VcpuFd, VmFd};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use crate::measure::{Result, Sample, time};
-use crate::ours::message;
+use crate::message::message;
 
 /// Eventfds, each with the GSI that it is attached to.
 pub(crate) type Irqfds = Vec<(EventFd, u32)>;

@@ -35,7 +35,7 @@ fn of(vectors: usize, step: usize) -> Result<(usize, usize, usize)> {
     let function = ours.another(vectors)?;
     function.write_config(2, &0x8000u16.to_le_bytes());
     for vector in (0..USED).map(|index| index * step) {
-        let (address, data) = crate::ours::message(vector);
+        let (address, data) = crate::message::message(vector);
         function.write_table(vector as u64 * 16, &u64::from(address).to_le_bytes());
         function.write_table(vector as u64 * 16 + 8, &u64::from(data).to_le_bytes());
     }

@@ -12,7 +12,8 @@ use serde_json::{Map, Value};
 use vm_msi::{SoftwareMsix, Vector};
 
 use crate::measure::Result;
-use crate::ours::{Ahead, Ours, layout, message};
+use crate::message::message;
+use crate::ours::{Ahead, Ours, layout};
 
 const BOUNDS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/benches/interrupts/bounds.json");
 

@@ -7,7 +7,8 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::floor;
 use crate::measure::{Result, Sample, interleave, time};
-use crate::ours::{Ahead, Ours, message};
+use crate::message::message;
+use crate::ours::{Ahead, Ours};
 use crate::{Notes, RUNS};
 
 pub(crate) fn measure(notes: &mut Notes) -> Result<()> {

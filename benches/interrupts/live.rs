@@ -2,7 +2,8 @@
 
 use crate::floor;
 use crate::measure::{Result, Sample, interleave};
-use crate::ours::{Ahead, Ours, message};
+use crate::message::message;
+use crate::ours::{Ahead, Ours};
 use crate::registers::allocates_nothing;
 use crate::{Notes, RUNS};
 

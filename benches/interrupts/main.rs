@@ -14,6 +14,7 @@ mod instructions;
 mod latency;
 mod live;
 mod measure;
+mod message;
 mod ours;
 mod plot;
 mod registers;

@@ -18,10 +18,7 @@ use vmm_sys_util::eventfd::EventFd;
 
 use crate::floor;
 use crate::measure::{Result, Sample, time};
-
-/// APICs that the vectors are spread over, 200 vectors on each.
-const APICS: u8 = 11;
-const VECTORS_OF_AN_APIC: usize = 200;
+use crate::message::{APICS, message};
 
 /// A device whose vectors cost nothing: what is measured is not the device's. One that is to ring keeps a duplicate
 /// of each eventfd.
@@ -93,12 +90,6 @@ pub(crate) struct Ours {
     bells: Bells,
     /// Takes what userspace signals.
     _apic: Option<VcpuFd>,
-}
-
-/// A message that no other has: address and data.
-pub(crate) fn message(index: usize) -> (u32, u32) {
-    let (apic, vector) = (index / VECTORS_OF_AN_APIC, index % VECTORS_OF_AN_APIC);
-    (0xfee0_0000 | (apic as u32) << 12, 0x24 + vector as u32)
 }
 
 /// A table of so many entries, and its pending bits behind it.

@@ -6,7 +6,8 @@ use std::sync::Mutex;
 use stats_alloc::Region;
 
 use crate::measure::{Figure, Result, interleave, time};
-use crate::ours::{Ahead, Ours, message};
+use crate::message::message;
+use crate::ours::{Ahead, Ours};
 use crate::{ALLOCATOR, Notes};
 
 /// Accesses in one sample.

@@ -7,7 +7,8 @@ use vm_msi::{SoftwareMsix, Vector};
 use crate::Notes;
 use crate::floor;
 use crate::measure::{Result, interleave, time};
-use crate::ours::{Ahead, Ours, layout, message};
+use crate::message::message;
+use crate::ours::{Ahead, Ours, layout};
 use crate::registers::{BATCH, without_allocating};
 
 pub(crate) fn measure(notes: &mut Notes) -> Result<()> {

@@ -6,7 +6,8 @@ use vm_msi::state::{FunctionState, Resume, resume_all};
 
 use crate::floor;
 use crate::measure::{Result, Sample, interleave, time};
-use crate::ours::{Ahead, OurFunction, Ours, message};
+use crate::message::message;
+use crate::ours::{Ahead, OurFunction, Ours};
 use crate::{Notes, RUNS, SIZES};
 
 /// Devices that come back, and vectors of each.

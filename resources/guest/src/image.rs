@@ -7,10 +7,11 @@ use std::path::{Path, PathBuf};
 
 use lab::{Cache, Initramfs, Kernel, Series};
 
+use crate::built::built;
+use crate::digest::sha256;
 use crate::error::{At, Error, Result};
 use crate::kbuild::{self, MODULES};
-use crate::machine::built;
-use crate::{drivers, program, sha256};
+use crate::{drivers, program};
 
 const INIT: &str = include_str!("../init.sh");
 const LSPCI: &str = "/usr/bin/lspci";

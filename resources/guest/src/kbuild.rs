@@ -9,8 +9,8 @@ use std::process::Command;
 
 use lab::{Cache, Kernel};
 
+use crate::digest::sha256;
 use crate::error::{At, Error, Result};
-use crate::sha256;
 
 /// A module's sources.
 pub(crate) struct Module {

@@ -19,6 +19,8 @@
 //! # Ok::<(), guest::Error>(())
 //! ```
 
+mod built;
+mod digest;
 mod drivers;
 mod error;
 mod here;
@@ -33,21 +35,16 @@ mod said;
 mod session;
 mod transcript;
 
+pub use built::built;
+pub use digest::sha256;
 pub use error::{Error, Result};
 pub use host::Host;
 pub use image::{Image, Tools};
 pub use interrupts::HostVectors;
-pub use machine::{End, Machine, Monitor, built};
+pub use machine::{End, Machine, Monitor};
 pub use report::{
     Counters, DeviceReport, Domain, MediatedSlots, Msix, Report, Routes, SoftwareCounters, SoftwareMsix,
 };
 pub use said::Line;
 pub use session::{Event, Session};
 pub use transcript::Transcript;
-
-use sha2::{Digest, Sha256};
-
-/// The SHA-256 digest of some bytes, in hexadecimal.
-pub fn sha256(bytes: &[u8]) -> String {
-    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
-}

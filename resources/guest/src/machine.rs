@@ -2,7 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::error::{Error, Result};
+use crate::built::{built, resolved};
+use crate::error::Result;
 use crate::image::Image;
 
 /// What every guest's kernel is told. Its own messages would cost an emulated host seconds.
@@ -41,21 +42,6 @@ impl Monitor {
         }
         .map(Self::Vmm)
     }
-}
-
-/// A program of this workspace, as `cargo build --release` leaves it.
-///
-/// # Errors
-/// It was not built.
-pub fn built(name: &'static str) -> Result<PathBuf> {
-    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let workspace = here.ancestors().nth(2).unwrap_or(here);
-    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| workspace.join("target"), PathBuf::from);
-    resolved(name, target.join("release").join(name))
-}
-
-fn resolved(name: &'static str, path: PathBuf) -> Result<PathBuf> {
-    path.canonicalize().map_err(|_| Error::NotBuilt { name, path })
 }
 
 /// A guest machine: one CPU and 512 MiB, no devices and nothing to do, unless said otherwise.

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use super::qemu::MSIX_EVENT;
 use crate::device::Device;
 use crate::kernel::Series;
+use crate::trace;
 
 /// A lab host to boot: two CPUs for commands and 3 GiB, unless said otherwise.
 #[derive(Clone, Debug)]
@@ -54,7 +54,7 @@ impl Config {
 
     /// Records every change of a device's MSI-X Enable, for [`Lab::msix_trace`](super::Lab::msix_trace).
     pub fn trace_msix(self) -> Self {
-        self.trace(MSIX_EVENT)
+        self.trace(trace::EVENT)
     }
 
     /// Records a trace event of QEMU's, for [`Lab::trace`](super::Lab::trace).

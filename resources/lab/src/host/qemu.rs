@@ -13,7 +13,7 @@ use std::thread::{self, JoinHandle};
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use super::Config;
+use super::config::Config;
 use super::rundir::RunDir;
 use crate::agent::PORT;
 use crate::cpus;
@@ -21,7 +21,6 @@ use crate::device::{Device, Disk, FIRST_SLOT};
 use crate::error::{At, Error, Result};
 use crate::ivshmem::{self, Doorbell};
 use crate::kernel::Kernel;
-use crate::trace;
 
 /// What the lab host's kernel is told. The IOMMU serves VFIO only (`pt`). Root may map the
 /// BARs of devices that have a driver (`iomem`). Where the machine is busy, the emulated
@@ -172,6 +171,3 @@ fn devices(command: &mut Command, config: &Config, dir: &RunDir) -> Result<Vec<O
     }
     Ok(doorbells)
 }
-
-/// The trace event that [`Config::trace_msix`] asks for.
-pub(super) const MSIX_EVENT: &str = trace::EVENT;
