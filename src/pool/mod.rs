@@ -44,7 +44,7 @@
 //! // And what it does when the sub-device's guest first unmasks vector 5: that takes an entry of the parent's.
 //! assert_eq!(places.get(Vector(5)), None);
 //! sub_device.open(8)?;
-//! # let eventfd = EventFd::new(0)?;
+//! # let eventfd = EventFd::new(vmm_sys_util::eventfd::EFD_NONBLOCK)?;
 //! sub_device.bind(Vector(5), &eventfd)?;
 //! assert_eq!(places.get(Vector(5)).map(|place| place.vector), Some(HostVector(3)));
 //! # Ok(())

@@ -1,4 +1,6 @@
-//! What is one physical device's own. A device more is a file more, and a line in [`find`].
+//! The part of a mediated device that differs from one physical device to the next: how to ring it.
+//!
+//! Another physical device needs another file and a line in `find_doorbell` of `open.rs`.
 
 use vm_msi::pool::HostVector;
 

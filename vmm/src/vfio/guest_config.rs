@@ -1,7 +1,7 @@
 //! A passed-through function's configuration space as the guest has it, and what the guest's writes ask for.
 //!
 //! Plain state, made once from what the host shows: the tables of [`registers`], the BARs, the
-//! relinked capability lists. A write changes it and says what else must happen ([`Written`]); nothing in here does it.
+//! relinked capability lists. A write changes it and says what else must happen in its answer; nothing in here does it.
 //! The registers of MSI and MSI-X are not in here but for ID and pointer.
 
 use std::ops::Range;

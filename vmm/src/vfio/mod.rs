@@ -10,7 +10,7 @@
 //! | [`table_pages`] | those of an MSI-X table, which it only reads so |
 //! | [`interrupts`], [`events`], [`maintenance`] | the library's emulation of MSI and MSI-X, what it needs of the event loop, and of a thread |
 //! | [`device_info`] | a device after opening: reset, and looked at |
-//! | [`device`], [`attach`] | one function on the bus, put together |
+//! | [`device`], [`mod@attach`] | one function on the bus, put together |
 //!
 //! What a guest reads and writes is answered by plain state; what must reach the host is done by [`device`] alone.
 //! INTx is not there (Interrupt Pin reads 0), nor are capabilities that do not work in a guest: they are hidden.
