@@ -1,5 +1,4 @@
-//! The command line: its names, defaults and help. What the values mean together is checked in
-//! [`crate::config`].
+//! The command line: options, defaults and help. [`crate::config`] validates the values against the host.
 
 mod device;
 
@@ -24,13 +23,13 @@ Examples:
   A source of random numbers for the guest (its modules virtio_pci and virtio_rng):
       vmm --kernel vmlinuz --initrd initrd.img --rng
 
-  Devices to try a driver of an interrupt message store on: 1024 queues that signal slots in a BAR and as many that
-  signal slots in guest memory, with MSI-X beside, and a timer without any MSI-X. Slots cost nothing until they are used.
-  Their registers: vmm/ims-devices.md:
+  Test devices for a driver of an interrupt message store: 1024 queues that signal slots in a BAR, 1024 that
+  signal slots in guest memory, MSI-X beside them, and a timer without MSI-X. Unused slots cost nothing.
+  vmm/ims-devices.md describes their registers:
       vmm --kernel vmlinuz --initrd initrd.img --device ims-queues,slots=1024 --device ims-timer
 
-  The same queues, whose slots a device of this host's fires by its MSI-X vectors; the guest does not see that device. It
-  is bound as one that is passed through:
+  The same queues, with a host device that fires the slots by its MSI-X vectors. The guest does not see that device. Bind
+  it to vfio-pci like a passed-through device:
       vmm --kernel vmlinuz --initrd initrd.img --device ims-mediated,host=0000:01:00.0,slots=32
 
 Binding a device to vfio-pci:
@@ -46,7 +45,7 @@ Exit status:
   1  the host failed
   2  wrong usage or input
   3  the guest crashed (triple fault, KVM internal error); the message says where
-  128 + n  ended by signal n, before the guest ended";
+  128 + n  signal n ended the VMM";
 
 /// Boots a Linux guest on KVM, with passed-through devices whose interrupt vectors grow on demand.
 #[derive(Debug, Clone, Parser)]
@@ -76,47 +75,48 @@ pub struct Args {
     #[arg(long, value_name = "BDF-or-sysfs-path")]
     pub vfio: Vec<String>,
 
-    /// Host interrupts that all passed-through and mediated devices may have at one time; vectors beyond wait until others
-    /// are given back. Any number where it is not said
+    /// Maximum number of host interrupts for all passed-through and mediated devices together. Further vectors wait
+    /// until a host interrupt is free. The default is no limit
     #[arg(long, value_name = "N")]
     pub host_vectors: Option<u32>,
 
-    /// Host interrupts that each passed-through or mediated device may have at one time
+    /// Maximum number of host interrupts for each passed-through or mediated device. The default is no limit
     #[arg(long, value_name = "N")]
     pub device_vectors: Option<u32>,
 
-    /// Give the guest a source of random numbers: a virtio entropy device, fed by this host's getrandom
+    /// Give the guest a virtio entropy device, which draws from the host's getrandom
     #[arg(long)]
     pub rng: bool,
 
     /// Device with an interrupt message store (IMS): ims-queues,slots=N[,memory-slots=M], ims-timer[,slots=N] or
     /// ims-mediated,host=BDF,slots=N; may be given many times
     ///
-    /// ims-queues has MSI-X, N queues that each signal a slot in a BAR when the guest rings them, and M that signal a slot
-    /// in guest memory, or N where M is not said. ims-timer has N timers, or 64, that each signal a slot in a BAR, and no
-    /// other interrupts. ims-mediated is ims-queues without slots in memory, whose queues are a device's of this host: an
-    /// ivshmem-doorbell, which may be given for several of them. N is 1 to 65536, and of ims-mediated fewer than that
-    /// device's vectors; M is 0 to 65536.
+    /// ims-queues has MSI-X, N queues that signal slots in a BAR, and M queues that signal slots in guest memory. M
+    /// defaults to N. ims-timer has N timers, 64 by default. Each timer signals a slot in a BAR, and there are no
+    /// other interrupts. ims-mediated is ims-queues without slots in memory. Its queues belong to a host device, an
+    /// ivshmem-doorbell, and several ims-mediated may share one. N is 1 to 65536, and less than the host device's
+    /// vectors for ims-mediated. M is 0 to 65536.
     #[arg(long, value_name = "NAME[,KEY=VALUE]")]
     pub device: Vec<DeviceOption>,
 
-    /// Where the guest's first serial port is: this terminal, a file for its output, or nowhere
+    /// Connection of the guest's first serial port: this terminal, a file for its output, or none
     #[arg(long, value_name = "stdio|file=PATH|off", default_value = "stdio")]
     pub serial: SerialTarget,
 
-    /// Interrupt controllers: all in the kernel, or only the local APICs there and the IOAPIC here
+    /// Location of the interrupt controllers: all in the kernel, or only the local APICs there and the IOAPIC in the
+    /// VMM
     #[arg(long, value_enum, default_value_t = IrqChip::Kernel)]
     pub irqchip: IrqChip,
 
-    /// Who unpacks a compressed kernel: the host before the guest starts, or the guest itself
+    /// Where to unpack a compressed kernel: on the host before the guest starts, or in the guest
     #[arg(long, value_enum, default_value_t = Unpack::Host)]
     pub unpack: Unpack,
 
-    /// Write a report of each device as JSON at exit and on SIGUSR1; `-` is a tree on stderr
+    /// Write a report of each device as JSON at exit and on SIGUSR1; `-` prints a tree on stderr
     #[arg(long, value_name = "FILE")]
     pub report: Option<PathBuf>,
 
-    /// How much to say on stderr
+    /// Verbosity of the messages on stderr
     #[arg(long, value_enum, value_name = "LEVEL", default_value_t = LogLevel::Warn)]
     pub log_level: LogLevel,
 }
@@ -143,14 +143,14 @@ impl FromStr for MemorySize {
     }
 }
 
-/// Where the guest's serial port is.
+/// The connection of the guest's serial port.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SerialTarget {
     /// Standard input and output.
     Stdio,
-    /// Output to a file, no input.
+    /// A file for the output, and no input.
     File(PathBuf),
-    /// A port whose output goes nowhere.
+    /// No connection: the output is discarded.
     Off,
 }
 
@@ -176,27 +176,27 @@ pub enum IrqChip {
     Split,
 }
 
-/// Who unpacks a compressed kernel.
+/// Where a compressed kernel is unpacked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Unpack {
-    /// The VMM, and the guest starts in the unpacked kernel: quicker, but its base address is not randomised
+    /// On the host, before the guest starts: faster, but the kernel's base address is not randomised
     Host,
-    /// The kernel's own unpacking code in the guest, which may randomise its base address.
+    /// In the guest, by the kernel's own code, which may randomise its base address.
     Guest,
 }
 
-/// How much is said on stderr.
+/// Verbosity of the messages on stderr.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum LogLevel {
-    /// Nothing but the final error.
+    /// Only the final error.
     Off,
-    /// What went wrong.
+    /// Errors.
     Error,
-    /// What may surprise.
+    /// Warnings.
     Warn,
     /// The steps of a run.
     Info,
-    /// What a developer wants to see.
+    /// Details for developers.
     Debug,
     /// Every access.
     Trace,

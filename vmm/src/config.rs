@@ -1,7 +1,6 @@
-//! The checked configuration of a run: files opened and recognised, sizes within what the host has.
+//! The validated configuration of a run.
 //!
-//! Everything that can be wrong with the input is found here, before KVM or a device is touched, and named
-//! together with its cure.
+//! Input errors are found here, before KVM or a device is opened. Each message names the argument and the remedy.
 
 use std::fs::File;
 use std::io::{Read, Seek};
@@ -13,53 +12,53 @@ use crate::error::{Error, Result};
 use crate::layout;
 use crate::vfio::{HostDevice, Sysfs};
 
-/// The least memory that is worth trying: the boot structures and a kernel's header need the first MiB.
+/// Minimum guest memory: the boot structures and a kernel's header need the first MiB.
 const MIN_MEMORY: u64 = 8 * layout::MIB;
 
-/// A run that can start.
+/// A validated configuration.
 #[derive(Debug)]
 pub struct Config {
-    /// The kernel's file, recognised.
+    /// The kernel.
     pub kernel: Image,
-    /// The initial RAM disk's file and size in bytes.
+    /// The initial RAM disk, if any.
     pub initrd: Option<Initrd>,
     /// The kernel's command line.
     pub cmdline: String,
-    /// CPUs, 1 to 64.
+    /// Number of CPUs, 1 to 64.
     pub cpus: u8,
-    /// Guest memory in bytes, whole pages.
+    /// Guest memory in bytes, a multiple of the page size.
     pub memory: u64,
-    /// Devices to pass through, found and free.
+    /// Devices to pass through.
     pub vfio: Vec<HostDevice>,
-    /// Host vectors that all passed-through and mediated devices may have at one time; any number where it is not said.
+    /// Maximum number of host vectors for all passed-through and mediated devices, if limited.
     pub host_vectors: Option<u32>,
-    /// Host vectors that each of them may have.
+    /// Maximum number of host vectors for each of them, if limited.
     pub device_vectors: Option<u32>,
-    /// Whether there is an entropy device.
+    /// Whether the guest has an entropy device.
     pub rng: bool,
     /// Devices with an interrupt message store.
     pub devices: Vec<DeviceOption<HostDevice>>,
-    /// Where the serial port is.
+    /// The connection of the serial port.
     pub serial: SerialTarget,
-    /// Where the interrupt controllers are.
+    /// Where the interrupt controllers are emulated.
     pub irqchip: IrqChip,
-    /// Who unpacks the kernel.
+    /// Where the kernel is unpacked.
     pub unpack: Unpack,
 }
 
 /// An initial RAM disk.
 #[derive(Debug)]
 pub struct Initrd {
-    /// Its file, at the start.
+    /// The file, positioned at its start.
     pub file: File,
-    /// Its size in bytes, not 0.
+    /// The file's size in bytes, not 0.
     pub size: u64,
-    /// Its name, for messages.
+    /// The argument and path, for messages.
     pub name: String,
 }
 
 impl Config {
-    /// Checks the arguments against the files and the machine.
+    /// Validates the arguments against the files and the host.
     ///
     /// # Errors
     /// An [`Error::Input`] that names the argument.

@@ -1,8 +1,7 @@
-//! What can end the VMM before or beside the guest's own end, and the exit status each has.
+//! Errors of the VMM, and their exit statuses.
 //!
-//! Three kinds, because the exit status is a contract: wrong usage or input is the user's to cure (2), a host
-//! call that fails is the host's (1), a guest that crashed is the guest's (3). Every message is one line that
-//! names the thing, and where one is known the cure.
+//! The exit status is a contract: 2 for wrong usage or input, 1 for a failed host call, 3 for a crashed guest
+//! ([`crate::outcome`]). Every message is one line that names the subject and, if known, the remedy.
 
 use std::error::Error as StdError;
 use std::fmt;
@@ -11,20 +10,20 @@ use std::fmt;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// Wrong usage or input: found out before anything is touched.
+    /// Wrong usage or input.
     #[error("{what}: {problem}")]
     Input {
         /// The argument or file.
         what: String,
-        /// What is wrong with it, and the cure.
+        /// The problem and its remedy.
         problem: String,
     },
-    /// The host refused something.
+    /// A host call failed.
     #[error("{context}: {source}")]
     Host {
-        /// What was being done.
+        /// The operation that failed.
         context: String,
-        /// Why the host refused.
+        /// The host's error.
         source: Box<dyn StdError + Send + Sync>,
     },
 }
@@ -33,12 +32,12 @@ pub enum Error {
 pub type Result<T> = std::result::Result<T, Error>;
 
 impl Error {
-    /// An input error: `what` names the argument or file, `problem` says what is wrong and what to do.
+    /// An input error. `what` names the argument or file. `problem` states the problem and the remedy.
     pub fn input(what: impl fmt::Display, problem: impl fmt::Display) -> Self {
         Self::Input { what: what.to_string(), problem: problem.to_string() }
     }
 
-    /// An input error as one of another argument, which means the same.
+    /// Attributes an input error to another argument.
     #[must_use]
     pub fn with_argument(self, argument: impl fmt::Display) -> Self {
         match self {
@@ -47,12 +46,12 @@ impl Error {
         }
     }
 
-    /// A host failure while `doing` something.
+    /// A host error during the operation `context`.
     pub fn host(context: impl fmt::Display, source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
         Self::Host { context: context.to_string(), source: source.into() }
     }
 
-    /// The exit status of the process that ends with this error.
+    /// The exit status of a process that ends with this error.
     #[must_use]
     pub fn exit_status(&self) -> u8 {
         match self {
@@ -62,12 +61,12 @@ impl Error {
     }
 }
 
-/// Adds what was being done to a failed host call.
+/// Adds the operation to a failed host call.
 pub trait Context<T> {
-    /// Turns the error into a host failure while `doing` something.
+    /// Converts an error into [`Error::Host`] with this operation.
     ///
     /// # Errors
-    /// The host failure, when `self` is an error.
+    /// [`Error::Host`] if `self` is an error.
     fn context(self, context: impl fmt::Display) -> Result<T>;
 }
 

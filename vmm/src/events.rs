@@ -1,9 +1,8 @@
-//! The event loop: everything that is not a vCPU's, on the main thread; and others beside it, for what may take long.
+//! The event loop of the main thread, and side loops for subscribers that may block in the host.
 //!
-//! Subscribers are added before the guest starts, or from other threads through event-manager's remote
-//! endpoint. The loop ends when the run's [`ExitEvent`] has been said. Signals come in through sockets, one for
-//! each, so that they are events like all others: SIGTERM, SIGINT and SIGHUP end the run, SIGUSR1 asks for
-//! the report.
+//! Subscribers are added before the guest starts. The loop ends when the run's [`ExitEvent`] is signalled. Each
+//! signal has a socket, which makes it an event like the others: SIGTERM, SIGINT and SIGHUP end the run, SIGUSR1
+//! writes the report.
 
 use std::io::Read;
 use std::os::fd::{AsRawFd, RawFd};
@@ -20,23 +19,23 @@ use crate::error::{Context, Result};
 use crate::outcome::{ExitEvent, Outcome, PanicGuard};
 use crate::sched;
 
-/// A subscriber of the event loop.
+/// A subscriber of an event loop.
 pub type Subscriber = Arc<Mutex<dyn MutEventSubscriber + Send>>;
 
-/// The loop.
+/// An event loop.
 pub struct EventLoop {
     manager: EventManager<Subscriber>,
     exit_event: Arc<ExitEvent>,
 }
 
 impl EventLoop {
-    /// A loop that ends with `exit_event`.
+    /// Creates a loop that ends when `exit_event` is signalled.
     ///
     /// # Errors
-    /// The host's, when it has no epoll.
+    /// [`Error::Host`](crate::error::Error::Host) if epoll is not available.
     pub fn new(exit_event: Arc<ExitEvent>) -> Result<Self> {
         let mut manager = EventManager::<Subscriber>::new().context("creating the event loop")?;
-        manager.add_subscriber(Arc::new(Mutex::new(EndWatcher(Arc::clone(&exit_event)))));
+        manager.add_subscriber(Arc::new(Mutex::new(ExitWatcher(Arc::clone(&exit_event)))));
         Ok(Self { manager, exit_event })
     }
 
@@ -45,10 +44,10 @@ impl EventLoop {
         self.manager.add_subscriber(subscriber);
     }
 
-    /// Runs until the end has been said, and gives the outcome.
+    /// Runs until the exit event is signalled, and returns the outcome.
     ///
     /// # Errors
-    /// The host's, when epoll fails.
+    /// [`Error::Host`](crate::error::Error::Host) if epoll fails.
     pub fn run(mut self) -> Result<Outcome> {
         loop {
             if let Some(outcome) = self.exit_event.take() {
@@ -59,18 +58,18 @@ impl EventLoop {
     }
 }
 
-/// A loop on a thread of its own, which the vCPUs' go before. Dropping it ends it.
+/// An event loop on its own thread, with `SCHED_BATCH`: it does not preempt vCPUs. Dropping it ends the loop.
 pub struct SideLoop {
-    /// The loop's own, not the run's.
+    /// Ends this loop, not the run.
     exit_event: Arc<ExitEvent>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl SideLoop {
-    /// Serves a subscriber; where that fails, it ends the `run`.
+    /// Serves a subscriber. An error of the loop ends the run.
     ///
     /// # Errors
-    /// The host's, when it refuses the thread or what a loop needs.
+    /// [`Error::Host`](crate::error::Error::Host) if the host refuses the thread or the loop.
     pub fn start(name: &str, subscriber: Subscriber, run: &Arc<ExitEvent>) -> Result<Self> {
         let exit_event = ExitEvent::new()?;
         let mut events = EventLoop::new(Arc::clone(&exit_event))?;
@@ -79,7 +78,7 @@ impl SideLoop {
             PanicGuard { exit_event: Arc::clone(run), context: format!("running the thread for {name}") };
         let serve = move || {
             if let Err(error) = sched::set_batch() {
-                tracing::info!("a thread beside the vcpus' goes no later than they: {error}");
+                tracing::info!("cannot set SCHED_BATCH for a side thread, it may preempt vcpus: {error}");
             }
             if let Err(error) = events.run() {
                 run.exit_event.signal(Outcome::Failed(error));
@@ -131,10 +130,10 @@ impl AsRawFd for RetryTimer {
     }
 }
 
-/// Wakes the loop up for the end; the loop itself looks what it is.
-struct EndWatcher(Arc<ExitEvent>);
+/// Wakes the loop when the exit event is signalled. The loop then takes the outcome.
+struct ExitWatcher(Arc<ExitEvent>);
 
-impl MutEventSubscriber for EndWatcher {
+impl MutEventSubscriber for ExitWatcher {
     fn process(&mut self, _events: Events, _ops: &mut EventOps) {}
 
     fn init(&mut self, ops: &mut EventOps) {
@@ -150,10 +149,10 @@ pub struct Signals<R> {
 }
 
 impl<R: FnMut()> Signals<R> {
-    /// Handles signals from now on; `report` is called for SIGUSR1.
+    /// Installs the signal handlers. `report` is called for SIGUSR1.
     ///
     /// # Errors
-    /// The host's, when it has no socket or refuses the handler.
+    /// [`Error::Host`](crate::error::Error::Host) if the host refuses a socket or a handler.
     pub fn handle(exit_event: Arc<ExitEvent>, report: R) -> Result<Self> {
         let mut sockets = Vec::new();
         for signal in [SIGTERM, SIGINT, SIGHUP, SIGUSR1] {
@@ -170,7 +169,7 @@ impl<R: FnMut()> MutEventSubscriber for Signals<R> {
     fn process(&mut self, events: Events, _ops: &mut EventOps) {
         let came = self.sockets.iter_mut().find(|(_, socket)| socket.as_raw_fd() == events.fd());
         let Some((signal, socket)) = came else { return };
-        // One byte a signal; several that came together count as one.
+        // Each signal writes one byte. Several signals at once count as one.
         let mut bytes = [0; 64];
         if !matches!(socket.read(&mut bytes), Ok(1..)) {
             return;
@@ -188,7 +187,7 @@ impl<R: FnMut()> MutEventSubscriber for Signals<R> {
     }
 }
 
-/// Watches a descriptor of our own for reading.
+/// Watches a descriptor for input.
 fn watch(ops: &mut EventOps, source: &impl AsRawFd) {
     if let Err(error) = ops.add(Events::new(source, EventSet::IN)) {
         tracing::error!("an event source cannot be watched: {error}");
@@ -205,7 +204,7 @@ mod tests {
 
     use super::*;
 
-    /// It panics as soon as its descriptor is ready.
+    /// A subscriber that panics when its descriptor is ready.
     struct Panics(EventFd);
 
     impl MutEventSubscriber for Panics {
@@ -218,7 +217,7 @@ mod tests {
         }
     }
 
-    /// It tells the policy of the thread that serves it, again and again.
+    /// A subscriber that reports the scheduling policy of its thread.
     struct Tells(EventFd, mpsc::Sender<i32>);
 
     impl MutEventSubscriber for Tells {
@@ -232,7 +231,7 @@ mod tests {
     }
 
     #[test]
-    fn a_thread_beside_the_vcpus_lets_them_go_first() {
+    fn a_side_loop_has_sched_batch() {
         let (run, ready) = (ExitEvent::new().unwrap(), EventFd::new(EFD_NONBLOCK).unwrap());
         let (tells, told) = mpsc::channel();
         ready.write(1).unwrap();
@@ -241,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn a_thread_that_fails_ends_the_run_and_one_that_is_not_needed_any_more_does_not() {
+    fn a_panic_of_a_side_loop_ends_the_run_and_its_drop_does_not() {
         let (run, ready) = (ExitEvent::new().unwrap(), EventFd::new(EFD_NONBLOCK).unwrap());
         let start = || {
             let subscriber = Arc::new(Mutex::new(Panics(ready.try_clone().unwrap())));

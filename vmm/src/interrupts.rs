@@ -1,8 +1,8 @@
-//! The VM's interrupt controllers, and the lines that its own devices raise.
+//! The VM's interrupt controllers, and the interrupt lines of platform devices.
 //!
-//! All in the kernel, or split: local APICs in the kernel, the IOAPIC here ([`crate::devices::ioapic`]).
-//! Either is made once, before the first vCPU. Message-signalled interrupts are the router's and the same in
-//! both.
+//! With `--irqchip kernel`, KVM emulates all of them. With `split`, KVM emulates the local APICs and the VMM the
+//! IOAPIC ([`crate::devices::ioapic`]). Both are created before the first vCPU. Message-signalled interrupts go
+//! through the router in either case.
 
 use std::io;
 use std::sync::Arc;
@@ -25,17 +25,17 @@ use crate::layout;
 pub struct Controllers {
     vm: Arc<VmFd>,
     router: Arc<KvmRouter>,
-    /// The IOAPIC, where it is ours.
+    /// The VMM's IOAPIC, with a split irqchip.
     ioapic: Option<Arc<Ioapic>>,
 }
 
 impl Controllers {
-    /// Makes the controllers of a VM that has no vCPU yet, for `cpus` of them.
+    /// Creates the controllers of a VM that has no vCPU yet, for `cpus` vCPUs.
     ///
     /// # Errors
-    /// The host's, when KVM refuses them.
+    /// [`Error::Host`](crate::error::Error::Host) if KVM refuses them.
     pub fn new(vm: &Arc<VmFd>, place: IrqChip, cpus: u8) -> Result<Self> {
-        // VMX hosts without unrestricted guest run real mode on these pages; the others ignore them.
+        // VMX hosts without unrestricted guest use these pages for real mode. Other hosts ignore them.
         let tss = usize::try_from(layout::KVM_TSS).context("placing the task state")?;
         vm.set_identity_map_address(layout::KVM_IDENTITY_MAP).context("placing the identity map")?;
         vm.set_tss_address(tss).context("placing the task state")?;
@@ -53,29 +53,29 @@ impl Controllers {
             }
         };
         let ids = destination_ids(vm)?;
-        let router =
-            KvmRouter::new(Arc::clone(vm), irqchip, cpus.into(), ids).context("asking for routes")?;
+        let router = KvmRouter::new(Arc::clone(vm), irqchip, cpus.into(), ids)
+            .context("creating the interrupt router")?;
         let router = Arc::new(router);
         let ioapic = (irqchip == Irqchip::Split).then(|| Arc::new(Ioapic::new(router.clone())));
         Ok(Self { vm: Arc::clone(vm), router, ioapic })
     }
 
-    /// The VM's router of messages.
+    /// The VM's message router.
     #[must_use]
     pub fn router(&self) -> &Arc<KvmRouter> {
         &self.router
     }
 
-    /// The IOAPIC for the memory bus, where it is ours.
+    /// The VMM's IOAPIC for the MMIO bus, with a split irqchip.
     #[must_use]
     pub fn ioapic(&self) -> Option<&Arc<Ioapic>> {
         self.ioapic.as_ref()
     }
 
-    /// The line that raises `gsi`, edge-triggered.
+    /// An edge-triggered line to `gsi`.
     ///
     /// # Errors
-    /// The host's, when it has no eventfd or refuses the irqfd.
+    /// [`Error::Host`](crate::error::Error::Host) if the host refuses the eventfd or the irqfd.
     pub fn line(&self, gsi: u32) -> Result<Line> {
         if let Some(ioapic) = &self.ioapic {
             return Ok(Line::Ioapic(Arc::clone(ioapic), gsi));
@@ -86,9 +86,9 @@ impl Controllers {
     }
 }
 
-/// Lets KVM take destinations of 32 bits, where it can. Answers what the guest is to be told of destinations.
+/// Enables 32-bit destination IDs if KVM has them. Returns the destination IDs that the guest may use.
 fn destination_ids(vm: &VmFd) -> Result<DestinationIds> {
-    /// Without the second, the message of APIC 255 would interrupt every vCPU.
+    /// Without the second flag, a message to APIC 255 would be a broadcast.
     const API: u32 = KVM_X2APIC_API_USE_32BIT_IDS | KVM_X2APIC_API_DISABLE_BROADCAST_QUIRK;
     let offered = u32::try_from(vm.check_extension_int(Cap::X2ApicApi)).unwrap_or(0);
     if offered & API != API {
@@ -102,9 +102,9 @@ fn destination_ids(vm: &VmFd) -> Result<DestinationIds> {
 
 /// An edge-triggered interrupt line.
 pub enum Line {
-    /// To a controller in the kernel.
+    /// An irqfd of KVM's controller.
     Irqfd(EventFd),
-    /// To a pin of our IOAPIC.
+    /// A pin of the VMM's IOAPIC.
     Ioapic(Arc<Ioapic>, u32),
 }
 

@@ -1,8 +1,8 @@
-//! Where things are in the guest: physical addresses, I/O ports and interrupt lines.
+//! The guest's address map: physical addresses, I/O ports and GSIs.
 //!
-//! Owns the numbers and the arithmetic that places RAM and the 64-bit PCI window; everything else takes them
-//! from here. Nothing in this module is mutable. Ranges are half open, `start..end`, in guest-physical
-//! addresses (`u64`) or I/O ports (`u16`), unless a name says otherwise.
+//! Owns the constants, and the placement of RAM and of the 64-bit PCI window. Nothing in this module is mutable.
+//! Ranges are half open, `start..end`, in guest-physical addresses (`u64`) or I/O ports (`u16`), unless a name says
+//! otherwise.
 //!
 //! ```text
 //! 0                    RAM below the hole (boot structures in the first MiB, the kernel above it)
@@ -24,37 +24,37 @@ pub const MIB: u64 = 1 << 20;
 /// One gibibyte.
 pub const GIB: u64 = 1 << 30;
 
-/// The global descriptor table that the boot CPU starts with.
+/// The boot CPU's initial GDT.
 pub const BOOT_GDT: u64 = 0x500;
 /// Linux' boot parameters, the "zero page".
 pub const BOOT_PARAMS: u64 = 0x7000;
 /// The identity-mapped page tables of the 64-bit entry, six pages.
 pub const BOOT_PAGE_TABLES: u64 = 0x9000;
-/// The boot CPU's stack pointer at the start; it grows down.
+/// The boot CPU's initial stack pointer. The stack grows down.
 pub const BOOT_STACK: u64 = 0x8ff0;
 /// The kernel's command line.
 pub const COMMAND_LINE: u64 = 0x2_0000;
-/// Bytes that the command line may take, its final zero included (Linux' `COMMAND_LINE_SIZE` on x86).
+/// Maximum size of the command line in bytes, including the final zero (Linux' `COMMAND_LINE_SIZE` on x86).
 pub const COMMAND_LINE_SIZE: usize = 2048;
-/// Conventional memory ends here; what follows up to 1 MiB is not given to the kernel as RAM.
+/// End of conventional memory. The kernel gets no RAM from here up to 1 MiB.
 pub const CONVENTIONAL_END: u64 = 0x9_fc00;
-/// ACPI tables, RSDP first, where firmware keeps its own.
+/// ACPI tables, RSDP first, in the area that firmware uses for them.
 pub const ACPI_TABLES: Range<u64> = 0xe_0000..0xf_0000;
-/// Where firmware has its code.
+/// The firmware area.
 pub const FIRMWARE: Range<u64> = 0xf_0000..0x10_0000;
-/// The BIOS's entry in real mode, F000:FFF0.
+/// The real-mode reset vector, F000:FFF0.
 pub const RESET_VECTOR: u64 = 0xf_fff0;
-/// RAM from here on is free for the kernel and the initial RAM disk.
+/// Start of the RAM for the kernel and the initial RAM disk.
 pub const HIGH_RAM: u64 = MIB;
 
-/// The 32-bit PCI memory window: BARs of 32 bits and 64-bit ones that were put low. RAM below 4 GiB ends
+/// The 32-bit PCI memory window, for 32-bit BARs and for 64-bit ones that do not fit above RAM. RAM below 4 GiB ends
 /// here.
 pub const PCI_MMIO32: Range<u64> = 0xc000_0000..0xe000_0000;
-/// The enhanced configuration space of segment 0, bus 0 (PCIe 7.2.2): 32 devices of 8 functions of 4 KiB.
+/// ECAM of segment 0, bus 0 (PCIe 7.2.2): 32 devices of 8 functions of 4 KiB.
 pub const PCI_ECAM: Range<u64> = 0xe000_0000..0xe010_0000;
-/// The PCI I/O window, bounds included: it ends with the last port there is.
+/// The PCI I/O window, inclusive: its end is the last port.
 pub const PCI_PIO: std::ops::RangeInclusive<u16> = 0xc000..=0xffff;
-/// The configuration mechanism's ports, `CONFIG_ADDRESS` and `CONFIG_DATA` (PCI 3.0, 3.2.2.3.2).
+/// The PCI configuration ports, `CONFIG_ADDRESS` and `CONFIG_DATA` (PCI 3.0, 3.2.2.3.2).
 pub const PCI_CONFIG_PORTS: Range<u16> = 0xcf8..0xd00;
 
 /// The IOAPIC's registers.
@@ -65,28 +65,28 @@ pub const IOAPIC_SIZE: u64 = 4 * KIB;
 pub const LOCAL_APIC: u64 = 0xfee0_0000;
 /// Pins of the IOAPIC, which are GSIs 0 to 23.
 pub const IOAPIC_PINS: u32 = 24;
-/// A page for KVM's identity map, needed by VMX hosts without unrestricted guest.
+/// A page for KVM's identity map, which VMX hosts without unrestricted guest need.
 pub const KVM_IDENTITY_MAP: u64 = 0xfffb_c000;
-/// Three pages for KVM's task state segment, needed by the same hosts.
+/// Three pages for KVM's task state segment, which the same hosts need.
 pub const KVM_TSS: u64 = 0xfffb_d000;
-/// RAM that does not fit below the hole goes on here.
+/// Start of the RAM that does not fit below the hole.
 pub const RAM_ABOVE_HOLE: u64 = 4 * GIB;
 
 /// COM1's ports.
 pub const COM1_PORTS: Range<u16> = 0x3f8..0x400;
-/// COM1's interrupt line, a GSI.
+/// COM1's GSI.
 pub const COM1_GSI: u32 = 4;
-/// The keyboard controller's ports; only its reset command is there.
+/// The keyboard controller's ports. Only the reset command works.
 pub const I8042_PORTS: Range<u16> = 0x60..0x65;
-/// The reset control register of PC chipsets; a byte inside [`PCI_CONFIG_PORTS`].
+/// The chipset's reset control register, a byte inside [`PCI_CONFIG_PORTS`].
 pub const RESET_CONTROL_PORT: u16 = 0xcf9;
 /// ACPI's sleep control, sleep status and reset registers, one byte each (ACPI 4.8.3.7, 4.8.3.6).
 pub const ACPI_POWER_PORTS: Range<u16> = 0x600..0x603;
 
-/// The largest 64-bit PCI window that is tried, and the smallest.
+/// Sizes of the 64-bit PCI window, as powers of two: 4 GiB to 256 GiB.
 const PCI_MMIO64_SIZES: Range<u32> = 32..39;
 
-/// Guest-physical ranges of RAM for `size` bytes of it: one, or two when it reaches over the hole.
+/// Guest-physical ranges for `size` bytes of RAM: one, or two if the RAM exceeds the space below the hole.
 #[must_use]
 pub fn ram(size: u64) -> Vec<Range<u64>> {
     let below = size.min(PCI_MMIO32.start);
@@ -94,10 +94,10 @@ pub fn ram(size: u64) -> Vec<Range<u64>> {
     [0..below, above].into_iter().filter(|range| !range.is_empty()).collect()
 }
 
-/// The 64-bit PCI memory window above RAM that ends at `ram_end`, in `physical_bits` of physical address.
+/// The 64-bit PCI memory window above the RAM that ends at `ram_end`, within `physical_bits` of physical address.
 ///
-/// It is as large as fits, 256 GiB at most and 4 GiB at least, and aligned to its own size, so that any BAR
-/// that fits in it can be placed. It stays low on purpose: IOMMUs may translate fewer bits than the CPU has.
+/// The window has the largest size that fits, 4 GiB to 256 GiB. It is aligned to its size, so every BAR that fits can
+/// be aligned. It is placed low, because IOMMUs may translate fewer address bits than the CPU.
 #[must_use]
 pub fn pci_mmio64(ram_end: u64, physical_bits: u8) -> Option<Range<u64>> {
     let limit = 1u64.checked_shl(u32::from(physical_bits)).unwrap_or(u64::MAX);

@@ -1,6 +1,6 @@
 //! A minimal VMM that embeds vm-msi and boots Linux guests with passed-through devices.
 //!
-//! The binary is a thin entry over this library, so that every part can be tested on its own.
+//! The binary is a thin entry point over this library, so that every part has unit tests.
 
 pub mod boot;
 pub mod cli;
@@ -8,9 +8,9 @@ pub mod config;
 pub mod devices;
 pub mod error;
 pub mod events;
-pub mod host;
 pub mod ims;
 pub mod interrupts;
+pub mod kvm;
 pub mod layout;
 pub mod limits;
 pub mod log;

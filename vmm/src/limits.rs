@@ -1,24 +1,24 @@
-//! The process's own limits, raised as far as it may, and room for what they allow.
+//! Raises the process's limit of open files and preallocates its descriptor table.
 
 use std::fs::File;
 
 use rustix::io::fcntl_dupfd_cloexec;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-/// For so many descriptors there is room from the beginning, 64 KiB of the kernel's memory: four devices that use each of
-/// 2048 vectors.
+/// Initial capacity of the descriptor table, which takes 64 KiB of kernel memory. It suffices for four devices with
+/// 2048 vectors each.
 const FD_TABLE_SIZE: i32 = 8192;
 
-/// Lets the process open as many files as its hard limit allows: each interrupt vector that a guest uses is one, and
-/// shells set a soft limit of 1024. Where that fails, vectors beyond the limit are held, and the report says why.
+/// Raises the limit of open files to the hard limit. Each interrupt vector in use needs a descriptor, and shells set
+/// a soft limit of 1024. If this fails, vectors beyond the limit are held, and the report gives the cause.
 ///
-/// To be called before there are threads. The kernel's table of descriptors is made large at once, as it would double at 64,
-/// 128, ... of them; and who opens one then waits until no CPU can still see the old table, where threads share it
-/// (`expand_fdtable`, Linux fs/file.c). An interrupt that the guest waits for would wait too: 20 ms were seen.
+/// Call this before the process has threads. The kernel doubles its descriptor table at 64, 128, ... descriptors. In
+/// a process with threads, the opening thread then waits for an RCU grace period (`expand_fdtable`, Linux fs/file.c),
+/// and so does the guest's interrupt. 20 ms were measured.
 pub fn raise_open_files() {
     raise_limit();
     if let Err(error) = grow_fd_table() {
-        tracing::info!("no room for {FD_TABLE_SIZE} descriptors beforehand: {error}");
+        tracing::info!("cannot preallocate {FD_TABLE_SIZE} descriptors: {error}");
     }
 }
 
@@ -31,7 +31,7 @@ fn raise_limit() {
     }
 }
 
-/// A descriptor with a high number, which is closed at once: the table stays as large.
+/// Opens a descriptor with a high number and closes it. The table does not shrink.
 fn grow_fd_table() -> std::io::Result<()> {
     let limit = getrlimit(Resource::Nofile).current.and_then(|limit| i32::try_from(limit).ok());
     let last = limit.unwrap_or(i32::MAX).min(FD_TABLE_SIZE).saturating_sub(1);
@@ -44,7 +44,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_table_of_descriptors_has_room_for_many_or_for_all_that_there_may_be() {
+    fn the_descriptor_table_is_preallocated_up_to_the_limit() {
         raise_open_files();
         let status = std::fs::read_to_string("/proc/self/status").unwrap();
         let room = status.lines().find_map(|line| line.strip_prefix("FDSize:")).unwrap();

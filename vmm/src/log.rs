@@ -1,9 +1,8 @@
-//! What the VMM says of itself on standard error, and how often: a guest that has the host refuse the same thing for ever
-//! fills no disk.
+//! The log on standard error, rate-limited: a guest that makes the host refuse the same request forever must not fill
+//! a disk.
 //!
-//! Each kind of line, which is one place in the source, has room for some, and for one more every second. Those left out
-//! are counted, and the next one of their kind comes after their number. What is said only for who asked for it
-//! (`--log-level debug`, `trace`) comes whole.
+//! Each call site has a token bucket of 16 lines, refilled by one line a second. Suppressed lines are counted, and
+//! the count precedes the next line of the call site. The levels debug and trace are not limited.
 
 use std::collections::HashMap;
 use std::io::{self, IsTerminal, Write};
@@ -18,12 +17,12 @@ use tracing_subscriber::fmt::time::uptime;
 use tracing_subscriber::layer::{Context, Filter, Layer, SubscriberExt};
 use tracing_subscriber::util::SubscriberInitExt;
 
-/// Lines of a kind that may come at once.
+/// Lines of one call site that may be logged at once.
 const BURST: u32 = 16;
-/// How long it takes until there is room for one more.
+/// The time after which a call site may log one more line.
 const REFILL: Duration = Duration::from_secs(1);
 
-/// From now on what is said up to this level is on standard error.
+/// Starts the log on standard error, up to this level.
 pub fn start(level: LevelFilter) {
     let lines = tracing_subscriber::fmt::layer()
         .with_writer(io::stderr)
@@ -33,7 +32,7 @@ pub fn start(level: LevelFilter) {
     tracing_subscriber::registry().with(lines.with_filter(level.and(RateLimit::default()))).init();
 }
 
-/// Leaves out lines of kinds of which too many come.
+/// Suppresses lines of call sites that log too often.
 #[derive(Default)]
 struct RateLimit {
     buckets: Mutex<HashMap<Identifier, TokenBucket>>,
@@ -44,7 +43,7 @@ impl<S: Subscriber> Filter<S> for RateLimit {
         true
     }
 
-    /// No level less than without it: else every level would be asked for, also where nobody wants it.
+    /// The filter limits no level by itself. Without this hint, every level would be enabled.
     fn max_level_hint(&self) -> Option<LevelFilter> {
         Some(LevelFilter::TRACE)
     }
@@ -58,9 +57,9 @@ impl<S: Subscriber> Filter<S> for RateLimit {
         let bucket = buckets.entry(event.metadata().callsite()).or_insert_with(|| TokenBucket::new(now));
         match bucket.admit(now) {
             Some(0) => true,
-            Some(left_out) => {
-                // Nobody is left to be told that standard error takes nothing.
-                let _ = writeln!(io::stderr(), "vmm: {left_out} lines like this one were left out:");
+            Some(suppressed) => {
+                // A write error of standard error cannot be reported anywhere.
+                let _ = writeln!(io::stderr(), "vmm: {suppressed} lines like the next one were suppressed:");
                 true
             }
             None => false,
@@ -68,20 +67,20 @@ impl<S: Subscriber> Filter<S> for RateLimit {
     }
 }
 
-/// A kind of line.
+/// The token bucket of a call site.
 struct TokenBucket {
     tokens: u32,
-    /// When there was room for one more the last time.
+    /// The time of the last refill.
     since: Instant,
-    left_out: u64,
+    suppressed: u64,
 }
 
 impl TokenBucket {
     fn new(now: Instant) -> Self {
-        Self { tokens: BURST, since: now, left_out: 0 }
+        Self { tokens: BURST, since: now, suppressed: 0 }
     }
 
-    /// How many were left out before this line, which is to be said; none where it is left out too.
+    /// Takes a token. Returns the number of lines suppressed since the last one, or `None` to suppress this line.
     fn admit(&mut self, now: Instant) -> Option<u64> {
         let refills = now.saturating_duration_since(self.since).as_secs() / REFILL.as_secs();
         if refills > 0 {
@@ -91,10 +90,10 @@ impl TokenBucket {
         match self.tokens.checked_sub(1) {
             Some(tokens) => {
                 self.tokens = tokens;
-                Some(std::mem::take(&mut self.left_out))
+                Some(std::mem::take(&mut self.suppressed))
             }
             None => {
-                self.left_out = self.left_out.saturating_add(1);
+                self.suppressed = self.suppressed.saturating_add(1);
                 None
             }
         }
@@ -108,7 +107,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn of_a_kind_some_lines_come_at_once_and_then_one_a_second_with_the_number_left_out() {
+    fn a_call_site_logs_16_lines_at_once_and_then_one_a_second_with_the_suppressed_count() {
         let start = Instant::now();
         let mut bucket = TokenBucket::new(start);
         let mut admit = |ms| bucket.admit(start + Duration::from_millis(ms));
@@ -121,7 +120,7 @@ mod tests {
         assert!((1..BURST).all(|_| admit(long_after) == Some(0)) && admit(long_after).is_none());
     }
 
-    /// Where lines of a test go.
+    /// Captures the lines of a test.
     #[derive(Clone, Default)]
     struct Lines(Arc<Mutex<Vec<u8>>>);
 
@@ -136,14 +135,14 @@ mod tests {
     }
 
     #[test]
-    fn what_nobody_asked_for_is_not_asked_about() {
+    fn the_filter_does_not_enable_lower_levels() {
         let filter = LevelFilter::WARN.and(RateLimit::default());
         let hint = Filter::<tracing_subscriber::Registry>::max_level_hint(&filter);
         assert_eq!(hint, Some(LevelFilter::WARN));
     }
 
     #[test]
-    fn a_kind_that_is_left_out_leaves_room_for_others() {
+    fn a_suppressed_call_site_does_not_affect_others() {
         let lines = Lines::default();
         let writer = lines.clone();
         let layer = tracing_subscriber::fmt::layer().with_writer(move || writer.clone());

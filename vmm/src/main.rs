@@ -8,7 +8,7 @@ use vmm::config::Config;
 use vmm::limits;
 use vmm::log;
 use vmm::outcome::Outcome;
-use vmm::report::Target;
+use vmm::report::ReportTarget;
 use vmm::serial::terminal;
 use vmm::vm::Vm;
 
@@ -30,5 +30,5 @@ fn main() -> ExitCode {
 fn run(args: &Args) -> vmm::error::Result<Outcome> {
     limits::raise_open_files();
     let config = Config::check(args)?;
-    Vm::new(config)?.run(args.report.as_deref().map(Target::from))
+    Vm::new(config)?.run(args.report.as_deref().map(ReportTarget::from))
 }

@@ -1,7 +1,7 @@
-//! How a run ends: said once, by whoever knows first, and heard by the event loop.
+//! The outcome of a run, and the event that announces it.
 //!
-//! vCPU threads, devices and the event loop share one [`ExitEvent`]. The first [`Outcome`] stays; later ones are
-//! consequences of it. Its lock is held for no system call.
+//! vCPU threads, devices and the event loop share one [`ExitEvent`]. The first [`Outcome`] is kept; later ones are
+//! its consequences. The lock is not held across a system call.
 
 use std::fmt;
 use std::io;
@@ -15,26 +15,26 @@ use crate::error::{Context, Error, Result};
 /// How a run ended.
 #[derive(Debug)]
 pub enum Outcome {
-    /// The guest switched the machine off.
+    /// The guest powered the machine off.
     PoweredOff,
     /// The guest reset the machine.
     Rebooted,
-    /// The guest cannot go on.
+    /// The guest crashed.
     Crashed(Crash),
-    /// A signal, by number, ended the VMM before the guest ended.
+    /// This signal ended the VMM before the guest ended.
     Stopped(i32),
     /// The host failed.
     Failed(Error),
 }
 
-/// Where and why a guest cannot go on.
+/// Cause and location of a guest crash.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Crash {
-    /// The CPU, from 0.
+    /// Index of the vCPU, from 0.
     pub vcpu: u8,
-    /// What happened.
+    /// The cause.
     pub what: String,
-    /// The CPU's instruction pointer, where it is still known.
+    /// The vCPU's instruction pointer, if known.
     pub rip: Option<u64>,
 }
 
@@ -61,7 +61,7 @@ impl Outcome {
     }
 }
 
-/// The place where the first outcome is kept.
+/// Holds the first outcome and wakes the event loop.
 #[derive(Debug)]
 pub struct ExitEvent {
     outcome: Mutex<Option<Outcome>>,
@@ -70,10 +70,10 @@ pub struct ExitEvent {
 }
 
 impl ExitEvent {
-    /// Nothing has ended yet.
+    /// Creates an event that is not signalled.
     ///
     /// # Errors
-    /// The host's, when it has no eventfd.
+    /// [`Error::Host`] if the host refuses the eventfd.
     pub fn new() -> Result<Arc<Self>> {
         let eventfd = EventFd::new(EFD_NONBLOCK).context("creating an eventfd")?;
         Ok(Arc::new(Self { outcome: Mutex::new(None), is_signalled: AtomicBool::new(false), eventfd }))
@@ -86,7 +86,7 @@ impl ExitEvent {
         if let Err(error) = self.eventfd.write(1)
             && error.kind() != io::ErrorKind::WouldBlock
         {
-            tracing::error!("the event loop cannot be told of the end: {error}");
+            tracing::error!("cannot wake the event loop to end the run: {error}");
         }
     }
 
@@ -96,25 +96,25 @@ impl ExitEvent {
         self.is_signalled.load(Ordering::Acquire)
     }
 
-    /// Readable once the run has ended.
+    /// The eventfd, readable once the run has ended.
     #[must_use]
     pub fn eventfd(&self) -> &EventFd {
         &self.eventfd
     }
 
-    /// The outcome, if there is one; it is given once.
+    /// Takes the outcome. Only the first call after the end returns it.
     #[must_use]
     pub fn take(&self) -> Option<Outcome> {
         self.outcome.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 }
 
-/// Ends the run if the thread that has it panics.
+/// Ends the run if the thread that owns the guard panics.
 #[derive(Debug)]
 pub struct PanicGuard {
-    /// The run.
+    /// The run's exit event.
     pub exit_event: Arc<ExitEvent>,
-    /// What the thread does.
+    /// The work of the thread, for the message.
     pub context: String,
 }
 

@@ -1,14 +1,14 @@
-//! Threads that let others go first: what they do is off the guest's path, and must not push a vCPU off its CPU.
+//! The scheduling policy of threads whose work is off the guest's path and must not preempt a vCPU.
 //!
-//! Own `unsafe`: one system call that rustix does not have.
+//! Contains `unsafe` for one system call that rustix does not have.
 
 use std::io;
 
-/// From now on the calling thread takes no CPU from another one by waking up: it begins where a CPU is idle, or when the one
-/// that runs there has had its turn (sched(7), `SCHED_BATCH`). Its share of a CPU that others want too is as before.
+/// Sets `SCHED_BATCH` for the calling thread (sched(7)): the thread does not preempt a running one when it wakes up.
+/// Its share of a contended CPU stays the same.
 ///
 /// # Errors
-/// The host's; the thread goes on as before.
+/// The error of sched_setscheduler(2). The thread keeps its policy.
 pub(crate) fn set_batch() -> io::Result<()> {
     let parameters = libc::sched_param { sched_priority: 0 };
     // SAFETY: the system call reads `parameters`, which outlives it; 0 is the calling thread.
@@ -24,7 +24,7 @@ pub(crate) mod tests {
 
     use super::*;
 
-    /// The calling thread's policy, as the kernel tells it (proc(5), `/proc/pid/stat`, field 41).
+    /// The calling thread's policy (proc(5), `/proc/pid/stat`, field 41).
     pub(crate) fn policy() -> i32 {
         let stat = fs::read_to_string("/proc/thread-self/stat").unwrap();
         let after_name = stat.rsplit_once(')').unwrap().1;
@@ -32,7 +32,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn it_holds_for_the_thread_that_asks_and_for_no_other() {
+    fn the_policy_applies_to_the_calling_thread_only() {
         let before = policy();
         let asks = thread::spawn(|| {
             set_batch().unwrap();

@@ -1,7 +1,8 @@
-//! The virtual machine: its parts in the order in which they need each other, and its run.
+//! The virtual machine: construction and run.
 //!
-//! [`Vm::new`] makes everything up to the first instruction, on the main thread; [`Vm::run`] starts the
-//! vCPUs, serves events until the end is said, stops the vCPUs and what runs beside, and only then lets devices go.
+//! [`Vm::new`] builds everything up to the first instruction, on the main thread. [`Vm::run`] starts the vCPUs and
+//! serves events until the exit event is signalled. It then stops the vCPUs and the side loops, and releases the
+//! devices last.
 
 use std::ops::{Range, RangeInclusive};
 use std::sync::{Arc, Mutex};
@@ -18,13 +19,13 @@ use crate::config::Config;
 use crate::devices::power::{AcpiPower, ConfigPorts, I8042};
 use crate::error::{Context, Result};
 use crate::events::{EventLoop, SideLoop, Signals};
-use crate::host;
 use crate::interrupts::Controllers;
+use crate::kvm;
 use crate::layout;
 use crate::memory::{GuestMemory, Slots};
 use crate::outcome::{ExitEvent, Outcome};
 use crate::pci::{Root, Windows};
-use crate::report::{Reporter, Target};
+use crate::report::{ReportTarget, Reporter};
 use crate::serial::input::{Input, Source};
 use crate::serial::terminal::RawMode;
 use crate::serial::{Flusher, Port};
@@ -44,7 +45,7 @@ pub struct Vm {
     budget: Arc<VmBudget>,
     serial: Arc<Port>,
     serial_target: SerialTarget,
-    /// Held for as long as vCPUs and devices may use it.
+    /// Owns the RAM that vCPUs and devices use.
     _memory: GuestMemory,
 }
 
@@ -52,9 +53,10 @@ impl Vm {
     /// Builds the machine.
     ///
     /// # Errors
-    /// The host's, or an input error that only shows now: a kernel that does not fit.
+    /// [`Error::Host`](crate::error::Error::Host), or [`Error::Input`](crate::error::Error::Input) if the kernel does
+    /// not fit.
     pub fn new(mut config: Config) -> Result<Self> {
-        let kvm = host::open(config.cpus)?;
+        let kvm = kvm::open(config.cpus)?;
         let vm = Arc::new(kvm.create_vm().context("creating a VM")?);
         let slots = Slots::new(Arc::clone(&vm));
         let memory = GuestMemory::new(config.memory, &slots)?;
@@ -65,7 +67,7 @@ impl Vm {
         let cpuid = Cpuid::supported(&kvm, interrupts.router().destination_ids())?;
         let pci_mmio64 = layout::pci_mmio64(memory.end(), cpuid.physical_bits());
         if pci_mmio64.is_none() {
-            tracing::warn!("no room for a 64-bit PCI window above RAM; large BARs will have no place");
+            tracing::warn!("no room for a 64-bit PCI window above RAM; large BARs cannot be placed");
         }
         let root = Root::new(Windows {
             mmio32: layout::PCI_MMIO32,
@@ -73,7 +75,7 @@ impl Vm {
             pio: layout::PCI_PIO,
         });
         let budget = VmBudget::new(config.host_vectors);
-        let machine = vfio::Machine {
+        let resources = vfio::VmResources {
             vm: &vm,
             root: &root,
             memory: memory.memory(),
@@ -82,29 +84,29 @@ impl Vm {
             budget: &budget,
             device_vectors: config.device_vectors,
         };
-        let devices = vfio::attach(&config.vfio, machine)?;
+        let devices = vfio::attach(&config.vfio, resources)?;
         if !devices.is_empty() {
             events.add(Arc::new(Mutex::new(vfio::DeviceEvents::new(&devices)?)));
             let maintenance = Arc::new(Mutex::new(vfio::Maintenance::new(&devices)?));
             side_loops.push(SideLoop::start("host vectors", maintenance, &exit_event)?);
         }
         if config.rng {
-            let machine = virtio::Machine {
+            let resources = virtio::VmResources {
                 vm: &vm,
                 root: &root,
                 memory: memory.memory(),
                 router: interrupts.router(),
             };
-            virtio::attach(Arc::new(virtio::Rng::new()?), machine)?;
+            virtio::attach(Arc::new(virtio::Rng::new()?), resources)?;
         }
-        let machine = ims::Machine {
+        let resources = ims::VmResources {
             root: &root,
             memory: memory.memory(),
             router: interrupts.router(),
             budget: &budget,
             device_vectors: config.device_vectors,
         };
-        let devices = ims::attach(&config.devices, machine)?;
+        let devices = ims::attach(&config.devices, resources)?;
         if !devices.is_empty() {
             let maintenance = Arc::new(Mutex::new(ims::Maintenance::new(devices.clone())?));
             side_loops.push(SideLoop::start("interrupt stores", maintenance, &exit_event)?);
@@ -144,11 +146,11 @@ impl Vm {
         })
     }
 
-    /// Runs the guest to its end; `report` asks for a report then, and on SIGUSR1.
+    /// Runs the guest until it ends. With `report`, writes a report at the end and on SIGUSR1.
     ///
     /// # Errors
-    /// The host's.
-    pub fn run(mut self, report: Option<Target>) -> Result<Outcome> {
+    /// [`Error::Host`](crate::error::Error::Host).
+    pub fn run(mut self, report: Option<ReportTarget>) -> Result<Outcome> {
         let reporter = report.map(|target| Reporter {
             target,
             router: Arc::clone(&self.router),
@@ -188,7 +190,7 @@ impl Vm {
     }
 }
 
-/// Puts every device on the guest's buses. They are complete after this: vCPUs use them without a lock.
+/// Registers every device on the buses. vCPUs use the buses without a lock, so they do not change afterwards.
 fn buses(
     root: &Arc<Root>,
     pci_mmio64: Option<&Range<u64>>,

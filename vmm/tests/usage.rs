@@ -1,10 +1,10 @@
-//! The command line as a user meets it: every wrong input gets one line that names the thing and its cure,
-//! and the exit status of the contract, before anything is touched.
+//! The command line: invalid input gets one line that names the argument and the remedy, and the documented exit
+//! status, before KVM or a device is opened.
 
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 
-/// A file of this test process in the temporary directory, removed at the end.
+/// A temporary file, removed at the end.
 struct Scratch(PathBuf);
 
 impl Scratch {
@@ -30,7 +30,7 @@ fn vmm(arguments: &[&str]) -> Output {
     command.args(arguments).stdin(Stdio::null()).output().unwrap()
 }
 
-/// Runs `vmm` and checks that it ends with `status` and one line that has every one of `words`.
+/// Runs `vmm` and checks its exit status, and that its one line of output contains `words`.
 fn refuses(arguments: &[&str], status: i32, words: &[&str]) {
     let output = vmm(arguments);
     let said = String::from_utf8(output.stderr).unwrap();
@@ -41,7 +41,7 @@ fn refuses(arguments: &[&str], status: i32, words: &[&str]) {
     }
 }
 
-/// An ELF file that is a kernel as far as its header goes, and has nothing to run.
+/// An ELF file with a kernel's header and no code.
 fn elf_header() -> Vec<u8> {
     let mut elf = b"\x7fELF\x02\x01\x01".to_vec();
     elf.resize(64, 0);

@@ -1,15 +1,15 @@
-//! Kernel files: what kind a file is, and where the parts of a bzImage are.
+//! Kernel files: the format of a file, and the parts of a bzImage.
 //!
-//! Trusts nothing in the file: every offset is checked against its length.
+//! The file is untrusted: every offset is checked against its length.
 
 use linux_loader::loader::bootparam::setup_header;
 use vm_memory::ByteValued;
 
-/// Where the setup header is in a bzImage.
+/// Offset of the setup header in a bzImage.
 const SETUP_HEADER: usize = 0x1f1;
-/// "HdrS": the file has a setup header.
+/// "HdrS", the magic number of a setup header.
 const SETUP_HEADER_MAGIC: u32 = 0x5372_6448;
-/// The first version of the boot protocol that has a 64-bit entry (`xloadflags`).
+/// The first boot protocol version with a 64-bit entry (`xloadflags`).
 const PROTOCOL_WITH_64_BIT_ENTRY: u16 = 0x020c;
 /// `xloadflags`: the kernel has the 64-bit entry.
 const XLF_KERNEL_64: u16 = 1 << 0;
@@ -26,7 +26,7 @@ pub struct Image {
     kind: ImageKind,
 }
 
-/// What a kernel file is.
+/// The format of a kernel file.
 #[derive(Debug, Clone, Copy)]
 pub enum ImageKind {
     /// An uncompressed ELF kernel.
@@ -35,28 +35,28 @@ pub enum ImageKind {
     BzImage(setup_header),
 }
 
-/// Why a file is no kernel for this VMM.
+/// Why the VMM cannot boot a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum ImageError {
-    /// Neither magic number.
+    /// The file has neither magic number.
     #[error("not a Linux kernel: neither a bzImage (vmlinuz) nor an ELF file (vmlinux)")]
     Unrecognised,
-    /// An ELF file for something else.
+    /// The ELF file has another machine, class or type.
     #[error("not a kernel for x86-64: an ELF file of another machine, class or type")]
     OtherElf,
-    /// A kernel without a 64-bit entry.
+    /// The kernel has no 64-bit entry.
     #[error("not a 64-bit kernel: the bzImage has no 64-bit entry")]
     No64BitEntry,
-    /// The file ends early.
+    /// The file is truncated.
     #[error("the file is cut short")]
     Truncated,
 }
 
 impl ImageKind {
-    /// Recognises a kernel by its first bytes.
+    /// Detects the format from the file's contents.
     ///
     /// # Errors
-    /// What is wrong with it.
+    /// Why the file cannot be booted.
     pub fn of(bytes: &[u8]) -> Result<Self, ImageError> {
         if bytes.starts_with(b"\x7fELF") {
             return elf_is_kernel(bytes).map(|()| Self::Elf);
@@ -92,44 +92,44 @@ fn elf_is_kernel(bytes: &[u8]) -> Result<(), ImageError> {
     }
 }
 
-/// Bytes of the real-mode part, the boot sector included; the protected-mode code follows.
+/// Bytes of the real-mode part, including the boot sector. The protected-mode code follows.
 fn setup_size(header: &setup_header) -> usize {
     let sectors = if header.setup_sects == 0 { 4 } else { usize::from(header.setup_sects) };
     (sectors + 1) * 512
 }
 
 impl Image {
-    /// A kernel of a kind that [`ImageKind::of`] found in these bytes.
+    /// A kernel whose format [`ImageKind::of`] has detected.
     #[must_use]
     pub fn new(name: String, bytes: Vec<u8>, kind: ImageKind) -> Self {
         Self { name, bytes, kind }
     }
 
-    /// Its name, for messages.
+    /// The argument and path, for messages.
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// The whole file.
+    /// The file's contents.
     #[must_use]
     pub fn bytes(&self) -> &[u8] {
         &self.bytes
     }
 
-    /// Its size in bytes.
+    /// The file's size in bytes.
     #[must_use]
     pub fn size(&self) -> u64 {
         self.bytes.len() as u64
     }
 
-    /// What it is.
+    /// The file's format.
     #[must_use]
     pub fn kind(&self) -> &ImageKind {
         &self.kind
     }
 
-    /// The compressed kernel inside of a bzImage (boot protocol 2.08: `payload_offset`, `payload_length`).
+    /// The compressed kernel in a bzImage (boot protocol 2.08: `payload_offset`, `payload_length`).
     #[must_use]
     pub fn payload(&self) -> Option<&[u8]> {
         let ImageKind::BzImage(header) = &self.kind else { return None };
@@ -143,7 +143,7 @@ impl Image {
 pub(super) mod tests {
     use super::*;
 
-    /// A bzImage that carries `payload` and nothing that runs.
+    /// A bzImage with this payload and no code.
     pub(crate) fn bzimage(payload: &[u8]) -> Vec<u8> {
         let header = setup_header {
             setup_sects: 1,
@@ -171,7 +171,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn other_files_are_named_for_what_they_are() {
+    fn invalid_kernels_have_specific_errors() {
         let whole = bzimage(&[0; 4096]);
         let mut old = whole.clone();
         old[0x206..0x208].copy_from_slice(&0x0204u16.to_le_bytes());

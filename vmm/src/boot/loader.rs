@@ -1,4 +1,4 @@
-//! Puts the kernel and the initial RAM disk in guest memory.
+//! Loads the kernel and the initial RAM disk into guest memory.
 
 use std::io::{Cursor, Seek};
 
@@ -14,33 +14,33 @@ use crate::error::{Error, Result};
 use crate::layout;
 use crate::memory::populate;
 
-/// The 64-bit entry of a bzImage lies here in its protected-mode code.
+/// Offset of the 64-bit entry in a bzImage's protected-mode code.
 const BZIMAGE_64_BIT_ENTRY: u64 = 0x200;
-/// Where an initial RAM disk may end for a kernel without a setup header that says so.
+/// The highest address of an initial RAM disk if the setup header sets no limit.
 const INITRD_END_DEFAULT: u32 = 0x7fff_ffff;
 
-/// A loaded kernel, ready to be entered.
+/// A loaded kernel.
 #[derive(Debug, Clone, Copy)]
 pub struct Entry {
-    /// Where the boot CPU starts, in 64-bit mode.
+    /// The entry point of the boot CPU, in 64-bit mode.
     pub start: GuestAddress,
-    /// The setup header of the boot parameters.
+    /// The setup header for the boot parameters.
     pub header: setup_header,
-    /// The first address after the kernel, its zeroed data included.
+    /// The first address after the kernel and its zeroed data.
     pub kernel_end: u64,
 }
 
-/// Loads the kernel, unpacked here if that is asked for and possible.
+/// Loads the kernel. With [`Unpack::Host`], the host decompresses a bzImage first if it can.
 ///
 /// # Errors
-/// An input error, when the kernel does not fit or its file is damaged.
+/// [`Error::Input`] if the kernel does not fit or its file is damaged.
 pub fn load_kernel(memory: &GuestMemoryMmap, image: &Image, unpack: Unpack) -> Result<Entry> {
     match image.kind() {
         ImageKind::Elf => load_elf(memory, image.name(), image.bytes(), setup_header::default()),
         ImageKind::BzImage(header) => {
             let elf = match unpack {
                 Unpack::Host => std::thread::scope(|scope| {
-                    // The kernel's memory is made ready while its bytes are.
+                    // The host faults the kernel's pages in while another thread decompresses the kernel.
                     scope.spawn(|| prefault(memory, header));
                     unpack_payload(image, low_ram(memory))
                 }),
@@ -54,18 +54,18 @@ pub fn load_kernel(memory: &GuestMemoryMmap, image: &Image, unpack: Unpack) -> R
     }
 }
 
-/// Has the host make the pages that the kernel is going to run in.
+/// Faults in the pages that the kernel will run in.
 fn prefault(memory: &GuestMemoryMmap, header: &setup_header) {
     let start = header.pref_address & !0xfff;
     let end = start.saturating_add(header.init_size.into()).min(low_ram(memory)) & !0xfff;
     if start < end
         && let Err(error) = populate(memory, start..end)
     {
-        tracing::debug!("the kernel's pages are made when they are touched: {error}");
+        tracing::debug!("cannot prefault the kernel's pages: {error}");
     }
 }
 
-/// The kernel inside of a bzImage, or nothing and a word why: then the guest unpacks it as it would anywhere.
+/// Decompresses a bzImage. Logs the reason and returns `None` if the guest has to do it.
 fn unpack_payload(image: &Image, limit: u64) -> Option<Vec<u8>> {
     let Some(payload) = image.payload() else {
         tracing::warn!("{}: no payload in its header; the guest unpacks it itself", image.name());
@@ -95,7 +95,7 @@ fn load_bzimage(memory: &GuestMemoryMmap, image: &Image) -> Result<Entry> {
     let loaded = BzImage::load(memory, None, &mut Cursor::new(image.bytes()), high);
     let loaded = check_fit(memory, image.name(), loaded)?;
     let header = loaded.setup_header.unwrap_or_default();
-    // Unpacking takes `init_size` bytes from where the kernel will run.
+    // The guest's decompressor uses `init_size` bytes from the kernel's run address.
     let unpacked_end = header.pref_address.max(loaded.kernel_load.0).saturating_add(header.init_size.into());
     let start = GuestAddress(loaded.kernel_load.0.saturating_add(BZIMAGE_64_BIT_ENTRY));
     Ok(Entry { start, header, kernel_end: loaded.kernel_end.max(unpacked_end) })
@@ -118,15 +118,15 @@ fn check_fit(
     Ok(loaded)
 }
 
-/// Bytes of RAM from address 0 on.
+/// Size of the RAM region at address 0, in bytes.
 fn low_ram(memory: &GuestMemoryMmap) -> u64 {
     memory.find_region(GuestAddress(0)).map_or(0, GuestMemoryRegion::len)
 }
 
-/// Loads the initial RAM disk as high as the kernel takes it, and enters it in the setup header.
+/// Loads the initial RAM disk at the highest address that the kernel accepts, and records it in the setup header.
 ///
 /// # Errors
-/// An input error, when it does not fit above the kernel or cannot be read.
+/// [`Error::Input`] if the disk does not fit above the kernel or cannot be read.
 pub fn load_initrd(memory: &GuestMemoryMmap, initrd: &mut Initrd, entry: &mut Entry) -> Result<()> {
     let most =
         if entry.header.initrd_addr_max == 0 { INITRD_END_DEFAULT } else { entry.header.initrd_addr_max };

@@ -1,9 +1,10 @@
-//! What the guest finds in memory when its first CPU starts: the kernel, its parameters, and the ACPI tables.
+//! Guest memory at boot: the kernel, its parameters, the ACPI tables, and the reset vector.
 //!
-//! [`image`] recognises kernels, [`unpack`] decompresses them on the host, [`loader`] puts kernel and initial
-//! RAM disk in place, [`params`] writes Linux' zero page, [`acpi`] describes the machine, and [`write_reset_vector`]
-//! writes all the firmware there is. The CPU's state at entry is [`crate::vcpu`]'s. Follows
-//! Documentation/arch/x86/boot.rst of Linux ("the boot protocol" in comments here).
+//! [`image`] detects kernel formats. [`unpack`] decompresses a kernel on the host. [`loader`] loads the kernel and
+//! the initial RAM disk. [`params`] writes Linux' zero page. [`acpi`] describes the machine. [`crate::vcpu`] owns the
+//! CPU state at entry. "The boot protocol" in comments is Documentation/arch/x86/boot.rst of Linux.
+//!
+//! Everything here runs before the first vCPU, and takes no lock.
 
 pub mod acpi;
 pub mod image;
@@ -18,16 +19,18 @@ use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 use crate::error::{Context, Result};
 use crate::layout::{RESET_CONTROL_PORT, RESET_VECTOR};
 
-/// `mov al, 6; mov dx, 0xcf9; out dx, al`, and then wait for the end.
+/// The code at the real-mode reset vector: `mov al, 6; mov dx, 0xcf9; out dx, al`, then `hlt` in a loop. On
+/// hardware-reduced ACPI without UEFI, Linux reboots by a jump to F000:FFF0. The write to the reset control register
+/// ends the run.
 const RESET_VECTOR_CODE: [u8; 9] = {
     let [low, high] = RESET_CONTROL_PORT.to_le_bytes();
     [0xb0, 0x06, 0xba, low, high, 0xee, 0xf4, 0xeb, 0xfd]
 };
 
-/// Writes the code.
+/// Writes the code of the reset vector.
 ///
 /// # Errors
-/// The host's, when guest memory cannot be written.
+/// [`Error::Host`](crate::error::Error::Host) if guest memory cannot be written.
 pub fn write_reset_vector(memory: &GuestMemoryMmap) -> Result<()> {
     memory.write_slice(&RESET_VECTOR_CODE, GuestAddress(RESET_VECTOR)).context("writing the reset vector")
 }

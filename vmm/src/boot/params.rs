@@ -1,4 +1,4 @@
-//! Linux' boot parameters: command line, memory map, and where the other things are.
+//! Linux' boot parameters: command line, memory map, and the addresses of initial RAM disk and RSDP.
 
 use linux_loader::configurator::linux::LinuxBootConfigurator;
 use linux_loader::configurator::{BootConfigurator, BootParams};
@@ -9,15 +9,15 @@ use super::loader::Entry;
 use crate::error::{Context, Error, Result};
 use crate::layout;
 
-/// `boot_flag` and `header` of a setup header, for kernels that brought none.
+/// `boot_flag` and `header` for a kernel without a setup header.
 const BOOT_FLAG: u16 = 0xaa55;
 const HEADER_MAGIC: u32 = 0x5372_6448;
-/// A boot loader without a number of its own.
+/// `type_of_loader` of a boot loader without an assigned ID.
 const LOADER_UNREGISTERED: u8 = 0xff;
 /// `loadflags`: the kernel is loaded high.
 const LOADED_HIGH: u8 = 1 << 0;
 
-/// Kinds of memory in the map (ACPI 15, address range types).
+/// Address range types (ACPI 15).
 #[derive(Debug, Clone, Copy)]
 enum MemoryKind {
     Ram = 1,
@@ -28,7 +28,7 @@ enum MemoryKind {
 /// Writes the command line and the zero page.
 ///
 /// # Errors
-/// The host's, when guest memory cannot be written.
+/// [`Error::Host`] if guest memory cannot be written.
 pub fn write(memory: &GuestMemoryMmap, entry: &Entry, cmdline: &str, rsdp: GuestAddress) -> Result<()> {
     let line = [cmdline.as_bytes(), &[0]].concat();
     memory.write_slice(&line, GuestAddress(layout::COMMAND_LINE)).context("writing the command line")?;
@@ -51,8 +51,8 @@ pub fn write(memory: &GuestMemoryMmap, entry: &Entry, cmdline: &str, rsdp: Guest
     LinuxBootConfigurator::write_bootparams(&params, memory).context("writing the boot parameters")
 }
 
-/// The memory map: RAM without the legacy area below 1 MiB, the ACPI tables, and ECAM, which Linux only
-/// trusts when it is reserved.
+/// The memory map: RAM without the legacy area below 1 MiB, the ACPI tables, and ECAM. Linux uses ECAM only if it is
+/// reserved.
 fn memory_map(memory: &GuestMemoryMmap) -> Vec<boot_e820_entry> {
     let entry = |start: u64, end: u64, kind: MemoryKind| boot_e820_entry {
         addr: start,

@@ -1,27 +1,27 @@
 //! Decompression of a bzImage's payload on the host.
 //!
-//! The guest would do the same with its own, slower code and through nested page tables, page by page. What
-//! comes out is the kernel's ELF file followed by its relocation table, which is not used: the kernel runs
-//! where it was linked for. Formats are those of Linux' `CONFIG_KERNEL_*` that a distribution uses.
+//! The guest's own decompressor is slower and runs through nested page tables. The output is the kernel's ELF file
+//! and its relocation table. The relocation table is not used: the kernel runs at its link address. The formats are
+//! those of Linux' `CONFIG_KERNEL_*` that distributions use.
 
 use std::io::{self, Read};
 
-/// Trailer that Linux' build appends to every format but gzip: the unpacked size, little endian.
+/// Linux appends the unpacked size, little endian, to every format but gzip.
 const SIZE_TRAILER: usize = 4;
 
-/// Why a payload stays packed.
+/// Why the host cannot decompress a payload.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// A compression that is not known here.
-    #[error("its compression is not known here (magic {0:02x?})")]
+    /// The compression format is not supported.
+    #[error("unknown compression format (magic {0:02x?})")]
     UnknownFormat(Vec<u8>),
-    /// More than the guest has memory for.
+    /// The unpacked kernel exceeds the guest's memory.
     #[error("unpacked, it is larger than {0} bytes")]
     TooLarge(u64),
-    /// Damaged data.
+    /// The compressed data are damaged.
     #[error("{0} data: {1}")]
     Damaged(&'static str, #[source] io::Error),
-    /// Something else than an ELF file was in it.
+    /// The payload is not an ELF file.
     #[error("it does not hold an ELF file")]
     NotElf,
 }
@@ -29,11 +29,11 @@ pub enum Error {
 /// Unpacks `payload` to at most `limit` bytes.
 ///
 /// # Errors
-/// Why it cannot be unpacked here.
+/// Why the payload cannot be decompressed.
 pub fn unpack(payload: &[u8], limit: u64) -> Result<Vec<u8>, Error> {
     let body = payload.len().checked_sub(SIZE_TRAILER).and_then(|end| payload.split_at_checked(end));
     let (body, trailer) = body.unwrap_or((payload, &[]));
-    // A hint for the buffer; the limit is what protects.
+    // This size is only a hint for the buffer. `limit` bounds the output.
     let size = trailer.try_into().map_or(0, u32::from_le_bytes);
     let expected = u64::from(size).min(limit);
 
@@ -51,7 +51,7 @@ pub fn unpack(payload: &[u8], limit: u64) -> Result<Vec<u8>, Error> {
     if unpacked.starts_with(b"\x7fELF") { Ok(unpacked) } else { Err(Error::NotElf) }
 }
 
-/// At once into a buffer of the right size: a stream would copy every byte twice more.
+/// Decompresses into one buffer of the final size. A stream would copy every byte twice more.
 fn zstd(body: &[u8], size: u64, limit: u64) -> Result<Vec<u8>, Error> {
     if size > limit {
         return Err(Error::TooLarge(limit));
@@ -79,7 +79,7 @@ mod tests {
         bytes
     }
 
-    /// Every format as the kernel's build makes it.
+    /// Each format as the kernel's build writes it.
     fn packed() -> Vec<(&'static str, Vec<u8>)> {
         let kernel = kernel();
         let size = u32::try_from(kernel.len()).unwrap().to_le_bytes();

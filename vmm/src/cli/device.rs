@@ -1,4 +1,4 @@
-//! What `--device` takes: a device of the VMM's own, and its parameters.
+//! The values of `--device`: an emulated device and its parameters.
 
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
@@ -8,27 +8,27 @@ use vm_msi::ims::SlotCount;
 
 use crate::vfio::HostAddress;
 
-/// Slots of a timer of which the command line does not say how many.
+/// Default number of slots of `ims-timer`.
 const TIMER_SLOTS: u32 = 64;
 
-/// A device of the VMM's own; `H` is the host's device behind one that is mediated, here its address.
+/// An emulated device. `H` identifies the host device behind a mediated one: here its address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DeviceOption<H = HostAddress> {
-    /// Queues, each of which signals an IMS slot when it is rung.
+    /// Queues that each signal an IMS slot on a doorbell write.
     ImsQueues {
         /// Slots in a BAR.
         slots: SlotCount,
         /// Slots in guest memory, if any.
         memory_slots: Option<SlotCount>,
     },
-    /// Timers, each of which signals an IMS slot.
+    /// Timers that each signal an IMS slot.
     ImsTimer {
         /// Slots in a BAR.
         slots: SlotCount,
     },
-    /// Queues of a device of the host's, each of which signals an IMS slot when it is rung.
+    /// Queues of a host device that each signal an IMS slot on a doorbell write.
     ImsMediated {
-        /// The host's device.
+        /// The host device.
         host: H,
         /// Slots in a BAR.
         slots: SlotCount,
@@ -36,10 +36,10 @@ pub enum DeviceOption<H = HostAddress> {
 }
 
 impl<H> DeviceOption<H> {
-    /// The same with what `find` finds for the host's device.
+    /// Replaces the host device by the result of `find`.
     ///
     /// # Errors
-    /// Those of `find`.
+    /// The errors of `find`.
     pub fn resolve<G, E>(self, find: impl FnOnce(H) -> Result<G, E>) -> Result<DeviceOption<G>, E> {
         Ok(match self {
             Self::ImsQueues { slots, memory_slots } => DeviceOption::ImsQueues { slots, memory_slots },
@@ -49,57 +49,57 @@ impl<H> DeviceOption<H> {
     }
 }
 
-/// What is wrong with the text of a device.
+/// Why a `--device` value is invalid.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum DeviceOptionError {
-    /// There is no such device.
+    /// The device name is unknown.
     #[error("there is no device {name:?}; there are ims-queues, ims-timer and ims-mediated")]
     Unknown {
-        /// What was asked for.
+        /// The given name.
         name: String,
     },
-    /// A part is no parameter of the device.
+    /// The device has no such parameter.
     #[error("{device} has no parameter {text:?}; it has {known}")]
     Parameter {
         /// The device.
         device: &'static str,
-        /// The part.
+        /// The given parameter.
         text: String,
-        /// What it has.
+        /// The parameters that the device has.
         known: String,
     },
-    /// A parameter is given twice.
+    /// A parameter occurs twice.
     #[error("{key} is given twice")]
     Twice {
         /// The parameter.
         key: &'static str,
     },
-    /// A parameter is missing.
+    /// A required parameter is missing.
     #[error("{device} needs {key}, for example {example}")]
     Missing {
         /// The device.
         device: &'static str,
         /// The parameter.
         key: &'static str,
-        /// What would do.
+        /// A valid value.
         example: &'static str,
     },
-    /// A value is no address of a device.
+    /// The value is not a device address.
     #[error("{key}={value}: expected an address like 0000:01:00.0")]
     Address {
         /// The parameter.
         key: &'static str,
-        /// What was given.
+        /// The given value.
         value: String,
     },
-    /// A value is no number, or not one that is possible.
+    /// The value is not a number in the range.
     #[error("{key}={value}: expected a number from {} to {}", .range.start(), .range.end())]
     Number {
         /// The parameter.
         key: &'static str,
-        /// What was given.
+        /// The given value.
         value: String,
-        /// What is possible.
+        /// The valid range.
         range: RangeInclusive<u32>,
     },
 }
@@ -142,7 +142,7 @@ fn missing(device: &'static str, key: &'static str, example: &'static str) -> De
     DeviceOptionError::Missing { device, key, example }
 }
 
-/// A number of slots that was found to be in the range.
+/// Converts a number of slots that is in range.
 fn slot_count(slots: u32) -> SlotCount {
     SlotCount::new(slots).unwrap_or(SlotCount::MAX)
 }
@@ -217,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_said() {
+    fn errors_name_the_parameter_and_its_range() {
         for (text, says) in [
             ("", "no device \"\""),
             ("ims", "there are ims-queues, ims-timer and ims-mediated"),

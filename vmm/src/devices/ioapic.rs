@@ -1,9 +1,8 @@
-//! An IOAPIC with edge-triggered pins, for VMs whose kernel only has the local APICs.
+//! An IOAPIC with edge-triggered pins, for `--irqchip split`.
 //!
-//! Plain registers (Intel 82093AA): a select register, a window, and 24 redirection entries. A pulse on a pin
-//! becomes a message to the local APICs, through the VM's router. No device here has a level-triggered line,
-//! so there is no remote IRR and no end of interrupt. One lock, around the registers; it is not held while a
-//! message is sent.
+//! Registers (Intel 82093AA): a select register, a window, and 24 redirection entries. A pulse on a pin becomes a
+//! message to the local APICs, through the VM's router. No device has a level-triggered line, so remote IRR and EOI
+//! are absent. One lock protects the registers. It is released before a message is sent.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -16,14 +15,14 @@ use vm_msi::router::{Router, RouterError};
 
 const PINS: usize = crate::layout::IOAPIC_PINS as usize;
 
-/// Offsets of the two registers that are mapped.
+/// Offsets of the two mapped registers.
 const SELECT: u64 = 0x00;
 const WINDOW: u64 = 0x10;
-/// What the window shows: identification, version, arbitration, and from here on two words a pin.
+/// Register indices: identification, version, and the first redirection entry, two words a pin.
 const ID: u8 = 0;
 const VERSION: u8 = 1;
 const REDIRECTION: u8 = 0x10;
-/// Version 0x11, and the number of the last pin.
+/// Version 0x11, and the index of the last pin.
 const VERSION_VALUE: u32 = 0x11 | (PINS as u32 - 1) << 16;
 const ID_BITS: u32 = 0x0f00_0000;
 
@@ -32,7 +31,7 @@ const MASKED: u32 = 1 << 16;
 const TRIGGER_LEVEL: u32 = 1 << 15;
 const LOGICAL: u32 = 1 << 11;
 const DELIVERY_AND_VECTOR: u32 = 0x7ff;
-/// What a guest may write: not delivery status (12) and remote IRR (14).
+/// Writable bits: all but delivery status (12) and remote IRR (14).
 const LOW_WRITABLE: u32 = MASKED | TRIGGER_LEVEL | 1 << 13 | LOGICAL | DELIVERY_AND_VECTOR;
 const HIGH_WRITABLE: u32 = 0xfffe_0000;
 
@@ -47,10 +46,9 @@ struct Redirection {
 }
 
 impl Redirection {
-    /// The message of a pulse, unless the pin is masked: then a pulse is ignored, as the specification has
-    /// it.
+    /// The message for a pulse. A masked pin ignores pulses, so it has none.
     fn message(self) -> Option<MsiMessage> {
-        // Bits 63:56 of the entry, and bits 55:49 where the guest was told of extended destinations.
+        // Bits 63:56 of the entry, and bits 55:49 if the guest uses extended destination IDs.
         let destination = u64::from(self.high >> 24) << 12 | u64::from(self.high >> 17 & 0x7f) << 5;
         let mode = if self.low & LOGICAL == 0 { 0 } else { MESSAGE_LOGICAL };
         let address = MESSAGE_ADDRESS | destination | mode;
@@ -66,7 +64,7 @@ struct Registers {
 }
 
 impl Registers {
-    /// The redirection entry that `select` names, and whether it is its high word.
+    /// The redirection entry that `select` names, and which of its two words.
     fn selected(&mut self) -> Option<(&mut Redirection, Word)> {
         let index = self.select.checked_sub(REDIRECTION)?;
         let word = if index.is_multiple_of(2) { Word::Low } else { Word::High };
@@ -118,15 +116,15 @@ impl Ioapic {
         Self { registers: Mutex::new(registers), router }
     }
 
-    /// Pulses a pin. Where the guest gave it a message that is none, nothing comes of it.
+    /// Pulses a pin. An invalid message in the redirection entry is dropped.
     ///
     /// # Errors
-    /// The router's, when the kernel refuses the message.
+    /// The router's error if the kernel refuses the message.
     pub fn pulse(&self, pin: u32) -> Result<(), RouterError> {
         let entry = usize::try_from(pin).ok().and_then(|pin| self.registers().redirections.get(pin).copied());
         let message = entry.and_then(Redirection::message);
         match message.and_then(|message| self.router.translate(message).ok()) {
-            // A message that no local APIC accepts is the guest's mistake too.
+            // A message that no local APIC accepts is dropped, too: the guest programmed it.
             Some(Target::Interrupt(interrupt)) => self.router.signal(interrupt).map(drop),
             Some(Target::Memory(_)) | None => Ok(()),
         }
@@ -151,7 +149,7 @@ impl DeviceMmio for Ioapic {
             WINDOW => self.registers().read(),
             _ => return,
         };
-        // Registers are words; a wider access reads zeros above.
+        // Registers have 32 bits. A wider access reads zeros above.
         data.iter_mut().zip(value.to_le_bytes()).for_each(|(data, byte)| *data = byte);
     }
 
@@ -176,7 +174,7 @@ mod tests {
 
     const BASE: MmioAddress = MmioAddress(crate::layout::IOAPIC);
 
-    /// A router that only delivers.
+    /// A router that records messages.
     struct Wire(mpsc::Sender<MsiMessage>);
 
     impl Router for Wire {
@@ -227,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn registers_keep_what_is_theirs() {
+    fn registers_keep_their_writable_bits() {
         let (ioapic, _messages) = ioapic();
         assert_eq!(read(&ioapic, VERSION), 0x0017_0011);
         assert_eq!(read(&ioapic, REDIRECTION), MASKED);

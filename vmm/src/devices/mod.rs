@@ -1,4 +1,8 @@
-//! The few devices of the machine that are not on the PCI bus and not the serial port.
+//! Platform devices: the IOAPIC, and the registers for power-off and reset. PCI devices and the serial port have
+//! modules of their own.
+//!
+//! No guest access can panic here. The IOAPIC locks its registers. The others have no state but the shared
+//! [`ExitEvent`](crate::outcome::ExitEvent).
 
 #![deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 #![cfg_attr(not(test), deny(clippy::arithmetic_side_effects))]

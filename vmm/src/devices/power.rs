@@ -1,9 +1,8 @@
-//! Power-off and reset: every way by which a PC's operating system asks for them.
+//! Power-off and reset: every register by which a PC operating system requests them.
 //!
-//! The ACPI registers are what the tables name (ACPI 4.8.3.6 reset, 4.8.3.7 sleep control and status); the
-//! chipset's reset control register at 0xCF9 and the keyboard controller's reset command are what an
-//! operating system tries next. All end the run; a reset is the end as well, since the VMM boots once. No
-//! state but the shared [`ExitEvent`].
+//! The ACPI tables name the ACPI registers (ACPI 4.8.3.6 reset, 4.8.3.7 sleep control and status). Operating systems
+//! fall back to the chipset's reset control register at 0xCF9 and the keyboard controller's reset command. Every
+//! request ends the run: the VMM boots once, so a reset ends it, too. The only state is the shared [`ExitEvent`].
 
 use std::sync::Arc;
 
@@ -19,17 +18,17 @@ pub const SLEEP_CONTROL: u16 = layout::ACPI_POWER_PORTS.start;
 pub const SLEEP_STATUS: u16 = SLEEP_CONTROL + 1;
 /// Port of the ACPI reset register.
 pub const RESET_REGISTER: u16 = SLEEP_CONTROL + 2;
-/// What the ACPI reset register takes.
+/// The value that resets through the ACPI reset register.
 pub const RESET_VALUE: u8 = 1;
-/// The sleep type of state S5, soft off; any value from 0 to 7 would do.
+/// The sleep type of state S5, soft off. Any value from 0 to 7 works.
 pub const SLEEP_TYPE_SOFT_OFF: u8 = 5;
 
-/// Sleep control with SLP_EN (bit 5) and SLP_TYP (bits 4:2) of soft off, and the bits that say nothing of it.
+/// Sleep control with SLP_EN (bit 5) and SLP_TYP (bits 4:2) of soft off, and the bits to ignore.
 const SWITCH_OFF: u8 = 1 << 5 | SLEEP_TYPE_SOFT_OFF << 2;
 const SLEEP_IGNORED: u8 = 0b1100_0011;
-/// Reset control register: a write with this bit resets the CPUs.
+/// Reset control register: this bit resets the CPUs.
 const RESET_CPU: u8 = 1 << 2;
-/// Keyboard controller: offset of the command port, and the command that pulses the CPU's reset line.
+/// Keyboard controller: offset of the command port, and the command that pulses the CPU reset line.
 const I8042_COMMAND: u16 = 4;
 const I8042_RESET: u8 = 0xfe;
 
@@ -39,7 +38,7 @@ pub struct AcpiPower(pub Arc<ExitEvent>);
 
 impl DevicePio for AcpiPower {
     fn pio_read(&self, _base: PioAddress, _offset: PioAddressOffset, data: &mut [u8]) {
-        // Sleep status: never woken up. The others read as 0 too.
+        // Sleep status reads 0: no wake event. The other registers read 0, too.
         data.fill(0);
     }
 
@@ -54,13 +53,13 @@ impl DevicePio for AcpiPower {
     }
 }
 
-/// A keyboard controller without a keyboard: ready for a command, and its reset command works.
+/// A keyboard controller without a keyboard. It accepts the reset command only.
 #[derive(Debug)]
 pub struct I8042(pub Arc<ExitEvent>);
 
 impl DevicePio for I8042 {
     fn pio_read(&self, _base: PioAddress, _offset: PioAddressOffset, data: &mut [u8]) {
-        // Status 0: no output to read, and room for a command.
+        // Status 0: the output buffer is empty, and the controller accepts a command.
         data.fill(0);
     }
 
@@ -72,12 +71,12 @@ impl DevicePio for I8042 {
     }
 }
 
-/// The PCI configuration ports with the reset control register in their middle: a byte at 0xCF9 is the
-/// register, anything else belongs to PCI.
+/// The PCI configuration ports with the reset control register among them. A byte access to 0xCF9 is the register.
+/// Every other access belongs to PCI.
 pub struct ConfigPorts<D> {
     /// PCI's configuration mechanism.
     pub pci: D,
-    /// Where a reset ends the run.
+    /// Signalled by a reset.
     pub exit_event: Arc<ExitEvent>,
 }
 

@@ -1,4 +1,4 @@
-//! From options of the command line to functions on the guest's bus.
+//! Creates the devices of `--device` and adds them to the guest's bus.
 
 use std::sync::Arc;
 
@@ -9,7 +9,7 @@ use vm_msi::kvm::KvmRouter;
 use super::device::{Device, Model};
 use super::events::EventDevice;
 use super::function::PciFunction;
-use super::interrupts::{Interrupts, InterruptsError, Shape, Special, bar_slots};
+use super::interrupts::{InterruptConfig, Interrupts, InterruptsError, MsixPresence, bar_slots};
 use super::queues::Queues;
 use super::timer::Timer;
 use crate::cli::DeviceOption;
@@ -18,66 +18,69 @@ use crate::mediated::{MediatedSlots, Opener};
 use crate::pci::Root;
 use crate::vfio::HostDevice;
 
-/// Device IDs: of those that Red Hat leaves for experiments.
+/// Device IDs from Red Hat's range for experiments.
 const TIMER: u16 = 0x10f0;
 const QUEUES: u16 = 0x10f1;
 
-/// What a device needs of the VM.
+/// The parts of the VM that a device uses.
 #[derive(Clone, Copy)]
-pub struct Machine<'a> {
-    /// The bus that it comes to.
+pub struct VmResources<'a> {
+    /// The bus.
     pub root: &'a Root,
-    /// Guest memory, where its slots may be.
+    /// Guest memory, for slots in memory.
     pub memory: &'a GuestMemoryMmap,
     /// The router of its interrupts.
     pub router: &'a Arc<KvmRouter>,
-    /// Host vectors that all of the VM's devices may have.
+    /// The budget of host vectors for all devices.
     pub budget: &'a Arc<VmBudget>,
-    /// And each device of the host's.
+    /// Maximum number of host vectors for each host device, if limited.
     pub device_vectors: Option<u32>,
 }
 
-/// Puts the devices on the bus, in this order.
+/// Adds the devices to the bus, in this order.
 ///
 /// # Errors
-/// The host's, or the bus's that has no room; or a device of the host's has not what one of these needs.
+/// [`Error::Host`](crate::error::Error::Host) if the host refuses a step, the bus is full, or a host device does not
+/// fit.
 pub fn attach(
     options: &[DeviceOption<HostDevice>],
-    machine: Machine<'_>,
+    resources: VmResources<'_>,
 ) -> Result<Vec<Arc<dyn EventDevice>>> {
-    let mut opener = Opener::new(machine.budget, machine.device_vectors);
-    options.iter().map(|option| attach_one(option, machine, &mut opener)).collect()
+    let mut opener = Opener::new(resources.budget, resources.device_vectors);
+    options.iter().map(|option| attach_one(option, resources, &mut opener)).collect()
 }
 
 fn attach_one(
     option: &DeviceOption<HostDevice>,
-    machine: Machine<'_>,
+    resources: VmResources<'_>,
     opener: &mut Opener<'_>,
 ) -> Result<Arc<dyn EventDevice>> {
-    let Machine { memory, router, .. } = machine;
+    let VmResources { memory, router, .. } = resources;
     match option {
         DeviceOption::ImsTimer { slots } => {
-            let timer = Timer::new().context("ims-timer: creating its clock")?;
-            let shape = Shape { slots: *slots, memory_slots: None, special: Special::None };
-            add(TIMER, "ims-timer", timer, Interrupts::new(shape, router.clone()), machine)
+            let timer = Timer::new().context("ims-timer: creating its timer")?;
+            let config = InterruptConfig { slots: *slots, memory_slots: None, msix: MsixPresence::Absent };
+            add(TIMER, "ims-timer", timer, Interrupts::new(config, router.clone()), resources)
         }
         DeviceOption::ImsQueues { slots, memory_slots } => {
-            let shape = Shape { slots: *slots, memory_slots: *memory_slots, special: Special::Msix };
+            let config =
+                InterruptConfig { slots: *slots, memory_slots: *memory_slots, msix: MsixPresence::Present };
             add(
                 QUEUES,
                 "ims-queues",
                 Queues::new(memory.clone()),
-                Interrupts::new(shape, router.clone()),
-                machine,
+                Interrupts::new(config, router.clone()),
+                resources,
             )
         }
-        // To the guest it is the same device.
+        // The guest sees the same device as `ims-queues`.
         DeviceOption::ImsMediated { host, slots } => {
             let name = "ims-mediated";
             let layout = bar_slots(*slots).context(name)?;
             let slots = MediatedSlots::new(layout, router.clone(), opener.device(host)?)?;
-            let interrupts = Interrupts::with_bar_slots(Box::new(slots), None, Special::Msix, router.clone());
-            add(QUEUES, name, Queues::new(memory.clone()), interrupts, machine)
+            let interrupts =
+                Interrupts::with_bar_slots(Box::new(slots), None, MsixPresence::Present, router.clone());
+            add(QUEUES, name, Queues::new(memory.clone()), interrupts, resources)
         }
     }
 }
@@ -87,14 +90,14 @@ fn add<M: Model>(
     name: &str,
     model: M,
     interrupts: std::result::Result<Interrupts, InterruptsError>,
-    machine: Machine<'_>,
+    resources: VmResources<'_>,
 ) -> Result<Arc<dyn EventDevice>> {
     let context = |what: &str| format!("{name}: {what}");
-    let interrupts = interrupts.context(context("giving it its interrupts"))?;
+    let interrupts = interrupts.context(context("creating its interrupts"))?;
     let device = Arc::new(Device::new(model, interrupts));
-    let function = PciFunction::new(id, Arc::clone(&device), machine.root);
-    let function = function.context(context("giving its BARs addresses"))?;
-    let place = machine.root.add(Arc::new(function)).context(context("adding it to the bus"))?;
+    let function = PciFunction::new(id, Arc::clone(&device), resources.root);
+    let function = function.context(context("assigning its BARs"))?;
+    let place = resources.root.add(Arc::new(function)).context(context("adding it to the bus"))?;
     tracing::info!("{name} is at {place} in the guest");
     Ok(device)
 }

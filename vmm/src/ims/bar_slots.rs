@@ -1,5 +1,5 @@
-//! The slots in BAR 2, as a device knows them: registers, and a way to trigger one. Who fires their interrupts is behind
-//! it: the VMM itself here, a device of the host's in [`crate::mediated`].
+//! The slots in BAR 2: registers and triggers. The VMM fires their interrupts itself, or a host device does
+//! ([`crate::mediated`]).
 
 use std::os::fd::RawFd;
 
@@ -10,16 +10,16 @@ use vm_msi::{Delivery, InterruptFunction, Registers, SoftwareIms, Vector};
 
 use crate::report;
 
-/// What became of a trigger.
+/// The result of a trigger.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Triggered {
-    /// It is delivered, or waits.
+    /// The interrupt is delivered or pending.
     Taken,
-    /// The slot is off: nobody waits for it.
+    /// The slot is off.
     Dropped,
 }
 
-/// Triggers a slot, if it is in use. What a driver has freed keeps no interrupt for its next owner.
+/// Triggers a slot if it is in use. A freed slot keeps no interrupt for its next user.
 pub fn trigger<C: Registers>(slots: &InterruptFunction<C, SoftwareDomain>, slot: Vector) -> Triggered {
     if slots.look(|slots| slots.delivery(slot)) == Delivery::Off {
         return Triggered::Dropped;
@@ -28,29 +28,29 @@ pub fn trigger<C: Registers>(slots: &InterruptFunction<C, SoftwareDomain>, slot:
     Triggered::Taken
 }
 
-/// The slots of one device. All but the reads happen under the device's lock.
+/// The slots of one device. All calls but reads are made under the device's lock.
 pub trait BarSlots: Send + Sync {
-    /// How many there are, and what their control is.
+    /// The number of slots and the format of their control register.
     fn layout(&self) -> SlotArrayLayout;
-    /// Reads them; the offset counts from the first.
+    /// Reads the slots. `offset` counts from the first one.
     fn read(&self, offset: u64, data: &mut [u8]);
-    /// Writes them.
+    /// Writes the slots.
     fn write(&self, offset: u64, data: &[u8]);
-    /// Triggers one, if it is in use.
+    /// Triggers a slot if it is in use.
     fn trigger(&self, slot: Vector) -> Triggered;
-    /// The bus lets the device signal, or keeps it from it: interrupts wait then.
+    /// Sets Bus Master Enable. While it is clear, interrupts are pending.
     fn set_bus_master(&self, bus_master: BusMaster);
-    /// Back to what they were after power-on.
+    /// Resets the slots to their power-on state.
     fn reset(&self);
-    /// The device has been reset as a whole or goes: after the reset of the slots nothing is held of the host for them.
+    /// Releases host resources after a reset of the function, or when it is removed.
     fn quiesce(&self) {}
-    /// Tries again what the host refused.
+    /// Retries refused host calls.
     fn retry(&self);
-    /// A descriptor that lives as long as the slots, and is readable while [`BarSlots::deliver_relayed`] has something to do.
+    /// A descriptor that is ready while [`BarSlots::deliver_relayed`] has work. It lives as long as the slots.
     fn relay_fd(&self) -> Option<RawFd> {
         None
     }
-    /// Delivers what the kernel has no room for.
+    /// Delivers relayed interrupts.
     fn deliver_relayed(&self) {}
     /// Their part of the report.
     fn report(&self) -> Map<String, Value>;

@@ -1,4 +1,4 @@
-//! A device's configuration space and its BARs. Plain tables.
+//! Configuration space and BARs of a device. Plain tables.
 
 use vm_msi::ims::SiovDvsec;
 
@@ -16,28 +16,28 @@ pub const MSIX_BAR: usize = super::interrupts::MSIX_BAR as usize;
 
 /// Memory, 64 bits of address, not prefetchable.
 const MEMORY64: u32 = 0b0100;
-/// The smallest BAR: a page, so that a guest maps nothing else with it.
+/// The smallest BAR: a page, so that no other BAR shares it.
 const PAGE: u64 = 0x1000;
-/// Where extended capabilities begin (PCIe r6 §7.6.2).
+/// Start of the extended capabilities (PCIe r6 §7.6.2).
 const EXTENDED: u16 = 0x100;
 /// Base system peripheral, other.
 const CLASS: u32 = 0x08_8000;
 
-/// What a guest finds by configuration accesses after power-on.
+/// Configuration space at power-on.
 #[derive(Debug)]
 pub struct Config {
-    /// The registers, BARs without an address.
+    /// The registers. The BARs have no address.
     pub space: ConfigSpace,
     /// The BARs.
     pub bars: Bars,
-    /// PCI Express.
+    /// The PCI Express capability.
     pub express: ExpressCapability,
-    /// MSI-X, where there is one.
+    /// The MSI-X capability, if any.
     pub msix: Option<MsixCapability>,
 }
 
 impl Config {
-    /// Of the device with this ID and these interrupts.
+    /// Builds the configuration space of the device with this ID and these interrupts.
     #[must_use]
     pub fn new(device: u16, interrupts: &Interrupts) -> Self {
         let bar = |bytes: u64| Bar::new(MEMORY64, bytes.max(PAGE));
@@ -53,7 +53,7 @@ impl Config {
     }
 }
 
-/// Puts the capability of Scalable IOV where extended capabilities begin; no other follows.
+/// Defines the Scalable IOV DVSEC as the only extended capability.
 fn define_siov(space: &mut ConfigSpace, siov: &SiovDvsec) {
     let registers = (EXTENDED..).step_by(4).zip(siov.registers()).zip(SiovDvsec::WRITABLE);
     for ((offset, reset), writable) in registers {

@@ -1,4 +1,4 @@
-//! Which slots are armed, and when each is due. Plain state: one deadline a slot, ordered by time.
+//! Deadlines of armed slots, ordered by time. Plain state.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
@@ -13,14 +13,14 @@ pub struct Deadlines {
 }
 
 impl Deadlines {
-    /// Gives a slot a deadline, in place of the one that it may have.
+    /// Arms a slot. Replaces its deadline, if any.
     pub fn arm(&mut self, slot: Vector, at: Instant) {
         self.disarm(slot);
         self.by_slot.insert(slot, at);
         self.by_time.insert((at, slot));
     }
 
-    /// Takes a slot's deadline away, if it has one.
+    /// Disarms a slot.
     pub fn disarm(&mut self, slot: Vector) {
         if let Some(at) = self.by_slot.remove(&slot) {
             self.by_time.remove(&(at, slot));
@@ -33,7 +33,7 @@ impl Deadlines {
         self.by_time.first().map(|(at, _)| *at)
     }
 
-    /// Takes the slot with the earliest deadline, if that is over.
+    /// Takes the slot with the earliest deadline, if it has passed.
     pub fn take_due(&mut self, now: Instant) -> Option<Vector> {
         self.next().filter(|at| *at <= now)?;
         let (_, slot) = self.by_time.pop_first()?;
@@ -41,7 +41,7 @@ impl Deadlines {
         Some(slot)
     }
 
-    /// How many slots have one.
+    /// Number of armed slots.
     #[must_use]
     pub fn armed(&self) -> u32 {
         u32::try_from(self.by_slot.len()).unwrap_or(u32::MAX)

@@ -1,7 +1,7 @@
-//! A device: its model, its interrupts, and the registers that every one has.
+//! A device: its model, its interrupts, and the registers that every device has.
 //!
-//! Owns the device's lock. A trigger, a write to the slots and a reset happen under it: once a slot has been freed or the
-//! device reset, nothing of before follows.
+//! Owns the device's lock. Triggers, writes to slots and resets hold it. After a slot is freed or the device is
+//! reset, no earlier trigger takes effect.
 
 use std::os::fd::RawFd;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -18,38 +18,38 @@ use super::registers::{
     CONTROL, CONTROL_RESET, DROPPED, IDENTIFICATION, MEMORY_SLOTS, QUEUES, REFUSED, SLOTS, TRIGGERS, VERSION,
 };
 
-/// The MSI-X vector of refused writes.
+/// The MSI-X vector for refused writes.
 const REFUSALS: Vector = Vector(0);
 
-/// What a device does with its registers. Its methods are called under the device's lock.
+/// A device model. Its methods are called under the device's lock.
 pub trait Model: Send + 'static {
-    /// What a driver reads to know it: four letters.
+    /// The identification register: four letters.
     const IDENTIFICATION: [u8; 4];
     /// Its name in reports and messages.
     const NAME: &'static str;
 
-    /// A register of its own, at an offset in bytes. What it has not reads 0.
+    /// Reads a register of the model, at an offset in bytes. An unknown register reads 0.
     fn read(&self, register: u64, interrupts: &Interrupts) -> u32;
 
-    /// The driver writes a register of its own.
+    /// Writes a register of the model.
     fn write(&mut self, register: u64, value: u32, cx: &mut ModelContext<'_>);
 
-    /// The registers are as after power-on.
+    /// Resets the registers to their power-on values.
     fn reset(&mut self);
 
-    /// A descriptor that lives as long as the model, and is readable while [`Model::on_timer`] has something to do.
+    /// A timer that is readable while [`Model::on_timer`] has work. It lives as long as the model.
     fn timer_fd(&self) -> Option<RawFd> {
         None
     }
 
-    /// Does what the clock has rung for. It may be called at any time.
+    /// Handles an expired timer. May be called at any time.
     fn on_timer(&mut self, _now: Instant, _signals: &mut ModelContext<'_>) {}
 
-    /// Its part of the report.
+    /// The model's part of the report.
     fn report(&self) -> Map<String, Value>;
 }
 
-/// What a model signals with, and what is counted of it.
+/// The interrupts, counters and bus master state that a model uses.
 pub struct ModelContext<'a> {
     interrupts: &'a Interrupts,
     counters: &'a mut Counters,
@@ -57,13 +57,13 @@ pub struct ModelContext<'a> {
 }
 
 impl ModelContext<'_> {
-    /// The interrupts themselves.
+    /// The interrupts.
     #[must_use]
     pub fn interrupts(&self) -> &Interrupts {
         self.interrupts
     }
 
-    /// Whether the bus lets the device access memory.
+    /// Whether Bus Master Enable is set.
     #[must_use]
     pub fn bus_master(&self) -> BusMaster {
         self.bus_master
@@ -75,7 +75,7 @@ impl ModelContext<'_> {
         self.counters.count(triggered);
     }
 
-    /// Triggers a slot in guest memory, where there are any.
+    /// Triggers a slot in guest memory, if there are any.
     pub fn trigger_memory_slot(&mut self, slot: Vector) {
         if let Some(slots) = &self.interrupts.memory_slots {
             let triggered = trigger(slots, slot);
@@ -83,14 +83,14 @@ impl ModelContext<'_> {
         }
     }
 
-    /// Triggers an MSI-X vector, where there is MSI-X.
+    /// Triggers an MSI-X vector, if the device has MSI-X.
     pub fn trigger_msix(&mut self, vector: Vector) {
         if let Some(msix) = &self.interrupts.msix {
             msix.trigger(vector);
         }
     }
 
-    /// The driver's write is refused, and it hears of that.
+    /// Counts a refused write and signals it to the driver.
     pub fn refuse(&mut self) {
         self.counters.refused = self.counters.refused.wrapping_add(1);
         self.trigger_msix(REFUSALS);
@@ -134,26 +134,26 @@ impl<M: Model> Device<M> {
         Self { interrupts, state: Mutex::new(state) }
     }
 
-    /// What it signals with.
+    /// The device's interrupts.
     #[must_use]
     pub fn interrupts(&self) -> &Interrupts {
         &self.interrupts
     }
 
-    /// Has the model do what its clock has rung for.
+    /// Calls the model's timer handler.
     pub fn on_timer(&self, now: Instant) {
         let State { model, counters, bus_master } = &mut *self.state();
         let bus_master = *bus_master;
         model.on_timer(now, &mut ModelContext { interrupts: &self.interrupts, counters, bus_master });
     }
 
-    /// The model's clock, if it has one.
+    /// The model's timer, if any.
     #[must_use]
     pub fn timer_fd(&self) -> Option<RawFd> {
         self.state().model.timer_fd()
     }
 
-    /// Reads the page of registers.
+    /// Reads the register page.
     pub fn read_registers(&self, offset: u64, data: &mut [u8]) {
         data.fill(0);
         let state = &*self.state();
@@ -162,7 +162,7 @@ impl<M: Model> Device<M> {
         }
     }
 
-    /// Writes the page of registers, lowest first.
+    /// Writes the register page, lowest register first.
     pub fn write_registers(&self, offset: u64, data: &[u8]) {
         let state = &mut *self.state();
         for lane in lanes(offset, data.len()) {
@@ -194,14 +194,14 @@ impl<M: Model> Device<M> {
         self.interrupts.slots.write(offset, data);
     }
 
-    /// A reset by the driver: all but MSI-X, which is the function's.
+    /// A reset by the driver: everything except MSI-X, which belongs to the function.
     fn reset(&self, state: &mut State<M>) {
         self.interrupts.reset_slots();
         state.model.reset();
         state.counters = Counters::default();
     }
 
-    /// A reset of the function, after which the bus does not let it signal.
+    /// A function level reset. Bus Master Enable is clear afterwards.
     pub fn reset_function(&self) {
         self.set_bus_master(BusMaster::Disabled);
         self.reset(&mut self.state());
@@ -209,7 +209,7 @@ impl<M: Model> Device<M> {
         self.interrupts.slots.quiesce();
     }
 
-    /// The guest is gone: nothing is signalled any more, and nothing held of the host.
+    /// Stops all interrupts and releases host resources.
     pub fn release(&self) {
         self.set_bus_master(BusMaster::Disabled);
         let _state = self.state();
@@ -217,13 +217,13 @@ impl<M: Model> Device<M> {
         self.interrupts.slots.quiesce();
     }
 
-    /// Tries again what the host refused.
+    /// Retries refused host calls.
     pub fn retry(&self) {
         let _state = self.state();
         self.interrupts.retry();
     }
 
-    /// The bus lets the device signal and read memory, or keeps it from it.
+    /// Sets Bus Master Enable.
     pub fn set_bus_master(&self, bus_master: BusMaster) {
         let mut state = self.state();
         if state.bus_master != bus_master {

@@ -1,6 +1,6 @@
-//! What devices need of the event loop: their models' clocks, and the delivery of what the kernel has no room for. Where the
-//! host refuses to have the one or the other watched, clocks are looked at here now and then, and
-//! [`maintenance`](super::maintenance) delivers.
+//! Timers of the models and relayed interrupts, on the event loop. If the host refuses to watch a timer, this
+//! subscriber polls it. If the host refuses to watch a relay descriptor, [`maintenance`](super::maintenance) delivers
+//! the interrupts.
 
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::Arc;
@@ -12,17 +12,17 @@ use super::device::{Device, Model};
 use crate::error::Result;
 use crate::events::RetryTimer;
 
-/// A device, as the event loop knows it.
+/// A device on the event loop.
 pub trait EventDevice: Send + Sync {
-    /// Its model's clock, if it has one.
+    /// The model's timer, if any.
     fn timer_fd(&self) -> Option<RawFd>;
-    /// Does what the clock has rung for.
+    /// Handles an expired timer.
     fn on_timer(&self, now: Instant);
-    /// Tries again what the host refused.
+    /// Retries refused host calls.
     fn retry(&self);
-    /// A descriptor that lives as long as it does, and is readable while there is something to deliver.
+    /// A descriptor that is ready while a relayed interrupt is pending. It lives as long as the device.
     fn relay_fd(&self) -> Option<RawFd>;
-    /// Delivers what the kernel has no room for.
+    /// Delivers relayed interrupts.
     fn deliver_relayed(&self);
 }
 
@@ -55,17 +55,17 @@ struct Watched {
     device: Arc<dyn EventDevice>,
 }
 
-/// A subscriber of the event loop, for all devices.
+/// An event loop subscriber for all devices.
 pub struct DeviceEvents {
     retry_timer: RetryTimer,
     devices: Vec<Watched>,
 }
 
 impl DeviceEvents {
-    /// From now on the devices' clocks ring: add this to the event loop at once.
+    /// Creates the subscriber. Add it to the event loop at once: the devices' timers wait for it.
     ///
     /// # Errors
-    /// The host has no timer left.
+    /// The host refuses a timer.
     pub fn new(devices: Vec<Arc<dyn EventDevice>>) -> Result<Self> {
         let retry_timer = RetryTimer::start()?;
         let devices = devices.into_iter().map(|device| {
@@ -87,7 +87,7 @@ impl MutEventSubscriber for DeviceEvents {
             if *relay == Some(events.fd()) {
                 device.deliver_relayed();
             }
-            // Now and then also where its clock is silent. One that has none is not waited for.
+            // Poll a timer that the host refused to watch.
             if timer_fd.is_some_and(|timer_fd| is_retry || timer_fd == events.fd()) {
                 device.on_timer(now);
             }

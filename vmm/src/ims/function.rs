@@ -1,7 +1,7 @@
-//! A device as a function on the bus: configuration space, and its BARs.
+//! A device as a function on the bus: configuration space and BARs.
 //!
-//! Owns configuration space and its lock, which is held while the device hears that the bus lets it signal or that it is
-//! reset. Interrupt Pin reads 0.
+//! Owns configuration space and its lock, which is held during changes of Bus Master Enable and function level
+//! resets. Interrupt Pin reads 0.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -14,7 +14,7 @@ use super::device::{Device, Model};
 use super::interrupts;
 use crate::pci::bar::COMMAND;
 use crate::pci::{
-    Bars, ConfigSpace, Decoding, ExpressCapability, Function, MsixCapability, Placement, Root, WindowFull,
+    BarAddresses, Bars, ConfigSpace, Decoding, ExpressCapability, Function, MsixCapability, Root, WindowFull,
 };
 
 /// The function.
@@ -27,10 +27,10 @@ pub struct PciFunction<M> {
 }
 
 impl<M: Model> PciFunction<M> {
-    /// A function with this ID for this device, whose BARs are given addresses.
+    /// Creates the function of a device and assigns its BARs.
     ///
     /// # Errors
-    /// The bus has no address left.
+    /// The bus has no room for a BAR.
     pub fn new(id: u16, device: Arc<Device<M>>, root: &Root) -> Result<Self, WindowFull> {
         let Config { mut space, bars, express, msix } = Config::new(id, device.interrupts());
         root.assign(&bars, &mut space)?;
@@ -88,7 +88,7 @@ impl<M: Model> Function for PciFunction<M> {
         self.bars.decode(&self.space())
     }
 
-    fn place(&self, _placement: &Placement) {}
+    fn update_bars(&self, _addresses: &BarAddresses) {}
 
     fn release(&self) {
         self.device.release();

@@ -1,5 +1,5 @@
-//! What a device signals with: slots in BAR 2, slots in guest memory, MSI-X. Each is a function of the library's and
-//! knows nothing of the others. Their domains are software, but for slots in BAR 2 that a device of the host's fires.
+//! The interrupts of a device: slots in BAR 2, slots in guest memory, MSI-X. Each is an independent function of the
+//! vm-msi crate with a software domain. Slots that a host device fires are the exception.
 
 use std::sync::Arc;
 
@@ -20,48 +20,48 @@ use crate::report;
 pub const MSIX_BAR: u8 = 4;
 const MSIX_TABLE: u32 = 0;
 const MSIX_PBA: u32 = 0x800;
-/// Vectors of MSI-X: refused writes, completed commands.
+/// MSI-X vectors: refused writes, completed commands.
 const MSIX_VECTORS: u16 = 2;
 
-/// Why a device cannot have its interrupts.
+/// Why a device's interrupts cannot be created.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum InterruptsError {
-    /// A parent cannot do what they need.
+    /// The parent domain lacks a feature.
     #[error(transparent)]
     Unsupported(#[from] Unsupported),
-    /// A slot cannot be described.
+    /// The slot format is invalid.
     #[error(transparent)]
     Format(#[from] FormatError),
-    /// MSI-X has no place.
+    /// The MSI-X layout is invalid.
     #[error(transparent)]
     Layout(#[from] LayoutError),
 }
 
-/// Whether a device has special vectors beside its IMS.
+/// Whether a device has MSI-X beside its IMS.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Special {
-    /// It has MSI-X for them.
-    Msix,
-    /// It has an IMS and nothing else.
-    None,
+pub enum MsixPresence {
+    /// The device has MSI-X.
+    Present,
+    /// The device has an IMS only.
+    Absent,
 }
 
-/// Which interrupts a device has.
+/// The interrupts that a device has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Shape {
+pub struct InterruptConfig {
     /// Slots in BAR 2.
     pub slots: SlotCount,
     /// Slots in guest memory, if any.
     pub memory_slots: Option<SlotCount>,
-    /// What there is beside.
-    pub special: Special,
+    /// Whether there is MSI-X.
+    pub msix: MsixPresence,
 }
 
 /// A device's interrupts.
 pub struct Interrupts {
-    /// What tells the guest of the slots: it is there only where they could be had.
+    /// The Scalable IOV capability, which advertises the slots.
     pub siov: SiovDvsec,
-    /// For special vectors, where it has them.
+    /// MSI-X, if present.
     pub msix: Option<SoftwareMsix>,
     /// The slots in BAR 2.
     pub slots: Box<dyn BarSlots>,
@@ -70,30 +70,30 @@ pub struct Interrupts {
 }
 
 impl Interrupts {
-    /// Those of a device after power-on: all wait until the bus lets it signal.
+    /// Creates interrupts in their power-on state. They are pending until Bus Master Enable is set.
     ///
     /// # Errors
-    /// The router cannot carry them.
-    pub fn new(shape: Shape, router: Arc<dyn Router>) -> Result<Self, InterruptsError> {
-        let Shape { slots, memory_slots, special } = shape;
+    /// The router lacks a feature.
+    pub fn new(config: InterruptConfig, router: Arc<dyn Router>) -> Result<Self, InterruptsError> {
+        let InterruptConfig { slots, memory_slots, msix } = config;
         let slots = SoftwareIms::try_software(bar_slots(slots)?, router.clone())?;
-        Self::with_bar_slots(Box::new(slots), memory_slots, special, router)
+        Self::with_bar_slots(Box::new(slots), memory_slots, msix, router)
     }
 
-    /// The same with slots in BAR 2 that somebody else fires.
+    /// Creates interrupts with other slots in BAR 2.
     ///
     /// # Errors
-    /// The router cannot carry them.
+    /// The router lacks a feature.
     pub fn with_bar_slots(
         slots: Box<dyn BarSlots>,
         memory_slots: Option<SlotCount>,
-        special: Special,
+        msix: MsixPresence,
         router: Arc<dyn Router>,
     ) -> Result<Self, InterruptsError> {
         let control = control()?;
-        let msix = match special {
-            Special::Msix => Some(SoftwareMsix::try_software(msix()?, router.clone())?),
-            Special::None => None,
+        let msix = match msix {
+            MsixPresence::Present => Some(SoftwareMsix::try_software(msix_layout()?, router.clone())?),
+            MsixPresence::Absent => None,
         };
         let queue = |slots| SoftwareQueue::try_software(QueueLayout { slots, control }, router.clone());
         let interrupts = Self {
@@ -108,37 +108,37 @@ impl Interrupts {
 }
 
 impl Interrupts {
-    /// How many slots are in BAR 2.
+    /// Number of slots in BAR 2.
     #[must_use]
     pub fn slot_count(&self) -> u32 {
         self.slots.layout().slots.get()
     }
 
-    /// How many slots are in guest memory.
+    /// Number of slots in guest memory.
     #[must_use]
     pub fn memory_slot_count(&self) -> u32 {
         self.memory_slots.as_ref().map_or(0, |slots| slots.layout().slots.get())
     }
 
-    /// The bus lets the device signal, or keeps it from it: all interrupts wait then.
+    /// Sets Bus Master Enable. While it is clear, interrupts are pending.
     pub fn set_bus_master(&self, bus_master: BusMaster) {
         self.slots.set_bus_master(bus_master);
         self.memory_slots.iter().for_each(|slots| slots.set_bus_master(bus_master));
         self.msix.iter().for_each(|msix| msix.set_bus_master(bus_master));
     }
 
-    /// Back to what the slots were after power-on.
+    /// Resets the slots to their power-on state.
     pub fn reset_slots(&self) {
         self.slots.reset();
         self.memory_slots.iter().for_each(|slots| slots.reset(|| ()));
     }
 
-    /// The same for MSI-X.
+    /// Resets MSI-X to its power-on state.
     pub fn reset_msix(&self) {
         self.msix.iter().for_each(|msix| msix.reset(|| ()));
     }
 
-    /// Tries again what the host refused to deliver.
+    /// Retries refused deliveries.
     pub fn retry(&self) {
         self.slots.retry();
         self.memory_slots.iter().for_each(InterruptFunction::retry);
@@ -159,10 +159,10 @@ impl Interrupts {
     }
 }
 
-/// So many slots in BAR 2.
+/// The layout of `slots` slots in BAR 2.
 ///
 /// # Errors
-/// None: a slot's control can be described.
+/// Never fails: the control format is valid.
 pub fn bar_slots(slots: SlotCount) -> Result<SlotArrayLayout, FormatError> {
     Ok(SlotArrayLayout { slots, control: control()? })
 }
@@ -173,7 +173,7 @@ fn control() -> Result<ControlFormat, FormatError> {
     ControlFormat::new(mask, Bit::new(1), None)
 }
 
-fn msix() -> Result<Layout, LayoutError> {
+fn msix_layout() -> Result<Layout, LayoutError> {
     let bar = Bar::new(MSIX_BAR).ok_or(LayoutError::ReservedBar(MSIX_BAR))?;
     let size = TableSize::new(MSIX_VECTORS).unwrap_or(TableSize::MAX);
     Layout::new(size, (bar, MSIX_TABLE), (bar, MSIX_PBA))

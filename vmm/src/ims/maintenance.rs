@@ -1,9 +1,8 @@
-//! What takes as long as the host does, on a thread of its own: another try at what the host refused, and the end of what
-//! has lingered of slots that a device of the host's fires.
+//! Host calls that may block, on a thread of their own: retries of refused calls, and releases of expired host
+//! vectors of mediated slots.
 //!
-//! Not where interrupts are delivered from userspace at once and clocks are heard ([`events`](super::events)): who does that
-//! waits for no commit and for no detach of its own making. Where the host has refused to have that one told of interrupts,
-//! they are delivered from here, late.
+//! The event loop that delivers relayed interrupts ([`events`](super::events)) does not wait for these calls. If the
+//! host refuses to watch a relay descriptor there, this thread delivers those interrupts late.
 
 use std::sync::Arc;
 
@@ -13,17 +12,17 @@ use super::events::EventDevice;
 use crate::error::Result;
 use crate::events::RetryTimer;
 
-/// A subscriber of an event loop of its own, for all devices.
+/// The subscriber of a side loop, for all devices.
 pub struct Maintenance {
     timer: RetryTimer,
     devices: Vec<Arc<dyn EventDevice>>,
 }
 
 impl Maintenance {
-    /// From now on what the host refuses is tried again: have it run at once.
+    /// Creates the subscriber. Start its loop at once: retries wait for it.
     ///
     /// # Errors
-    /// The host has no timer left.
+    /// The host refuses a timer.
     pub fn new(devices: Vec<Arc<dyn EventDevice>>) -> Result<Self> {
         Ok(Self { timer: RetryTimer::start()?, devices })
     }
@@ -37,7 +36,7 @@ impl MutEventSubscriber for Maintenance {
 
     fn init(&mut self, ops: &mut EventOps) {
         if let Err(error) = ops.add(Events::new(&self.timer, EventSet::IN)) {
-            tracing::error!("the devices' interrupts are not looked after: {error}");
+            tracing::error!("cannot watch the retry timer, refused interrupts are not retried: {error}");
         }
     }
 }
@@ -45,7 +44,7 @@ impl MutEventSubscriber for Maintenance {
 fn retry(devices: &[Arc<dyn EventDevice>]) {
     for device in devices {
         device.retry();
-        // Also where its descriptor is silent: the host may have refused to have it watched.
+        // Needed for a descriptor that the host refused to watch.
         device.deliver_relayed();
     }
 }
@@ -84,7 +83,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_host_refuses_is_tried_again_and_then_delivered_where_nobody_else_is_told() {
+    fn maintenance_retries_and_then_delivers_relayed_interrupts() {
         let device = Arc::new(Recorder::default());
         retry(&[Arc::clone(&device) as _]);
         assert_eq!(*device.0.lock().unwrap(), ["again", "delivers"]);

@@ -1,24 +1,24 @@
-//! Devices of the VMM's own whose interrupts come from an interrupt message store: what they are to a driver is
-//! `vmm/ims-devices.md`.
+//! Emulated devices with an interrupt message store (IMS). `vmm/ims-devices.md` describes their registers.
 //!
 //! | part | owns |
 //! |---|---|
-//! | [`registers`] | where the registers are |
-//! | [`interrupts`] | what a device signals with: slots in a BAR and in memory, MSI-X |
-//! | [`bar_slots`] | the slots in a BAR, whoever fires them: the VMM, or a device of the host's ([`crate::mediated`]) |
-//! | [`device`] | a model, its interrupts and the registers that every device has, put together |
-//! | [`queues`] | the model that signals when it is rung |
-//! | [`timer`], [`deadlines`] | the model that signals when a time is over |
+//! | [`registers`] | register offsets |
+//! | [`interrupts`] | the interrupts of a device: slots in a BAR and in memory, MSI-X |
+//! | [`bar_slots`] | the slots in a BAR, fired by the VMM or by a host device ([`crate::mediated`]) |
+//! | [`device`] | a model, its interrupts, and the registers that every device has |
+//! | [`queues`] | the model whose doorbells trigger slots |
+//! | [`timer`], [`deadlines`] | the model whose timers trigger slots |
 //! | [`config`], [`function`] | the function on the bus: header, capabilities, BARs |
-//! | [`events`], [`maintenance`] | what they need of the event loop, and of a thread that tries again |
+//! | [`events`], [`maintenance`] | timers and relayed interrupts on the event loop, and retries on a thread |
 //!
-//! A trigger of a slot that the VMM fires is one KVM_SIGNAL_MSI, under the vCPU's write or in the event loop. It needs no
-//! thread, no eventfd and no route, however many slots there are.
+//! A trigger of a slot that the VMM fires is one KVM_SIGNAL_MSI, on the vCPU's thread or in the event loop. It needs
+//! no thread, no eventfd and no route.
 //!
-//! Locks, outermost first: configuration space, the device's, the library's. A device's lock is held for a trigger, and
-//! for each write to its slots: what is decided about a slot is so when the slot is triggered.
+//! Locks, outermost first: configuration space, the device's, the vm-msi crate's. A device's lock is held during a
+//! trigger and during each write to its slots.
 //!
-//! A guest may write anything anywhere: a write costs at most one look at each slot, a deadline one entry a slot.
+//! A guest may write any value to any register. A write costs at most one check of each slot, and one deadline for
+//! each slot.
 #![deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 #![cfg_attr(not(test), deny(clippy::arithmetic_side_effects))]
 
@@ -35,7 +35,7 @@ pub mod queues;
 pub mod registers;
 pub mod timer;
 
-pub use attach::{Machine, attach};
+pub use attach::{VmResources, attach};
 pub use bar_slots::BarSlots;
 pub use device::{Device, Model};
 pub use events::DeviceEvents;

@@ -1,7 +1,7 @@
-//! The device of queues: a ring of a queue triggers its slot, in BAR 2 or in guest memory.
+//! The device with queues: a ring of a queue triggers its slot, in BAR 2 or in guest memory.
 //!
-//! Owns the registers by which a driver says where its slots in memory are. The slots themselves are the library's, which
-//! reads one when its doorbell is rung, and writes none.
+//! Owns the registers for the addresses of slots in memory. The vm-msi crate owns the slots. It reads a slot when its
+//! doorbell is rung, and writes none.
 
 use serde_json::{Map, Value};
 use vm_memory::{GuestAddress, GuestMemoryMmap};
@@ -16,9 +16,9 @@ use super::registers::{
     SELECTED_PLACED,
 };
 
-/// The MSI-X vector of commands that have been carried out.
+/// The MSI-X vector for completed commands.
 const COMPLETIONS: Vector = Vector(1);
-/// Where the control of a slot is in its 16 bytes.
+/// Offset of the control register in a slot of 16 bytes.
 const CONTROL: u64 = 12;
 
 /// The model.
@@ -31,7 +31,7 @@ pub struct Queues {
 }
 
 impl Queues {
-    /// Queues whose slots may be in this memory.
+    /// Queues with slots in this memory.
     #[must_use]
     pub fn new(memory: GuestMemoryMmap) -> Self {
         Self { memory, address: Halves::default(), select: 0, result: 0 }
@@ -55,7 +55,7 @@ impl Queues {
         }
     }
 
-    /// Carries out a command that is about a slot in memory, and tells what became of it.
+    /// Executes a command for a slot in memory and stores its result.
     fn command(
         &mut self,
         cx: &mut ModelContext<'_>,
@@ -77,7 +77,7 @@ impl Queues {
         }
     }
 
-    /// Has the slot read. While the bus keeps the device from memory, there is none for it.
+    /// Reads the slot. While Bus Master Enable is clear, the device can access no memory.
     fn doorbell(
         &self,
         slot: Vector,
@@ -101,11 +101,11 @@ impl Queues {
     }
 }
 
-/// What a driver reads of a command that was carried out, and of one for a slot that there is not.
+/// Results of a command: success, and a slot that does not exist.
 const GOOD: u32 = 0;
 const NO_SUCH_SLOT: u32 = 1;
 
-/// What a driver reads of a command.
+/// The result of a command.
 fn result(done: Result<(), SlotRefusal>) -> u32 {
     match done {
         Ok(()) => GOOD,

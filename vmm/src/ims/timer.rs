@@ -1,8 +1,8 @@
-//! The timer: a deadline a slot, and one clock of the host's for all of them.
+//! The timer: a deadline for each slot, and one timerfd for all of them.
 //!
-//! The clock is set to the earliest deadline; the event loop then has [`Timer::on_timer`] trigger what is due. All time is the
-//! host's CLOCK_MONOTONIC. A guest's own clock may be apart from it and run at another rate (kvm-clock follows the host's
-//! raw clock, by TSC ticks that the host has measured), so it can read the device's.
+//! The timerfd is set to the earliest deadline. When it expires, the event loop calls [`Timer::on_timer`], which
+//! triggers the due slots. All times are the host's CLOCK_MONOTONIC. A driver can read the device's clock, because
+//! the guest's clock may run at another rate: kvm-clock follows the host's raw clock.
 
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
@@ -19,58 +19,58 @@ use super::registers::{
     ARM, ARMED, CLOCK_HIGH, CLOCK_LOW, DISARM, Halves, NANOSECONDS_HIGH, NANOSECONDS_LOW,
 };
 
-/// Deadlines that are served before the event loop does something else.
+/// Maximum number of deadlines handled in one call.
 const AT_ONCE: usize = 256;
 
 /// The model.
 pub struct Timer {
     deadlines: Deadlines,
     nanoseconds: Halves,
-    /// When the driver's view of the clock was 0.
+    /// The time at which the device's clock was 0.
     start: Instant,
     clock: TimerFd,
-    /// What the clock is set to.
+    /// The expiration of the timerfd.
     set: Option<Instant>,
 }
 
 impl Timer {
-    /// A timer with nothing armed.
+    /// A timer without armed slots.
     ///
     /// # Errors
-    /// The host has no clock left.
+    /// The host refuses a timerfd.
     pub fn new() -> io::Result<Self> {
         let (clock, start) = (TimerFd::new()?, Instant::now());
         Ok(Self { deadlines: Deadlines::default(), nanoseconds: Halves::default(), start, clock, set: None })
     }
 
-    /// For 584 years.
+    /// The device's clock in nanoseconds. It saturates after 584 years.
     fn now(&self) -> u64 {
         u64::try_from(self.start.elapsed().as_nanos()).unwrap_or(u64::MAX)
     }
 
     fn arm(&mut self, slot: Vector) {
         let now = Instant::now();
-        // A deadline beyond what the host can express is never over.
+        // A deadline beyond the range of `Instant` never expires.
         if let Some(at) = now.checked_add(Duration::from_nanos(self.nanoseconds.whole())) {
             self.deadlines.arm(slot, at);
         }
         self.set_clock(now);
     }
 
-    /// Sets the clock to the earliest deadline. A call to the host only where that is another one.
+    /// Sets the timerfd to the earliest deadline, if it has changed.
     fn set_clock(&mut self, now: Instant) {
         let next = self.deadlines.next();
         if next == self.set && next.is_some() {
             return;
         }
         let set = match next {
-            // A clock that is set to nothing is stopped.
+            // A timerfd that is set to 0 is disarmed.
             Some(at) => {
                 self.clock.reset(at.saturating_duration_since(now).max(Duration::from_nanos(1)), None)
             }
             None => self.clock.clear(),
         };
-        // Where the host refuses, the event loop looks all the same, now and then.
+        // If the host refuses, the event loop polls.
         self.set = next.filter(|_| set.is_ok());
     }
 }
@@ -115,13 +115,13 @@ impl Model for Timer {
         Some(self.clock.as_raw_fd())
     }
 
-    /// Triggers the slots whose time is over, some at a time, and sets the clock to the next.
+    /// Triggers some of the due slots, and sets the timerfd for the next one.
     fn on_timer(&mut self, now: Instant, cx: &mut ModelContext<'_>) {
         for _ in 0..AT_ONCE {
             let Some(slot) = self.deadlines.take_due(now) else { break };
             cx.trigger_slot(slot);
         }
-        // Also where nothing has changed: the clock may have rung, and rings until it is set.
+        // Needed even without a change: an expired timerfd stays readable until it is set.
         self.set = None;
         self.set_clock(now);
     }

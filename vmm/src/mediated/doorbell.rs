@@ -1,25 +1,23 @@
-//! The part of a mediated device that differs from one physical device to the next: how to ring it.
-//!
-//! Another physical device needs another file and a line in `find_doorbell` of `open.rs`.
+//! The interface to ring the queues of a physical device. A new device needs a file and a line in
+//! [`open`](super::open).
 
 use vm_msi::pool::HostVector;
 
-/// How a device's queues are made to work.
+/// Rings the queues of a device.
 pub trait Doorbell: Send + Sync {
-    /// What device it is, in reports.
+    /// The device's name in reports.
     fn name(&self) -> &'static str;
 
-    /// Has a queue of the device that uses this host vector do its work: the device signals the vector once, some time
-    /// after.
+    /// Rings the queue that uses this host vector. The device signals the vector once, some time later.
     fn ring(&self, vector: HostVector);
 }
 
 /// Why a device's queues cannot be rung.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum DoorbellError {
-    /// Nothing is known of the device.
+    /// The device is not supported.
     #[error(
-        "how device {vendor:04x}:{device:04x} is rung is not known; known is 1af4:1110 (ivshmem-doorbell)"
+        "the doorbell of device {vendor:04x}:{device:04x} is not known; supported is 1af4:1110 (ivshmem-doorbell)"
     )]
     Unknown {
         /// Its vendor ID.
@@ -27,13 +25,13 @@ pub enum DoorbellError {
         /// Its device ID.
         device: u16,
     },
-    /// The registers are not where they should be.
+    /// The BAR with the registers is missing.
     #[error("it has no BAR {bar}")]
     NoBar {
-        /// The BAR that has them.
+        /// The BAR.
         bar: usize,
     },
-    /// It has not been told yet who it is.
-    #[error("it is not connected to its server")]
+    /// The device has no ID yet.
+    #[error("it has no ID yet: it is not connected to its server")]
     NotConnected,
 }

@@ -1,5 +1,5 @@
-//! QEMU's `ivshmem-doorbell` (QEMU, `docs/specs/ivshmem-spec.rst`): a write to its doorbell signals a vector of any device
-//! on its server, and the server gives a device its own vectors too. So it rings itself.
+//! QEMU's `ivshmem-doorbell` (QEMU, `docs/specs/ivshmem-spec.rst`). A write to the doorbell signals a vector of any
+//! device on the same server. A device may name itself, so it rings its own vectors.
 
 use vm_msi::pool::HostVector;
 
@@ -8,12 +8,12 @@ use crate::vfio::region::Region;
 
 /// The BAR with the registers.
 const BAR: usize = 0;
-/// The device's own number on its server; read-only, and negative while it has none.
+/// The device's ID on its server: read-only, and negative until the server has assigned one.
 const POSITION: u64 = 8;
-/// Bits 31:16: a device's number. Bits 15:0: the vector that it shall signal.
+/// Bits 31:16: the ID of the target. Bits 15:0: the vector to signal.
 const DOORBELL: u64 = 12;
 
-/// The device, by its registers.
+/// The device.
 #[derive(Debug)]
 pub struct Ivshmem {
     registers: Region,
@@ -24,10 +24,10 @@ impl Ivshmem {
     /// Vendor ID, device ID.
     pub const ID: (u16, u16) = (0x1af4, 0x1110);
 
-    /// The device behind BAR 0.
+    /// Opens the device behind BAR 0.
     ///
     /// # Errors
-    /// It has none, or no number yet.
+    /// The BAR is missing, or the device has no ID.
     pub fn new(registers: Option<Region>) -> Result<Self, DoorbellError> {
         let registers = registers.ok_or(DoorbellError::NoBar { bar: BAR })?;
         let mut position = [0; 4];

@@ -1,4 +1,4 @@
-//! Opens devices of the host's to mediate, each once however many functions are of it.
+//! Opens host devices to mediate. Several functions share one open device.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use crate::error::{Context, Error, Result};
 use crate::vfio::container::Container;
 use crate::vfio::{HostAddress, HostDevice, OpenedDevice};
 
-/// The devices that are open.
+/// The open devices.
 pub struct Opener<'a> {
     devices: BTreeMap<HostAddress, Arc<PhysicalDevice>>,
     budget: &'a Arc<VmBudget>,
@@ -20,16 +20,16 @@ pub struct Opener<'a> {
 }
 
 impl<'a> Opener<'a> {
-    /// None yet. They may have so many host vectors: all of the VM's devices, and each of them.
+    /// An opener without devices. `budget` limits the host vectors of all devices, `device_vectors` those of each.
     #[must_use]
     pub fn new(budget: &'a Arc<VmBudget>, device_vectors: Option<u32>) -> Self {
         Self { devices: BTreeMap::new(), budget, device_vectors }
     }
 
-    /// A device, opened the first time.
+    /// Returns the device, and opens it on first use.
     ///
     /// # Errors
-    /// The host's; or it has no MSI-X, or nobody knows how to ring it.
+    /// [`Error::Host`] if the host refuses a step, the device has no MSI-X, or its doorbell is not supported.
     pub fn device(&mut self, host: &HostDevice) -> Result<Arc<PhysicalDevice>> {
         if let Some(device) = self.devices.get(&host.address) {
             return Ok(Arc::clone(device));
@@ -55,10 +55,10 @@ impl<'a> Opener<'a> {
     }
 }
 
-/// Finds out how a device is rung. It decodes memory.
+/// Selects the doorbell of a device, which must decode memory.
 ///
 /// # Errors
-/// Nobody knows, or it is not ready.
+/// The device is not supported, or not ready.
 fn find_doorbell(opened: &mut OpenedDevice) -> std::result::Result<Box<dyn Doorbell>, DoorbellError> {
     let id = |at: usize| {
         let bytes = opened.registers.get(at..).and_then(|bytes| bytes.first_chunk());

@@ -1,11 +1,11 @@
-//! A physical device of which functions are parts: its host vectors, and what it may do on the host's bus.
+//! The physical device behind mediated functions: its host vectors and its bus mastering.
 //!
-//! Invariant: MSI-X is on in the host from the start to the end, so that no function that comes or goes turns it off for
-//! the others: by way of the management vector, which is the mediator's as on devices that need one, and costs no interrupt
-//! while nobody binds it. Bus Master Enable, without which a device cannot signal, is on while some function runs.
+//! Invariant: MSI-X stays enabled on the host, so that no function affects the others by coming or going. The
+//! management vector keeps it enabled. It is unbound and uses no host interrupt. Bus Master Enable is set while some
+//! function runs: the device cannot signal without it.
 //!
-//! Locking: one lock, for what of the device is promised and how many functions run; held for one write to configuration
-//! space.
+//! One lock protects the number of reserved vectors and of running functions. It is held for one write to
+//! configuration space.
 
 use std::fs::File;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -23,58 +23,59 @@ use crate::vfio::guest_config::HostReset;
 use crate::vfio::region::Region;
 use crate::vfio::registers::{COMMAND_BUS_MASTER, COMMAND_INTX_DISABLE};
 
-/// The vector that is the mediator's own.
+/// The mediator's own vector.
 const MANAGEMENT: HostVector = HostVector(0);
 
-/// Why a device cannot be had in parts.
+/// Why a device cannot be mediated.
 #[derive(Debug, thiserror::Error)]
 pub enum MediatedError {
-    /// A function has more slots than there can be host vectors for. A guest could set up slots that never signal.
+    /// A function has more slots than free host vectors. Some slots would never signal.
     #[error(
         "{slots} slots need a host vector each: the device has {vectors}, of which one is the mediator's and {reserved} \
          are reserved for other functions"
     )]
     TooManySlots {
-        /// What was asked for.
+        /// The function's slots.
         slots: u32,
-        /// What the device has.
+        /// The device's vectors.
         vectors: u32,
-        /// What others have of it.
+        /// Vectors reserved for other functions.
         reserved: u32,
     },
-    /// Its vectors cannot be handed on.
+    /// Its vectors cannot be assigned to functions.
     #[error(transparent)]
     Parent(#[from] pool::ParentError),
-    /// The mediator has no vector.
+    /// The mediator's vector is not available.
     #[error(transparent)]
     Pool(#[from] pool::PoolError),
-    /// The host does not turn its MSI-X on.
+    /// The host cannot enable MSI-X.
     #[error(transparent)]
     Backend(#[from] backend::BackendError),
 }
 
-/// What there is of the device on the host's bus. Dropped, the device is as it was found: its interrupts have gone before.
+/// The host's side of the device. Dropping it disables bus mastering and resets the device. Its interrupts are
+/// detached before.
 #[derive(Debug)]
 pub struct HostHandle {
     /// Its address.
     pub address: HostAddress,
     /// Its configuration space.
     pub config: Region,
-    /// Whether it can be reset.
+    /// Whether the host can reset it.
     pub reset: HostReset,
     /// Its descriptor.
     pub file: Arc<File>,
-    /// Held until the device is closed; a test has none.
+    /// Keeps the container open until the device is closed. A test has none.
     pub container: Option<Arc<Container>>,
 }
 
 impl HostHandle {
-    /// Lets a device answer at its BARs, and do nothing else.
+    /// Enables memory decoding and disables bus mastering.
     pub fn enable_memory(config: &Region) {
         config.write(COMMAND.into(), &((COMMAND_MEMORY | COMMAND_INTX_DISABLE) as u16).to_le_bytes());
     }
 
-    /// Lets it signal too.
+    /// Enables bus mastering, too.
     fn enable_bus_master(&self) {
         let command = COMMAND_MEMORY | COMMAND_INTX_DISABLE | COMMAND_BUS_MASTER;
         self.config.write(COMMAND.into(), &(command as u16).to_le_bytes());
@@ -93,13 +94,13 @@ impl Drop for HostHandle {
         {
             tracing::warn!("device {} cannot be reset: {error}", self.address);
         }
-        tracing::debug!("device {} is given back", self.address);
+        tracing::debug!("device {} is released", self.address);
     }
 }
 
 #[derive(Debug, Default)]
 struct Use {
-    /// Slots of all functions.
+    /// Vectors reserved for all functions.
     reserved: u32,
     running: u32,
 }
@@ -110,16 +111,16 @@ pub struct PhysicalDevice {
     parent: Parent,
     budget: Arc<DeviceBudget>,
     used: Mutex<Use>,
-    // The order of these fields is that of giving back: interrupts, the device.
+    // Drop order: interrupts, then the device.
     _management: LogicalFunction,
     bus: HostHandle,
 }
 
 impl PhysicalDevice {
-    /// A device with these host vectors, all of which functions may have but the first; it does not signal yet.
+    /// A device with these host vectors. All but the first are for functions. Bus mastering is disabled.
     ///
     /// # Errors
-    /// The host cannot turn its MSI-X on, or cannot give vectors then.
+    /// The host cannot enable MSI-X, or cannot add vectors while it is enabled.
     pub fn new(
         vectors: impl Backend + 'static,
         doorbell: Box<dyn Doorbell>,
@@ -134,7 +135,7 @@ impl PhysicalDevice {
         Ok(Arc::new(Self { doorbell, parent, budget, used: Mutex::default(), _management: management, bus }))
     }
 
-    /// A part of it with so many vectors, each of which it takes when it first needs it.
+    /// Reserves `slots` vectors for a function. Each is allocated on first use.
     ///
     /// # Errors
     /// [`MediatedError::TooManySlots`].
@@ -142,7 +143,7 @@ impl PhysicalDevice {
         let vectors = self.pool().capabilities().vectors;
         let mut used = self.used();
         let reserved = used.reserved;
-        // One is the mediator's.
+        // One vector is the mediator's.
         let after = reserved.checked_add(slots).filter(|after| *after < vectors);
         used.reserved = after.ok_or(MediatedError::TooManySlots { slots, vectors, reserved })?;
         Ok(self.parent.sub_device(slots))
@@ -154,30 +155,30 @@ impl PhysicalDevice {
         self.bus.address
     }
 
-    /// How it is rung.
+    /// The device's doorbell.
     #[must_use]
     pub fn doorbell(&self) -> &dyn Doorbell {
         &*self.doorbell
     }
 
-    /// What host vectors all of its functions may have.
+    /// The budget of host vectors for all functions.
     #[must_use]
     pub fn budget(&self) -> &Arc<DeviceBudget> {
         &self.budget
     }
 
-    /// Tries again what the host has not taken back.
+    /// Retries the release of host vectors.
     pub fn retry(&self) {
         self.pool().retry();
     }
 
-    /// Who has what of it.
+    /// The allocation of the host vectors.
     #[must_use]
     pub fn report(&self) -> PoolReport {
         self.pool().report()
     }
 
-    /// The device may signal for as long as this is held.
+    /// Keeps bus mastering enabled until the guard is dropped.
     pub fn hold_bus_master(self: &Arc<Self>) -> BusMasterGuard {
         let mut used = self.used();
         if used.running == 0 {
@@ -196,8 +197,8 @@ impl PhysicalDevice {
     }
 }
 
-/// A function of the device runs.
-#[must_use = "dropped, the device may be kept from signalling"]
+/// Keeps bus mastering enabled.
+#[must_use = "dropping the guard may disable bus mastering"]
 pub struct BusMasterGuard(Arc<PhysicalDevice>);
 
 impl Drop for BusMasterGuard {

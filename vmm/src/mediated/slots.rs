@@ -1,11 +1,11 @@
-//! The slots of one function in BAR 2, fired by a physical device: the mediator between a guest's rings and the device.
+//! The slots of one function in BAR 2, fired by a physical device.
 //!
-//! A ring of a slot with a host vector is a ring of the physical queue with that vector: the device signals it, and the
-//! interrupt goes through VFIO's eventfd to the guest within the kernel, or waits in that eventfd while the slot is masked.
-//! A slot without one keeps the ring as its pending bit until it has one. So no ring of a slot in use is lost.
+//! For a slot with a host vector, a guest's ring rings the physical queue with that vector. The device signals the
+//! vector, and the irqfd delivers the interrupt. While the slot is masked, the interrupt waits in the eventfd. A slot
+//! without a host vector records the ring as its pending bit. No ring of a slot in use is lost.
 //!
-//! What was rung and has not come yet is on its way through the device. A guest that frees a slot, or resets the device,
-//! before that may find it waiting for the slot when it is in use again.
+//! Interrupts in flight: the device signals some time after a ring. If the guest frees the slot or resets the
+//! function before, the interrupt may become pending for the slot's next user.
 
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -29,22 +29,23 @@ pub struct MediatedSlots {
     function: ImsFunction,
     places: Places,
     relay: Arc<OwnedFd>,
-    /// While the function is between its first Bus Master Enable and its reset.
+    /// Set from the function's first Bus Master Enable to its reset.
     running: Mutex<Option<BusMasterGuard>>,
     physical: Arc<PhysicalDevice>,
 }
 
 impl MediatedSlots {
-    /// Slots of a device, none of which has a host vector yet.
+    /// Creates slots without host vectors.
     ///
     /// # Errors
-    /// There are not so many host vectors, or the router, the host or the device cannot carry an IMS.
+    /// [`Error::Host`](crate::error::Error::Host) if the device has too few vectors, or the router, the host or the
+    /// device does not support an IMS.
     pub fn new(
         layout: SlotArrayLayout,
         router: Arc<dyn Router>,
         physical: Arc<PhysicalDevice>,
     ) -> Result<Self> {
-        let context = || format!("giving the guest a function of device {}", physical.address());
+        let context = || format!("creating a function of device {}", physical.address());
         let part = physical.sub_device(layout.slots.get()).context(context())?;
         let places = part.places();
         let function = ImsFunction::try_new(layout, router, part).context(context())?;
@@ -62,7 +63,7 @@ impl MediatedSlots {
         self.running.lock().unwrap_or_else(PoisonError::into_inner).is_some()
     }
 
-    /// Each of the domain's vectors, with its host vector and what the host has counted of that.
+    /// The domain's vectors, with their host vectors and the host's interrupt counts.
     fn vectors(&self, reported: &[VectorReport]) -> Vec<Value> {
         let listed = std::fs::read_to_string(host_interrupts::PATH).unwrap_or_default();
         let counted = HostInterrupts::of(&listed, "msix", self.physical.address());
@@ -95,7 +96,7 @@ impl BarSlots for MediatedSlots {
         }
         match self.function.latch(slot) {
             Latched::Waits => {}
-            // What has a host vector has a place, until another call under the lock of the IMS device.
+            // The host vector stays allocated while the caller holds the IMS device's lock.
             Latched::HasHostVector => {
                 if let Some(place) = self.places.get(slot) {
                     self.physical.doorbell().ring(place.vector);
@@ -106,7 +107,7 @@ impl BarSlots for MediatedSlots {
         Triggered::Taken
     }
 
-    /// The physical device may signal from the first time on: what it is rung for while it may not would be lost.
+    /// Enables bus mastering of the physical device the first time. Without it, a ring would be lost.
     fn set_bus_master(&self, bus_master: BusMaster) {
         if bus_master == BusMaster::Enabled && !self.is_running() {
             self.set_running(Some(self.physical.hold_bus_master()));

@@ -1,12 +1,14 @@
-//! Guest memory: RAM as the guest has it, and what is mapped into its physical address space.
+//! Guest memory: RAM, and KVM's memory slots.
 //!
-//! Owns the host mappings behind RAM ([`ram`]) and KVM's memory slots ([`slots`]). RAM lives as long as the
-//! VM; BARs of passed-through devices come and go through the same [`Slots`].
+//! Owns the host mappings behind RAM ([`ram`]) and the numbers of the memory slots ([`slots`]). RAM lives as long as
+//! the VM. BARs of passed-through devices come and go through the same [`Slots`].
+//!
+//! Invariant: host memory stays mapped while the guest sees it. One lock protects the slot numbers.
 
-mod host;
+mod mmap;
 pub mod ram;
 pub mod slots;
 
-pub(crate) use host::populate;
+pub(crate) use mmap::populate;
 pub use ram::GuestMemory;
 pub use slots::{Access, Slot, Slots};

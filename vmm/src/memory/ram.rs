@@ -1,28 +1,28 @@
-//! Guest RAM: one region below the hole, a second above 4 GiB when it does not fit.
+//! Guest RAM: one region below the hole, and a second one above 4 GiB if necessary.
 
 use std::ops::Range;
 use std::sync::Arc;
 
 use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion, GuestRegionMmap};
 
-use super::host;
+use super::mmap;
 use super::slots::{Access, Slot, Slots};
 use crate::error::{Context, Error, Result};
 use crate::layout;
 
-/// The guest's RAM, and the memory slots that show it to the guest.
+/// The guest's RAM and its memory slots.
 #[derive(Debug)]
 pub struct GuestMemory {
     memory: GuestMemoryMmap,
-    /// Held so that the RAM stays mapped into the guest.
+    /// Keeps the RAM mapped into the guest.
     _slots: Vec<Slot>,
 }
 
 impl GuestMemory {
-    /// Makes `size` bytes of RAM and maps them into the guest.
+    /// Allocates `size` bytes of RAM and maps them into the guest.
     ///
     /// # Errors
-    /// The host's, when it refuses the memory or a slot.
+    /// [`Error::Host`] if the host refuses the memory or a slot.
     pub fn new(size: u64, slots: &Arc<Slots>) -> Result<Self> {
         let regions = layout::ram(size).into_iter().map(region).collect::<Result<Vec<_>>>()?;
         let mapped = regions.iter().map(|region| {
@@ -35,7 +35,7 @@ impl GuestMemory {
         Ok(Self { memory, _slots: slots })
     }
 
-    /// The RAM, to read and write it.
+    /// The RAM.
     #[must_use]
     pub fn memory(&self) -> &GuestMemoryMmap {
         &self.memory
@@ -51,7 +51,7 @@ impl GuestMemory {
 fn region(range: Range<u64>) -> Result<GuestRegionMmap> {
     let context = || format!("mapping {} MiB of guest memory", (range.end - range.start) / layout::MIB);
     let size = usize::try_from(range.end - range.start).context(context())?;
-    let mapping = host::map_anonymous(size).context(context())?;
+    let mapping = mmap::map_anonymous(size).context(context())?;
     GuestRegionMmap::new(mapping, GuestAddress(range.start))
         .ok_or_else(|| Error::host(context(), "the range wraps around"))
 }

@@ -1,9 +1,8 @@
-//! KVM memory slots: which host memory the guest sees at which guest-physical address.
+//! KVM memory slots: host memory by guest-physical address.
 //!
-//! [`Slots`] hands out slot numbers, reuses them, and is the only caller of KVM_SET_USER_MEMORY_REGION. A
-//! [`Slot`] is one mapping: it keeps the host memory alive and takes the mapping out of the guest when it is
-//! dropped, so that host memory is never unmapped under a running guest. One lock, for the numbers alone; it
-//! is held for no system call.
+//! [`Slots`] allocates slot numbers and is the only caller of KVM_SET_USER_MEMORY_REGION. A [`Slot`] is one mapping.
+//! It keeps the host memory alive, and its drop removes the mapping from the guest first. Host memory is therefore
+//! never unmapped under a running guest. One lock protects the numbers, and is not held across a system call.
 
 use std::collections::BTreeSet;
 use std::ops::Range;
@@ -22,13 +21,13 @@ pub struct Slots {
     numbers: Mutex<Numbers>,
 }
 
-/// How the guest reaches a slot's memory without an exit. Whatever else it does there exits, as with a device's registers.
+/// The guest's access to a slot without an exit. Any other access exits, as with a device register.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Access {
-    /// It reads and writes.
+    /// Read and write.
     ReadWrite,
-    /// It reads, and may execute what it finds. Of an instruction that reads and writes, a locked one too, KVM does the
-    /// read, and the write exits. Bits that KVM sets in page tables for a guest are not set here.
+    /// Read and execute. For a read-modify-write instruction, KVM performs the read, and the write exits. KVM does
+    /// not set accessed and dirty bits of guest page tables here.
     ReadOnly,
 }
 
@@ -41,7 +40,7 @@ impl Access {
     }
 }
 
-/// Slot numbers: those below `next` that are free again, and the first that was never used.
+/// Slot numbers: the free ones below `next`, and the first unused one.
 #[derive(Debug)]
 struct Numbers {
     free: BTreeSet<u32>,
@@ -62,7 +61,7 @@ impl Numbers {
 }
 
 impl Slots {
-    /// The slots of a VM that has none in use.
+    /// The slots of a VM that uses none yet.
     #[must_use]
     pub fn new(vm: Arc<VmFd>) -> Arc<Self> {
         let limit = u32::try_from(vm.check_extension_int(Cap::NrMemslots)).unwrap_or(0);
@@ -73,8 +72,8 @@ impl Slots {
     /// Maps `part` (byte offsets, whole pages) of `host` into the guest at `guest`, for this access.
     ///
     /// # Errors
-    /// The host's, when there is no slot left or KVM refuses the range (it overlaps another slot, or is not
-    /// in pages) or the access (it has no KVM_CAP_READONLY_MEM).
+    /// [`Error::Host`] if no slot is left or KVM refuses the mapping. KVM refuses ranges that overlap a slot or are
+    /// not page-aligned, and read-only access without KVM_CAP_READONLY_MEM.
     pub fn map(
         self: &Arc<Self>,
         guest: GuestAddress,
@@ -84,12 +83,12 @@ impl Slots {
     ) -> Result<Slot> {
         let context = || format!("mapping {:#x} bytes into the guest at {:#x}", part.len(), guest.0);
         if part.is_empty() || part.end > host.size() {
-            return Err(Error::host(context(), "the part lies outside of its host memory"));
+            return Err(Error::host(context(), "the range lies outside of the host memory"));
         }
         let number = self.numbers.lock().unwrap_or_else(PoisonError::into_inner).take();
         let number = number.ok_or_else(|| Error::host(context(), "no KVM memory slot is left"))?;
         let address = host.as_ptr().wrapping_add(part.start);
-        // From here on the drop of `slot` gives the number back.
+        // From here on, dropping `slot` frees the number.
         let mut slot = Slot { slots: Arc::clone(self), number, guest, size: 0, access, host };
         slot.set(part.len() as u64, address as u64).context(context())?;
         slot.size = part.len() as u64;
@@ -97,21 +96,21 @@ impl Slots {
     }
 }
 
-/// One mapping of host memory into the guest; dropping it takes the mapping away.
+/// One mapping of host memory into the guest. Dropping it removes the mapping.
 #[derive(Debug)]
 pub struct Slot {
     slots: Arc<Slots>,
     number: u32,
     guest: GuestAddress,
-    /// Bytes that the guest sees; 0 until KVM has taken the slot.
+    /// Bytes that the guest sees. 0 until KVM has accepted the slot.
     size: u64,
     access: Access,
-    /// Owns the host memory for as long as the guest sees it.
+    /// Keeps the host memory alive while the guest sees it.
     host: Arc<MmapRegion>,
 }
 
 impl Slot {
-    /// Where the guest sees it.
+    /// The guest-physical range.
     #[must_use]
     pub fn guest(&self) -> Range<u64> {
         self.guest.0..self.guest.0.saturating_add(self.size)
@@ -131,9 +130,9 @@ impl Slot {
             memory_size,
             userspace_addr,
         };
-        // SAFETY: either a removal (size 0), or host memory that `self` owns and that stays mapped until
-        // `drop` has taken the slot out of the guest. The guest may read and write it at any time: it is only used
-        // through volatile and atomic access.
+        // SAFETY: `size` is 0, which removes the slot, or the host memory belongs to `self` and stays mapped until
+        // `drop` has removed the slot. The guest may access it at any time, so it is only used through volatile and
+        // atomic access.
         unsafe { self.slots.vm.set_user_memory_region(region) }
     }
 }
@@ -146,8 +145,7 @@ impl Drop for Slot {
                 self.slots.numbers.lock().unwrap_or_else(PoisonError::into_inner).free.insert(self.number);
             }
             Err(error) => {
-                // The guest would go on using memory that is about to be unmapped: keep the memory and the
-                // number.
+                // The guest would access unmapped memory. Leak the memory and the number instead.
                 tracing::error!("memory slot {} cannot be removed: {error}", self.number);
                 std::mem::forget(Arc::clone(&self.host));
             }

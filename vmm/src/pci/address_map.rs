@@ -1,4 +1,4 @@
-//! Which BAR answers at which address. Ranges in it never overlap: a later claim that would is refused.
+//! The BAR at each bus address. Claimed ranges never overlap: an overlapping claim is refused.
 
 use std::collections::BTreeMap;
 
@@ -14,28 +14,28 @@ pub struct BarOwner {
     pub bar: usize,
 }
 
-/// An address, found.
+/// The BAR at an address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Hit {
-    /// Whose it is.
+    /// The BAR.
     pub owner: BarOwner,
     /// Bytes from the BAR's start.
     pub offset: u64,
     /// Bytes from the address to the BAR's end.
-    pub left: u64,
+    pub remaining: u64,
 }
 
-/// The claimed ranges, by space and first address.
+/// Claimed ranges by address space and start.
 #[derive(Debug, Default)]
 pub struct AddressMap {
     claims: BTreeMap<(Space, u64), (BusRange, BarOwner)>,
 }
 
 impl AddressMap {
-    /// Claims a range. `false` if another claim has a part of it, which keeps it.
+    /// Claims a range. Returns `false` if it overlaps an existing claim, which stays.
     #[must_use]
     pub fn claim(&mut self, range: BusRange, owner: BarOwner) -> bool {
-        // Ranges do not overlap, so the last one that starts below this one's end is the only one in question.
+        // Claims do not overlap, so only the last one that starts below the range's end can overlap it.
         let below = (range.space(), 0)..(range.space(), range.end());
         let free =
             self.claims.range(below).next_back().is_none_or(|(_, (other, _))| other.end() <= range.start());
@@ -45,21 +45,22 @@ impl AddressMap {
         free
     }
 
-    /// Whose the pages of a claimed range are.
+    /// Whether the pages of a claimed range contain other BARs.
     #[must_use]
     pub fn pages(&self, range: &BusRange) -> Pages {
         let end = range.end().checked_next_multiple_of(PAGE).unwrap_or(u64::MAX);
-        // Nobody else begins in the pages; the range begins where they do, so nobody reaches into them either.
+        // No other claim starts in these pages. The range starts at a page boundary, so no claim reaches into them
+        // from below.
         let others = self.claims.range((range.space(), range.start())..(range.space(), end)).nth(1);
-        if range.start().is_multiple_of(PAGE) && others.is_none() { Pages::Own } else { Pages::Shared }
+        if range.start().is_multiple_of(PAGE) && others.is_none() { Pages::Exclusive } else { Pages::Shared }
     }
 
-    /// The BAR that answers at `address`.
+    /// The BAR at `address`.
     #[must_use]
     pub fn find(&self, space: Space, address: u64) -> Option<Hit> {
         let (_, (range, owner)) = self.claims.range((space, 0)..=(space, address)).next_back()?;
-        let left = range.end().checked_sub(address).filter(|left| *left > 0)?;
-        Some(Hit { owner: *owner, offset: address.checked_sub(range.start())?, left })
+        let remaining = range.end().checked_sub(address).filter(|remaining| *remaining > 0)?;
+        Some(Hit { owner: *owner, offset: address.checked_sub(range.start())?, remaining })
     }
 }
 
@@ -93,12 +94,12 @@ mod tests {
         let (small, large) = (range(0x1000, 0x100), range(0x2000, 0x2000));
         let (within, last) = (range(0x1800, 0x100), range(0x1ff0, 0x10));
         assert!(map.claim(small, owner(0)) && map.claim(large, owner(1)));
-        assert_eq!((map.pages(&small), map.pages(&large)), (Pages::Own, Pages::Own));
+        assert_eq!((map.pages(&small), map.pages(&large)), (Pages::Exclusive, Pages::Exclusive));
         assert!(map.claim(BusRange::new(Space::Io, 0x1f00, 0x10).unwrap(), owner(2)));
-        assert_eq!(map.pages(&small), Pages::Own, "ports have no pages");
+        assert_eq!(map.pages(&small), Pages::Exclusive, "ports have no pages");
         assert!(map.claim(last, owner(3)));
         assert_eq!((map.pages(&small), map.pages(&last)), (Pages::Shared, Pages::Shared));
-        assert_eq!(map.pages(&large), Pages::Own);
+        assert_eq!(map.pages(&large), Pages::Exclusive);
         let mut alone = AddressMap::default();
         assert!(alone.claim(within, owner(0)));
         assert_eq!(alone.pages(&within), Pages::Shared, "it begins within the page");
@@ -109,8 +110,14 @@ mod tests {
         let mut map = AddressMap::default();
         assert!(map.claim(range(0x1000, 0x1000), owner(0)));
         assert!(map.claim(range(0x4000, 0x10), owner(1)));
-        assert_eq!(map.find(Space::Memory, 0x1ffe), Some(Hit { owner: owner(0), offset: 0xffe, left: 2 }));
-        assert_eq!(map.find(Space::Memory, 0x4000), Some(Hit { owner: owner(1), offset: 0, left: 0x10 }));
+        assert_eq!(
+            map.find(Space::Memory, 0x1ffe),
+            Some(Hit { owner: owner(0), offset: 0xffe, remaining: 2 })
+        );
+        assert_eq!(
+            map.find(Space::Memory, 0x4000),
+            Some(Hit { owner: owner(1), offset: 0, remaining: 0x10 })
+        );
         for outside in [0, 0xfff, 0x2000, 0x4010, u64::MAX] {
             assert_eq!(map.find(Space::Memory, outside), None);
         }

@@ -1,7 +1,7 @@
 //! Base address registers of a type 0 header: sizing, moving, decoding (PCIe r6 §7.5.1.2.1).
 //!
-//! A BAR is a row of the register table whose writable bits are those above its size: that is all of BAR sizing.
-//! What a BAR decodes is a pure function of those registers and the command register.
+//! A BAR is a row of the register table whose writable bits are those above its size. This is all of BAR sizing. The
+//! decoded ranges are a pure function of the BARs and the command register.
 
 use super::config::{ConfigSpace, Register};
 use super::function::{BAR_COUNT, Decoding};
@@ -28,8 +28,8 @@ pub struct Bar {
 }
 
 impl Bar {
-    /// From the register's value on the host and the size of the region behind it. `None` if nothing is there.
-    /// A size that is no power of two, which no register can express, is rounded up.
+    /// From the register's value on the host and the size of its region. `None` if the region is empty or too large
+    /// for the register. A size that is no power of two is rounded up.
     #[must_use]
     pub fn new(register: u32, size: u64) -> Option<Self> {
         let io = register & IO_SPACE != 0;
@@ -39,19 +39,19 @@ impl Bar {
         (size > 0 && bar.size <= largest).then_some(bar)
     }
 
-    /// Bytes that it decodes: a power of two.
+    /// The decoded size in bytes, a power of two.
     #[must_use]
     pub fn size(&self) -> u64 {
         self.size
     }
 
-    /// The space that it decodes in.
+    /// The address space.
     #[must_use]
     pub fn space(&self) -> Space {
         if self.flags & IO_SPACE != 0 { Space::Io } else { Space::Memory }
     }
 
-    /// Whether it takes the next register too, for the upper half of its address.
+    /// Whether the next register holds the upper half of the address.
     #[must_use]
     pub fn is_64bit(&self) -> bool {
         self.space() == Space::Memory && self.flags & TYPE_MASK == TYPE_64BIT
@@ -70,13 +70,13 @@ impl Bar {
     }
 }
 
-/// The six BARs of a function; where a 64-bit one has its upper half there is none.
+/// The six BARs of a function. The upper half of a 64-bit BAR is `None`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Bars([Option<Bar>; BAR_COUNT]);
 
 impl Bars {
-    /// `bars[i]` is the register at `0x10 + 4 * i`. What stands where a 64-bit BAR has its upper half is dropped,
-    /// and so is a 64-bit BAR that has no place for it.
+    /// `bars[i]` is the register at `0x10 + 4 * i`. An entry in the place of an upper half is dropped, and so is a
+    /// 64-bit BAR in the last register.
     #[must_use]
     pub fn new(bars: [Option<Bar>; BAR_COUNT]) -> Self {
         let mut kept = [None; BAR_COUNT];
@@ -89,12 +89,12 @@ impl Bars {
         Self(kept)
     }
 
-    /// Those that are there, with their indices.
+    /// The present BARs, with their indices.
     pub fn iter(&self) -> impl Iterator<Item = (usize, Bar)> {
         self.0.into_iter().enumerate().filter_map(|(index, bar)| Some((index, bar?)))
     }
 
-    /// Defines the six registers and the command register's decode bits, of which only those with a BAR exist.
+    /// Defines the registers of the present BARs.
     pub fn define(&self, space: &mut ConfigSpace) {
         for (bar, offset) in self.0.iter().zip(register_offsets()) {
             let Some(bar) = bar else {
@@ -115,13 +115,13 @@ impl Bars {
         }
     }
 
-    /// Command register bits that mean something for these BARs.
+    /// The decode enable bits of the command register for these BARs.
     #[must_use]
     pub fn command_bits(&self) -> u32 {
         self.iter().fold(0, |bits, (_, bar)| bits | enable_bit(bar.space()))
     }
 
-    /// What the registers in `space` ask for now.
+    /// The ranges that the registers in `space` decode now.
     #[must_use]
     pub fn decode(&self, space: &ConfigSpace) -> Decoding {
         let command = space.value(COMMAND, 2);
@@ -136,10 +136,10 @@ impl Bars {
         decoding
     }
 
-    /// Programs each BAR with an address of its own, the largest first, as firmware would.
+    /// Programs each BAR with an address, the largest BAR first, as firmware would.
     ///
     /// # Errors
-    /// A window is used up.
+    /// The window has no room.
     pub fn assign(&self, space: &mut ConfigSpace, addresses: &mut BarAllocator) -> Result<(), WindowFull> {
         let mut bars: Vec<(u16, Bar)> =
             register_offsets().zip(self.0).filter_map(|(offset, bar)| Some((offset, bar?))).collect();

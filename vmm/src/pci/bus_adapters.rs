@@ -1,8 +1,8 @@
-//! The root's bus_adapters to the VMM's buses: ECAM, the configuration ports, and the BAR windows.
+//! The root complex on the VMM's buses: ECAM, the configuration ports, and the BAR windows.
 //!
-//! Each is registered once, for a fixed range; what happens behind it is [`Root`]'s. Ports: `CONFIG_ADDRESS` at
-//! 0xCF8 answers only a DWORD access, `CONFIG_DATA` at 0xCFC any byte lanes (PCI 3.0 §3.2.2.3.2). ECAM: the function
-//! is in address bits 19:12, the register below (PCIe r6 §7.2.2).
+//! Each adapter is registered once, for a fixed range, and forwards to [`Root`]. Ports: `CONFIG_ADDRESS` at 0xCF8
+//! accepts DWORD accesses only, `CONFIG_DATA` at 0xCFC any byte lanes (PCI 3.0 §3.2.2.3.2). ECAM: the function is in
+//! address bits 19:12, the register below (PCIe r6 §7.2.2).
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -17,18 +17,18 @@ use super::windows::Space;
 const CONFIG_ADDRESS: u16 = 0xcf8;
 const CONFIG_DATA: u16 = 0xcfc;
 const ENABLE: u32 = 1 << 31;
-/// Enable, bus, device, function and register bits; the rest reads zero.
+/// Enable, bus, device, function and register bits. The rest reads zero.
 const ADDRESS_BITS: u32 = 0x80ff_fffc;
 const FUNCTION_SIZE: u64 = 4096;
 
 impl Root {
-    /// The enhanced configuration space of bus 0: 1 MiB.
+    /// ECAM of bus 0: 1 MiB.
     #[must_use]
     pub fn ecam(self: &Arc<Self>) -> Arc<dyn DeviceMmio + Send + Sync> {
         Arc::new(Ecam(Arc::clone(self)))
     }
 
-    /// The BAR windows, all of them.
+    /// The memory BAR windows.
     #[must_use]
     pub fn mmio(self: &Arc<Self>) -> Arc<dyn DeviceMmio + Send + Sync> {
         Arc::new(BarWindow(Arc::clone(self)))
@@ -50,30 +50,30 @@ impl Root {
 struct Ecam(Arc<Root>);
 
 impl Ecam {
-    /// The part of an access within one function: where it goes and how long it is.
+    /// The part of an access within one function: function, register, length.
     fn part(offset: u64, len: usize) -> Option<(DeviceFunction, u16, usize)> {
-        let place = DeviceFunction::from_bits(u8::try_from(offset / FUNCTION_SIZE).ok()?);
+        let bdf = DeviceFunction::from_bits(u8::try_from(offset / FUNCTION_SIZE).ok()?);
         let register = offset % FUNCTION_SIZE;
         let left = usize::try_from(FUNCTION_SIZE.saturating_sub(register)).ok()?;
-        Some((place, u16::try_from(register).ok()?, left.min(len)))
+        Some((bdf, u16::try_from(register).ok()?, left.min(len)))
     }
 }
 
 impl DeviceMmio for Ecam {
     fn mmio_read(&self, _base: MmioAddress, mut offset: MmioAddressOffset, mut data: &mut [u8]) {
         data.fill(0xff);
-        while let (Some((place, register, len)), false) = (Self::part(offset, data.len()), data.is_empty()) {
+        while let (Some((bdf, register, len)), false) = (Self::part(offset, data.len()), data.is_empty()) {
             let (part, rest) = data.split_at_mut(len);
-            self.0.config_read(place, register, part);
+            self.0.config_read(bdf, register, part);
             offset = offset.saturating_add(len as u64);
             data = rest;
         }
     }
 
     fn mmio_write(&self, _base: MmioAddress, mut offset: MmioAddressOffset, mut data: &[u8]) {
-        while let (Some((place, register, len)), false) = (Self::part(offset, data.len()), data.is_empty()) {
+        while let (Some((bdf, register, len)), false) = (Self::part(offset, data.len()), data.is_empty()) {
             let (part, rest) = data.split_at(len);
-            self.0.config_write(place, register, part);
+            self.0.config_write(bdf, register, part);
             offset = offset.saturating_add(len as u64);
             data = rest;
         }
@@ -83,7 +83,8 @@ impl DeviceMmio for Ecam {
 struct ConfigPorts(Arc<Root>);
 
 impl ConfigPorts {
-    /// What `CONFIG_DATA` at `port` leads to: a function of bus 0, a register, and how many bytes are left of it.
+    /// The target of `CONFIG_DATA` at `port`: a function of bus 0, a register, and the remaining bytes of the
+    /// register.
     fn target(&self, port: u16) -> Option<(DeviceFunction, u16, usize)> {
         let lane = port.checked_sub(CONFIG_DATA).filter(|lane| *lane < 4)?;
         let [register, function, bus, _] = self.0.config_address().to_le_bytes();
@@ -99,9 +100,9 @@ impl DevicePio for ConfigPorts {
         let port = base.0.wrapping_add(offset);
         if port == CONFIG_ADDRESS && data.len() == 4 {
             data.copy_from_slice(&self.0.config_address().to_le_bytes());
-        } else if let Some((place, register, left)) = self.target(port) {
+        } else if let Some((bdf, register, left)) = self.target(port) {
             let len = left.min(data.len());
-            self.0.config_read(place, register, data.get_mut(..len).unwrap_or_default());
+            self.0.config_read(bdf, register, data.get_mut(..len).unwrap_or_default());
         }
     }
 
@@ -112,9 +113,9 @@ impl DevicePio for ConfigPorts {
         {
             let address = u32::from_le_bytes(address) & ADDRESS_BITS;
             self.0.config_address.store(address, Ordering::Relaxed);
-        } else if let Some((place, register, left)) = self.target(port) {
+        } else if let Some((bdf, register, left)) = self.target(port) {
             let len = left.min(data.len());
-            self.0.config_write(place, register, data.get(..len).unwrap_or_default());
+            self.0.config_write(bdf, register, data.get(..len).unwrap_or_default());
         }
     }
 }

@@ -1,27 +1,28 @@
-//! The list of capabilities of a function of the VMM's own, while it grows (PCIe r6 §7.5.1.1.11).
+//! Builder for the capability list of an emulated function (PCIe r6 §7.5.1.1.11).
 
 use super::config::{ConfigSpace, Register};
 
 const FIRST: u8 = 0x40;
 const POINTER: u16 = 0x34;
 
-/// Capabilities one behind the other, each at a DWORD.
+/// Consecutive capabilities, each DWORD-aligned.
 #[derive(Debug)]
 pub struct CapabilityList {
     space: ConfigSpace,
     next: u8,
-    /// Where the pointer to the next one is.
+    /// Offset of the last next pointer.
     pointer: u16,
 }
 
 impl CapabilityList {
-    /// An empty list in configuration space that has none yet.
+    /// An empty list in configuration space without capabilities.
     #[must_use]
     pub fn new(space: ConfigSpace) -> Self {
         Self { space, next: FIRST, pointer: POINTER }
     }
 
-    /// Adds a capability of so many bytes, ID and pointer among them, and answers where it is. All else of it reads 0.
+    /// Adds a capability of `bytes` bytes, including ID and next pointer. Returns its offset. The remaining bytes
+    /// read 0.
     pub fn add(&mut self, id: u8, bytes: u8) -> u16 {
         let at = u16::from(self.next);
         self.space.fix(self.pointer, &[self.next]);
@@ -31,7 +32,7 @@ impl CapabilityList {
         at
     }
 
-    /// Makes a part of the capability at `at` read `value`.
+    /// Sets read-only bytes of the capability at `at`.
     pub fn fix(&mut self, at: u16, offset: u16, value: &[u8]) {
         self.space.fix(at.saturating_add(offset), value);
     }
@@ -41,7 +42,7 @@ impl CapabilityList {
         self.space.define(at, registers);
     }
 
-    /// Configuration space with the list.
+    /// The finished configuration space.
     #[must_use]
     pub fn finish(self) -> ConfigSpace {
         self.space

@@ -1,26 +1,26 @@
-//! One function's configuration space as masks: for each bit, who answers a read and who hears a write.
+//! Configuration space of one function, as masks: which bits are emulated, and which reach the device.
 //!
-//! Registers are data ([`Register`]), rows of tables; nothing in here knows what a register means. A bit is
-//! either *emulated*, read from here, or it is the device's. A write may change the emulated bit (*writable*), may
-//! reach the device (*forwarded*), both, or neither. Pure state: no I/O, no lock, no panic.
+//! Registers are data ([`Register`]), rows of tables. A bit is either *emulated* or read from the device. A write may
+//! change the emulated bit (*writable*), reach the device (*forwarded*), both, or neither. Pure state: no I/O, no
+//! lock, no panic.
 
 /// Bytes of a PCIe function's configuration space (PCIe r6 §7.2.2).
 pub const CONFIG_SIZE: usize = 4096;
 
-/// A row of a register table. Bits that are named in no mask are the device's to read, and writes to them vanish.
+/// A row of a register table. Bits in no mask are read from the device, and writes to them are dropped.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Register {
-    /// Offset in bytes, from where the table says.
+    /// Offset in bytes, from the base of the table.
     pub offset: u16,
     /// Width in bytes, 1 to 4.
     pub width: u16,
     /// Value of the emulated bits at reset.
     pub reset: u32,
-    /// Bits that are read from here.
+    /// Bits that are emulated.
     pub emulated: u32,
-    /// Emulated bits that the guest changes.
+    /// Emulated bits that the guest may change.
     pub writable: u32,
-    /// Bits that a write carries on to the device.
+    /// Bits that a write forwards to the device.
     pub forwarded: u32,
 }
 
@@ -40,13 +40,13 @@ pub struct ConfigSpace {
 }
 
 impl ConfigSpace {
-    /// A space with no device behind it: all bits emulated, zero and read-only.
+    /// A space without a device: all bits are emulated, zero and read-only.
     #[must_use]
     pub fn emulated() -> Self {
         Self { bytes: vec![Byte { emulated: 0xff, ..Byte::default() }; CONFIG_SIZE] }
     }
 
-    /// A space that is the device's in the first `len` bytes, and zero beyond.
+    /// A space that the device provides in the first `len` bytes, and zero beyond.
     #[must_use]
     pub fn device(len: usize) -> Self {
         let mut space = Self::emulated();
@@ -88,27 +88,27 @@ impl ConfigSpace {
         }
     }
 
-    /// Sets writable bits, as a guest's write would.
+    /// Applies a guest's write to the writable bits.
     pub fn write(&mut self, offset: u16, data: &[u8]) {
         for (byte, data) in self.from(offset).zip(data) {
             byte.value = (byte.value & !byte.writable) | (data & byte.writable);
         }
     }
 
-    /// Replaces the emulated bits in `data`, which is what the device said, by their values.
+    /// Replaces the emulated bits in `data`, which the device has provided.
     pub fn merge(&self, offset: u16, data: &mut [u8]) {
         for (byte, data) in self.bytes.iter().skip(usize::from(offset)).zip(data) {
             *data = (*data & !byte.emulated) | (byte.value & byte.emulated);
         }
     }
 
-    /// Whether a read has bits that only the device knows.
+    /// Whether a read contains bits of the device.
     #[must_use]
     pub fn reads_device(&self, offset: u16, len: usize) -> bool {
         self.bytes.iter().skip(usize::from(offset)).take(len).any(|byte| byte.emulated != 0xff)
     }
 
-    /// What of a write is for the device: runs of bytes that hear it, with the bits that do not cleared.
+    /// The part of a write to forward: runs of bytes with their offsets, with other bits cleared.
     #[must_use]
     pub fn forwarded(&self, offset: u16, data: &[u8]) -> Vec<(u16, Vec<u8>)> {
         let mut runs: Vec<(u16, Vec<u8>)> = Vec::new();

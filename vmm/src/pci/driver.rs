@@ -6,7 +6,7 @@ use vm_device::bus::MmioAddress;
 
 use super::Root;
 
-/// Whoever drives that device.
+/// A driver of the device.
 pub(crate) trait Driver {
     /// The bus.
     fn root(&self) -> &Arc<Root>;

@@ -1,5 +1,5 @@
-//! The PCI Express capability of a function of the VMM's own: a root complex integrated endpoint, which has no link
-//! (PCIe r6 §7.5.3). Without it a guest looks for no extended configuration space.
+//! The PCI Express capability of an emulated function: a root complex integrated endpoint, which has no link (PCIe r6
+//! §7.5.3). A guest needs it to use extended configuration space.
 
 use super::capability_list::CapabilityList;
 use super::config::Register;
@@ -11,12 +11,12 @@ const INTEGRATED_ENDPOINT: u32 = 0x0092;
 /// Device capabilities: payloads of 128 bytes, role-based error reporting, function-level reset.
 const DEVICE_CAPABILITIES: u32 = 1 << 15 | 1 << 28;
 const DEVICE_CONTROL: u16 = 0x08;
-/// Device control: which errors are reported. There are none.
+/// Device control: the error reporting enables. The functions report no errors.
 const ERROR_REPORTING: u32 = 0b1111;
-/// The byte of device control that has Initiate Function Level Reset, and the bit in it, which reads 0.
+/// The byte of device control with Initiate Function Level Reset, and the bit, which reads 0.
 const INITIATE_RESET: (u16, u8) = (0x09, 1 << 7);
 
-/// A place in configuration space.
+/// The capability's offset.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ExpressCapability {
     at: u16,
@@ -45,7 +45,7 @@ impl ExpressCapability {
         Self { at }
     }
 
-    /// Whether a write asks for a reset of the function.
+    /// Whether a write initiates a function level reset.
     #[must_use]
     pub fn initiates_flr(self, offset: u16, data: &[u8]) -> bool {
         let (byte, bit) = INITIATE_RESET;

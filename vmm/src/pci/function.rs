@@ -1,4 +1,4 @@
-//! What the root asks of a function on its bus, and how a function is addressed there.
+//! The interface between the root and a function, and the function's address on the bus.
 
 use std::fmt;
 
@@ -7,31 +7,31 @@ use super::windows::BusRange;
 /// BARs of a type 0 header (PCIe r6 §7.5.1.2.1).
 pub const BAR_COUNT: usize = 6;
 
-/// For each BAR, the range that the registers ask for at the moment: `None` where there is no BAR or decoding is off.
+/// For each BAR, the range that its registers decode now. `None` if there is no BAR or decoding is off.
 pub type Decoding = [Option<BusRange>; BAR_COUNT];
 
-/// For each BAR, where it is on the bus: `None` where it answers nowhere.
-pub type Placement = [Option<Place>; BAR_COUNT];
+/// For each BAR, its address on the bus. `None` if the root has not granted one.
+pub type BarAddresses = [Option<BarAddress>; BAR_COUNT];
 
-/// Where a BAR is.
+/// The address of a BAR on the bus.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Place {
-    /// The addresses that it answers at.
+pub struct BarAddress {
+    /// The addresses.
     pub range: BusRange,
-    /// Whose the pages are that these lie in.
+    /// Whether other BARs share its pages.
     pub pages: Pages,
 }
 
-/// Whose the pages are that a memory BAR lies in. Only one that is smaller than a page can share it.
+/// Whether a memory BAR is alone in its pages. Only a BAR smaller than a page can share one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pages {
-    /// The BAR begins where a page does, and no other BAR answers in its pages.
-    Own,
-    /// Another BAR answers there too, or the BAR begins within a page.
+    /// The BAR starts at a page boundary, and no other BAR is in its pages.
+    Exclusive,
+    /// Another BAR is in these pages, or the BAR starts inside a page.
     Shared,
 }
 
-/// One PCI function. Every method may be called by several vCPUs at once.
+/// A PCI function. Several vCPUs may call any method at once.
 pub trait Function: Send + Sync {
     /// Reads configuration space. The access lies within the function's 4 KiB.
     fn config_read(&self, offset: u16, data: &mut [u8]);
@@ -45,31 +45,31 @@ pub trait Function: Send + Sync {
     /// Writes to a BAR, at an offset from its start. The access lies within the BAR.
     fn bar_write(&self, bar: usize, offset: u64, data: &[u8]);
 
-    /// What the command register and the BARs ask for now.
+    /// The ranges that the command register and the BARs decode now.
     fn decoding(&self) -> Decoding;
 
-    /// Tells where each BAR is from now on. Called under the root's lock, in the order of the changes.
-    fn place(&self, placement: &Placement);
+    /// Sets the addresses of the BARs. Called under the root's lock, in the order of the changes.
+    fn update_bars(&self, addresses: &BarAddresses);
 
-    /// Gives back what the function holds of its host; it is not accessed afterwards. May be called twice.
+    /// Releases the function's host resources. The function is not accessed afterwards. May be called twice.
     fn release(&self);
 
-    /// The function's part of the final report, if it has one.
+    /// The function's part of the report, if any.
     fn report(&self) -> Option<serde_json::Value>;
 }
 
-/// Device and function number on the root bus, as configuration requests carry them.
+/// Device and function number on the root bus.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct DeviceFunction(u8);
 
 impl DeviceFunction {
-    /// From the eight bits of a requester ID: device number above, three bits of function number below.
+    /// From the low eight bits of a requester ID: device number in bits 7:3, function number in bits 2:0.
     #[must_use]
     pub const fn from_bits(bits: u8) -> Self {
         Self(bits)
     }
 
-    /// The eight bits of a requester ID.
+    /// The low eight bits of the requester ID.
     #[must_use]
     pub const fn bits(self) -> u8 {
         self.0

@@ -1,24 +1,24 @@
-//! The type 0 header of a function of the VMM's own (PCIe r6 §7.5.1): who it is, its BARs, and the registers that every
-//! function has. There is no INTx: Interrupt Pin reads 0.
+//! The type 0 header of an emulated function (PCIe r6 §7.5.1): IDs, BARs, and the standard registers. There is no
+//! INTx: Interrupt Pin reads 0.
 
 use super::bar::{Bars, COMMAND, COMMAND_MEMORY};
 use super::config::{ConfigSpace, Register};
 
-/// Command: the function may issue requests, interrupts among them (PCIe r6 §7.5.1.1.3).
+/// Command: Bus Master Enable. The function may issue requests, including interrupts (PCIe r6 §7.5.1.1.3).
 pub const COMMAND_BUS_MASTER: u32 = 1 << 2;
 /// Command: Interrupt Disable. The functions have no INTx, so the bit has no effect.
 pub const COMMAND_INTX_DISABLE: u32 = 1 << 10;
-/// Status: there is a list of capabilities.
+/// Status: the function has a capability list.
 const STATUS_CAPABILITIES: u32 = 1 << 4;
 
-/// Red Hat's, for devices that are none of hardware; the subsystem is QEMU's for the same.
+/// Red Hat's vendor ID for virtual devices, and QEMU's subsystem ID.
 const VENDOR: u32 = 0x1af4;
 const SUBSYSTEM: u32 = 0x1100;
 
 const NONE: Register =
     Register { offset: 0, width: 4, reset: 0, emulated: u32::MAX, writable: 0, forwarded: 0 };
 
-/// What differs between such functions, beside their BARs.
+/// The fields that differ between emulated functions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Header {
     /// The device ID.
@@ -30,8 +30,7 @@ pub struct Header {
 }
 
 impl Header {
-    /// Configuration space with this header after power-on, BARs without an address, and a list of capabilities that is
-    /// to come.
+    /// Configuration space with this header at power-on. The BARs have no address and the capability list is empty.
     #[must_use]
     pub fn space(self, bars: &Bars) -> ConfigSpace {
         let mut space = ConfigSpace::emulated();

@@ -1,9 +1,9 @@
-//! The host bridge at 00:00.0: an identity and a class code, which operating systems expect to find, and no BARs.
+//! The host bridge at 00:00.0: an identity and a class code, which operating systems expect, and no BARs.
 
 use super::config::{ConfigSpace, Register};
-use super::function::{BAR_COUNT, Decoding, Function, Placement};
+use super::function::{BAR_COUNT, BarAddresses, Decoding, Function};
 
-/// Type 0 header (PCIe r6 §7.5.1). The IDs are those that Red Hat gave to a generic PCIe host bridge.
+/// Type 0 header (PCIe r6 §7.5.1). The IDs are Red Hat's for a generic PCIe host bridge.
 const HEADER: &[Register] = &[
     Register { offset: 0x00, width: 4, reset: 0x0008_1b36, emulated: u32::MAX, writable: 0, forwarded: 0 },
     // Class 06 (bridge), subclass 00 (host bridge).
@@ -12,7 +12,7 @@ const HEADER: &[Register] = &[
     Register { offset: 0x2c, width: 4, reset: 0x1100_1af4, emulated: u32::MAX, writable: 0, forwarded: 0 },
 ];
 
-/// The bridge; it has no state that a guest could change.
+/// The bridge. A guest cannot change its state.
 #[derive(Debug)]
 pub struct HostBridge(ConfigSpace);
 
@@ -41,7 +41,7 @@ impl Function for HostBridge {
         [None; BAR_COUNT]
     }
 
-    fn place(&self, _placement: &Placement) {}
+    fn update_bars(&self, _addresses: &BarAddresses) {}
 
     fn release(&self) {}
 

@@ -1,13 +1,13 @@
-//! A PCIe root complex with one bus: what a guest finds by configuration accesses, and where its BARs lead.
+//! A PCIe root complex with one bus: configuration accesses and BAR decoding.
 //!
-//! [`Root`] owns the bus: which function answers at which device and function number, and which BAR answers at
-//! which address. A [`Function`] owns its registers and its BARs' contents, and never looks at the bus. The way of
-//! a BAR: the guest programs it, [`Function::decoding`] says what the registers now ask for, the root grants what
-//! lies in its windows and collides with nothing, and [`Function::place`] tells the function the result. So a guest
-//! that programs nonsense takes away its own device and nothing else.
+//! [`Root`] owns the bus: the function at each device and function number, and the BAR at each address. A
+//! [`Function`] owns its registers and the contents of its BARs, and never accesses the bus. The guest programs a
+//! BAR, and [`Function::decoding`] returns the resulting ranges. The root grants a range that lies in a window and
+//! overlaps no other, and passes the result to [`Function::update_bars`]. A guest that programs an invalid address disables
+//! its own device only.
 //!
-//! Locks, outermost first: the bus (in [`Root`]), then whatever a function locks. No function calls the root.
-//! Accesses of any width and alignment are answered: what nobody decodes reads all ones, and writes to it vanish.
+//! Locks, outermost first: the bus (in [`Root`]), then the function's own. No function calls the root. Accesses of
+//! any width and alignment are valid: an address without a BAR reads all ones and drops writes.
 //!
 //! Specifications: PCIe r6 §7.2 (configuration accesses), §7.5.1 (type 0 header); PCI 3.0 §3.2.2.3.2 (ports).
 #![deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
@@ -33,7 +33,7 @@ pub use bar::{Bar, Bars};
 pub use capability_list::CapabilityList;
 pub use config::{ConfigSpace, Register};
 pub use express::ExpressCapability;
-pub use function::{BAR_COUNT, Decoding, DeviceFunction, Function, Pages, Place, Placement};
+pub use function::{BAR_COUNT, BarAddress, BarAddresses, Decoding, DeviceFunction, Function, Pages};
 pub use header::{COMMAND_BUS_MASTER, COMMAND_INTX_DISABLE, Header};
 pub use msix::MsixCapability;
 pub use overlap::overlap;

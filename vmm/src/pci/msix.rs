@@ -1,4 +1,4 @@
-//! The MSI-X capability of a function of the VMM's own: where it is; its registers are the library's.
+//! The MSI-X capability of an emulated function. The vm-msi crate emulates its registers.
 
 use std::ops::Range;
 
@@ -9,10 +9,10 @@ use super::overlap::overlap;
 
 const ID: u8 = 0x11;
 const BYTES: u8 = 12;
-/// Bytes of the capability that are the library's: all but ID and next pointer.
+/// Bytes of the capability that vm-msi emulates: all but ID and next pointer.
 const REGISTERS: Range<u64> = 2..12;
 
-/// A place in configuration space.
+/// The capability's offset.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MsixCapability {
     at: u16,
@@ -24,7 +24,7 @@ impl MsixCapability {
         Self { at: list.add(ID, BYTES) }
     }
 
-    /// The part of an access to configuration space that is MSI-X's: where in the buffer, where in the capability.
+    /// The part of a configuration access that falls on MSI-X: range in the buffer, offset in the capability.
     fn part(self, offset: u16, len: usize) -> Option<(Range<usize>, u16)> {
         let start = u64::from(self.at);
         let registers = start.saturating_add(REGISTERS.start)..start.saturating_add(REGISTERS.end);
@@ -32,14 +32,14 @@ impl MsixCapability {
         Some((bytes, u16::try_from(at.saturating_add(REGISTERS.start)).ok()?))
     }
 
-    /// Reads MSI-X's part of an access to configuration space; the rest of `data` stays.
+    /// Reads MSI-X's part of a configuration access. The rest of `data` is unchanged.
     pub fn read(self, msix: &SoftwareMsix, offset: u16, data: &mut [u8]) {
         if let Some((bytes, at)) = self.part(offset, data.len()) {
             msix.read_config(at, data.get_mut(bytes).unwrap_or_default());
         }
     }
 
-    /// Writes MSI-X's part of an access to configuration space.
+    /// Writes MSI-X's part of a configuration access.
     pub fn write(self, msix: &SoftwareMsix, offset: u16, data: &[u8]) {
         if let Some((bytes, at)) = self.part(offset, data.len()) {
             msix.write_config(at, data.get(bytes).unwrap_or_default());

@@ -1,9 +1,9 @@
-//! Which part of an access falls on a window: the arithmetic of every register file, once.
+//! The overlap of an access with a register window.
 
 use std::ops::Range;
 
-/// The part of an access of `len` bytes at `offset` that falls on `window`: where it is in the access's buffer, and
-/// where it begins in the window. `None` if there is none.
+/// The part of an access of `len` bytes at `offset` that falls on `window`: its range in the access's buffer, and its
+/// offset in the window. `None` if they do not overlap.
 #[must_use]
 pub fn overlap(offset: u64, len: usize, window: &Range<u64>) -> Option<(Range<usize>, u64)> {
     let from = offset.max(window.start);

@@ -1,8 +1,8 @@
-//! The root bus: which function is where, and which BAR answers at which address.
+//! The root bus: functions by device and function number, BARs by address.
 //!
-//! Invariant: a BAR is in the address map exactly while its function has been told so by [`Function::place`]. The
-//! bus lock is held while placements change, so that functions hear of them in order; it is not held while a
-//! function answers an access. Functions are put on the bus before the guest runs and stay there.
+//! Invariant: a BAR is in the address map exactly while its function knows its address ([`Function::update_bars`]). The
+//! bus lock is held while addresses change, so that functions see the changes in order. It is not held during an access
+//! to a function. Functions are added before the guest runs and stay on the bus.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -11,27 +11,27 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use super::address_map::{AddressMap, BarOwner, Hit};
 use super::bar::Bars;
 use super::config::ConfigSpace;
-use super::function::{BAR_COUNT, Decoding, DeviceFunction, Function, Pages, Place, Placement};
+use super::function::{BAR_COUNT, BarAddress, BarAddresses, Decoding, DeviceFunction, Function, Pages};
 use super::host_bridge::HostBridge;
 use super::windows::{BarAllocator, BusRange, Space, WindowFull, Windows};
 
-/// Header type (PCIe r6 §7.5.1.1.9) and its bit that says that a device has more functions than this one.
+/// Header type (PCIe r6 §7.5.1.1.9) and its Multi-Function Device bit.
 const HEADER_TYPE: usize = 0x0e;
 const MULTI_FUNCTION: u8 = 1 << 7;
 
-/// Devices beside the host bridge, and functions on the bus.
+/// Device numbers and functions per device.
 const DEVICES: u8 = 32;
 const FUNCTIONS: u8 = 8;
 
-/// All places on the bus are taken.
+/// All device and function numbers are in use.
 #[derive(Debug, thiserror::Error)]
-#[error("the PCI bus has no place left: it takes 248 devices beside the host bridge")]
+#[error("the PCI bus is full: it has 248 functions besides the host bridge")]
 pub struct BusFull;
 
 struct Occupant {
     function: Arc<dyn Function>,
     decoding: Decoding,
-    placement: Placement,
+    addresses: BarAddresses,
 }
 
 #[derive(Default)]
@@ -63,69 +63,69 @@ impl Root {
         Arc::new(root)
     }
 
-    /// Programs a function's BARs with addresses that nothing else on the bus was given.
+    /// Programs a function's BARs with unused addresses.
     ///
     /// # Errors
-    /// A window is used up.
+    /// A window has no room.
     pub fn assign(&self, bars: &Bars, space: &mut ConfigSpace) -> Result<(), WindowFull> {
         bars.assign(space, &mut self.addresses.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Puts a function on the bus: a device of its own while there are any, then further functions of those.
+    /// Adds a function: as function 0 of a new device while there is one, then as a further function.
     ///
     /// # Errors
-    /// All places are taken.
+    /// The bus is full.
     pub fn add(&self, function: Arc<dyn Function>) -> Result<DeviceFunction, BusFull> {
-        let places =
+        let bdfs =
             (0..FUNCTIONS).flat_map(|function| (1..DEVICES).map(move |device| (device << 3) | function));
-        let place = {
+        let bdf = {
             let bus = self.bus.read().unwrap_or_else(PoisonError::into_inner);
-            places.map(DeviceFunction::from_bits).find(|place| !bus.occupants.contains_key(place))
+            bdfs.map(DeviceFunction::from_bits).find(|bdf| !bus.occupants.contains_key(bdf))
         };
-        let place = place.ok_or(BusFull)?;
-        self.insert(place, function);
-        self.update_bars(place);
-        Ok(place)
+        let bdf = bdf.ok_or(BusFull)?;
+        self.insert(bdf, function);
+        self.update_address_map(bdf);
+        Ok(bdf)
     }
 
-    /// Tells every function to give back what it holds of its host. Nothing may run the guest any more.
+    /// Releases the host resources of every function. Call this after the vCPUs have stopped.
     pub fn release(&self) {
         for (_, function) in self.functions() {
             function.release();
         }
     }
 
-    /// Each function's part of the final report, with its place on the bus.
+    /// Each function's part of the report, with its address on the bus.
     #[must_use]
     pub fn reports(&self) -> Vec<(DeviceFunction, serde_json::Value)> {
         let functions = self.functions().into_iter();
-        functions.filter_map(|(place, function)| Some((place, function.report()?))).collect()
+        functions.filter_map(|(bdf, function)| Some((bdf, function.report()?))).collect()
     }
 
     fn functions(&self) -> Vec<(DeviceFunction, Arc<dyn Function>)> {
         let bus = self.bus.read().unwrap_or_else(PoisonError::into_inner);
-        bus.occupants.iter().map(|(place, occupant)| (*place, Arc::clone(&occupant.function))).collect()
+        bus.occupants.iter().map(|(bdf, occupant)| (*bdf, Arc::clone(&occupant.function))).collect()
     }
 
-    fn insert(&self, place: DeviceFunction, function: Arc<dyn Function>) {
-        let occupant = Occupant { function, decoding: [None; BAR_COUNT], placement: [None; BAR_COUNT] };
-        self.bus.write().unwrap_or_else(PoisonError::into_inner).occupants.insert(place, occupant);
+    fn insert(&self, bdf: DeviceFunction, function: Arc<dyn Function>) {
+        let occupant = Occupant { function, decoding: [None; BAR_COUNT], addresses: [None; BAR_COUNT] };
+        self.bus.write().unwrap_or_else(PoisonError::into_inner).occupants.insert(bdf, occupant);
     }
 
-    fn function(&self, place: DeviceFunction) -> Option<Arc<dyn Function>> {
+    fn function(&self, bdf: DeviceFunction) -> Option<Arc<dyn Function>> {
         let bus = self.bus.read().unwrap_or_else(PoisonError::into_inner);
-        bus.occupants.get(&place).map(|occupant| Arc::clone(&occupant.function))
+        bus.occupants.get(&bdf).map(|occupant| Arc::clone(&occupant.function))
     }
 
-    /// Reads a function's configuration space; the access may reach over its end.
-    pub(super) fn config_read(&self, place: DeviceFunction, offset: u16, data: &mut [u8]) {
+    /// Reads a function's configuration space. The access may reach beyond its end.
+    pub(super) fn config_read(&self, bdf: DeviceFunction, offset: u16, data: &mut [u8]) {
         data.fill(0xff);
-        let Some(function) = self.function(place) else {
+        let Some(function) = self.function(bdf) else {
             return;
         };
         function.config_read(offset, data);
-        if place.function() == 0
-            && self.is_multi_function(place)
+        if bdf.function() == 0
+            && self.is_multi_function(bdf)
             && let Some(at) = HEADER_TYPE.checked_sub(usize::from(offset))
             && let Some(header_type) = data.get_mut(at)
         {
@@ -133,48 +133,47 @@ impl Root {
         }
     }
 
-    /// Writes a function's configuration space, and lets its BARs go where it now wants them.
-    pub(super) fn config_write(&self, place: DeviceFunction, offset: u16, data: &[u8]) {
-        if let Some(function) = self.function(place) {
+    /// Writes a function's configuration space and updates the addresses of its BARs.
+    pub(super) fn config_write(&self, bdf: DeviceFunction, offset: u16, data: &[u8]) {
+        if let Some(function) = self.function(bdf) {
             function.config_write(offset, data);
-            self.update_bars(place);
+            self.update_address_map(bdf);
         }
     }
 
-    fn is_multi_function(&self, place: DeviceFunction) -> bool {
+    fn is_multi_function(&self, bdf: DeviceFunction) -> bool {
         let bus = self.bus.read().unwrap_or_else(PoisonError::into_inner);
-        let others =
-            DeviceFunction::from_bits(place.bits() | 1)..=DeviceFunction::from_bits(place.bits() | 7);
+        let others = DeviceFunction::from_bits(bdf.bits() | 1)..=DeviceFunction::from_bits(bdf.bits() | 7);
         bus.occupants.range(others).next().is_some()
     }
 
-    /// Brings the address map in line with what the function at `place` decodes. Does nothing if that is unchanged.
-    fn update_bars(&self, place: DeviceFunction) {
+    /// Updates the address map after a change of the function's decoding. Does nothing if the decoding is unchanged.
+    fn update_address_map(&self, bdf: DeviceFunction) {
         let mut bus = self.bus.write().unwrap_or_else(PoisonError::into_inner);
-        let Some(occupant) = bus.occupants.get_mut(&place) else {
+        let Some(occupant) = bus.occupants.get_mut(&bdf) else {
             return;
         };
-        // Read under the lock: of two writers, the later one to come here sees both writes.
+        // Read under the lock: the later of two concurrent writers sees both writes.
         let decoding = occupant.function.decoding();
         if occupant.decoding == decoding {
             return;
         }
         occupant.decoding = decoding;
-        let (map, placements) = bus.arbitrate(&self.windows);
+        let (map, addresses) = bus.arbitrate(&self.windows);
         bus.map = map;
-        let changed = bus.occupants.values_mut().zip(placements).filter(|(now, next)| now.placement != *next);
+        let changed = bus.occupants.values_mut().zip(addresses).filter(|(now, next)| now.addresses != *next);
         let changed: Vec<_> = changed.collect();
-        // All that go, go first: their addresses may be wanted by those that come.
+        // Remove all old ranges first: a new range may overlap one of them.
         for (occupant, next) in &changed {
-            let mut staying = occupant.placement;
+            let mut staying = occupant.addresses;
             for (now, next) in staying.iter_mut().zip(next) {
                 *now = now.filter(|now| *next == Some(*now));
             }
-            occupant.function.place(&staying);
+            occupant.function.update_bars(&staying);
         }
         for (occupant, next) in changed {
-            occupant.function.place(&next);
-            occupant.placement = next;
+            occupant.function.update_bars(&next);
+            occupant.addresses = next;
         }
     }
 
@@ -185,7 +184,7 @@ impl Root {
         Some((Arc::clone(&occupant.function), hit))
     }
 
-    /// Reads from the bus; an access over a BAR's end is split there.
+    /// Reads from the bus. An access across a BAR's end is split.
     pub(super) fn read(&self, space: Space, address: u64, mut data: &mut [u8]) {
         data.fill(0xff);
         let mut address = Some(address);
@@ -200,7 +199,7 @@ impl Root {
         }
     }
 
-    /// Writes to the bus; an access over a BAR's end is split there.
+    /// Writes to the bus. An access across a BAR's end is split.
     pub(super) fn write(&self, space: Space, address: u64, mut data: &[u8]) {
         let mut address = Some(address);
         while let (Some(at), false) = (address, data.is_empty()) {
@@ -220,32 +219,33 @@ impl Root {
 }
 
 impl Bus {
-    /// Grants what lies in a window and is free: what stands already keeps its place, then lower functions first.
-    fn arbitrate(&self, windows: &Windows) -> (AddressMap, Vec<Placement>) {
+    /// Grants ranges that lie in a window and are free. Existing ranges have priority, then lower functions.
+    fn arbitrate(&self, windows: &Windows) -> (AddressMap, Vec<BarAddresses>) {
         let mut map = AddressMap::default();
-        let mut placements = vec![[None; BAR_COUNT]; self.occupants.len()];
+        let mut addresses = vec![[None; BAR_COUNT]; self.occupants.len()];
         for standing in [true, false] {
-            for ((place, occupant), placement) in self.occupants.iter().zip(&mut placements) {
-                let bars = occupant.decoding.iter().zip(&occupant.placement).zip(placement).enumerate();
+            for ((bdf, occupant), addresses) in self.occupants.iter().zip(&mut addresses) {
+                let bars = occupant.decoding.iter().zip(&occupant.addresses).zip(addresses).enumerate();
                 for (bar, ((wanted, now), granted)) in bars {
                     let stands = |range: &BusRange| now.is_some_and(|now| now.range == *range) == standing;
                     let wanted = wanted.filter(|range| windows.contain(range) && stands(range));
-                    let owner = BarOwner { function: *place, bar };
+                    let owner = BarOwner { function: *bdf, bar };
                     let claimed = wanted.filter(|range| map.claim(*range, owner));
-                    *granted = (*granted).or(claimed.map(|range| Place { range, pages: Pages::Shared }));
+                    *granted = (*granted).or(claimed.map(|range| BarAddress { range, pages: Pages::Shared }));
                 }
             }
         }
-        // Only now is it known who else is there.
-        for place in placements.iter_mut().flatten().flatten() {
+        // Page sharing is known only after all claims.
+        for place in addresses.iter_mut().flatten().flatten() {
             place.pages = map.pages(&place.range);
         }
-        (map, placements)
+        (map, addresses)
     }
 }
 
-/// How much of an access one BAR answers; where there is none, one byte, for the next may be a BAR's.
+/// The length of an access that one BAR serves. Without a BAR it is one byte, because a BAR may start at the next
+/// address.
 fn part_len(hit: Option<&(Arc<dyn Function>, Hit)>, len: usize) -> usize {
-    let left = hit.map_or(1, |(_, hit)| usize::try_from(hit.left).unwrap_or(usize::MAX));
-    left.min(len)
+    let remaining = hit.map_or(1, |(_, hit)| usize::try_from(hit.remaining).unwrap_or(usize::MAX));
+    remaining.min(len)
 }

@@ -1,4 +1,4 @@
-//! The bus as a guest sees it, with functions that are memory.
+//! The bus as a guest sees it, with functions backed by memory.
 
 use std::sync::{Arc, Mutex};
 
@@ -6,7 +6,7 @@ use vm_device::bus::{MmioAddress, PioAddress};
 
 use super::bar::{Bar, Bars, COMMAND};
 use super::config::{ConfigSpace, Register};
-use super::function::{BAR_COUNT, Decoding, DeviceFunction, Function, Pages, Placement};
+use super::function::{BAR_COUNT, BarAddresses, Decoding, DeviceFunction, Function, Pages};
 use super::root::Root;
 use super::windows::{Space, tests::windows};
 
@@ -15,7 +15,7 @@ struct Memory {
     bars: Bars,
     space: Mutex<ConfigSpace>,
     contents: Mutex<Vec<u8>>,
-    placements: Mutex<Vec<Placement>>,
+    addresses: Mutex<Vec<BarAddresses>>,
 }
 
 impl Memory {
@@ -37,7 +37,7 @@ impl Memory {
             bars,
             space: Mutex::new(space),
             contents: Mutex::new(vec![0; 0x1000]),
-            placements: Mutex::default(),
+            addresses: Mutex::default(),
         });
         (root.add(Arc::clone(&function) as Arc<dyn Function>).unwrap(), function)
     }
@@ -72,8 +72,8 @@ impl Function for Memory {
         self.bars.decode(&self.space.lock().unwrap())
     }
 
-    fn place(&self, placement: &Placement) {
-        self.placements.lock().unwrap().push(*placement);
+    fn update_bars(&self, addresses: &BarAddresses) {
+        self.addresses.lock().unwrap().push(*addresses);
     }
 
     fn release(&self) {}
@@ -164,7 +164,7 @@ fn bars_answer_where_the_guest_puts_them_and_only_while_decoding_is_on() {
     root.pio().pio_read(PioAddress(0xc000), port + 9 - 0xc000, &mut data);
     assert_eq!(data, [2, 3]);
     let starts: Vec<_> =
-        function.placements.lock().unwrap().iter().map(|p| p[0].map(|p| p.range.start())).collect();
+        function.addresses.lock().unwrap().iter().map(|p| p[0].map(|p| p.range.start())).collect();
     let (first, second) = (Some(bar0), Some(0xd000_0000));
     assert_eq!(starts, [None, first, None, second, None, None], "each move takes away before it gives");
 }
@@ -179,7 +179,7 @@ fn a_colliding_or_absurd_bar_harms_only_its_owner() {
     }
     let home = second.bar0();
     let collide = u32::try_from(first.bar0()).unwrap();
-    let last = |function: &Memory| function.placements.lock().unwrap().last().copied().unwrap();
+    let last = |function: &Memory| function.addresses.lock().unwrap().last().copied().unwrap();
     for address in [collide, 0, 0x1000, 0xe000_0000, 0xfee0_0000, 0xffff_f000] {
         ecam_write(&root, (16 << 12) + 0x10, &address.to_le_bytes());
         assert_eq!(last(&second), [None; BAR_COUNT], "{address:#x}");
@@ -201,19 +201,19 @@ fn a_bar_that_comes_to_anothers_page_has_both_told_and_the_other_first() {
         ecam_write(&root, config + 4, &[2, 0]);
     }
     let places = |function: &Memory| -> Vec<_> {
-        let seen = std::mem::take(&mut *function.placements.lock().unwrap());
-        seen.iter().map(|placement| placement[0].map(|place| (place.range.start(), place.pages))).collect()
+        let seen = std::mem::take(&mut *function.addresses.lock().unwrap());
+        seen.iter().map(|addresses| addresses[0].map(|place| (place.range.start(), place.pages))).collect()
     };
     let (home, away) = (first.bar0(), second.bar0());
-    assert_eq!(places(&first).last(), Some(&Some((home, Pages::Own))));
-    assert_eq!(places(&second).last(), Some(&Some((away, Pages::Own))));
+    assert_eq!(places(&first).last(), Some(&Some((home, Pages::Exclusive))));
+    assert_eq!(places(&second).last(), Some(&Some((away, Pages::Exclusive))));
     let within = home + 0x800;
     ecam_write(&root, (16 << 12) + 0x10, &u32::try_from(within).unwrap().to_le_bytes());
     assert_eq!(places(&first), [None, Some((home, Pages::Shared))], "out of its page, and then back");
     assert_eq!(places(&second), [None, Some((within, Pages::Shared))]);
     ecam_write(&root, (16 << 12) + 0x10, &u32::try_from(away).unwrap().to_le_bytes());
-    assert_eq!(places(&first), [None, Some((home, Pages::Own))]);
-    assert_eq!(places(&second), [None, Some((away, Pages::Own))]);
+    assert_eq!(places(&first), [None, Some((home, Pages::Exclusive))]);
+    assert_eq!(places(&second), [None, Some((away, Pages::Exclusive))]);
 }
 
 #[test]

@@ -1,13 +1,13 @@
-//! The address windows of the root bus, and the firmware's job of giving BARs their first addresses.
+//! The address windows of the root bus, and the initial BAR addresses that firmware would assign.
 //!
-//! A BAR decodes only where it lies in one window whole: RAM, interrupt controllers and ECAM are outside of them,
-//! so no address that a guest invents can shadow those.
+//! A BAR decodes only if its whole range lies in one window. RAM, interrupt controllers and ECAM are outside the
+//! windows, so no BAR can shadow them.
 
 use std::ops::{Range, RangeInclusive};
 
 use vm_allocator::{AddressAllocator, AllocPolicy};
 
-/// What a memory BAR's addresses are shared with the guest in.
+/// The granularity of memory slots.
 pub const PAGE: u64 = 4096;
 
 /// An address space of the bus.
@@ -19,7 +19,7 @@ pub enum Space {
     Io,
 }
 
-/// A range of addresses on the bus: never empty, and it does not wrap.
+/// A non-empty range of bus addresses that does not wrap.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BusRange {
     space: Space,
@@ -28,7 +28,7 @@ pub struct BusRange {
 }
 
 impl BusRange {
-    /// `None` if it would be empty or reach over the end of the address space.
+    /// `None` if the range is empty or exceeds the address space.
     #[must_use]
     pub fn new(space: Space, start: u64, len: u64) -> Option<Self> {
         let last = start.checked_add(len.checked_sub(1)?)?;
@@ -60,7 +60,7 @@ impl BusRange {
     }
 }
 
-/// Where the root bus decodes.
+/// The address windows of the root bus.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Windows {
     /// For 32-bit memory BARs.
@@ -72,7 +72,7 @@ pub struct Windows {
 }
 
 impl Windows {
-    /// Whether one window holds the range whole.
+    /// Whether the whole range lies in one window.
     #[must_use]
     pub fn contain(&self, range: &BusRange) -> bool {
         let within = |window: &Range<u64>| window.start <= range.start() && range.end() <= window.end;
@@ -87,28 +87,28 @@ impl Windows {
     }
 }
 
-/// Which window a BAR's first address comes from.
+/// The window of a BAR's initial address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Window {
     /// BarAllocator below 4 GiB.
     Memory32,
-    /// BarAllocator above RAM, and below 4 GiB where those are used up.
+    /// Addresses above RAM, or below 4 GiB if those are used up.
     Memory64,
     /// Ports.
     Io,
 }
 
-/// A window has no room for a BAR.
+/// The window has no room for a BAR.
 #[derive(Debug, thiserror::Error)]
 #[error("no room for a BAR of {size:#x} bytes in the {window:?} window of the PCI bus")]
 pub struct WindowFull {
-    /// The window that was asked.
+    /// The window.
     pub window: Window,
     /// The BAR's size.
     pub size: u64,
 }
 
-/// Hands out addresses for BARs, as firmware would.
+/// Allocates addresses for BARs.
 #[derive(Debug)]
 pub struct BarAllocator {
     memory32: Option<AddressAllocator>,
@@ -117,10 +117,10 @@ pub struct BarAllocator {
 }
 
 impl BarAllocator {
-    /// All of the windows, free.
+    /// An allocator with empty windows.
     #[must_use]
     pub fn new(windows: &Windows) -> Self {
-        // An empty window is one that has no room.
+        // An empty window has no room.
         let free = |window: &Range<u64>| {
             let size = window.end.saturating_sub(window.start);
             AddressAllocator::new(window.start, size).ok()
@@ -128,10 +128,11 @@ impl BarAllocator {
         Self { memory32: free(&windows.mmio32), memory64: free(&windows.mmio64), io: free(&windows.ports()) }
     }
 
-    /// An address for `size` bytes, aligned to `size`. Memory is given whole pages, so that BARs never share one.
+    /// An address for `size` bytes, aligned to `size`. Memory is allocated in whole pages, so BARs never share one
+    /// initially.
     ///
     /// # Errors
-    /// The window is used up.
+    /// The window has no room.
     pub fn allocate(&mut self, window: Window, size: u64) -> Result<u64, WindowFull> {
         let room = match window {
             Window::Memory32 | Window::Memory64 => size.max(PAGE),
@@ -163,7 +164,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn only_what_one_window_holds_whole_is_decoded() {
+    fn only_a_range_within_one_window_is_decoded() {
         let contains = |space, start, len| windows().contain(&BusRange::new(space, start, len).unwrap());
         assert!(contains(Space::Memory, 0xc000_0000, 0x2000_0000));
         assert!(contains(Space::Memory, 0x7f_ffff_f000, 0x1000));

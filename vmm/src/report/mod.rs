@@ -1,7 +1,8 @@
-//! The report: what the guest's interrupts have cost, at the end of a run and whenever SIGUSR1 asks.
+//! The report of the devices, their vectors, the host vector budget and the routes. Written at the end of a run and
+//! on SIGUSR1.
 //!
-//! JSON for programs, replaced as a whole so that a reader never sees half of it, and as `vmm/report.schema.json`
-//! describes it; a tree for people.
+//! `vmm/report.schema.json` describes the JSON. A report replaces the previous file atomically. `--report -` prints a
+//! tree.
 
 mod software;
 mod tree;
@@ -17,44 +18,44 @@ pub(crate) use software::software;
 
 use crate::pci::Root;
 
-/// The version of the report's format, as the schema has it. It rises when a field changes its name or its meaning.
+/// The version of the report's format, as in the schema. It increases when a field changes its name or meaning.
 const VERSION: u32 = 2;
 
-/// Where the report goes.
+/// The destination of the report.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Target {
+pub enum ReportTarget {
     /// A file, as JSON.
     File(PathBuf),
     /// Standard error, as a tree.
     Tree,
 }
 
-impl From<&Path> for Target {
+impl From<&Path> for ReportTarget {
     fn from(path: &Path) -> Self {
         if path == Path::new("-") { Self::Tree } else { Self::File(path.into()) }
     }
 }
 
-/// What a report is made of.
+/// The sources of a report.
 #[derive(Clone)]
 pub struct Reporter {
-    /// Where it goes.
-    pub target: Target,
-    /// The VM's messages.
+    /// The destination.
+    pub target: ReportTarget,
+    /// The VM's message router.
     pub router: Arc<KvmRouter>,
-    /// The host vectors of all its devices.
+    /// The host vectors of all devices.
     pub budget: Arc<VmBudget>,
-    /// The devices themselves.
+    /// The devices.
     pub root: Arc<Root>,
 }
 
 impl Reporter {
-    /// Writes the report as things are now. A failure is said, and no reason to stop the guest.
+    /// Writes a report of the current state. An error is printed, and the guest goes on.
     pub fn write(&self) {
         let report = self.report();
         match &self.target {
-            Target::Tree => eprint!("{}", tree::draw("vm", &report)),
-            Target::File(path) => {
+            ReportTarget::Tree => eprint!("{}", tree::draw("vm", &report)),
+            ReportTarget::File(path) => {
                 let written = replace(path, &format!("{report:#}\n"));
                 if let Err(error) = written {
                     eprintln!("vmm: --report {}: {error}", path.display());
@@ -90,7 +91,7 @@ impl Reporter {
     }
 }
 
-/// Writes `text` beside `path` and puts it in its place.
+/// Writes `text` to a temporary file and renames it to `path`.
 fn replace(path: &Path, text: &str) -> std::io::Result<()> {
     let mut beside = path.as_os_str().to_owned();
     beside.push(".part");
@@ -104,7 +105,7 @@ mod tests {
 
     #[test]
     fn a_dash_is_the_tree() {
-        assert_eq!(Target::from(Path::new("-")), Target::Tree);
-        assert_eq!(Target::from(Path::new("./-")), Target::File("./-".into()));
+        assert_eq!(ReportTarget::from(Path::new("-")), ReportTarget::Tree);
+        assert_eq!(ReportTarget::from(Path::new("./-")), ReportTarget::File("./-".into()));
     }
 }

@@ -1,5 +1,4 @@
-//! The interrupts of a device of the VMM's own, of whatever store: how many there may be, what they have done, and those
-//! that the guest uses. Idle ones are not listed, however many there are.
+//! The report of an interrupt function with a software domain: capacity, counters, and the vectors in use.
 
 use serde_json::{Value, json};
 use vm_msi::domain::SoftwareDomain;

@@ -1,13 +1,13 @@
-//! The report as a tree for people: from the VM to its devices, their capabilities, and the vectors of each.
+//! The report as a tree: the VM, its devices, their capabilities, and the vectors.
 //!
-//! Knows nothing of what it shows, so that nothing is left out: what is simple stands in its owner's line, objects are
-//! branches, and lists of simple objects are tables.
+//! The drawing is generic, so that no field is omitted. Scalars go on the line of their owner, objects are branches,
+//! and lists of objects are tables.
 
 use std::fmt::Write as _;
 
 use serde_json::{Map, Value};
 
-/// A branch that others follow, and the last one.
+/// The prefixes of a branch, and of the last one.
 const BRANCH: [&str; 2] = ["├─ ", "│  "];
 const LAST: [&str; 2] = ["└─ ", "   "];
 
@@ -40,7 +40,7 @@ fn branch(text: &mut String, first: &str, rest: &str, title: &str, value: &Value
     }
 }
 
-/// An object's field by which it is called in a list.
+/// The field that names an object in a list.
 const NAME: &str = "place";
 
 enum Child<'a> {
@@ -48,7 +48,7 @@ enum Child<'a> {
     Table(&'a [Value]),
 }
 
-/// What has lines of its own: objects, the objects of a list by name, and lists as tables.
+/// The children: objects, the named objects of a list, and lists as tables.
 fn children(fields: &Map<String, Value>) -> Vec<(String, Child<'_>)> {
     let mut children = Vec::new();
     for (name, value) in fields.iter().filter(|(_, value)| !is_simple(value)) {
@@ -64,7 +64,7 @@ fn children(fields: &Map<String, Value>) -> Vec<(String, Child<'_>)> {
     children
 }
 
-/// One row an object, one column a field that some row has.
+/// A table with a row for each object and a column for each field.
 fn table(text: &mut String, indent: &str, rows: &[Value]) {
     let mut names: Vec<&String> = Vec::new();
     for name in rows.iter().filter_map(Value::as_object).flat_map(Map::keys) {
@@ -92,12 +92,12 @@ fn table(text: &mut String, indent: &str, rows: &[Value]) {
     }
 }
 
-/// Whether a value has its place in its owner's line.
+/// Whether a value is a scalar.
 fn is_simple(value: &Value) -> bool {
     !matches!(value, Value::Object(_) | Value::Array(_))
 }
 
-/// A value in a word or two. Numbers that are addresses and the like are in hexadecimal, as the field is used to.
+/// A scalar as text. Addresses and data are hexadecimal.
 fn plain(name: &str, value: &Value) -> String {
     match value {
         Value::Null => "-".to_owned(),
@@ -114,7 +114,7 @@ fn plain(name: &str, value: &Value) -> String {
 
 fn line(text: &mut String, first: &str, title: &str, rest: &str) {
     let gap = if rest.is_empty() { "" } else { "  " };
-    // A string takes whatever is written to it.
+    // Writing to a string cannot fail.
     let _ = writeln!(text, "{}", format!("{first}{title}{gap}{rest}").trim_end());
 }
 

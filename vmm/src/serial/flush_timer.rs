@@ -1,4 +1,4 @@
-//! Hands on what waits at the end of the serial line without being a line: a prompt, an echo.
+//! The timer that flushes serial output without a newline, such as a prompt or an echo.
 
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::{Mutex, PoisonError};
@@ -8,10 +8,11 @@ use vmm_sys_util::timerfd::TimerFd;
 
 use crate::error::{Context, Result};
 
-/// How long a byte waits at most: too short for a person to see.
+/// The maximum delay of a byte, short enough for interactive use.
 const FLUSH_DELAY: Duration = Duration::from_millis(10);
 
-/// The clock that runs while bytes wait. Its lock is taken under the registers' and held for one system call.
+/// The timer, running while output is buffered. Its lock is taken under the registers' lock and held for one system
+/// call.
 #[derive(Debug)]
 pub(super) struct FlushTimer(Mutex<TimerFd>);
 
@@ -20,7 +21,7 @@ impl FlushTimer {
         Ok(Self(Mutex::new(TimerFd::new().context("creating a timer")?)))
     }
 
-    /// Starts the clock for the first byte that waits.
+    /// Starts the timer when the first byte is buffered.
     pub(super) fn start(&self) {
         if let Err(error) = self.timer(|timer| timer.reset(FLUSH_DELAY, None)) {
             tracing::warn!("serial output may be late: {error}");

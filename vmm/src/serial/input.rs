@@ -1,8 +1,8 @@
 //! Standard input to the serial port, on the event loop.
 //!
-//! Reads only what the guest's port takes: while it is full, standard input is not watched, and typing waits
-//! in the terminal. On a terminal, Ctrl-A is the escape: `Ctrl-A x` ends the VMM, `Ctrl-A Ctrl-A` sends one
-//! Ctrl-A.
+//! Reads as many bytes as the guest's port accepts. While the port is full, standard input is not watched, and typed
+//! characters stay in the terminal. On a terminal, Ctrl-A is the escape: `Ctrl-A x` ends the VMM, `Ctrl-A Ctrl-A`
+//! sends one Ctrl-A.
 
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
@@ -13,10 +13,10 @@ use super::Port;
 use crate::outcome::{ExitEvent, Outcome};
 
 const CTRL_A: u8 = 1;
-/// What `Ctrl-A x` counts as.
+/// The signal whose exit status `Ctrl-A x` has.
 const INTERRUPTED: i32 = signal_hook::consts::SIGINT;
 
-/// The way from standard input to the port.
+/// Forwards standard input to the port.
 pub struct Input {
     port: Arc<Port>,
     exit_event: Arc<ExitEvent>,
@@ -24,19 +24,19 @@ pub struct Input {
     stream: Stream,
 }
 
-/// Whether standard input may still bring something.
+/// Whether standard input has ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Stream {
     Open,
     Ended,
 }
 
-/// Whether standard input is a terminal, whose user has the escape.
+/// The kind of standard input. Only a terminal has the escape.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Source {
-    /// A person types.
+    /// A terminal.
     Terminal,
-    /// A pipe or the like: every byte is the guest's.
+    /// A pipe or socket: every byte goes to the guest.
     Stream,
 }
 
@@ -47,7 +47,7 @@ struct Escape {
 }
 
 impl Escape {
-    /// The bytes of `typed` that are for the guest, and whether the user wants to end.
+    /// The bytes of `typed` for the guest, and whether the user ends the VMM.
     fn filter(&mut self, typed: &[u8]) -> (Vec<u8>, bool) {
         let mut bytes = Vec::with_capacity(typed.len());
         for byte in typed {
@@ -78,7 +78,7 @@ impl Input {
         let stdin = Events::new(&rustix::stdio::stdin(), EventSet::IN);
         match ops.add(stdin) {
             Ok(()) | Err(event_manager::Error::FdAlreadyRegistered) => {}
-            // /dev/null and files cannot be waited for.
+            // epoll refuses /dev/null and files.
             Err(error) => {
                 tracing::info!(
                     "standard input is no terminal, pipe or socket: the guest gets no input ({error})"
@@ -100,7 +100,7 @@ impl Input {
     }
 
     fn read(&mut self, ops: &mut EventOps) {
-        // An escape that turns out to be none adds a byte.
+        // An unfinished escape may add a byte.
         let capacity = self.port.input_capacity().saturating_sub(1);
         if capacity == 0 {
             return Self::unwatch(ops);
@@ -134,7 +134,7 @@ impl Input {
 impl MutEventSubscriber for Input {
     fn process(&mut self, events: Events, ops: &mut EventOps) {
         if events.fd() == self.port.input_read().as_raw_fd() {
-            // There is room again. Nothing to read means that another event came first.
+            // The port has room again. A failed read means that another event was first.
             if self.port.input_read().read().is_ok() {
                 self.watch(ops);
             }
@@ -146,7 +146,7 @@ impl MutEventSubscriber for Input {
     fn init(&mut self, ops: &mut EventOps) {
         self.watch(ops);
         if let Err(error) = ops.add(Events::new(self.port.input_read(), EventSet::IN)) {
-            tracing::error!("serial input that waits for room will not go on: {error}");
+            tracing::error!("cannot watch the serial port for room, serial input may stop: {error}");
         }
     }
 }

@@ -1,9 +1,8 @@
-//! Where the bytes of the serial port go.
+//! The output of the serial port.
 //!
-//! Bytes are handed on line by line, since each hand-over is a system call and wakes a reader. What is not yet a
-//! line waits until [`Output::drain`], which the event loop calls soon after the first byte of it. Nothing here
-//! waits for a slow reader: what it does not take stays, and a guest that has too much of it waiting is held up by
-//! the port, as by a real line.
+//! Bytes are written line by line: each write is a system call and wakes a reader. An incomplete line waits for
+//! [`Output::drain`], which the event loop calls within 10 ms. Nothing here waits for a slow reader. Unwritten bytes
+//! stay buffered, and the port blocks a guest with too many of them, like a real line.
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -15,12 +14,12 @@ use rustix::io::Errno;
 use crate::cli::SerialTarget;
 use crate::error::{Error, Result};
 
-/// Bytes that may wait: with more, the guest does.
+/// Maximum number of buffered bytes. The guest waits while the buffer is full.
 const BUFFER_LIMIT: usize = 64 << 10;
-/// Bytes that a pipe with any room takes at once (PIPE_BUF).
+/// Bytes that a writable pipe accepts at once (PIPE_BUF).
 const AT_ONCE: usize = 4096;
 
-/// The receiving end of the line.
+/// The destination of the output.
 #[derive(Debug)]
 enum Sink {
     Stdout,
@@ -28,7 +27,7 @@ enum Sink {
     Nowhere,
 }
 
-/// The line's end with the bytes that wait for it.
+/// A buffer in front of the destination.
 #[derive(Debug)]
 pub(super) struct Output {
     buffered: Vec<u8>,
@@ -50,17 +49,17 @@ impl Output {
         Ok(Self { buffered: Vec::new(), sink })
     }
 
-    /// Bytes that wait.
+    /// Number of buffered bytes.
     pub(super) fn buffered(&self) -> usize {
         self.buffered.len()
     }
 
-    /// Whether the guest must wait until some have been handed on.
+    /// Whether the guest must wait.
     pub(super) fn is_full(&self) -> bool {
         self.buffered.len() >= BUFFER_LIMIT
     }
 
-    /// Hands on what the reader takes now.
+    /// Writes the bytes that the reader accepts now.
     pub(super) fn drain(&mut self) -> io::Result<()> {
         let written = match &mut self.sink {
             Sink::Stdout => write_to_stdout(&self.buffered),
@@ -69,7 +68,7 @@ impl Output {
         };
         match written {
             Ok(count) => drop(self.buffered.drain(..count.min(self.buffered.len()))),
-            // A reader that is gone has lost them; keeping them would stop the guest.
+            // The reader is gone. Discard the bytes, because a full buffer would stop the guest.
             Err(_) => self.buffered.clear(),
         }
         written.map(drop)
@@ -85,14 +84,13 @@ impl Write for Output {
         Ok(bytes.len())
     }
 
-    /// The registers' model flushes after each byte, which is what this type avoids.
+    /// No effect: vm-superio flushes after each byte, which this buffer avoids.
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
     }
 }
 
-/// Writes until standard output takes no more, and says how much that was. Not through std's, which has a buffer
-/// and a lock of its own.
+/// Writes until standard output accepts no more, and returns the number of bytes. Bypasses std's buffer and lock.
 fn write_to_stdout(bytes: &[u8]) -> io::Result<usize> {
     let mut written = 0usize;
     for part in bytes.chunks(AT_ONCE) {
@@ -113,8 +111,8 @@ fn write_to_stdout(bytes: &[u8]) -> io::Result<usize> {
     Ok(written)
 }
 
-/// Waits until standard output takes more, and says whether it does. A reader that is gone counts as one: the write
-/// will say so.
+/// Waits until standard output is writable, and returns whether it is. A closed reader counts as writable: the write
+/// then fails.
 pub(super) fn wait_writable(patience: Duration) -> io::Result<bool> {
     let stdout = rustix::stdio::stdout();
     let timeout = Timespec::try_from(patience).map_err(io::Error::other)?;

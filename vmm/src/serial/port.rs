@@ -1,4 +1,4 @@
-//! COM1 on the bus.
+//! COM1 on the bus: the registers, their interrupt, and the flush of buffered output.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -16,7 +16,7 @@ use crate::error::{Context, Result};
 use crate::interrupts::Line;
 use crate::outcome::ExitEvent;
 
-/// The registers, with their interrupt and their line.
+/// The registers with their interrupt and output.
 type Registers = Serial<Line, InputRead, Output>;
 
 /// COM1.
@@ -27,16 +27,17 @@ pub struct Port {
     exit_event: Arc<ExitEvent>,
 }
 
-/// How long a guest waits for a slow reader before it looks whether the run has ended.
+/// The interval at which a guest blocked by a slow reader checks for the end of the run.
 const WRITE_TIMEOUT: Duration = Duration::from_millis(100);
-/// How long the last output waits for a reader.
+/// The maximum wait for a reader of the last output.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
 impl Port {
     /// A port that raises `interrupt` and writes to `target`.
     ///
     /// # Errors
-    /// An input error when the file cannot be written; the host's, when it has no eventfd.
+    /// [`Error::Input`](crate::error::Error::Input) if the file cannot be written,
+    /// [`Error::Host`](crate::error::Error::Host) if the host refuses a descriptor.
     pub fn new(target: &SerialTarget, interrupt: Line, exit_event: Arc<ExitEvent>) -> Result<Arc<Self>> {
         let output = Output::to(target)?;
         let input_read = EventFd::new(EFD_NONBLOCK).context("creating an eventfd")?;
@@ -49,21 +50,20 @@ impl Port {
         self.registers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// How many bytes of input the guest's port takes now.
+    /// Number of input bytes that the port accepts now.
     #[must_use]
     pub fn input_capacity(&self) -> usize {
         self.registers().fifo_capacity()
     }
 
-    /// Gives the guest input; what is beyond [`Port::input_capacity`] is lost, as on a line without flow
-    /// control.
+    /// Queues input for the guest. Bytes beyond [`Port::input_capacity`] are lost, as on a line without flow control.
     pub fn receive(&self, input: &[u8]) {
         if let Err(error) = self.registers().enqueue_raw_bytes(input) {
             tracing::warn!("serial input was lost: {error}");
         }
     }
 
-    /// Hands on the output that waits, as far as its reader takes it now, and lets the clock ask again for the rest.
+    /// Writes as much buffered output as its reader accepts, and restarts the timer for the rest.
     fn drain(&self) {
         let mut registers = self.registers();
         if let Err(error) = registers.writer_mut().drain() {
@@ -74,7 +74,7 @@ impl Port {
         }
     }
 
-    /// Hands on the last output. A reader that takes none for a second does not get it.
+    /// Writes the last output. Gives up if the reader accepts nothing for one second.
     pub fn close(&self) {
         loop {
             self.drain();
@@ -83,7 +83,9 @@ impl Port {
                 return;
             }
             if !matches!(output::wait_writable(CLOSE_TIMEOUT), Ok(true)) {
-                return tracing::warn!("nobody took the last {buffered} bytes of serial output");
+                return tracing::warn!(
+                    "the last {buffered} bytes of serial output are lost: nobody reads them"
+                );
             }
         }
     }
@@ -92,13 +94,13 @@ impl Port {
         let mut registers = self.registers();
         let waited = registers.writer().buffered();
         if let Err(error) = registers.write(offset, value) {
-            // The guest's console must not end because ours has.
+            // A broken output must not stop the guest's console.
             tracing::debug!("serial output: {error}");
         }
         if waited == 0 && registers.writer().buffered() > 0 {
             self.flush_timer.start();
         }
-        // The guest waits for a slow reader, without the registers: the event loop must not.
+        // The vCPU waits for a slow reader, without the lock: the event loop must not block.
         while registers.writer().is_full() && !self.exit_event.is_signalled() {
             drop(registers);
             if let Err(error) = output::wait_writable(WRITE_TIMEOUT) {
@@ -119,7 +121,7 @@ impl Port {
 impl DevicePio for Port {
     fn pio_read(&self, _base: PioAddress, offset: PioAddressOffset, data: &mut [u8]) {
         data.fill(0xff);
-        // Registers are bytes; a wider access reads the first.
+        // Registers are bytes. A wider access reads the first one.
         if let (Ok(offset), [value, ..]) = (u8::try_from(offset), data) {
             *value = self.registers().read(offset);
         }
@@ -132,7 +134,7 @@ impl DevicePio for Port {
     }
 }
 
-/// Tells the event loop that the guest has read all input.
+/// Signals that the guest has read all input.
 struct InputRead(EventFd);
 
 impl SerialEvents for InputRead {
@@ -141,14 +143,14 @@ impl SerialEvents for InputRead {
     fn tx_lost_byte(&self) {}
 
     fn in_buffer_empty(&self) {
-        // It cannot fail but for a counter that is full, and then the event loop will look anyway.
+        // The write fails only with a full counter, which is readable, too.
         if let Err(error) = self.0.write(1) {
             tracing::trace!("serial input: {error}");
         }
     }
 }
 
-/// The event loop's part.
+/// The event loop subscriber that flushes buffered output.
 pub struct Flusher(pub Arc<Port>);
 
 impl MutEventSubscriber for Flusher {
@@ -160,7 +162,7 @@ impl MutEventSubscriber for Flusher {
     fn init(&mut self, ops: &mut EventOps) {
         let timer = self.0.flush_timer.descriptor();
         if let Err(error) = ops.add(Events::new_raw(timer, EventSet::IN)) {
-            tracing::error!("serial output that is no line will be late: {error}");
+            tracing::error!("cannot watch the flush timer, serial output without a newline is late: {error}");
         }
     }
 }

@@ -1,28 +1,27 @@
-//! Raw mode of the terminal, for as long as the guest has it.
+//! Raw mode of the terminal while the guest uses it.
 //!
-//! Only a terminal is touched. It is given back by [`restore`], which the guard's drop, the panic hook and
-//! the end of the process all call: the settings are kept in one process-wide place, and the first to come
-//! restores them.
+//! [`restore`] restores the terminal. The guard's drop and the panic hook both call it. The saved settings are
+//! process-wide, and the first call restores them.
 
 use std::io;
 use std::sync::Mutex;
 
 use rustix::termios::{self, OptionalActions, OutputModes, Termios};
 
-/// The settings to go back to, while they are not in force.
+/// The saved settings while raw mode is active.
 static SAVED: Mutex<Option<Termios>> = Mutex::new(None);
 
-/// The terminal in raw mode; dropping it gives the terminal back.
+/// The terminal in raw mode. Dropping it restores the terminal.
 #[derive(Debug)]
 pub struct RawMode(());
 
 impl RawMode {
-    /// Puts standard input's terminal in raw mode, if it is one.
+    /// Puts standard input's terminal in raw mode. Returns `None` if it is no terminal.
     ///
-    /// Output processing stays on, so that our own messages still start at the left.
+    /// Output processing stays enabled, so that log lines start in column 0.
     ///
     /// # Errors
-    /// The host's, when it refuses the settings.
+    /// The host's error if it refuses the settings.
     pub fn enter() -> io::Result<Option<Self>> {
         let stdin = rustix::stdio::stdin();
         if !termios::isatty(stdin) {
@@ -46,9 +45,9 @@ impl Drop for RawMode {
     }
 }
 
-/// Restores the terminal, if it is in raw mode. May be called at any time, from any thread, in a panic too.
+/// Restores the terminal if it is in raw mode. Any thread may call this at any time, even in a panic.
 pub fn restore() {
-    // `try_lock`: a panic while the lock is held must not wait for itself.
+    // `try_lock`: a panic under the lock must not deadlock.
     if let Ok(mut saved) = SAVED.try_lock()
         && let Some(settings) = saved.take()
         && let Err(error) = termios::tcsetattr(rustix::stdio::stdin(), OptionalActions::Flush, &settings)
@@ -57,7 +56,7 @@ pub fn restore() {
     }
 }
 
-/// Gives the terminal back before a panic says what happened.
+/// Makes a panic restore the terminal before it prints its message.
 pub fn restore_on_panic() {
     let report = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |info| {

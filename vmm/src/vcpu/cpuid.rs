@@ -1,8 +1,8 @@
 //! The guest's CPUID: what KVM supports on this host, with the topology of this VM.
 //!
-//! Every vCPU is one core of one package, and its APIC ID is its index. Nothing is offered that KVM does not
-//! list (KVM_GET_SUPPORTED_CPUID), but for what KVM emulates and only lists elsewhere: the TSC deadline
-//! timer. Nested virtualisation is not offered. Leaves: Intel SDM 2A CPUID; AMD APM 3 appendix E.
+//! Every vCPU is one core of one package, and its APIC ID is its index. The guest gets only features that KVM lists
+//! (KVM_GET_SUPPORTED_CPUID), plus the TSC deadline timer, which KVM emulates but reports as a capability. Nested
+//! virtualisation is not offered. Leaves: Intel SDM 2A CPUID; AMD APM 3 appendix E.
 
 use kvm_bindings::{CpuId, KVM_CPUID_FLAG_SIGNIFCANT_INDEX, KVM_MAX_CPUID_ENTRIES, kvm_cpuid_entry2};
 use kvm_ioctls::{Cap, Kvm};
@@ -10,7 +10,7 @@ use vm_msi::apic::DestinationIds;
 
 use crate::error::{Context, Error, Result};
 
-/// PhysicalDevice address bits of a CPU that does not say.
+/// Physical address bits of a CPU without leaf 0x8000_0008.
 const DEFAULT_PHYSICAL_BITS: u8 = 36;
 
 mod leaf {
@@ -18,7 +18,7 @@ mod leaf {
     pub(super) const CACHES: u32 = 4;
     pub(super) const TOPOLOGY: u32 = 0xb;
     pub(super) const TOPOLOGY_V2: u32 = 0x1f;
-    /// KVM's own features, as it tells them to guests.
+    /// KVM's paravirtual features.
     pub(super) const KVM_FEATURES: u32 = 0x4000_0001;
     pub(super) const EXTENDED_FEATURES: u32 = 0x8000_0001;
     pub(super) const ADDRESS_SIZES: u32 = 0x8000_0008;
@@ -31,27 +31,28 @@ const FEATURES_ECX_VMX: u32 = 1 << 5;
 const FEATURES_ECX_TSC_DEADLINE: u32 = 1 << 24;
 const FEATURES_ECX_HYPERVISOR: u32 = 1 << 31;
 const FEATURES_EDX_HTT: u32 = 1 << 28;
-/// KVM_FEATURE_MSI_EXT_DEST_ID: destinations of messages may have 15 bits. KVM does not list it, because the VMM translates.
+/// KVM_FEATURE_MSI_EXT_DEST_ID: destination IDs of messages may have 15 bits. KVM does not list it, because the VMM
+/// translates.
 const KVM_EAX_EXTENDED_DESTINATIONS: u32 = 1 << 15;
 const EXTENDED_ECX_SVM: u32 = 1 << 2;
-/// Legacy multi-core method, which AMD sets with leaf 0x8000_0008's core count.
+/// Legacy multi-core method, used with the core count of leaf 0x8000_0008.
 const EXTENDED_ECX_CMP_LEGACY: u32 = 1 << 1;
 const EXTENDED_ECX_TOPOLOGY: u32 = 1 << 22;
-/// Level types of the topology leaves: a thread and a core.
+/// Level types of the topology leaves: SMT and core.
 const LEVEL_THREAD: u32 = 1 << 8;
 const LEVEL_CORE: u32 = 2 << 8;
 
-/// What this host's KVM offers to guests.
+/// The CPUID that this host's KVM supports.
 #[derive(Debug, Clone)]
 pub struct Cpuid {
     supported: Vec<kvm_cpuid_entry2>,
 }
 
 impl Cpuid {
-    /// Asks KVM. `ids` is what the router takes of destinations, and what the guest is told.
+    /// Reads the supported CPUID from KVM. `ids` are the destination IDs that the router accepts.
     ///
     /// # Errors
-    /// The host's.
+    /// [`Error::Host`].
     pub fn supported(kvm: &Kvm, ids: DestinationIds) -> Result<Self> {
         let context = "reading the CPUID that KVM supports";
         let mut supported =
@@ -74,7 +75,7 @@ impl Cpuid {
         Ok(Self { supported })
     }
 
-    /// Bits of a physical address, the guest's and the host's.
+    /// Number of physical address bits.
     #[must_use]
     pub fn physical_bits(&self) -> u8 {
         let entry = self.supported.iter().find(|entry| entry.function == leaf::ADDRESS_SIZES);
@@ -84,7 +85,7 @@ impl Cpuid {
     /// The CPUID of the vCPU with `apic_id`, one of `cpus`.
     ///
     /// # Errors
-    /// The host's, when KVM's list is longer than it takes back.
+    /// [`Error::Host`] if the list exceeds KVM's limit.
     pub fn for_vcpu(&self, apic_id: u8, cpus: u8) -> Result<CpuId> {
         let mut entries = Vec::with_capacity(self.supported.len().saturating_add(4));
         for entry in &self.supported {
@@ -108,12 +109,12 @@ fn kvm_features(eax: u32, ids: DestinationIds) -> u32 {
     }
 }
 
-/// Bits of an APIC ID that tell the cores of a package apart.
+/// Number of APIC ID bits for the cores of the package.
 fn core_bits(cpus: u8) -> u32 {
     u32::from(cpus).next_power_of_two().trailing_zeros()
 }
 
-/// The three levels of the extended topology leaf: one thread a core, `cpus` cores, the end.
+/// The levels of the extended topology leaf: one thread a core, `cpus` cores, and the end.
 fn topology(function: u32, apic_id: u8, cpus: u8) -> [kvm_cpuid_entry2; 3] {
     let entry = |index, eax, ebx, level: u32| kvm_cpuid_entry2 {
         function,
@@ -148,7 +149,7 @@ fn with_topology(mut entry: kvm_cpuid_entry2, apic_id: u8, cpus: u8) -> kvm_cpui
                 entry.ecx |= EXTENDED_ECX_CMP_LEGACY;
             }
         }
-        // Core count and bits of the core ID; on Intel they are reserved and KVM lists them as 0.
+        // Core count and size of the core ID. Intel reserves them, and KVM lists them as 0.
         leaf::ADDRESS_SIZES if entry.ecx != 0 => {
             entry.ecx = entry.ecx & !0xf0ff | last_core | core_bits(cpus) << 12;
         }

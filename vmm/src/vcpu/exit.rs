@@ -1,7 +1,7 @@
-//! What one exit of a vCPU means, and the answer to it.
+//! Handling of vCPU exits.
 //!
-//! Accesses that no device claims read all ones, and writes to them vanish, as on a PC. Nothing here can fail
-//! for what a guest does.
+//! Accesses that no device claims read all ones, and writes are dropped, as on a PC. Nothing here fails because of
+//! what a guest does.
 
 #![cfg_attr(not(test), deny(clippy::arithmetic_side_effects))]
 
@@ -16,7 +16,7 @@ use super::run_page::{InternalError, RunPage};
 use crate::error::Error;
 use crate::outcome::Outcome;
 
-/// Names of KVM's internal errors, by number.
+/// Names of KVM's internal errors by suberror.
 const INTERNAL_ERRORS: [(u32, &str); 4] = [
     (1, "emulation failed"),
     (2, "simultaneous exceptions"),
@@ -24,25 +24,25 @@ const INTERNAL_ERRORS: [(u32, &str); 4] = [
     (4, "unexpected exit"),
 ];
 
-/// What comes after an exit.
+/// What the vCPU thread does after an exit.
 pub(super) enum ExitAction {
-    /// The guest runs on.
+    /// Enter the guest again.
     Run,
-    /// A signal interrupted the guest: the thread looks whether it is to stop.
+    /// A signal interrupted KVM_RUN: check whether to stop.
     Interrupted,
-    /// This ends the run.
+    /// End the run.
     End(Outcome),
-    /// This ends the run: the guest cannot go on, for this reason.
+    /// End the run: the guest has crashed for this reason.
     Crash(String),
 }
 
-/// Runs the guest until its next exit, and answers it.
+/// Runs the guest until its next exit, and handles it.
 pub(super) fn run_once(fd: &mut VcpuFd, buses: &IoManager, page: &RunPage) -> ExitAction {
     let exit = match fd.run() {
         Ok(exit) => exit,
         Err(errno) => match rustix::io::Errno::from_raw_os_error(errno.errno()) {
             rustix::io::Errno::INTR => return ExitAction::Interrupted,
-            // A vCPU that waits for its startup interrupt was woken up for something else.
+            // EAGAIN: a vCPU that waits for its startup IPI was woken up.
             rustix::io::Errno::AGAIN => return ExitAction::Run,
             _ => return ExitAction::End(Outcome::Failed(Error::host("running a vcpu", errno))),
         },
@@ -58,7 +58,7 @@ pub(super) fn run_once(fd: &mut VcpuFd, buses: &IoManager, page: &RunPage) -> Ex
         }
         VcpuExit::MmioRead(address, data) => mmio_read(buses, address, data),
         VcpuExit::MmioWrite(address, data) => mmio_write(buses, address, data),
-        // No pin of our IOAPIC is level-triggered: there is nothing to do at its end of interrupt.
+        // No pin of the VMM's IOAPIC is level-triggered, so an EOI needs no action.
         VcpuExit::IoapicEoi(_) => {}
         VcpuExit::Intr => return ExitAction::Interrupted,
         VcpuExit::SystemEvent(KVM_SYSTEM_EVENT_SHUTDOWN, _) => return ExitAction::End(Outcome::PoweredOff),
@@ -87,7 +87,7 @@ fn describe(error: InternalError) -> String {
     let name = name.map_or("unknown", |(_, name)| name);
     let mut text = format!("KVM internal error, suberror {} ({name})", error.suberror);
     if !error.data.is_empty() {
-        // A string takes whatever is written to it.
+        // Writing to a string cannot fail.
         let _ = write!(text, ", data {:x?}", error.data);
     }
     text
@@ -134,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn what_nobody_claims_reads_all_ones() {
+    fn unclaimed_addresses_read_all_ones() {
         let buses = IoManager::new();
         let mut data = [0; 4];
         port_read(&buses, 0x80, &mut data);

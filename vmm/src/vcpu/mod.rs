@@ -1,8 +1,8 @@
-//! A vCPU: its state at the start, its thread, and what the guest's exits lead to.
+//! vCPUs: initial state, threads, and exit handling.
 //!
-//! [`cpuid`], `state` and [`Vcpu::new`] set a vCPU up on the main thread; `thread` runs it. A vCPU's file
-//! descriptor belongs to its thread alone from then on. Exits are answered on the vCPU's own thread through
-//! the VMM's buses, which are complete before the first vCPU runs, and so need no lock.
+//! [`cpuid`], `state` and [`Vcpu::new`] set a vCPU up on the main thread. [`thread`] runs it, and owns its file
+//! descriptor from then on. A vCPU's thread handles its exits through the VMM's buses. The buses are complete before
+//! the first vCPU runs, and need no lock.
 
 #![deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
@@ -23,15 +23,15 @@ use crate::boot::Entry;
 use crate::error::{Context, Result};
 use crate::outcome::{Crash, ExitEvent};
 
-/// Where a CPU begins after a reset (Intel SDM 3A 10.1.4).
+/// The instruction pointer after a reset (Intel SDM 3A 10.1.4).
 const RESET_VECTOR: u64 = 0xfff0;
 
-/// What all vCPUs share.
+/// State that all vCPUs share.
 #[derive(Clone)]
 pub struct Shared {
-    /// The guest's port and memory accesses.
+    /// The port I/O and MMIO buses.
     pub buses: Arc<IoManager>,
-    /// Where the end of the run is said.
+    /// Signalled when a vCPU ends the run.
     pub exit_event: Arc<ExitEvent>,
 }
 
@@ -43,11 +43,11 @@ pub struct Vcpu {
 }
 
 impl Vcpu {
-    /// Creates vCPU `index`, whose APIC ID is the same number. It waits for a startup interrupt, unless it is
-    /// the first: that one is given its state by [`Vcpu::boot`].
+    /// Creates vCPU `index`, whose APIC ID is its index. The vCPU waits for a startup IPI, except the first one,
+    /// which [`Vcpu::boot`] prepares.
     ///
     /// # Errors
-    /// The host's, when KVM refuses the vCPU or its state.
+    /// [`Error::Host`](crate::error::Error::Host) if KVM refuses the vCPU or its state.
     pub fn new(vm: &VmFd, index: u8, cpuid: &CpuId, shared: Shared) -> Result<Self> {
         let context = |what: &str| format!("{what} vcpu {index}");
         let fd = vm.create_vcpu(index.into()).context(context("creating"))?;
@@ -57,17 +57,17 @@ impl Vcpu {
         Ok(Self { index, fd, shared })
     }
 
-    /// Sets the first vCPU to enter the kernel in 64-bit mode, with its page tables in guest memory.
+    /// Prepares the first vCPU to enter the kernel in 64-bit mode, with page tables in guest memory.
     ///
     /// # Errors
-    /// The host's, when guest memory cannot be written or KVM refuses the state.
+    /// [`Error::Host`](crate::error::Error::Host) if guest memory cannot be written or KVM refuses the state.
     pub fn boot(&self, memory: &GuestMemoryMmap, entry: &Entry) -> Result<()> {
         state::write_boot_tables(memory).context("writing the boot page tables")?;
         state::set_registers(&self.fd, entry.start).context("setting the registers of vcpu 0")
     }
 
-    /// A crash of this vCPU, with where it is. After a triple fault KVM on AMD has reset the CPU, and nobody
-    /// knows where it was (Linux, `shutdown_interception`).
+    /// Describes a crash of this vCPU. After a triple fault on AMD, KVM has reset the vCPU, and the instruction
+    /// pointer is unknown (Linux, `shutdown_interception`).
     fn crash(&self, what: String) -> Crash {
         let rip = self.fd.get_regs().ok().map(|regs| regs.rip).filter(|rip| *rip != RESET_VECTOR);
         Crash { vcpu: self.index, what, rip }

@@ -1,17 +1,17 @@
-//! The parts of the shared `kvm_run` page that kvm-ioctls does not hand out.
+//! The fields of the shared `kvm_run` page that kvm-ioctls does not expose.
 //!
-//! Own `unsafe`: reads of a page that the kernel writes too, whose layout the exit reason decides. Values are
-//! copied out.
+//! Contains `unsafe`: reads of a page that the kernel writes, with a layout that depends on the exit reason. Values
+//! are copied out.
 
 use std::mem::offset_of;
 
 use kvm_bindings::{KVM_EXIT_INTERNAL_ERROR, KVM_EXIT_IO, kvm_run};
 use kvm_ioctls::VcpuFd;
 
-/// Words of data that an internal error has at most.
+/// Maximum number of data words of an internal error.
 const INTERNAL_DATA: usize = 16;
 
-/// What KVM says about an internal error (KVM API 5, KVM_EXIT_INTERNAL_ERROR).
+/// KVM_EXIT_INTERNAL_ERROR (KVM API 5).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct InternalError {
     pub(super) suberror: u32,
@@ -22,17 +22,17 @@ pub(super) struct InternalError {
 pub(super) struct RunPage(*const kvm_run);
 
 impl RunPage {
-    /// The page of a vCPU; it must not be used after that vCPU is gone.
+    /// The page of a vCPU. It must not be used after the vCPU is dropped.
     pub(super) fn of(vcpu: &mut VcpuFd) -> Self {
         Self(vcpu.get_kvm_run())
     }
 
-    /// A field of the page, by its offset there.
+    /// Reads the field at this offset.
     fn field<T: Copy>(&self, offset: usize) -> T {
         let field = self.0.wrapping_byte_add(offset).cast::<T>();
-        // SAFETY: the page is mapped for as long as the vCPU's descriptor, which the owner of `self` holds,
-        // and the kernel writes it only in KVM_RUN, which runs on this same thread. Callers name the offset
-        // and type of a field of plain integers, for which any bytes are a value.
+        // SAFETY: the page is mapped while the vCPU's descriptor is open, and the owner of `self` holds it. The
+        // kernel writes the page only in KVM_RUN, on this thread. Callers name the offset and type of a field of
+        // plain integers, for which all bytes are valid.
         unsafe { field.read_volatile() }
     }
 
@@ -40,7 +40,7 @@ impl RunPage {
         self.field(offset_of!(kvm_run, exit_reason))
     }
 
-    /// Bytes of one unit of the last port access: a string instruction has many units.
+    /// Size of one unit of the last port access. A string instruction has many units.
     pub(super) fn port_access_unit(&self) -> usize {
         if self.exit_reason() != KVM_EXIT_IO {
             return 1;
@@ -49,7 +49,7 @@ impl RunPage {
         usize::from(size).max(1)
     }
 
-    /// The last internal error, if that is what the last exit was.
+    /// The internal error, if it is the last exit's reason.
     pub(super) fn internal_error(&self) -> Option<InternalError> {
         if self.exit_reason() != KVM_EXIT_INTERNAL_ERROR {
             return None;

@@ -1,5 +1,5 @@
-//! A vCPU's registers at the start: 64-bit mode with the first 4 GiB mapped one to one, as the boot
-//! protocol's 64-bit entry asks, and MSRs and local APIC as firmware leaves them.
+//! Initial vCPU registers: 64-bit mode with an identity map of the first 4 GiB, as the boot protocol's 64-bit entry
+//! requires. MSRs and local APIC are as firmware leaves them.
 
 use kvm_bindings::{Msrs, kvm_lapic_state, kvm_msr_entry, kvm_regs, kvm_segment};
 use kvm_ioctls::VcpuFd;
@@ -9,20 +9,19 @@ use crate::layout::{BOOT_GDT, BOOT_PAGE_TABLES, BOOT_PARAMS, BOOT_STACK};
 
 type Error = Box<dyn std::error::Error + Send + Sync>;
 
-/// Selectors that the boot protocol names: `__BOOT_CS` and `__BOOT_DS`; the task state has the next one.
+/// Selectors of the boot protocol, `__BOOT_CS` and `__BOOT_DS`, and the task state's selector.
 const CODE_SELECTOR: u16 = 0x10;
 const DATA_SELECTOR: u16 = 0x18;
 const TASK_SELECTOR: u16 = 0x20;
 
-/// Descriptors (Intel SDM 3A 3.4.5, 7.2.3): flat 64-bit code, flat data, a 64-bit task state, in selector
-/// order.
+/// Descriptors in selector order (Intel SDM 3A 3.4.5, 7.2.3): flat 64-bit code, flat data, 64-bit task state.
 const GDT: [u64; 5] = [0, 0, 0x00af_9b00_0000_ffff, 0x00cf_9300_0000_ffff, 0x008f_8b00_0000_ffff];
 
 const PAGE_PRESENT_WRITABLE: u64 = 0b11;
 const PAGE_LARGE: u64 = 1 << 7;
 const PAGE: u64 = 4096;
 const LARGE_PAGE: u64 = 2 << 20;
-/// GiB that are mapped, each by one page directory.
+/// Number of mapped GiB. Each needs one page directory.
 const MAPPED_GIB: u64 = 4;
 const ENTRIES: u64 = 512;
 
@@ -37,18 +36,17 @@ const RFLAGS_RESERVED: u64 = 1 << 1;
 const MSR_IA32_MISC_ENABLE: u32 = 0x1a0;
 const MISC_ENABLE_FAST_STRING: u64 = 1 << 0;
 const MSR_MTRR_DEF_TYPE: u32 = 0x2ff;
-/// MTRRs on, write-back where none says otherwise: Linux takes the memory as it is instead of rewriting it
-/// all.
+/// MTRRs enabled, default type write-back. Linux then leaves the MTRRs alone.
 const MTRR_ON_WRITE_BACK: u64 = 1 << 11 | 6;
 
-/// Local APIC registers (Intel SDM 3A 12.5.1) and the delivery modes that firmware gives the interrupt pins.
+/// Local APIC registers (Intel SDM 3A 12.5.1) and the delivery modes of the LINT pins.
 const LVT_LINT0: usize = 0x350;
 const LVT_LINT1: usize = 0x360;
 const DELIVERY_MODE: u32 = 0b111 << 8;
 const DELIVER_NMI: u32 = 0b100 << 8;
 const DELIVER_EXTINT: u32 = 0b111 << 8;
 
-/// Writes the descriptor table and the page tables that the first vCPU starts with.
+/// Writes the GDT and the page tables of the first vCPU.
 pub(super) fn write_boot_tables(memory: &GuestMemoryMmap) -> Result<(), vm_memory::GuestMemoryError> {
     let write = |table: u64, index: u64, entry: u64| {
         memory.write_obj(entry, GuestAddress(table.saturating_add(index.saturating_mul(8))))
@@ -61,7 +59,7 @@ pub(super) fn write_boot_tables(memory: &GuestMemoryMmap) -> Result<(), vm_memor
     for gib in 0..MAPPED_GIB {
         write(pointers, gib, (pointers + PAGE * (gib + 1)) | PAGE_PRESENT_WRITABLE)?;
     }
-    // The page directories follow each other, so that they fill up as one table.
+    // The page directories are contiguous, so one index covers them.
     for index in 0..MAPPED_GIB * ENTRIES {
         write(pointers + PAGE, index, (index * LARGE_PAGE) | PAGE_LARGE | PAGE_PRESENT_WRITABLE)?;
     }
@@ -96,7 +94,7 @@ pub(super) fn set_registers(vcpu: &VcpuFd, start: GuestAddress) -> Result<(), Er
     Ok(())
 }
 
-/// What a segment is for.
+/// The use of a segment.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum SegmentMode {
     Code64,
@@ -121,7 +119,7 @@ fn segment(selector: u16, type_: u8, mode: SegmentMode) -> kvm_segment {
     }
 }
 
-/// Sets what firmware leaves in the MSRs.
+/// Sets the MSRs as firmware leaves them.
 pub(super) fn set_msrs(vcpu: &VcpuFd) -> Result<(), Error> {
     let entry = |index, data| kvm_msr_entry { index, data, ..Default::default() };
     let entries =
@@ -134,7 +132,7 @@ pub(super) fn set_msrs(vcpu: &VcpuFd) -> Result<(), Error> {
     }
 }
 
-/// Sets the interrupt pins as firmware does: LINT0 takes the PIC, LINT1 is NMI.
+/// Sets the LINT pins as firmware does: LINT0 is ExtINT, LINT1 is NMI.
 pub(super) fn set_lapic(vcpu: &VcpuFd) -> Result<(), Error> {
     let mut lapic = vcpu.get_lapic()?;
     set_delivery(&mut lapic, LVT_LINT0, DELIVER_EXTINT);

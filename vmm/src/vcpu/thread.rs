@@ -1,8 +1,8 @@
-//! The vCPUs' threads: started together, stopped together.
+//! The vCPU threads: started and stopped together.
 //!
-//! A thread is told to stop by a flag and a signal that takes it out of KVM_RUN. A signal that comes between
-//! the look at the flag and KVM_RUN has no effect, so it is sent again until the thread is gone. A thread
-//! that panics ends the run.
+//! To stop a thread, the owner sets a flag and sends a signal, which interrupts KVM_RUN. A signal between the
+//! thread's check of the flag and KVM_RUN has no effect. The owner therefore repeats it until the thread has ended. A
+//! panic of a thread ends the run.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -17,22 +17,22 @@ use super::run_page::RunPage;
 use crate::error::{Context, Result};
 use crate::outcome::{Outcome, PanicGuard};
 
-/// How long to wait before a thread that still runs is signalled again.
+/// The interval between two signals to a running thread.
 const KICK_INTERVAL: Duration = Duration::from_millis(1);
 
-/// The running vCPUs. Dropping them stops them.
+/// The running vCPUs. Dropping this stops them.
 pub struct Threads {
     stop: Arc<AtomicBool>,
     threads: Vec<JoinHandle<()>>,
 }
 
 impl Threads {
-    /// Runs each vCPU on a thread of its own.
+    /// Starts a thread for each vCPU.
     ///
     /// # Errors
-    /// The host's, when it refuses the signal handler or a thread.
+    /// [`Error::Host`](crate::error::Error::Host) if the host refuses the signal handler or a thread.
     pub fn start(vcpus: Vec<Vcpu>) -> Result<Self> {
-        // A handler is all that is wanted, so that the signal interrupts KVM_RUN; what it sets nobody reads.
+        // The handler only makes the signal interrupt KVM_RUN. Nothing reads its flag.
         signal_hook::flag::register(SIGRTMIN(), Arc::default()).context("registering the vcpus' signal")?;
         let mut started = Self { stop: Arc::new(AtomicBool::new(false)), threads: Vec::new() };
         for vcpu in vcpus {

@@ -1,4 +1,4 @@
-//! From a host device to a function on the guest's bus.
+//! Opens host devices and adds them to the guest's bus.
 
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64};
@@ -13,57 +13,57 @@ use super::container::Container;
 use super::device::{Device, DeviceBar};
 use super::device_info::OpenedDevice;
 use super::guest_config::GuestConfig;
-use super::host::HostDevice;
 use super::interrupts::Interrupts;
 use super::mapping::BarMapping;
 use super::region::Region;
+use super::sysfs::HostDevice;
 use crate::error::{Context, Result};
 use crate::memory::Slots;
 use crate::pci::bar::BAR0;
 use crate::pci::{BAR_COUNT, Bar, Bars, Function, Root, Space};
 
-/// What a device needs of the VM.
+/// The parts of the VM that a device uses.
 #[derive(Clone, Copy)]
-pub struct Machine<'a> {
+pub struct VmResources<'a> {
     /// The VM.
     pub vm: &'a VmFd,
-    /// The bus that it comes to.
+    /// The bus.
     pub root: &'a Root,
-    /// Guest memory, which it reaches by DMA.
+    /// Guest memory, the target of its DMA.
     pub memory: &'a GuestMemoryMmap,
     /// Memory slots for its BARs.
     pub slots: &'a Arc<Slots>,
     /// The router of its interrupts.
     pub router: &'a Arc<KvmRouter>,
-    /// Host vectors that all of the VM's devices may have.
+    /// The budget of host vectors for all devices.
     pub budget: &'a Arc<VmBudget>,
-    /// And each of them.
+    /// Maximum number of host vectors for each device, if limited.
     pub device_vectors: Option<u32>,
 }
 
-/// Opens the devices and puts them on the bus, in this order. Nothing is done where there are none.
+/// Opens the devices and adds them to the bus, in this order. Does nothing without devices.
 ///
 /// # Errors
-/// The host's. Devices that were opened already are given back.
-pub fn attach(devices: &[HostDevice], machine: Machine<'_>) -> Result<Vec<Arc<Device>>> {
+/// [`Error::Host`](crate::error::Error::Host). The devices opened so far are released.
+pub fn attach(devices: &[HostDevice], resources: VmResources<'_>) -> Result<Vec<Arc<Device>>> {
     if devices.is_empty() {
         return Ok(Vec::new());
     }
-    let container = Container::open(devices, machine.vm)?;
-    tracing::debug!("IOMMU groups are taken");
-    container.map(machine.memory)?;
+    let container = Container::open(devices, resources.vm)?;
+    tracing::debug!("IOMMU groups are in the container");
+    container.map(resources.memory)?;
     tracing::debug!("devices have access to guest memory");
-    let open = |device| open(device, &container, machine);
+    let open = |device| open(device, &container, resources);
     let opened = devices.iter().map(open).collect::<Result<Vec<_>>>()?;
     for device in &opened {
         let function: Arc<dyn Function> = Arc::clone(device) as _;
-        let place = machine.root.add(function).context(format!("adding device {}", device.address()))?;
+        let place = resources.root.add(function).context(format!("adding device {}", device.address()))?;
         tracing::info!("device {} is at {place} in the guest", device.address());
     }
     Ok(opened)
 }
 
-fn open(host: &HostDevice, container: &Arc<Container>, machine: Machine<'_>) -> Result<Arc<Device>> {
+fn open(host: &HostDevice, container: &Arc<Container>, resources: VmResources<'_>) -> Result<Arc<Device>> {
     let address = host.address;
     let context = |what: &str| format!("device {address}: {what}");
     let opened = OpenedDevice::open(host, container)?;
@@ -72,16 +72,19 @@ fn open(host: &HostDevice, container: &Arc<Container>, machine: Machine<'_>) -> 
         let register = registers.get(usize::from(BAR0).saturating_add(index.saturating_mul(4))..)?;
         Bar::new(u32::from_le_bytes(*register.first_chunk()?), regions.get(index)?.as_ref()?.size())
     }));
-    let budget = machine.budget.admit(0, machine.device_vectors);
-    let mut interrupts =
-        Interrupts::probe(opened.function(), machine.router, &budget.context(context("giving it a budget"))?);
+    let budget = resources.budget.admit(0, resources.device_vectors);
+    let mut interrupts = Interrupts::probe(
+        opened.function(),
+        resources.router,
+        &budget.context(context("reserving its host vectors"))?,
+    );
     if let Err(why) = interrupts.make_table_pages() {
         tracing::warn!("device {address}: its MSI-X table is read by exits, which is slow: {why}");
     }
     let mut config = GuestConfig::new(registers, bars, opened.reset, interrupts.emulated());
-    config.assign(machine.root).context(context("giving its BARs addresses"))?;
-    let bars =
-        device_bars(opened.regions, bars, &interrupts, machine.slots).context(context("mapping its BARs"))?;
+    config.assign(resources.root).context(context("assigning its BARs"))?;
+    let bars = device_bars(opened.regions, bars, &interrupts, resources.slots)
+        .context(context("mapping its BARs"))?;
     let device = Device {
         address,
         reset: opened.reset,
@@ -98,8 +101,8 @@ fn open(host: &HostDevice, container: &Arc<Container>, machine: Machine<'_>) -> 
     Ok(Arc::new(device))
 }
 
-/// The regions with what of them is mapped into the guest: all but the pages of the MSI-X table and pending bits, and of
-/// those what the guest may read.
+/// The BARs with their mappings: all pages but those of the MSI-X table and PBA. Whole table pages are mapped
+/// read-only.
 fn device_bars(
     regions: [Option<Region>; BAR_COUNT],
     bars: Bars,

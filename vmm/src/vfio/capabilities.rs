@@ -1,10 +1,10 @@
-//! Which of a device's capabilities the guest sees, and the lists that lead to them (PCIe r6 §7.5.1.1.11, §7.6.3).
+//! The capability lists that the guest sees (PCIe r6 §7.5.1.1.11, §7.6.3).
 //!
-//! A capability that is carried keeps its place and gets a new pointer to the next one that is; all others are hidden:
-//! nothing leads to them, and where they were reads zero. Carried are those that work in a guest, by the tables below;
-//! the rest, known or not, is hidden, so that a driver never finds what does not work. So is Scalable IOV, which tells of an
-//! interrupt message store: the device's own is not emulated, and messages that a guest writes to it are none of the host's.
-//! Pure: it turns the host's view into registers of a [`ConfigSpace`].
+//! An exposed capability keeps its offset and gets a new next pointer. All others are hidden: no pointer leads to
+//! them, and their bytes read zero. The tables below list the capabilities that work in a guest. All others, known or
+//! not, are hidden, so that no driver uses one that does not work. Scalable IOV is hidden: the device's own IMS is
+//! not emulated, and the host must not accept messages that a guest writes to it. Pure: the host's configuration
+//! space becomes registers of a [`ConfigSpace`].
 
 use std::collections::BTreeMap;
 
@@ -39,7 +39,7 @@ pub mod id {
     pub const DESIGNATED_VENDOR_SPECIFIC: u16 = 0x0023;
 }
 
-/// A capability that is carried, and what of it is not simply the device's.
+/// An exposed capability, and its registers that are not read from the device.
 struct Exposed {
     id: u8,
     registers: &'static [Register],
@@ -70,29 +70,29 @@ const EXTENDED_FIRST: u16 = 0x100;
 const CONVENTIONAL_END: u16 = 0x100;
 const CONFIG_END: u16 = 0x1000;
 
-/// A list as the device has it: offset and ID, in the list's order. An ID may come several times, an offset once.
+/// A capability list in list order: offset and ID. An ID may occur several times, an offset once.
 type List<I> = Vec<(u16, I)>;
 
-/// Where the carried capabilities of the lower 256 bytes are: the first of each ID.
+/// Offsets of the exposed capabilities in the first 256 bytes: the first of each ID.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct CapabilityOffsets(BTreeMap<u8, u16>);
 
 impl CapabilityOffsets {
-    /// Where the capability is, if the guest has it.
+    /// The capability's offset, if the guest sees it.
     #[must_use]
     pub fn of(&self, id: u8) -> Option<u16> {
         self.0.get(&id).copied()
     }
 }
 
-/// Where a capability of the device's own list is, carried or not.
+/// The offset of a capability of the device, exposed or not.
 #[must_use]
 pub fn find(host: &[u8], id: u8) -> Option<u16> {
     walk(host).into_iter().find(|(_, found)| *found == id).map(|(offset, _)| offset)
 }
 
-/// Makes the guest's capability lists in `space` from the configuration space that the host shows. Capabilities with the
-/// IDs `emulated` are carried too, for others to fill.
+/// Builds the guest's capability lists in `space` from the host's configuration space. Capabilities with an ID in
+/// `emulated` are exposed, too. Their owner emulates the registers.
 pub fn relink(space: &mut ConfigSpace, host: &[u8], emulated: &[u8]) -> CapabilityOffsets {
     let list = walk(host);
     let registers = |id: u8| {
@@ -100,7 +100,7 @@ pub fn relink(space: &mut ConfigSpace, host: &[u8], emulated: &[u8]) -> Capabili
         exposed.or(emulated.contains(&id).then_some(&[][..]))
     };
     for (offset, id, len) in hidden(&list, CONVENTIONAL_END, |_, id| registers(id).is_some()) {
-        // What follows a capability of known length may be registers of the device's own.
+        // The bytes behind a capability of known length may be device registers.
         space.hide(offset, if id == id::MSI { len.min(MSI_LONGEST) } else { len });
     }
     let mut offsets = CapabilityOffsets::default();
@@ -112,7 +112,7 @@ pub fn relink(space: &mut ConfigSpace, host: &[u8], emulated: &[u8]) -> Capabili
         };
         space.fix(pointer, &[offset.to_le_bytes()[0]]);
         space.fix(*offset, &[*id, 0]);
-        // Of two capabilities of one ID only vendor-specific ones make sense; the emulation looks after the first.
+        // Only vendor-specific capabilities may occur twice. The tables apply to the first of each ID.
         if !offsets.0.contains_key(id) {
             offsets.0.insert(*id, *offset);
             space.define(*offset, registers);
@@ -136,7 +136,8 @@ fn relink_extended(space: &mut ConfigSpace, host: &[u8]) {
     }
     let kept: Vec<u16> =
         list.iter().filter(|(offset, id)| exposed(*offset, *id)).map(|(offset, _)| *offset).collect();
-    // The list starts at 0x100, always: what is hidden there becomes a null capability that points on.
+    // The extended list always starts at 0x100. A hidden capability there becomes a null capability with a next
+    // pointer.
     let starts = kept.iter().copied().filter(|offset| *offset != EXTENDED_FIRST);
     let mut next = starts.chain([0]);
     if kept.first() != Some(&EXTENDED_FIRST) {
@@ -148,12 +149,12 @@ fn relink_extended(space: &mut ConfigSpace, host: &[u8]) {
     }
 }
 
-/// An extended capability's header: ID and version of `own`, and another next pointer.
+/// An extended capability's header: ID and version of `own`, with another next pointer.
 fn header(own: u32, next: u16) -> [u8; 4] {
     ((own & 0x000f_ffff) | (u32::from(next) << 20)).to_le_bytes()
 }
 
-/// Those capabilities that are not carried, with their lengths at most: each ends where another begins.
+/// The hidden capabilities with their maximum lengths: each ends where the next one starts.
 fn hidden<I: Copy>(list: &List<I>, end: u16, exposed: impl Fn(u16, I) -> bool) -> Vec<(u16, I, usize)> {
     let len = |offset: u16| {
         let starts = list.iter().map(|(other, _)| *other).filter(|other| *other > offset);
@@ -163,7 +164,7 @@ fn hidden<I: Copy>(list: &List<I>, end: u16, exposed: impl Fn(u16, I) -> bool) -
     hidden.map(|(offset, id)| (*offset, *id, len(*offset))).collect()
 }
 
-/// The list at 0x34. A list that loops, leaves its area or is misaligned ends there.
+/// The list at 0x34. The walk ends at a loop, an offset outside the area, or a missing capability.
 fn walk(host: &[u8]) -> List<u8> {
     let mut list = List::new();
     if byte(host, STATUS).is_none_or(|status| status & STATUS_CAPABILITIES == 0) {
@@ -235,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn a_guest_that_walks_the_list_sees_what_is_carried_and_arrives() {
+    fn the_guests_list_has_the_exposed_capabilities_and_ends() {
         let host = host(
             &[
                 (0x40, id::MSI, 0x58),

@@ -1,7 +1,7 @@
-//! KVM's VFIO device (KVM API, `Documentation/virt/kvm/devices/vfio.rst`): KVM is told which IOMMU groups the guest has.
+//! KVM's VFIO device (`Documentation/virt/kvm/devices/vfio.rst`): tells KVM the guest's IOMMU groups.
 //!
-//! On hosts whose IOMMU cannot make all DMA coherent with the caches, KVM then honours the guest's own memory types
-//! and cache flushes, without which such a device reads stale memory. It holds for as long as this is held.
+//! If an IOMMU cannot enforce cache coherency, KVM then honours the guest's memory types and cache flushes. Without
+//! them, a device with non-coherent DMA reads stale memory. The registration lasts as long as this object.
 
 use std::fs::File;
 use std::os::fd::AsRawFd;
@@ -14,7 +14,7 @@ use kvm_ioctls::{DeviceFd, VmFd};
 
 use crate::error::{Context, Result};
 
-/// The device of one VM; a VM has one at most.
+/// The VFIO device of a VM. A VM has one at most.
 #[derive(Debug)]
 pub(super) struct Coherency(DeviceFd);
 
@@ -24,16 +24,16 @@ impl Coherency {
         vm.create_device(&mut device).context("creating KVM's VFIO device").map(Self)
     }
 
-    /// Adds the devices of a group.
+    /// Adds a group.
     pub(super) fn add(&self, group: &File) -> Result<()> {
         let descriptor = group.as_raw_fd();
         let attribute = kvm_device_attr {
             flags: 0,
             group: KVM_DEV_VFIO_FILE,
             attr: KVM_DEV_VFIO_FILE_ADD.into(),
-            // The kernel reads the number from there.
+            // The kernel reads the descriptor number from this address.
             addr: (&raw const descriptor) as u64,
         };
-        self.0.set_device_attr(&attribute).context("telling KVM of an IOMMU group")
+        self.0.set_device_attr(&attribute).context("adding an IOMMU group to KVM's VFIO device")
     }
 }

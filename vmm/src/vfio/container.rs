@@ -1,8 +1,7 @@
-//! The container: one IOMMU address space for all passed-through devices, in which guest-physical addresses are
-//! what devices use.
+//! The container: one IOMMU address space for all passed-through devices, indexed by guest-physical address.
 //!
-//! Owns the container's and the groups' descriptors and the DMA mappings, which are taken away when it is dropped.
-//! Devices hold it, so it outlives them. No lock is held across a call to the host.
+//! Owns the descriptors of the container and its groups, and the DMA mappings, which its drop removes. Devices keep
+//! the container alive. No lock is held across a system call.
 
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
@@ -17,35 +16,35 @@ use vfio_bindings::bindings::vfio::{
 use vm_memory::{GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion};
 
 use super::coherency::Coherency;
-use super::host::HostDevice;
 use super::ioctl;
+use super::sysfs::HostDevice;
 use crate::error::{Context, Error, Result};
 
 const CONTROL: &str = "/dev/vfio/vfio";
 const API_VERSION: u32 = 0;
 
-/// The container, with the groups of all devices in it.
+/// The container with its groups.
 #[derive(Debug)]
 pub struct Container {
-    /// Goes first: KVM holds on to the groups. None where the devices reach none of the guest's memory.
+    /// Dropped first: KVM holds the groups. `None` if the devices cannot access guest memory.
     _coherency: Option<Coherency>,
     file: File,
     groups: BTreeMap<u32, File>,
-    /// Guest-physical start and size of what is mapped.
+    /// Guest-physical start and size of each mapping.
     mapped: Mutex<Vec<(u64, u64)>>,
 }
 
 impl Container {
-    /// Opens the container and puts the devices' groups into it, which `vm` is going to have.
+    /// Opens the container and adds the groups of the devices, which are passed through to `vm`.
     ///
     /// # Errors
-    /// The host's, with the cure where one is known: VFIO is not there, a group is in use or not ours to open, the
-    /// host's interrupts are not isolated.
+    /// [`Error::Host`], with the remedy if known: VFIO is not loaded, a group is in use or not accessible, or the
+    /// host's IOMMU does not remap interrupts.
     pub fn open(devices: &[HostDevice], vm: &VmFd) -> Result<Arc<Self>> {
         Self::with(devices, || Coherency::new(vm).map(Some))
     }
 
-    /// A container of one device that the guest does not have: it reaches no memory at all unless some is mapped.
+    /// A container for one device that is not passed through. The device can access no memory.
     ///
     /// # Errors
     /// As [`Container::open`].
@@ -61,7 +60,7 @@ impl Container {
             io::ErrorKind::NotFound => refused(CONTROL, "VFIO is not there; load it: modprobe vfio-pci"),
             _ => not_opened(CONTROL, error),
         })?;
-        let version = ioctl::api_version(&file).context("asking VFIO for its version")?;
+        let version = ioctl::api_version(&file).context("reading the VFIO API version")?;
         if version != API_VERSION {
             return Err(refused(
                 CONTROL,
@@ -82,7 +81,7 @@ impl Container {
             }
             let group = open_group(device)?;
             let given = ioctl::set_container(&group, &file);
-            // The first group brings the IOMMU.
+            // The IOMMU type can be set once the container has a group.
             let given = if groups.is_empty() {
                 given.and_then(|()| ioctl::set_iommu(&file, VFIO_TYPE1v2_IOMMU))
             } else {
@@ -95,18 +94,18 @@ impl Container {
         Ok(Arc::new(Self { _coherency: coherency, file, groups, mapped: Mutex::default() }))
     }
 
-    /// Lets the devices reach all of guest memory, at its guest-physical addresses. RAM is never unmapped from the
-    /// process, and nothing refers to it but by volatile access.
+    /// Maps all guest memory for DMA at its guest-physical addresses. The process never unmaps RAM, and accesses it
+    /// by volatile access only.
     ///
     /// # Errors
-    /// The host's: most often the limit of locked memory.
+    /// [`Error::Host`], most often because of the limit of locked memory.
     pub fn map(&self, memory: &GuestMemoryMmap) -> Result<()> {
         for region in memory.iter() {
             let (start, size) = (region.start_addr().0, region.len());
             let address = region.as_ptr() as u64;
             let flags = VFIO_DMA_MAP_FLAG_READ | VFIO_DMA_MAP_FLAG_WRITE;
-            // SAFETY: guest memory is only used through volatile access, as the guest writes it at any time too, and
-            // the kernel has it pinned for as long as it is mapped.
+            // SAFETY: guest memory is only used through volatile access, because the guest may write it at any time.
+            // The kernel pins it while it is mapped.
             unsafe { ioctl::map_dma(&self.file, start, size, address, flags) }.map_err(|error| {
                 let cure = match Errno::from_io_error(&error) {
                     Some(Errno::NOMEM) => {
@@ -114,8 +113,7 @@ impl Container {
                     }
                     _ => "",
                 };
-                let context =
-                    format!("giving devices access to {size:#x} bytes of guest memory at {start:#x}");
+                let context = format!("mapping {size:#x} bytes of guest memory at {start:#x} for DMA");
                 Error::host(context, format!("{error}{cure}"))
             })?;
             self.mapped.lock().unwrap_or_else(PoisonError::into_inner).push((start, size));
@@ -123,10 +121,10 @@ impl Container {
         Ok(())
     }
 
-    /// A device's descriptor.
+    /// Opens a device and returns its descriptor.
     ///
     /// # Errors
-    /// The host's: the device is not in one of the container's groups, or is in use by another process.
+    /// [`Error::Host`] if the device is not in a group of the container, or is in use by another process.
     pub fn device(&self, device: &HostDevice) -> Result<File> {
         let name = device.address.to_string();
         let context = || format!("opening device {name}");
@@ -145,14 +143,14 @@ impl Drop for Container {
         for (start, size) in mapped.drain(..) {
             if let Err(error) = ioctl::unmap_dma(&self.file, start, size) {
                 tracing::warn!(
-                    "devices' access to {size:#x} bytes of guest memory at {start:#x} stays: {error}"
+                    "cannot unmap {size:#x} bytes of guest memory at {start:#x} from the IOMMU: {error}"
                 );
             }
         }
     }
 }
 
-/// Opens a device's group, which must be free of host drivers.
+/// Opens a device's group, which must be viable.
 fn open_group(device: &HostDevice) -> Result<File> {
     let path = format!("/dev/vfio/{}", device.group);
     let group = open(&path).map_err(|error| match Errno::from_io_error(&error) {
@@ -164,7 +162,7 @@ fn open_group(device: &HostDevice) -> Result<File> {
         Some(Errno::NOENT) => refused(&path, "the group is not there; load VFIO: modprobe vfio-pci"),
         _ => not_opened(&path, error),
     })?;
-    let status = ioctl::group_status(&group).context(format!("asking for the status of {path}"))?;
+    let status = ioctl::group_status(&group).context(format!("reading the status of {path}"))?;
     if status & VFIO_GROUP_FLAGS_VIABLE == 0 {
         let problem = "the host uses a device of the IOMMU group; bind all of them to vfio-pci";
         return Err(refused(&path, problem));
@@ -196,5 +194,5 @@ fn not_isolated(device: &HostDevice, error: io::Error) -> Error {
         }
         _ => "",
     };
-    Error::host(format!("giving device {} to the IOMMU", device.address), format!("{error}{cure}"))
+    Error::host(format!("attaching device {} to the IOMMU", device.address), format!("{error}{cure}"))
 }

@@ -1,11 +1,11 @@
 //! One passed-through function on the bus.
 //!
-//! Owns the device's descriptor and all that is done with it, but for its interrupts, which are the library's. The
-//! guest's registers are under one lock, which is held while the host follows a write or resets the device: a
-//! function in reset answers when it is done. BARs and MSI-X tables are accessed without it.
+//! Owns the device's descriptor and all host calls for it, except for interrupts, which the vm-msi crate handles. One
+//! lock protects the guest's configuration space. It is held during the host calls that follow a write, and during a
+//! reset: a function in reset answers when the reset is done. BAR accesses do not take it.
 //!
-//! The device is given back in good order: interrupts torn down, requests stopped, the device reset where it can be,
-//! by [`release`](Function::release) or at the latest when it is dropped.
+//! [`release`](Function::release) detaches the interrupts, disables bus mastering and resets the device if possible.
+//! Dropping the device releases it, too.
 
 use std::fs::File;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -17,20 +17,20 @@ use serde_json::{Value, json};
 
 use super::container::Container;
 use super::guest_config::{GuestConfig, GuestReset, HostReset};
-use super::host::HostAddress;
 use super::interrupts::Interrupts;
 use super::ioctl;
 use super::mapping::BarMapping;
 use super::region::Region;
+use super::sysfs::HostAddress;
 use crate::memory::Access;
 use crate::pci::bar::COMMAND;
-use crate::pci::{BAR_COUNT, Decoding, Function, Placement};
+use crate::pci::{BAR_COUNT, BarAddresses, Decoding, Function};
 
-/// One BAR: the host's region behind it, and its pages in the guest.
+/// One BAR: the host's region and its mapping into the guest.
 #[derive(Debug)]
 pub(super) struct DeviceBar {
     pub(super) region: Region,
-    /// None for an I/O BAR.
+    /// `None` for an I/O BAR.
     pub(super) mapping: Option<BarMapping>,
     trapped_reads: AtomicU64,
     trapped_writes: AtomicU64,
@@ -62,11 +62,11 @@ pub struct Device {
     pub(super) reset: HostReset,
     pub(super) config: Mutex<GuestConfig>,
     pub(super) host_config: Region,
-    // The order of these fields is that of giving back: interrupts, pages in the guest, the device, its container.
+    // Drop order: interrupts, mappings in the guest, the device, its container.
     pub(super) interrupts: Interrupts,
     pub(super) bars: [Option<DeviceBar>; BAR_COUNT],
     pub(super) file: Arc<File>,
-    /// Held until the device is closed; a test has none.
+    /// Keeps the container open until the device is closed. A test has none.
     pub(super) _container: Option<Arc<Container>>,
     pub(super) resets: AtomicU64,
     pub(super) released: AtomicBool,
@@ -89,7 +89,7 @@ impl Device {
         self.config.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Tears the interrupts down, resets the device where that is possible, and puts the guest's registers back.
+    /// Detaches the interrupts, resets the device if possible, and resets the guest's registers.
     fn reset(&self, config: &mut GuestConfig) {
         let reset_device = || {
             if self.reset == HostReset::Supported
@@ -102,11 +102,11 @@ impl Device {
         for (offset, bytes) in config.reset() {
             self.host_config.write((*offset).into(), bytes);
         }
-        // The host's own command register is as before the reset, with bus mastering.
+        // VFIO restores the host's command register after a reset, with bus mastering. Write it again.
         self.write_host_command(config);
     }
 
-    /// Lets the host's device decode, so that mappings of its BARs can be used; it issues no requests yet.
+    /// Enables decoding on the host, so that BAR mappings work. Bus mastering stays disabled.
     pub(super) fn start(&self) {
         self.write_host_command(&self.config());
     }
@@ -141,8 +141,8 @@ impl Function for Device {
             }
             if let Some(reset) = written.reset {
                 let cause = match reset {
-                    GuestReset::FunctionLevel => "initiates a function-level reset",
-                    GuestReset::PowerOn => "brings the function back from D3hot",
+                    GuestReset::FunctionLevel => "initiates a function level reset",
+                    GuestReset::PowerOn => "moves the function from D3hot to D0",
                 };
                 tracing::debug!("device {}: the guest {cause}", self.address);
                 self.resets.fetch_add(1, Ordering::Relaxed);
@@ -177,10 +177,10 @@ impl Function for Device {
         self.config().decoding()
     }
 
-    fn place(&self, placement: &Placement) {
-        for (bar, place) in self.bars.iter().zip(placement) {
+    fn update_bars(&self, addresses: &BarAddresses) {
+        for (bar, place) in self.bars.iter().zip(addresses) {
             if let Some(DeviceBar { mapping: Some(mapping), .. }) = bar {
-                mapping.place(*place);
+                mapping.set_address(*place);
             }
         }
     }
@@ -189,9 +189,9 @@ impl Function for Device {
         if self.released.swap(true, Ordering::Relaxed) {
             return;
         }
-        self.place(&[None; BAR_COUNT]);
+        self.update_bars(&[None; BAR_COUNT]);
         self.reset(&mut self.config());
-        tracing::debug!("device {} is given back", self.address);
+        tracing::debug!("device {} is released", self.address);
     }
 
     fn report(&self) -> Option<Value> {
@@ -221,10 +221,10 @@ impl Drop for Device {
     }
 }
 
-/// VFIO_DEVICE_RESET, again while the host is busy with the device (it only tries for its lock).
+/// VFIO_DEVICE_RESET. Retries while the host holds the device's lock (EAGAIN), for up to half a second.
 ///
 /// # Errors
-/// The host's.
+/// The host's error.
 pub fn reset_with_retry(device: &File) -> std::io::Result<()> {
     const TRIES: u32 = 50;
     const PAUSE: Duration = Duration::from_millis(10);

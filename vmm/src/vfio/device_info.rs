@@ -1,4 +1,4 @@
-//! A device of the host's as it is after opening: reset, and looked at. What becomes of it is up to who opens it.
+//! An opened host device: reset, with its configuration space and regions.
 
 use std::fs::File;
 use std::sync::Arc;
@@ -10,27 +10,27 @@ use vfio_bindings::bindings::vfio::{
 use super::container::Container;
 use super::device::reset_with_retry;
 use super::guest_config::HostReset;
-use super::host::{HostAddress, HostDevice};
 use super::interrupts::probe::HostFunction;
 use super::ioctl;
 use super::region::Region;
+use super::sysfs::{HostAddress, HostDevice};
 use crate::error::{Context, Error, Result};
 use crate::pci::BAR_COUNT;
 
-/// A device that is open, in a known state where it can be reset.
+/// An open device, reset if possible.
 #[derive(Debug)]
 pub struct OpenedDevice {
     /// Its address.
     pub address: HostAddress,
     /// Its descriptor.
     pub file: Arc<File>,
-    /// Whether it can be reset.
+    /// Whether the host can reset it.
     pub reset: HostReset,
     /// Its configuration space.
     pub config: Region,
-    /// What was read of that, up to 4096 bytes.
+    /// The contents of its configuration space, up to 4096 bytes.
     pub registers: Vec<u8>,
-    /// The regions behind its BARs.
+    /// The regions of its BARs.
     pub regions: [Option<Region>; BAR_COUNT],
 }
 
@@ -38,20 +38,20 @@ impl OpenedDevice {
     /// Opens a device of the container's groups and resets it.
     ///
     /// # Errors
-    /// The host's.
+    /// [`Error::Host`].
     pub fn open(host: &HostDevice, container: &Container) -> Result<Self> {
         let address = host.address;
         let context = |what: &str| format!("device {address}: {what}");
         let file = Arc::new(container.device(host)?);
-        let flags = ioctl::device_flags(&file).context(context("asking what it is"))?;
+        let flags = ioctl::device_flags(&file).context(context("reading its device info"))?;
         if flags & VFIO_DEVICE_FLAGS_PCI == 0 {
-            return Err(Error::host(context("asking what it is"), "it is no PCI device"));
+            return Err(Error::host(context("reading its device info"), "it is no PCI device"));
         }
         tracing::debug!("device {address} is open");
         let reset = first_reset(host, &file, flags);
         tracing::debug!("device {address} is reset");
 
-        let region = |index| Region::new(&file, index).context(context("asking for its regions"));
+        let region = |index| Region::new(&file, index).context(context("reading its region info"));
         let config = region(VFIO_PCI_CONFIG_REGION_INDEX)?
             .ok_or_else(|| Error::host(context("reading its configuration"), "it has none"))?;
         let mut registers = vec![0; usize::try_from(config.size()).unwrap_or(0).min(4096)];
@@ -69,7 +69,7 @@ impl OpenedDevice {
         Ok(Self { address, file, reset, config, registers, regions })
     }
 
-    /// The device, to find its interrupts.
+    /// The device, to probe its interrupts.
     #[must_use]
     pub fn function(&self) -> HostFunction<'_> {
         HostFunction {
@@ -82,11 +82,11 @@ impl OpenedDevice {
     }
 }
 
-/// Brings the device into a known state, and finds out whether that works.
+/// Resets the device and returns whether the reset works.
 fn first_reset(host: &HostDevice, file: &File, flags: u32) -> HostReset {
     if flags & VFIO_DEVICE_FLAGS_RESET == 0 {
         tracing::warn!(
-            "device {} cannot be reset by the host: it starts in the state that it is in",
+            "device {} cannot be reset by the host: it keeps the state of its last driver",
             host.address
         );
         return HostReset::Unsupported;
@@ -95,7 +95,7 @@ fn first_reset(host: &HostDevice, file: &File, flags: u32) -> HostReset {
         Ok(()) => HostReset::Supported,
         Err(error) => {
             tracing::warn!(
-                "device {} cannot be reset, it starts in the state that it is in: {error}",
+                "device {} cannot be reset, it keeps the state of its last driver: {error}",
                 host.address
             );
             HostReset::Unsupported

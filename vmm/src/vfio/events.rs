@@ -1,5 +1,5 @@
-//! What devices need of the event loop: the delivery of what the kernel has no room for, as it comes. Where the host refuses
-//! to have that watched, [`maintenance`](super::maintenance) delivers it.
+//! Delivery of relayed interrupts on the event loop. If the host refuses to watch a descriptor,
+//! [`maintenance`](super::maintenance) delivers them.
 
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
@@ -10,19 +10,19 @@ use super::device::Device;
 use super::interrupts::Vectors;
 use crate::error::{Context, Result};
 
-/// Vectors, and what is ready while there is something of theirs to deliver.
+/// The vectors of a capability, and the descriptor that is ready while a relayed interrupt is pending.
 type Relay = (Arc<OwnedFd>, Arc<dyn Vectors>);
 
-/// A subscriber of the event loop, for all devices.
+/// An event loop subscriber for all devices.
 pub struct DeviceEvents {
     relays: Vec<Relay>,
 }
 
 impl DeviceEvents {
-    /// From now on interrupts are delivered from userspace where need be: add this to the event loop at once.
+    /// Creates the subscriber. Add it to the event loop at once: relayed interrupts wait for it.
     ///
     /// # Errors
-    /// The host's, when it has no descriptor.
+    /// [`Error::Host`](crate::error::Error::Host) if the host refuses a descriptor.
     pub fn new(devices: &[Arc<Device>]) -> Result<Self> {
         let vectors = devices.iter().flat_map(|device| device.interrupts().vectors());
         let relays = vectors.map(|vectors| Ok((vectors.relay_fd()?, Arc::clone(vectors))));
@@ -42,7 +42,7 @@ impl MutEventSubscriber for DeviceEvents {
     fn init(&mut self, ops: &mut EventOps) {
         for (relay, _) in &self.relays {
             if let Err(error) = ops.add(Events::new(relay, EventSet::IN)) {
-                tracing::warn!("a device's interrupts come late where userspace delivers them: {error}");
+                tracing::warn!("cannot watch relayed interrupts, they are delivered late: {error}");
             }
         }
     }

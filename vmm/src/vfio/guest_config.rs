@@ -1,8 +1,8 @@
-//! A passed-through function's configuration space as the guest has it, and what the guest's writes ask for.
+//! The guest's configuration space of a passed-through function.
 //!
-//! Plain state, made once from what the host shows: the tables of [`registers`], the BARs, the
-//! relinked capability lists. A write changes it and says what else must happen in its answer; nothing in here does it.
-//! The registers of MSI and MSI-X are not in here but for ID and pointer.
+//! Plain state, built from the host's configuration space: the tables of [`registers`], the BARs, and the relinked
+//! capability lists. A write changes the state and returns the necessary actions ([`WriteEffects`]). The caller
+//! performs them. The registers of MSI and MSI-X are elsewhere, except for ID and next pointer.
 
 use std::ops::Range;
 
@@ -11,16 +11,16 @@ use super::registers::{self, COMMAND_BUS_MASTER, COMMAND_INTX_DISABLE};
 use crate::pci::bar::COMMAND;
 use crate::pci::{BAR_COUNT, Bars, ConfigSpace, Decoding, Register, Root, WindowFull};
 
-/// Whether the host can reset the device by itself.
+/// Whether the host can reset the device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HostReset {
     /// VFIO_DEVICE_RESET works.
     Supported,
-    /// It does not: the guest sees a function that has no reset either.
+    /// VFIO_DEVICE_RESET does not work. The guest sees a function without reset.
     Unsupported,
 }
 
-/// A reset that a guest's write asks for.
+/// A reset that a guest's write initiates.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum GuestReset {
     /// Initiate Function Level Reset (PCIe r6 §6.6.2).
@@ -29,27 +29,27 @@ pub enum GuestReset {
     PowerOn,
 }
 
-/// What a guest's write asks for beside the change of the registers.
+/// The actions that a guest's write requires.
 #[derive(Debug, PartialEq, Eq)]
 pub struct WriteEffects {
-    /// Bytes for the device's own configuration space, by offset.
+    /// Bytes to write to the device, by offset.
     pub forwarded: Vec<(u16, Vec<u8>)>,
-    /// The host's command register has to follow [`GuestConfig::host_command`].
+    /// Update the host's command register to [`GuestConfig::host_command`].
     pub command: bool,
-    /// The function has to be reset, and then [`GuestConfig::reset`].
+    /// Reset the function, then call [`GuestConfig::reset`].
     pub reset: Option<GuestReset>,
 }
 
-/// The registers.
+/// The guest's configuration space.
 #[derive(Debug)]
 pub struct GuestConfig {
     space: ConfigSpace,
     bars: Bars,
     offsets: CapabilityOffsets,
-    /// Bytes and bits that initiate a function-level reset.
+    /// Offsets and bits that initiate a function level reset.
     flr: Vec<(u16, u8)>,
     power: Option<Power>,
-    /// Registers that the guest changes in the device itself, with their values at reset.
+    /// Registers that the guest changes in the device, with their values at reset.
     forwarded_at_reset: Vec<(u16, Vec<u8>)>,
 }
 
@@ -60,8 +60,8 @@ struct Power {
 }
 
 impl GuestConfig {
-    /// From the configuration space that the host shows. `interrupts` are the IDs of those interrupt capabilities that
-    /// are emulated elsewhere, with their bytes; others are hidden.
+    /// Builds the space from the host's configuration space. `interrupts` are the IDs and bytes of the emulated
+    /// interrupt capabilities. Other interrupt capabilities are hidden.
     #[must_use]
     pub fn new(
         host: &[u8],
@@ -160,23 +160,23 @@ impl GuestConfig {
     /// Programs the BARs as firmware would.
     ///
     /// # Errors
-    /// The bus has no room for one.
+    /// The bus has no room for a BAR.
     pub fn assign(&mut self, root: &Root) -> Result<(), WindowFull> {
         root.assign(&self.bars, &mut self.space)
     }
 
-    /// Whether a read needs the device's own bytes in its buffer before [`merge`](Self::merge).
+    /// Whether the buffer must hold the device's bytes before [`merge`](Self::merge).
     #[must_use]
     pub fn reads_device(&self, offset: u16, len: usize) -> bool {
         self.space.reads_device(offset, len)
     }
 
-    /// Turns the device's own bytes into what the guest reads.
+    /// Replaces the emulated bits in the device's bytes.
     pub fn merge(&self, offset: u16, data: &mut [u8]) {
         self.space.merge(offset, data);
     }
 
-    /// A guest's write.
+    /// Applies a guest's write and returns the necessary actions.
     #[must_use]
     pub fn write(&mut self, offset: u16, data: &[u8]) -> WriteEffects {
         let state = self.power_state();
@@ -197,14 +197,14 @@ impl GuestConfig {
         WriteEffects { forwarded: self.space.forwarded(offset, data), command, reset }
     }
 
-    /// Settles a write to the power state that was `before`; answers whether it resets the function.
+    /// Validates a change of the power state, which was `before`. Returns whether it resets the function.
     fn set_power_state(&mut self, power: Power, before: u32) -> bool {
         const D0: u32 = 0;
         const D3_HOT: u32 = 3;
         match self.power_state() {
             D0 => before == D3_HOT && !power.no_soft_reset,
             D3_HOT => false,
-            // A state that is not there: the write is completed and changes nothing (PCI PM 1.2 §3.2.4).
+            // An unsupported state: the write completes without effect (PCI PM 1.2 §3.2.4).
             _ => {
                 self.space.write(power.control, &[before.to_le_bytes()[0]]);
                 false
@@ -216,8 +216,8 @@ impl GuestConfig {
         self.power.map_or(0, |power| self.space.value(power.control, 1) & registers::PMCSR_STATE)
     }
 
-    /// What the host's command register should be: the guest's wishes but for the decode enables. Those stay on, so
-    /// that a mapping of a BAR never faults; the guest's own are about where it sees the BAR.
+    /// The value for the host's command register: the guest's bits, with the decode enables always set. A mapped BAR
+    /// then never faults. The guest's decode enables affect the guest's address map only.
     #[must_use]
     pub fn host_command(&self) -> u16 {
         let guest = self.space.value(COMMAND, 2);
@@ -227,14 +227,14 @@ impl GuestConfig {
         (allowed | COMMAND_INTX_DISABLE | self.bars.command_bits()) as u16
     }
 
-    /// What the registers ask for on the bus: nothing outside of D0.
+    /// The ranges that the BARs decode. Outside of D0 they decode nothing.
     #[must_use]
     pub fn decoding(&self) -> Decoding {
         if self.power_state() == 0 { self.bars.decode(&self.space) } else { [None; BAR_COUNT] }
     }
 
-    /// Puts every register back to its value at reset. Answers what has to be written to the device's own: the host
-    /// saves a device's registers over a reset, which gives back what the guest had put there.
+    /// Resets every register. Returns the bytes to write to the device: VFIO restores the device's registers after a
+    /// reset, with the guest's values.
     #[must_use]
     pub fn reset(&mut self) -> &[(u16, Vec<u8>)] {
         self.space.reset();
@@ -242,7 +242,7 @@ impl GuestConfig {
     }
 }
 
-/// Up to four bytes of a configuration space, little-endian; what is not there is 0.
+/// Up to four bytes of configuration space, little-endian. Missing bytes read 0.
 fn value(host: &[u8], offset: u16, width: usize) -> u32 {
     let bytes = host.iter().skip(usize::from(offset)).take(width.min(4));
     bytes.rev().fold(0, |value, byte| (value << 8) | u32::from(*byte))
@@ -257,7 +257,8 @@ mod tests {
     const PM: u16 = 0x40;
     const EXPRESS: u16 = 0x60;
 
-    /// An NVMe-like function: PM at 0x40, MSI-X at 0x50, PCI Express version 1 at 0x60; BAR 0 of 16 KiB, 64-bit.
+    /// A function like an NVMe controller: PM at 0x40, MSI-X at 0x50, PCI Express version 1 at 0x60; BAR 0 of 16 KiB,
+    /// 64-bit.
     fn host() -> Vec<u8> {
         let mut host = vec![0; 4096];
         host[..8].copy_from_slice(&[0x36, 0x1b, 0x10, 0, 0x06, 0x04, 0x10, 0]);

@@ -1,12 +1,12 @@
-//! How many interrupts of passed-through devices the host's kernel has taken: its own count, from `/proc/interrupts`.
+//! Counts of the interrupts that the host has taken for passed-through devices, from `/proc/interrupts`.
 //!
-//! VFIO requests an interrupt under the name `vfio-msi[VECTOR](ADDRESS)` or `vfio-msix[VECTOR](ADDRESS)`. A count is
-//! there while the interrupt is requested and begins again when it is requested anew; what the hardware posts straight
-//! to a guest that runs is in none.
+//! VFIO requests an interrupt under the name `vfio-msi[VECTOR](ADDRESS)` or `vfio-msix[VECTOR](ADDRESS)`. A count
+//! exists while the interrupt is requested and restarts with the next request. Posted interrupts to a running vCPU
+//! are not counted.
 
 use std::collections::BTreeMap;
 
-use super::host::HostAddress;
+use super::sysfs::HostAddress;
 
 /// The file.
 pub const PATH: &str = "/proc/interrupts";
@@ -16,21 +16,21 @@ pub const PATH: &str = "/proc/interrupts";
 pub struct HostInterrupts(BTreeMap<u32, u64>);
 
 impl HostInterrupts {
-    /// Those that the text lists for a capability, which is `msi` or `msix`.
+    /// The counts for a capability, `msi` or `msix`, of the device at this address.
     #[must_use]
     pub fn of(listed: &str, capability: &str, address: HostAddress) -> Self {
         let (before, after) = (format!("vfio-{capability}["), format!("]({address})"));
         let count = |line: &str| {
             let name = line.split_whitespace().next_back()?;
             let vector = name.strip_prefix(&before)?.strip_suffix(&after)?.parse().ok()?;
-            // The number, then a count for each CPU, then the controller's name.
+            // The IRQ number, a count for each CPU, the name of the chip.
             let counts = line.split_whitespace().skip(1).map_while(|word| word.parse::<u64>().ok());
             Some((vector, counts.fold(0, u64::saturating_add)))
         };
         Self(listed.lines().filter_map(count).collect())
     }
 
-    /// The count of a vector that is requested.
+    /// The count of a requested vector.
     #[must_use]
     pub fn count(&self, vector: u32) -> Option<u64> {
         self.0.get(&vector).copied()

@@ -1,7 +1,7 @@
-//! The VFIO ioctls of containers, groups and devices (linux/vfio.h), one function each, with their errors.
+//! The VFIO ioctls of containers, groups and devices (linux/vfio.h), one function each.
 //!
-//! Owns this crate's `unsafe` for VFIO. The interrupts of a device are not in here: the library does those. The
-//! functions take descriptors of any kind: one that is not VFIO's gets the kernel's error.
+//! Contains the `unsafe` for VFIO, except for device interrupts, which the vm-msi crate handles. The functions accept
+//! any descriptor: one that is not VFIO's returns the kernel's error.
 
 use std::ffi::CString;
 use std::fs::File;
@@ -62,7 +62,7 @@ pub(super) fn set_container(group: &File, container: &File) -> io::Result<()> {
     answer(unsafe { ioctl_with_ref(group, VFIO_GROUP_SET_CONTAINER(), &container.as_raw_fd()) }).map(drop)
 }
 
-/// VFIO_GROUP_GET_DEVICE_FD: the device with this name.
+/// VFIO_GROUP_GET_DEVICE_FD: opens the device with this name.
 pub(super) fn device(group: &File, name: &str) -> io::Result<File> {
     let name = CString::new(name)?;
     let bytes = name.as_bytes_with_nul();
@@ -82,11 +82,11 @@ pub(super) fn device_flags(device: &File) -> io::Result<u32> {
     Ok(info.flags)
 }
 
-/// VFIO_DEVICE_GET_REGION_INFO: what is known of a region, and the bytes of its capabilities (whose offsets count from
-/// the start of the information).
+/// VFIO_DEVICE_GET_REGION_INFO: a region's information and its capability bytes, whose offsets count from the start
+/// of the information.
 pub(super) fn region_info(device: &File, index: u32) -> io::Result<(vfio_region_info, Vec<u8>)> {
     const FIXED: usize = size_of::<vfio_region_info>();
-    /// More than any host's list of areas; a host that has more says so by `argsz`.
+    /// Maximum size of the information. A larger `argsz` is refused.
     const LONGEST: u32 = 1 << 16;
     let mut info = vfio_region_info { argsz: FIXED as u32, index, ..Default::default() };
     // SAFETY: `info` is whole and `argsz` is its size: the kernel writes no further.
@@ -98,7 +98,7 @@ pub(super) fn region_info(device: &File, index: u32) -> io::Result<(vfio_region_
         return Err(io::Error::other(format!("region {index} has {} bytes of information", info.argsz)));
     }
     let mut words = vec![0u64; (info.argsz as usize).div_ceil(size_of::<u64>())];
-    // The request again: argsz and no flags, index and no capabilities (the fields are little-endian pairs of u32).
+    // The second request: argsz and no flags, index and no capabilities (little-endian pairs of u32).
     for (word, value) in words.iter_mut().zip([info.argsz, index]) {
         *word = u64::from(value);
     }
@@ -113,10 +113,10 @@ pub(super) fn reset(device: &File) -> io::Result<()> {
     answer(unsafe { ioctl(device, VFIO_DEVICE_RESET()) }).map(drop)
 }
 
-/// VFIO_IOMMU_MAP_DMA: the devices see `size` bytes at `address` of this process at `iova`, to read and write.
+/// VFIO_IOMMU_MAP_DMA: maps `size` bytes at `address` of this process at `iova`, for DMA reads and writes.
 ///
 /// # Safety
-/// Devices write these bytes whenever they like, until they are unmapped: nothing may hold references to them.
+/// Devices may write these bytes at any time until they are unmapped. No reference to them may exist.
 pub(super) unsafe fn map_dma(
     container: &File,
     iova: u64,

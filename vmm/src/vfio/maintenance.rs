@@ -1,9 +1,9 @@
-//! What takes as long as the host does, on a thread of its own: host vectors for what the guest has begun to use, another
-//! try at what the host refused, and the end of what has lingered.
+//! Host calls that may block, on a thread of their own: bind newly used vectors, retry refused calls, release expired
+//! vectors.
 //!
-//! Not on the guest's vCPUs, as they need not wait for it, and not where interrupts are delivered from userspace at once
-//! ([`events`](super::events)): who delivers waits for no commit and for no detach of its own making. Where the host has
-//! refused to have that one told, interrupts are delivered from here, late.
+//! vCPUs do not wait for these calls, and neither does the event loop that delivers relayed interrupts
+//! ([`events`](super::events)). If the host refuses to watch a relay descriptor there, this thread delivers those
+//! interrupts late.
 
 use std::cmp::Reverse;
 use std::io;
@@ -17,20 +17,20 @@ use super::interrupts::Vectors;
 use crate::error::{Context, Result};
 use crate::events::RetryTimer;
 
-/// Vectors, and what is ready while some of theirs wait for the host.
+/// The vectors of a capability, and the descriptor that is ready while some wait to be bound.
 type DeferredBind = (Arc<OwnedFd>, Arc<dyn Vectors>);
 
-/// A subscriber of an event loop of its own, for all devices.
+/// The subscriber of a side loop, for all devices.
 pub struct Maintenance {
     timer: RetryTimer,
     deferred: Vec<DeferredBind>,
 }
 
 impl Maintenance {
-    /// From now on the vectors that guests begin to use wait for this: have it run at once.
+    /// Creates the subscriber. Start its loop at once: newly used vectors wait for it.
     ///
     /// # Errors
-    /// The host's, when it has no timer or no descriptor.
+    /// [`Error::Host`](crate::error::Error::Host) if the host refuses the timer or a descriptor.
     pub fn new(devices: &[Arc<Device>]) -> Result<Self> {
         let timer = RetryTimer::start()?;
         let vectors = devices.iter().flat_map(|device| device.interrupts().vectors());
@@ -55,22 +55,22 @@ impl MutEventSubscriber for Maintenance {
 
     fn init(&mut self, ops: &mut EventOps) {
         if let Err(error) = watch(ops, self.timer.as_raw_fd()) {
-            tracing::error!("what the host refuses to devices' interrupts is not tried again: {error}");
+            tracing::error!("cannot watch the retry timer, refused interrupts are not retried: {error}");
         }
         for (deferred_fd, _) in &self.deferred {
             if let Err(error) = watch(ops, deferred_fd.as_raw_fd()) {
-                tracing::warn!("interrupts that a guest begins to use come late: {error}");
+                tracing::warn!("cannot watch newly used vectors, they are bound late: {error}");
             }
         }
     }
 }
 
-/// Where there is room by now, it is for who would use it most.
+/// Retries in the order of relayed deliveries: the busiest vectors get free host vectors first.
 fn retry(deferred: &mut [DeferredBind]) {
     deferred.sort_by_cached_key(|(_, vectors)| Reverse(vectors.max_relayed()));
     for (_, vectors) in deferred {
         vectors.retry();
-        // Also where their descriptors are silent: the host may have refused to have them watched.
+        // Needed for descriptors that the host refused to watch.
         vectors.bind_deferred();
         vectors.deliver_relayed();
     }
@@ -86,7 +86,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_busiest_vectors_are_the_first_to_be_tried_again_and_each_grows_and_delivers() {
+    fn the_busiest_vectors_are_retried_first() {
         let (interrupts, log) = interrupts();
         let deferred =
             interrupts.vectors().map(|vectors| (vectors.deferred_bind_fd().unwrap(), Arc::clone(vectors)));

@@ -1,8 +1,8 @@
-//! A BAR's pages in the guest: the parts that need no exit, as KVM memory slots that come and go with the BAR.
+//! The mapping of a BAR into the guest: KVM memory slots that follow the BAR's address.
 //!
-//! The host's mapping is made once; a slot per part exists while the BAR has a place. A part that KVM refuses (no slot
-//! left) is reached through the bus instead, more slowly, which is said once for a BAR: the guest may move it as often as
-//! it likes. The lock orders changes of place alone.
+//! The host's mmap is created once. A slot per part exists while the BAR has an address. If KVM refuses a slot,
+//! accesses to the part exit. The refusal is logged once for each BAR, because the guest may move a BAR at any rate.
+//! The lock serialises changes of the address.
 
 use std::io;
 use std::ops::Range;
@@ -14,9 +14,9 @@ use vm_memory::{FileOffset, GuestAddress, MmapRegion};
 use super::mmap_ranges::mappable;
 use super::region::Region;
 use crate::memory::{Access, Slot, Slots};
-use crate::pci::{Pages, Place};
+use crate::pci::{BarAddress, Pages};
 
-/// One BAR's mapped parts.
+/// The mapped parts of a BAR.
 #[derive(Debug)]
 pub struct BarMapping {
     slots: Arc<Slots>,
@@ -40,10 +40,10 @@ struct Installed {
 }
 
 impl BarMapping {
-    /// Maps all of a BAR's region that the host lets be mapped, but for the pages that have `trapped` bytes in them.
+    /// Maps a BAR's region, except the pages with `trapped` bytes.
     ///
     /// # Errors
-    /// The host's, when it refuses a mapping that it offered.
+    /// The host's error if it refuses the mmap.
     pub fn new(region: &Region, trapped: &[Range<u64>], slots: &Arc<Slots>) -> io::Result<Self> {
         let parts = mappable(region.mappable_areas(), trapped);
         let map = |part: Range<u64>| {
@@ -60,13 +60,13 @@ impl BarMapping {
         Ok(Self { slots: Arc::clone(slots), parts, installed: Mutex::default() })
     }
 
-    /// Has the guest read these bytes, whole pages that are trapped otherwise, from this memory.
+    /// Makes the guest read these trapped pages from `memory`.
     pub fn add_read_only(&mut self, bytes: Range<u64>, memory: Arc<MmapRegion>) {
         self.parts.push(Part { bytes, memory, access: Access::ReadOnly });
     }
 
-    /// Moves the BAR to another place, or away.
-    pub fn place(&self, place: Option<Place>) {
+    /// Moves the BAR, or removes it from the address map.
+    pub fn set_address(&self, place: Option<BarAddress>) {
         let at = place.and_then(mappable_at);
         let mut installed = self.installed.lock().unwrap_or_else(PoisonError::into_inner);
         if installed.at == at {
@@ -83,14 +83,14 @@ impl BarMapping {
                 Ok(slot) => installed.slots.push(slot),
                 Err(error) => {
                     if !std::mem::replace(&mut installed.refusal_logged, true) {
-                        tracing::warn!("a device's BAR is reached by exits, which is slow: {error}");
+                        tracing::warn!("accesses to a device's BAR exit, which is slow: {error}");
                     }
                 }
             }
         }
     }
 
-    /// Bytes that the guest may access so without an exit, where the BAR has a place.
+    /// The number of bytes with this access that the guest reaches without an exit while the BAR has an address.
     #[must_use]
     pub fn bytes(&self, access: Access) -> u64 {
         let parts = self.parts.iter().filter(|part| part.access == access);
@@ -98,10 +98,10 @@ impl BarMapping {
     }
 }
 
-/// Where a BAR's pages can be in the guest. KVM shares whole pages: a BAR that is not alone in its own is trapped.
-fn mappable_at(place: Place) -> Option<u64> {
+/// The address for the BAR's slots. KVM maps whole pages, so a BAR that shares a page is trapped.
+fn mappable_at(place: BarAddress) -> Option<u64> {
     match place.pages {
-        Pages::Own => Some(place.range.start()),
+        Pages::Exclusive => Some(place.range.start()),
         Pages::Shared => None,
     }
 }
@@ -114,8 +114,11 @@ mod tests {
     #[test]
     fn a_bar_that_shares_its_page_is_trapped() {
         let at = |pages| {
-            mappable_at(Place { range: BusRange::new(Space::Memory, 0xc000_0000, 0x100).unwrap(), pages })
+            mappable_at(BarAddress {
+                range: BusRange::new(Space::Memory, 0xc000_0000, 0x100).unwrap(),
+                pages,
+            })
         };
-        assert_eq!((at(Pages::Own), at(Pages::Shared)), (Some(0xc000_0000), None));
+        assert_eq!((at(Pages::Exclusive), at(Pages::Shared)), (Some(0xc000_0000), None));
     }
 }

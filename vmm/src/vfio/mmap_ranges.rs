@@ -1,14 +1,13 @@
-//! Which pages of a BAR the guest reaches without an exit: all that the host can map, but for the pages of the MSI-X
-//! table and the pending bits, whose accesses are emulated; and which of those it may read all the same. Pure arithmetic
-//! on offsets into a BAR.
+//! The pages of a BAR that the guest accesses without an exit: all that the host can mmap, except the pages of the
+//! MSI-X table and PBA, which are trapped. Pure arithmetic on BAR offsets.
 
 use std::ops::Range;
 
-/// The host's page size on x86-64, which is KVM's and VFIO's unit of mapping.
+/// The host's page size on x86-64, the unit of KVM's and VFIO's mappings.
 pub const PAGE: u64 = 4096;
 
-/// The mappable parts of a BAR, in whole pages and in order: `areas` are what the host lets be mapped, `trapped` what
-/// must exit.
+/// The mappable parts of a BAR, in whole pages, sorted. The host can mmap `areas`. Pages with `trapped` bytes are
+/// excluded.
 #[must_use]
 pub fn mappable(areas: &[Range<u64>], trapped: &[Range<u64>]) -> Vec<Range<u64>> {
     let mut parts: Vec<Range<u64>> = areas.iter().filter_map(pages_within).collect();
@@ -25,7 +24,7 @@ pub fn mappable(areas: &[Range<u64>], trapped: &[Range<u64>]) -> Vec<Range<u64>>
     parts
 }
 
-/// The pages of which every byte is in `range`.
+/// The pages that lie completely in `range`.
 #[must_use]
 pub fn pages_within(range: &Range<u64>) -> Option<Range<u64>> {
     let pages = range.start.checked_next_multiple_of(PAGE)?..range.end & !(PAGE - 1);

@@ -1,5 +1,4 @@
-//! A region of a VFIO device: its bytes, read and written through the device's descriptor, and which of them the host
-//! lets be mapped.
+//! A region of a VFIO device: access through the device's descriptor, and the ranges that the host can mmap.
 
 use std::fs::File;
 use std::io;
@@ -19,7 +18,7 @@ use super::mmap_ranges::PAGE;
 #[derive(Debug)]
 pub struct Region {
     device: Arc<File>,
-    /// Where it starts in the descriptor's file.
+    /// File offset of the region.
     file_offset: u64,
     size: u64,
     areas: Vec<Range<u64>>,
@@ -27,10 +26,10 @@ pub struct Region {
 }
 
 impl Region {
-    /// The device's region with this index; `None` where the device has none.
+    /// The device's region with this index. `None` if the region is empty.
     ///
     /// # Errors
-    /// The host's.
+    /// The host's error.
     pub fn new(device: &Arc<File>, index: u32) -> io::Result<Option<Self>> {
         let (info, capabilities) = ioctl::region_info(device, index)?;
         if info.size == 0 {
@@ -56,13 +55,13 @@ impl Region {
         Self { device, file_offset, size, areas: Vec::new(), failures: AtomicU64::new(0) }
     }
 
-    /// The descriptor that it is in.
+    /// The device's descriptor.
     #[must_use]
     pub fn device(&self) -> &Arc<File> {
         &self.device
     }
 
-    /// Where it starts in the descriptor's file.
+    /// File offset of the region.
     #[must_use]
     pub fn file_offset(&self) -> u64 {
         self.file_offset
@@ -74,19 +73,19 @@ impl Region {
         self.size
     }
 
-    /// The parts that the host lets be mapped. They reach over the end of a region that is smaller than a page.
+    /// The ranges that the host can mmap. They exceed a region that is smaller than a page.
     #[must_use]
     pub fn mappable_areas(&self) -> &[Range<u64>] {
         &self.areas
     }
 
-    /// How many accesses the host refused.
+    /// Number of accesses that the host has refused.
     #[must_use]
     pub fn failures(&self) -> u64 {
         self.failures.load(Ordering::Relaxed)
     }
 
-    /// Reads; what the host does not answer reads all ones, as on a bus. The host keeps to the access's width.
+    /// Reads. An access that the host refuses reads all ones, as on a bus. The host keeps the access width.
     pub fn read(&self, offset: u64, data: &mut [u8]) {
         let read = self.at(offset).and_then(|at| self.device.read_exact_at(data, at));
         if let Err(error) = read {
@@ -95,7 +94,7 @@ impl Region {
         }
     }
 
-    /// Writes; what the host does not take is dropped, as on a bus.
+    /// Writes. An access that the host refuses is dropped, as on a bus.
     pub fn write(&self, offset: u64, data: &[u8]) {
         let written = self.at(offset).and_then(|at| self.device.write_all_at(data, at));
         if let Err(error) = written {
@@ -116,18 +115,18 @@ impl Region {
     }
 }
 
-/// All pages of a region of `size` bytes. Where less than a page can be mapped, VFIO keeps the rest of that page from
-/// everybody else (Linux 05f0c03fbac1, "vfio-pci: Allow to mmap sub-page MMIO BARs if the mmio page is exclusive").
+/// All pages of a region of `size` bytes. VFIO reserves the rest of a page for a region that is smaller (Linux
+/// 05f0c03fbac1, "vfio-pci: Allow to mmap sub-page MMIO BARs if the mmio page is exclusive").
 fn whole_pages(size: u64) -> Option<Range<u64>> {
     Some(0..size.checked_next_multiple_of(PAGE)?)
 }
 
-/// The areas of a sparse-mmap capability (struct vfio_region_info_cap_sparse_mmap), if there is one in the list that
-/// starts at `offset`.
+/// The areas of a sparse-mmap capability (struct vfio_region_info_cap_sparse_mmap) in the list at `offset`, if
+/// present.
 fn sparse_areas(bytes: &[u8], mut offset: u32) -> Option<Vec<Range<u64>>> {
     let word = |at: usize| Some(u32::from_ne_bytes(*bytes.get(at..)?.first_chunk()?));
     let long = |at: usize| Some(u64::from_ne_bytes(*bytes.get(at..)?.first_chunk()?));
-    // Each step goes forward, so a list that is broken ends.
+    // Offsets must increase, so a malformed list ends.
     loop {
         let at = usize::try_from(offset).ok().filter(|at| *at > 0)?;
         let next = word(at.checked_add(4)?)?;
@@ -183,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_host_does_not_answer_reads_all_ones() {
+    fn accesses_that_the_host_refuses_read_all_ones() {
         let device = Arc::new(File::open("/dev/null").unwrap());
         let region =
             Region { device, file_offset: 0, size: 8, areas: Vec::new(), failures: AtomicU64::new(0) };

@@ -1,12 +1,12 @@
-//! The registers of a passed-through function that are not simply the device's, as tables.
+//! Register tables of a passed-through function.
 //!
-//! Offsets count from the start of the header or of the capability. A bit in no column is read from the device, and a
-//! write to it vanishes. VFIO itself keeps a guest from what the host needs; these tables make what is left whole.
+//! Offsets count from the start of the header or capability. A bit in no column is read from the device, and a write
+//! to it is dropped. VFIO protects the host from the guest; these tables give the guest a consistent function.
 
 use crate::pci::Register;
 pub use crate::pci::{COMMAND_BUS_MASTER, COMMAND_INTX_DISABLE};
 
-/// No bit: a row starts from it.
+/// The base of a row: no bit is emulated.
 const NONE: Register = Register { offset: 0, width: 1, reset: 0, emulated: 0, writable: 0, forwarded: 0 };
 const ALL: u32 = u32::MAX;
 
@@ -14,7 +14,7 @@ const ALL: u32 = u32::MAX;
 pub const HEADER: &[Register] = &[
     // Vendor ID, device ID.
     Register { offset: 0x00, width: 4, ..NONE },
-    // Command: wholly emulated, the host's own is derived from it. Parity and SERR reporting, bus master, INTx.
+    // Command: emulated. The host's register is derived from it. Parity and SERR reporting, bus master, INTx disable.
     Register { offset: 0x04, width: 2, emulated: ALL, writable: COMMAND_WRITABLE, ..NONE },
     STATUS,
     // Revision, class.
@@ -22,7 +22,7 @@ pub const HEADER: &[Register] = &[
     // Cache line size, latency timer: without effect on PCIe.
     Register { offset: 0x0c, width: 1, emulated: ALL, writable: ALL, ..NONE },
     Register { offset: 0x0d, width: 1, emulated: ALL, ..NONE },
-    // Header type 0: whether there are more functions is the bus's to say. No self test.
+    // Header type 0. The bus sets the Multi-Function bit. No BIST.
     Register { offset: 0x0e, width: 2, emulated: ALL, ..NONE },
     // Base address registers.
     Register { offset: 0x10, width: 4, emulated: ALL, ..NONE },
@@ -38,21 +38,21 @@ pub const HEADER: &[Register] = &[
     // Capabilities pointer and reserved bytes.
     Register { offset: 0x34, width: 4, emulated: ALL, ..NONE },
     Register { offset: 0x38, width: 4, emulated: ALL, ..NONE },
-    // Interrupt line is a scratch register; interrupt pin 0: no INTx. Min_Gnt, Max_Lat.
+    // Interrupt Line is a scratch register. Interrupt Pin is 0: no INTx. Min_Gnt, Max_Lat.
     Register { offset: 0x3c, width: 1, emulated: ALL, writable: ALL, ..NONE },
     Register { offset: 0x3d, width: 1, emulated: ALL, ..NONE },
     Register { offset: 0x3e, width: 2, emulated: ALL, ..NONE },
 ];
 
-/// Bus master, parity error response, SERR# enable, interrupt disable. Decode enables exist where there are BARs.
+/// Bus master, parity error response, SERR# enable, interrupt disable. The BARs add the decode enables.
 pub const COMMAND_WRITABLE: u32 = COMMAND_BUS_MASTER | (1 << 6) | (1 << 8) | COMMAND_INTX_DISABLE;
 
-/// Status: no INTx pending; whether there is a capability list is set with the list. Errors are cleared by writing 1.
+/// Status: no INTx pending. The capability list sets bit 4. Writing 1 clears errors.
 pub const STATUS: Register =
     Register { offset: 0x06, width: 2, emulated: (1 << 3) | (1 << 4), forwarded: 0xf900, ..NONE };
 
-/// Power management capability (PCI PM 1.2 §3.2): D0 and D3hot, no PME. The state is emulated: the host's device
-/// stays in D0, and a change that resets a device resets it.
+/// Power management capability (PCI PM 1.2 §3.2): D0 and D3hot, no PME. The state is emulated. The host's device
+/// stays in D0, and a transition that resets a function resets the device.
 pub const POWER_MANAGEMENT: &[Register] = &[
     // PMC: no PME support, no D1, no D2, no auxiliary current.
     Register { offset: 2, width: 2, emulated: 0xffc0, ..NONE },
@@ -73,13 +73,13 @@ pub const PMCSR_STATE: u32 = 0b11;
 /// PMCSR: D3hot to D0 does not reset the function.
 pub const PMCSR_NO_SOFT_RESET: u32 = 1 << 3;
 
-/// PCI Express capability (PCIe r6 §7.5.3). On the root bus a function without a link is a root complex integrated
+/// PCI Express capability (PCIe r6 §7.5.3). On the root bus, a function without a link is a root complex integrated
 /// endpoint, which has no link registers (§7.5.3, table 7-20).
 pub const PCI_EXPRESS: &[Register] = &[
     Register { offset: 0x02, width: 2, emulated: 0x00f0, reset: 0x0090, ..NONE },
     // Device capabilities.
     Register { offset: DEVICE_CAPABILITIES, width: 4, ..NONE },
-    // Device control: all but Initiate Function Level Reset, which is carried out on its own.
+    // Device control: all bits but Initiate Function Level Reset, which is emulated.
     Register { offset: DEVICE_CONTROL, width: 2, emulated: 0x8000, forwarded: 0x7fff, ..NONE },
     // Device status: errors are cleared by writing 1.
     Register { offset: 0x0a, width: 2, forwarded: 0x000f, ..NONE },
@@ -93,7 +93,7 @@ pub const PCI_EXPRESS_2: &[Register] = &[
     Register { offset: 0x18, width: 4, emulated: ALL, ..NONE },
     Register { offset: 0x1c, width: 4, emulated: ALL, ..NONE },
     Register { offset: 0x20, width: 4, emulated: ALL, ..NONE },
-    // Device capabilities 2: no LTR, no OBFF, no TPH: nothing on this bus would hear them.
+    // Device capabilities 2: no LTR, OBFF or TPH, which nothing on this bus uses.
     Register { offset: 0x24, width: 4, emulated: (1 << 11) | (0b11 << 12) | (0b11 << 18), ..NONE },
     // Device control 2: completion timeout, atomic operations, ID-based ordering.
     Register { offset: DEVICE_CONTROL_2, width: 2, forwarded: 0x035f, ..NONE },
@@ -106,22 +106,22 @@ pub const PCI_EXPRESS_2: &[Register] = &[
 ];
 /// Offset of the device capabilities.
 pub const DEVICE_CAPABILITIES: u16 = 0x04;
-/// Device capabilities: the function can be reset by itself.
+/// Device capabilities: Function Level Reset Capability.
 pub const DEVICE_CAPABILITIES_FLR: u32 = 1 << 28;
 /// Offset of the device control register.
 pub const DEVICE_CONTROL: u16 = 0x08;
 /// Offset of the device control 2 register.
 pub const DEVICE_CONTROL_2: u16 = 0x28;
-/// The byte of device control that has Initiate Function Level Reset, and the bit in it.
+/// The byte of device control with Initiate Function Level Reset, and the bit.
 pub const DEVICE_CONTROL_FLR: (u16, u8) = (0x09, 1 << 7);
 
-/// Advanced features capability (PCI AF ECN): Initiate FLR is carried out on its own.
+/// Advanced features capability (PCI AF ECN). Initiate FLR is emulated.
 pub const ADVANCED_FEATURES: &[Register] = &[
     Register { offset: 3, width: 1, ..NONE },
     Register { offset: 4, width: 1, emulated: ALL, ..NONE },
     Register { offset: 5, width: 1, ..NONE },
 ];
-/// Offset of the advanced features' capabilities, and the bit that says that FLR is there.
+/// Offset of the advanced features' capabilities, and the FLR capability bit.
 pub const ADVANCED_FEATURES_CAPABILITIES: (u16, u8) = (3, 1 << 1);
-/// The byte of the advanced features' control that has Initiate FLR, and the bit in it.
+/// The byte of the advanced features' control with Initiate FLR, and the bit.
 pub const ADVANCED_FEATURES_FLR: (u16, u8) = (4, 1 << 0);

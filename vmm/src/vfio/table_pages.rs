@@ -1,17 +1,17 @@
-//! The pages of an MSI-X table that the guest reads without an exit: a copy of the table's entries, which the guest sees
-//! read-only at their place in the BAR. A driver reads an entry to flush its writes; under a hypervisor that only costs.
+//! The pages of an MSI-X table that the guest reads without an exit: a copy of the table, mapped read-only at its
+//! address in the BAR. Drivers read an entry to flush a write. Without the copy, each read exits.
 //!
-//! Owns the copy. It is the VMM's own memory: no guest RAM, not mapped for the device, and with nothing in it but what
-//! the guest can read of its table anyway. Which pages: those that are table entries to the last byte, because what a
-//! page has beside entries are registers of the device.
+//! Owns the copy. It is the VMM's own memory: no guest RAM, and not mapped for DMA. It holds only what the guest can
+//! read of its table. Only pages that consist of table entries are copied, because other bytes of a page are device
+//! registers.
 //!
-//! Invariant: once a guest's write has returned, the pages show it, or what was written later. The lock is held from
-//! looking at the table until the pages show what was seen, so no look overwrites a later one. It is taken after the
-//! table was written and not across that: a write that takes long in the host keeps no other one waiting, and until it
-//! returns a reader may see either, as with any posted write. QWORDs are copied whole, as a trapped read sees them.
+//! Invariant: after a guest's write has returned, the pages show the write or a later one. The lock is held from the
+//! read of the table to the store to the pages, so that no read overwrites a later one. It is taken after the write
+//! to the table: a write that is slow in the host delays no other. Until the write returns, a reader may see either
+//! value, as with any posted write. QWORDs are copied atomically, like a trapped read.
 //!
-//! Left to others: placing the pages ([`mapping`](super::mapping)) and saying what was written
-//! ([`interrupts`](super::interrupts)). PCIe r6 §7.7.2, Linux' Documentation/virt/kvm/api.rst, KVM_MEM_READONLY.
+//! [`mapping`](super::mapping) maps the pages, and [`interrupts`](super::interrupts) reports writes. PCIe r6
+//! §7.7.2; Linux' Documentation/virt/kvm/api.rst, KVM_MEM_READONLY.
 
 use std::io;
 use std::ops::Range;
@@ -22,25 +22,25 @@ use vm_memory::{MmapRegion, VolatileMemory};
 
 use super::mmap_ranges::pages_within;
 
-/// What is copied at once. A table starts at a multiple of it (PCIe r6 §7.7.2.4).
+/// The unit of copying. A table is aligned to it (PCIe r6 §7.7.2.4).
 const QWORD: u64 = 8;
 
-/// Pages of one table.
+/// The pages of one table.
 #[derive(Debug)]
 pub struct TablePages {
     /// The table's bytes in the BAR.
     table: Range<u64>,
-    /// Of these, what the pages show.
+    /// The part of these that the pages show.
     shown: Range<u64>,
     memory: Arc<MmapRegion>,
     order: Mutex<()>,
 }
 
 impl TablePages {
-    /// The pages of a table at these bytes of its BAR, zeroed as yet; `None` where it fills no page.
+    /// The pages of a table at these bytes of its BAR, zeroed. `None` if the table fills no page.
     ///
     /// # Errors
-    /// The host's, which has no memory.
+    /// The host's error if memory is short.
     pub fn new(table: Range<u64>) -> io::Result<Option<Self>> {
         let Some(shown) = pages_within(&table) else {
             return Ok(None);
@@ -50,14 +50,14 @@ impl TablePages {
         Ok(Some(Self { table, shown, memory, order: Mutex::default() }))
     }
 
-    /// Which bytes of the BAR they are, and the memory that shows them.
+    /// The bytes of the BAR, and the memory that shows them.
     #[must_use]
     pub fn part(&self) -> (Range<u64>, Arc<MmapRegion>) {
         (self.shown.clone(), Arc::clone(&self.memory))
     }
 
-    /// Shows what was written to these bytes of the BAR; those of others are left alone. `read_table` reads as the guest
-    /// does, from an offset into the table.
+    /// Copies the written bytes of the table to the pages. Other bytes are ignored. `read_table` reads from an offset
+    /// into the table, as the guest would.
     pub fn update(&self, written: Range<u64>, read_table: impl Fn(u64, &mut [u8])) {
         let start = written.start.max(self.shown.start) & !(QWORD.wrapping_sub(1));
         let end = written.end.min(self.shown.end);
@@ -69,13 +69,13 @@ impl TablePages {
             let mut qword = [0; QWORD as usize];
             read_table(at.saturating_sub(self.table.start), &mut qword);
             if let Some(place) = self.place(at) {
-                // The lock orders the stores, and a guest's next instruction comes after an entry of its CPU.
+                // The lock orders the stores. The guest sees them, because its next instruction follows a VM entry.
                 place.store(u64::from_ne_bytes(qword), Ordering::Relaxed);
             }
         }
     }
 
-    /// Shows all of the table.
+    /// Copies the whole table.
     pub fn update_all(&self, read_table: impl Fn(u64, &mut [u8])) {
         self.update(self.shown.clone(), read_table);
     }
@@ -95,7 +95,7 @@ pub(super) mod tests {
 
     use super::*;
 
-    /// What a guest reads of pages.
+    /// The contents of the pages.
     pub(in crate::vfio) fn seen(memory: &MmapRegion) -> Vec<u8> {
         let mut bytes = vec![0; memory.size()];
         memory.as_volatile_slice().read_slice(&mut bytes, 0).unwrap();
@@ -103,7 +103,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn a_look_at_the_table_never_overwrites_a_later_one() {
+    fn an_update_never_overwrites_a_later_one() {
         let pages = TablePages::new(0..0x1000).unwrap().unwrap();
         let pages = &pages;
         let (looked, has_looked) = mpsc::channel();
@@ -113,20 +113,20 @@ pub(super) mod tests {
                 pages.update(0x10..0x14, |_, bytes| {
                     bytes.fill(1);
                     looked.send(()).unwrap();
-                    // The later one waits for this one, so this is not to wait for it for ever.
+                    // The later update waits for this one, so the wait is bounded.
                     let _ = is_shown.recv_timeout(Duration::from_millis(50));
                 });
             });
             has_looked.recv().unwrap();
             pages.update(0x10..0x14, |_, bytes| bytes.fill(2));
-            // There may be nobody left to hear it.
+            // The receiver may have timed out.
             let _ = shown.send(());
         });
         assert_eq!(seen(&pages.memory)[0x10..0x18], [2; 8]);
     }
 
     #[test]
-    fn only_what_was_written_is_looked_at() {
+    fn only_written_entries_are_read() {
         let pages = TablePages::new(0x1008..0x3018).unwrap().unwrap();
         assert_eq!(pages.part().0, 0x2000..0x3000);
         let look = |written: Range<u64>| {

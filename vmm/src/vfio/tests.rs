@@ -1,5 +1,5 @@
-//! A passed-through function on the bus as a guest sees it, with a file for a device: configuration space at 0, BAR 0
-//! behind it.
+//! A passed-through function on the bus as a guest sees it. A file stands for the device: configuration space at 0,
+//! BAR 0 behind it.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -12,10 +12,10 @@ use vm_device::bus::MmioAddress;
 use super::capabilities::id;
 use super::device::{Device, DeviceBar};
 use super::guest_config::{GuestConfig, HostReset};
-use super::host::HostAddress;
 use super::interrupts::Interrupts;
 use super::interrupts::tests::{Log, interrupts, with_a_full_page};
 use super::region::Region;
+use super::sysfs::HostAddress;
 use super::table_pages::tests::seen;
 use crate::pci::windows::tests::windows;
 use crate::pci::{Bar, Bars, Function, Root};
@@ -147,7 +147,7 @@ fn a_reset_shows_in_the_pages_of_the_table_before_the_guests_write_returns() {
     // A function-level reset.
     machine.write(EXPRESS + 8, &[0x1f, 0xd0]);
     assert!(seen(&memory) == at_power_on);
-    // The firmware's addresses again.
+    // Restore the firmware's addresses.
     machine.write(0x10, &0xc000_0000_u32.to_le_bytes());
     write_table();
     machine.root.release();
@@ -172,7 +172,7 @@ fn accesses_that_exit_are_counted_for_each_bar() {
 }
 
 #[test]
-fn a_device_is_given_back_once_and_issues_no_requests_afterwards() {
+fn a_device_is_released_once_and_issues_no_requests_afterwards() {
     let Machine { root, device, file, log } = Machine::new();
     root.ecam().mmio_write(MmioAddress(0), (8 << 12) + COMMAND, &[0x06, 0]);
     root.release();
@@ -184,7 +184,7 @@ fn a_device_is_given_back_once_and_issues_no_requests_afterwards() {
 }
 
 #[test]
-fn no_access_of_any_offset_width_and_value_stops_the_function_or_reaches_what_it_must_not() {
+fn accesses_of_any_offset_width_and_value_reach_only_forwarded_registers() {
     let machine = Machine::new();
     for value in [0x00, 0x5a, 0xff] {
         for len in [1, 2, 3, 4, 8, 16] {

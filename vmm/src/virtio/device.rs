@@ -1,10 +1,10 @@
-//! What a device model says of itself, and how it serves its driver's requests. It knows of no bus and no ring.
+//! The interface of a device model: identity, features, and requests. A model knows neither the bus nor the ring.
 
 use serde_json::{Map, Value};
 
 use super::queue::{QueueIndex, QueueSize, Request};
 
-/// What a device is.
+/// The identity of a device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Identity {
     /// The virtio device ID (virtio 1.2 §5), below 0x40.
@@ -17,10 +17,10 @@ pub struct Identity {
 
 /// A device model.
 pub trait Device: Send + Sync {
-    /// What it is.
+    /// The device's identity.
     fn identity(&self) -> Identity;
 
-    /// The feature bits of its own that it offers; those of rings and transport are not its affair.
+    /// The device-specific feature bits. The transport adds its own.
     fn features(&self) -> u64 {
         0
     }
@@ -28,15 +28,15 @@ pub trait Device: Send + Sync {
     /// The largest size of each of its queues.
     fn queues(&self) -> &[QueueSize];
 
-    /// Its configuration as the driver reads it; it has none if this is empty.
+    /// The device-specific configuration. Empty if there is none.
     fn config(&self) -> &[u8] {
         &[]
     }
 
-    /// Serves one request, and answers how many bytes it wrote into the driver's buffers. It is called with the
-    /// device's registers locked: no request may take long, or wait for anything.
+    /// Serves one request and returns the number of bytes written to the driver's buffers. The device's registers are
+    /// locked during the call, so it must not block.
     fn serve(&self, queue: QueueIndex, request: Request<'_>) -> u32;
 
-    /// Its part of the report.
+    /// The model's part of the report.
     fn report(&self) -> Map<String, Value>;
 }

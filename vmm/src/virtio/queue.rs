@@ -1,8 +1,7 @@
-//! One virtqueue (virtio 1.2 §2.6, §2.7): the registers by which the driver describes it, and the split ring itself
-//! while it is enabled, which is the virtio-queue crate's.
+//! One virtqueue (virtio 1.2 §2.6, §2.7): its registers, and the split ring of an enabled queue, which the
+//! virtio-queue crate implements.
 //!
-//! Invariant: a ring exists only where its three areas are aligned and lie in RAM whole, which never changes. What the
-//! driver puts *into* them may be anything at any time.
+//! Invariant: the areas of a ring are aligned and lie in RAM. The driver may write any contents at any time.
 
 use virtio_queue::desc::split::Descriptor;
 use virtio_queue::{DescriptorChain, Error as RingError, Queue, QueueOwnedT, QueueT};
@@ -11,16 +10,16 @@ use vm_memory::{GuestAddress, GuestMemory, GuestMemoryMmap, Permissions};
 /// "No vector" in the vector registers (virtio 1.2 §4.1.5.1.2).
 pub const NO_VECTOR: u16 = 0xffff;
 
-/// A queue of a device, from 0.
+/// Index of a queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct QueueIndex(pub u16);
 
-/// How many entries a queue may have: a power of two, 1 to 32768.
+/// Number of entries of a queue: a power of two, 1 to 32768.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct QueueSize(u16);
 
 impl QueueSize {
-    /// Two to the power of `exponent`, which counts as 15 if it is more.
+    /// Two to the power of `exponent`, at most 15.
     #[must_use]
     pub const fn two_to_the(exponent: u8) -> Self {
         Self(1 << if exponent < 15 { exponent } else { 15 })
@@ -44,7 +43,7 @@ pub struct Areas {
     pub device: u64,
 }
 
-/// The driver's fault: its queue cannot be used.
+/// The driver's queue is invalid.
 #[derive(Debug, thiserror::Error)]
 pub enum QueueError {
     /// An area is misaligned or not in RAM.
@@ -52,51 +51,51 @@ pub enum QueueError {
     Areas {
         /// The queue's size.
         size: u16,
-        /// Where the driver says that they are.
+        /// The areas that the driver set.
         areas: Areas,
     },
-    /// What is in the ring makes no sense.
+    /// The contents of the ring are invalid.
     #[error("the ring is broken: {0}")]
     Ring(#[from] RingError),
 }
 
-/// One request of the driver's: a chain of buffers, of which at most as many are followed as the queue has entries.
+/// One request: a chain of buffers. At most as many descriptors are followed as the queue has entries.
 #[derive(Debug)]
 pub struct Request<'m> {
     chain: DescriptorChain<&'m GuestMemoryMmap>,
     memory: &'m GuestMemoryMmap,
-    most: usize,
+    max_size: usize,
 }
 
 impl<'m> Request<'m> {
-    /// Guest memory, to reach the buffers. They may lie anywhere, also outside of it.
+    /// Guest memory. The buffers may lie outside of it.
     #[must_use]
     pub fn memory(&self) -> &'m GuestMemoryMmap {
         self.memory
     }
 
-    /// The buffers that the device may write, in order: address and length in bytes. A chain that leads nowhere ends.
+    /// The device-writable buffers in order: address and length in bytes. An invalid chain ends early.
     pub fn writable(self) -> impl Iterator<Item = (GuestAddress, u32)> {
-        let writable = self.chain.take(self.most).filter(Descriptor::is_write_only);
+        let writable = self.chain.take(self.max_size).filter(Descriptor::is_write_only);
         writable.map(|descriptor| (descriptor.addr(), descriptor.len()))
     }
 }
 
-/// What became of one look at a ring.
+/// The result of serving a queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Served {
-    /// There is nothing to do; the driver will ring the doorbell for what comes.
+    /// The queue is empty. The driver rings the doorbell for the next request.
     Nothing,
-    /// Something was done, or came just now: look again.
+    /// A request was served or has just arrived: check again.
     Something,
-    /// A request was served, and the driver wants to hear of it.
+    /// A request was served, and the driver wants a notification.
     Notify,
 }
 
 /// A queue.
 #[derive(Debug)]
 pub struct VirtQueue {
-    most: QueueSize,
+    max_size: QueueSize,
     size: u16,
     areas: Areas,
     /// The MSI-X vector of its notifications, or [`NO_VECTOR`].
@@ -105,24 +104,24 @@ pub struct VirtQueue {
 }
 
 impl VirtQueue {
-    /// A queue after reset: as large as may be, and not enabled (virtio 1.2 §4.1.4.3.1).
+    /// A queue after reset: of maximum size, and disabled (virtio 1.2 §4.1.4.3.1).
     #[must_use]
-    pub fn new(most: QueueSize) -> Self {
-        Self { most, size: most.get(), areas: Areas::default(), vector: NO_VECTOR, ring: None }
+    pub fn new(max_size: QueueSize) -> Self {
+        Self { max_size, size: max_size.get(), areas: Areas::default(), vector: NO_VECTOR, ring: None }
     }
 
-    /// Back to that.
+    /// Resets the queue.
     pub fn reset(&mut self) {
-        *self = Self::new(self.most);
+        *self = Self::new(self.max_size);
     }
 
-    /// The size that the driver has chosen.
+    /// The size that the driver set.
     #[must_use]
     pub fn size(&self) -> u16 {
         self.size
     }
 
-    /// The areas that it has chosen.
+    /// The areas that the driver set.
     #[must_use]
     pub fn areas(&self) -> Areas {
         self.areas
@@ -134,24 +133,24 @@ impl VirtQueue {
         self.ring.is_some()
     }
 
-    /// Chooses a size. One that the queue cannot have changes nothing, and so does any while it is enabled.
+    /// Sets the size. An invalid size, or any size of an enabled queue, is ignored.
     pub fn set_size(&mut self, size: u16) {
-        if !self.is_enabled() && size.is_power_of_two() && size <= self.most.get() {
+        if !self.is_enabled() && size.is_power_of_two() && size <= self.max_size.get() {
             self.size = size;
         }
     }
 
-    /// Says where the areas are, unless it is enabled.
+    /// Sets the areas, unless the queue is enabled.
     pub fn set_areas(&mut self, areas: Areas) {
         if !self.is_enabled() {
             self.areas = areas;
         }
     }
 
-    /// Begins to use the ring; nothing happens if it is in use.
+    /// Enables the queue. Does nothing if it is enabled.
     ///
     /// # Errors
-    /// [`QueueError::Areas`]: the driver's description cannot be true, and the queue stays as it is.
+    /// [`QueueError::Areas`]: the queue stays disabled.
     pub fn enable(&mut self, memory: &GuestMemoryMmap) -> Result<(), QueueError> {
         if self.ring.is_none() {
             let ring = self.ring(memory);
@@ -160,8 +159,8 @@ impl VirtQueue {
         Ok(())
     }
 
-    /// The ring that the registers describe. The crate has a check of its own for it, which logs what the guest does
-    /// wrong as often as it does; this one is silent.
+    /// The ring that the registers describe. The virtio-queue crate has a check that logs each error, which a guest
+    /// could use to flood the log.
     fn ring(&self, memory: &GuestMemoryMmap) -> Option<Queue> {
         let entries = usize::from(self.size);
         let (descriptors, driver, device) = (self.areas.descriptors, self.areas.driver, self.areas.device);
@@ -174,7 +173,7 @@ impl VirtQueue {
         let is_ram =
             |(start, len, access): &(u64, usize, _)| memory.check_range(GuestAddress(*start), *len, *access);
         areas.iter().all(is_ram).then_some(())?;
-        let mut ring = Queue::new(self.most.get()).ok()?;
+        let mut ring = Queue::new(self.max_size.get()).ok()?;
         ring.try_set_size(self.size).ok()?;
         ring.try_set_desc_table_address(GuestAddress(descriptors)).ok()?;
         ring.try_set_avail_ring_address(GuestAddress(driver)).ok()?;
@@ -183,10 +182,10 @@ impl VirtQueue {
         Some(ring)
     }
 
-    /// Takes the next request from the ring, if the queue is enabled, and has it served.
+    /// Serves the next request of the ring, if the queue is enabled.
     ///
     /// # Errors
-    /// [`QueueError::Ring`]: the driver has written what cannot be.
+    /// [`QueueError::Ring`]: the contents of the ring are invalid.
     pub fn serve(
         &mut self,
         memory: &GuestMemoryMmap,
@@ -199,20 +198,20 @@ impl VirtQueue {
             return Ok(if ring.enable_notification(memory)? { Served::Something } else { Served::Nothing });
         };
         let head = chain.head_index();
-        // The crate would refuse it too, once it is served, and log it as often as the guest does it.
+        // The virtio-queue crate would refuse it later, and log it each time.
         if head >= self.size {
             return Err(RingError::InvalidDescriptorIndex.into());
         }
-        let written = serve(Request { chain, memory, most: self.size.into() });
+        let written = serve(Request { chain, memory, max_size: self.size.into() });
         ring.add_used(memory, head, written)?;
         Ok(if ring.needs_notification(memory)? { Served::Notify } else { Served::Something })
     }
 }
 
-/// How driver and device tell each other what they want to hear of (virtio 1.2 §2.7.7, §2.7.10).
+/// The mechanism of notification suppression (virtio 1.2 §2.7.7, §2.7.10).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EventSuppression {
-    /// By flags; the driver's is a hint, which is not followed.
+    /// By flags. The driver's flag is a hint, which is ignored.
     Flags,
     /// By ring indices: VIRTIO_F_EVENT_IDX.
     Indices,

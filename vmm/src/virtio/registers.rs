@@ -1,8 +1,7 @@
-//! A virtio device as its driver configures it (virtio 1.2 §2.1, §2.2, §3.1): status, features, queues.
+//! The configuration of a virtio device by its driver (virtio 1.2 §2.1, §2.2, §3.1): status, features, queues.
 //!
-//! Plain state: no I/O, no lock, no log. A driver that does things in another order than it must, or writes what makes
-//! no sense, has its write ignored, or its device stopped until it is reset; nothing else happens. What must follow a
-//! write beside the change of state is its [`WriteEffects`].
+//! Plain state: no I/O, no lock, no log. A write that is invalid or out of order is ignored, or stops the device
+//! until its reset. A write returns the necessary actions as [`WriteEffects`].
 
 use virtio_bindings::bindings::virtio_config::{
     VIRTIO_CONFIG_S_ACKNOWLEDGE, VIRTIO_CONFIG_S_DRIVER, VIRTIO_CONFIG_S_DRIVER_OK, VIRTIO_CONFIG_S_FAILED,
@@ -15,16 +14,16 @@ use super::queue::{Areas, EventSuppression, NO_VECTOR, QueueIndex, QueueSize, Vi
 
 /// Status: the driver drives the device (virtio 1.2 §2.1).
 pub const DRIVER_OK: u8 = VIRTIO_CONFIG_S_DRIVER_OK as u8;
-/// Status: the driver has chosen its features, and the device can work with them.
+/// Status: the features are negotiated.
 pub const FEATURES_OK: u8 = VIRTIO_CONFIG_S_FEATURES_OK as u8;
 /// Status: the device has stopped until it is reset.
 pub const NEEDS_RESET: u8 = VIRTIO_CONFIG_S_NEEDS_RESET as u8;
-/// Status bits that the driver sets and that mean nothing to the device.
+/// Status bits of the driver without effect on the device.
 const NOTES: u8 = (VIRTIO_CONFIG_S_ACKNOWLEDGE | VIRTIO_CONFIG_S_DRIVER | VIRTIO_CONFIG_S_FAILED) as u8;
 
-/// Feature: this is no legacy device. A driver has to take it.
+/// Feature: not a legacy device. A driver must accept it.
 pub const VERSION_1: u64 = 1 << VIRTIO_F_VERSION_1;
-/// Feature: a queue can be reset by itself.
+/// Feature: a single queue can be reset.
 pub const RING_RESET: u64 = 1 << VIRTIO_F_RING_RESET;
 /// Feature: event suppression by ring indices.
 pub const EVENT_IDX: u64 = 1 << VIRTIO_RING_F_EVENT_IDX;
@@ -33,16 +32,16 @@ pub const COMMON_FEATURES: u64 = VERSION_1 | RING_RESET | EVENT_IDX | 1 << VIRTI
 
 /// ISR status: a queue has used buffers (virtio 1.2 §4.1.4.5).
 pub const ISR_QUEUE: u8 = 1 << 0;
-/// ISR status: the configuration, or the device's need of a reset, has changed.
+/// ISR status: the configuration has changed, or the device needs a reset.
 pub const ISR_CONFIG: u8 = 1 << 1;
 
-/// What a driver's write asks for beside the change of the registers.
+/// The actions that a driver's write requires.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[must_use]
 pub struct WriteEffects {
-    /// The queues may have requests that no doorbell was rung for.
+    /// Check the queues: they may have requests without a doorbell.
     pub kick_queues: bool,
-    /// The driver has to hear that the device needs a reset.
+    /// Notify the driver that the device needs a reset.
     pub notify_driver: bool,
 }
 
@@ -50,7 +49,7 @@ pub struct WriteEffects {
 #[derive(Debug)]
 pub struct Registers {
     offered: u64,
-    taken: u64,
+    accepted: u64,
     status: u8,
     /// ISR status; reading it clears it.
     pub isr: u8,
@@ -59,37 +58,37 @@ pub struct Registers {
     /// Which 32 bits of the features the driver reads.
     pub offered_select: u32,
     /// Which 32 bits of the features the driver writes.
-    pub taken_select: u32,
+    pub accepted_select: u32,
     /// The queue whose registers the driver accesses.
     pub queue_select: u16,
-    /// Whether the bus lets the device access memory, which interrupts are too (PCIe r6 §7.5.1.1.3).
+    /// Whether Bus Master Enable is set, which memory accesses and interrupts need (PCIe r6 §7.5.1.1.3).
     pub bus_master: bool,
     queues: Vec<VirtQueue>,
 }
 
 impl Registers {
-    /// A device that offers these features beside the [`COMMON_FEATURES`], after power-on.
+    /// A device at power-on that offers these features and the [`COMMON_FEATURES`].
     #[must_use]
     pub fn new(features: u64, queues: &[QueueSize]) -> Self {
         Self {
             offered: features | COMMON_FEATURES,
-            taken: 0,
+            accepted: 0,
             status: 0,
             isr: 0,
             config_vector: NO_VECTOR,
             offered_select: 0,
-            taken_select: 0,
+            accepted_select: 0,
             queue_select: 0,
             bus_master: false,
-            queues: queues.iter().map(|most| VirtQueue::new(*most)).collect(),
+            queues: queues.iter().map(|max_size| VirtQueue::new(*max_size)).collect(),
         }
     }
 
-    /// A reset of the device (virtio 1.2 §2.4); what the bus says of it stays.
+    /// Resets the device (virtio 1.2 §2.4). Bus Master Enable is unchanged.
     fn reset(&mut self) {
-        let most = std::mem::take(&mut self.queues);
+        let max_size = std::mem::take(&mut self.queues);
         *self = Self { offered: self.offered, bus_master: self.bus_master, ..Self::new(0, &[]) };
-        self.queues = most;
+        self.queues = max_size;
         self.queues.iter_mut().for_each(VirtQueue::reset);
     }
 
@@ -99,8 +98,8 @@ impl Registers {
         self.status
     }
 
-    /// The driver writes the device status. Zero resets; otherwise bits are only ever set (virtio 1.2 §2.1.1), the
-    /// device's own not at all, FEATURES_OK if the features can be worked with, DRIVER_OK once that is set.
+    /// Writes the device status. Zero resets the device. Other values only set bits (virtio 1.2 §2.1.1): FEATURES_OK
+    /// if the features are valid, and DRIVER_OK after FEATURES_OK. The device's own bits are not writable.
     pub fn write_status(&mut self, value: u8) -> WriteEffects {
         if value == 0 {
             self.reset();
@@ -108,7 +107,7 @@ impl Registers {
         }
         let before = self.status;
         self.status |= value & NOTES;
-        if self.taken & !self.offered == 0 && self.taken & VERSION_1 != 0 {
+        if self.accepted & !self.offered == 0 && self.accepted & VERSION_1 != 0 {
             self.status |= value & FEATURES_OK;
         }
         if self.status & FEATURES_OK != 0 {
@@ -117,13 +116,13 @@ impl Registers {
         WriteEffects { kick_queues: self.status & !before & DRIVER_OK != 0, notify_driver: false }
     }
 
-    /// Whether the device may look at its queues (virtio 1.2 §3.1.1).
+    /// Whether the device may access its queues (virtio 1.2 §3.1.1).
     #[must_use]
     pub fn is_live(&self) -> bool {
         self.status & DRIVER_OK != 0 && self.status & NEEDS_RESET == 0 && self.bus_master
     }
 
-    /// The driver has broken something: the device stops until it is reset (virtio 1.2 §2.1.2).
+    /// Stops the device until its reset after a driver error (virtio 1.2 §2.1.2).
     pub fn stop(&mut self) -> WriteEffects {
         let stopped = self.status & NEEDS_RESET == 0;
         self.status |= NEEDS_RESET;
@@ -136,32 +135,32 @@ impl Registers {
         half(self.offered, self.offered_select)
     }
 
-    /// 32 bits of the features that the driver has taken.
+    /// 32 bits of the features that the driver has accepted.
     #[must_use]
-    pub fn taken(&self) -> u32 {
-        half(self.taken, self.taken_select)
+    pub fn accepted(&self) -> u32 {
+        half(self.accepted, self.accepted_select)
     }
 
-    /// The driver takes features, until it has set FEATURES_OK (virtio 1.2 §3.1.1).
-    pub fn take(&mut self, value: u32) {
+    /// Accepts features, until FEATURES_OK is set (virtio 1.2 §3.1.1).
+    pub fn accept(&mut self, value: u32) {
         let value = u64::from(value);
         if self.status & FEATURES_OK == 0 {
-            match self.taken_select {
-                0 => self.taken = self.taken & !u64::from(u32::MAX) | value,
-                1 => self.taken = self.taken & u64::from(u32::MAX) | value << 32,
-                // There are no features there to take.
+            match self.accepted_select {
+                0 => self.accepted = self.accepted & !u64::from(u32::MAX) | value,
+                1 => self.accepted = self.accepted & u64::from(u32::MAX) | value << 32,
+                // No features have these numbers.
                 _ => {}
             }
         }
     }
 
-    /// How events are suppressed on the rings.
+    /// The mechanism of notification suppression.
     #[must_use]
     pub fn suppression(&self) -> EventSuppression {
-        if self.taken & EVENT_IDX == 0 { EventSuppression::Flags } else { EventSuppression::Indices }
+        if self.accepted & EVENT_IDX == 0 { EventSuppression::Flags } else { EventSuppression::Indices }
     }
 
-    /// How many queues there are.
+    /// Number of queues.
     #[must_use]
     pub fn queue_count(&self) -> u16 {
         u16::try_from(self.queues.len()).unwrap_or(u16::MAX)
@@ -184,12 +183,12 @@ impl Registers {
         self.queue(QueueIndex(self.queue_select))
     }
 
-    /// The same, to change it.
+    /// The selected queue, to change it.
     pub fn selected_mut(&mut self) -> Option<&mut VirtQueue> {
         self.queue_mut(QueueIndex(self.queue_select))
     }
 
-    /// The driver changes where the selected queue is.
+    /// Changes the areas of the selected queue.
     pub fn set_areas(&mut self, change: impl FnOnce(&mut Areas)) {
         if let Some(queue) = self.selected_mut() {
             let mut areas = queue.areas();
@@ -198,7 +197,7 @@ impl Registers {
         }
     }
 
-    /// The driver enables the selected queue. One that cannot be used stops the device.
+    /// Enables the selected queue. An invalid queue stops the device.
     pub fn enable_queue(&mut self, memory: &GuestMemoryMmap) -> WriteEffects {
         match self.selected_mut().map(|queue| queue.enable(memory)) {
             None => WriteEffects::default(),
@@ -207,10 +206,10 @@ impl Registers {
         }
     }
 
-    /// The driver resets the selected queue, if the two have agreed that it may (virtio 1.2 §2.6.1).
+    /// Resets the selected queue, if the driver has negotiated it (virtio 1.2 §2.6.1).
     pub fn reset_queue(&mut self) {
         if self.status & FEATURES_OK != 0
-            && self.taken & RING_RESET != 0
+            && self.accepted & RING_RESET != 0
             && let Some(queue) = self.selected_mut()
         {
             queue.reset();
@@ -218,7 +217,7 @@ impl Registers {
     }
 }
 
-/// The low or the high half of a set of features; the rest does not exist.
+/// 32 bits of a feature set. Further bits are 0.
 fn half(features: u64, select: u32) -> u32 {
     match select {
         0 => features as u32,

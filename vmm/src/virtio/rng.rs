@@ -1,7 +1,7 @@
-//! The entropy device (virtio 1.2 §5.4): one queue, whose buffers are filled from the host's random number generator.
+//! The entropy device (virtio 1.2 §5.4): one queue, whose buffers are filled by the host's getrandom.
 //!
-//! A request gets [`MOST_BYTES`] at most, wherever it has room for more: the driver asks again. One without a writable
-//! buffer in RAM is given back with nothing in it. Both are the driver's to see in the used length.
+//! A request gets at most [`MOST_BYTES`], even if it has room for more. A request without a writable buffer in RAM
+//! gets no bytes. The used length tells the driver.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -14,10 +14,10 @@ use super::device::{Device, Identity};
 use super::queue::{QueueIndex, QueueSize, Request};
 use crate::error::{Context, Result};
 
-/// The most bytes that one request gets: some hundred microseconds of the host's time.
+/// Maximum bytes for a request: some hundred microseconds of host CPU time.
 pub const MOST_BYTES: u32 = 64 << 10;
 
-/// Bytes that getrandom gives at once, always, and without being interrupted (random(7)).
+/// Bytes that getrandom returns without interruption (random(7)).
 const AT_ONCE: usize = 256;
 
 const QUEUES: [QueueSize; 1] = [QueueSize::two_to_the(6)];
@@ -31,16 +31,16 @@ pub struct Rng {
 }
 
 impl Rng {
-    /// The device. It waits until the host's generator has been seeded, once for all: from then on it never blocks.
+    /// Creates the device. Blocks until the host's generator is seeded. Later requests never block.
     ///
     /// # Errors
-    /// The host's, when it has no such generator.
+    /// [`Error::Host`](crate::error::Error::Host) if getrandom fails.
     pub fn new() -> Result<Self> {
         getrandom(&mut [0; 1][..], GetRandomFlags::empty()).context("drawing random bytes (getrandom)")?;
         Ok(Self::default())
     }
 
-    /// Fills a buffer as far as it lies in RAM; answers how far that is.
+    /// Fills the part of a buffer that lies in RAM, and returns its length.
     fn fill(memory: &GuestMemoryMmap, start: GuestAddress, len: u32) -> u32 {
         let mut filled = 0u32;
         while let Some(left) = len.checked_sub(filled).filter(|left| *left > 0) {
@@ -61,7 +61,7 @@ impl Rng {
 
 impl Device for Rng {
     fn identity(&self) -> Identity {
-        // Class 0xff: PCI has none for it.
+        // Class 0xff: PCI defines no class for entropy sources.
         Identity { id: VIRTIO_ID_RNG as u16, name: "rng", class: 0xff_0000 }
     }
 
@@ -76,7 +76,7 @@ impl Device for Rng {
             let wanted = len.min(MOST_BYTES.saturating_sub(written));
             let filled = Self::fill(memory, start, wanted);
             written = written.saturating_add(filled);
-            // The used length says that everything before it is written: nothing may be skipped.
+            // The used length covers contiguous bytes, so no byte may be skipped.
             if filled < len {
                 break;
             }

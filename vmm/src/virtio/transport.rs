@@ -1,7 +1,7 @@
-//! A virtio device, put together: its registers, its model, the memory that it works on, and its interrupts.
+//! A virtio device: registers, device model, memory and interrupts.
 //!
-//! Owns the lock of the registers. What a register access asks for happens under it, and so does serving one request,
-//! its notification included: once a reset of the device or of a queue has returned, nothing of before follows.
+//! Owns the lock of the registers, which covers the effects of a register access and the service of one request with
+//! its notification. After a reset of the device or of a queue, nothing from before takes effect.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -16,25 +16,25 @@ use super::queue::{NO_VECTOR, QueueIndex, Served};
 use super::registers::{ISR_CONFIG, ISR_QUEUE, Registers, WriteEffects};
 use crate::report;
 
-/// Whether a queue may have more to do.
+/// Whether a queue may have further requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Progress {
     Done,
     More,
 }
 
-/// A device between its driver and its model.
+/// A virtio device.
 pub struct Transport {
     device: Arc<dyn Device>,
     memory: GuestMemoryMmap,
-    /// The driver's way to say that a queue has requests, for each queue.
+    /// The doorbell of each queue.
     doorbells: Vec<EventFd>,
     registers: Mutex<Registers>,
     msix: SoftwareMsix,
 }
 
 impl Transport {
-    /// A device after power-on. `doorbells` are its queues', in order, and do not block.
+    /// A device at power-on. `doorbells` are its queues' non-blocking eventfds, in order.
     #[must_use]
     pub fn new(
         device: Arc<dyn Device>,
@@ -43,7 +43,7 @@ impl Transport {
         msix: SoftwareMsix,
     ) -> Self {
         let registers = Mutex::new(Registers::new(device.features(), device.queues()));
-        // As the Command register is after power-on.
+        // The Command register's value at power-on.
         msix.set_bus_master(BusMaster::Disabled);
         Self { device, memory, doorbells, registers, msix }
     }
@@ -66,19 +66,19 @@ impl Transport {
         &self.doorbells
     }
 
-    /// Accesses registers, where nothing beside follows from it.
+    /// Accesses registers without further effects.
     pub fn look<T>(&self, look: impl FnOnce(&mut Registers) -> T) -> T {
         look(&mut self.registers())
     }
 
-    /// Changes registers, and does what that asks for.
+    /// Changes registers and performs the required actions.
     pub fn change(&self, change: impl FnOnce(&mut Registers, &GuestMemoryMmap) -> WriteEffects) {
         let mut registers = self.registers();
-        let asked = change(&mut registers, &self.memory);
-        self.follow(&mut registers, asked);
+        let effects = change(&mut registers, &self.memory);
+        self.apply(&mut registers, effects);
     }
 
-    /// Lets the device access memory and interrupt, or keeps it from both, as the bus says.
+    /// Sets Bus Master Enable, which memory accesses and interrupts need.
     pub fn set_bus_master(&self, bus_master: BusMaster) {
         self.change(|registers, _| {
             self.msix.set_bus_master(bus_master);
@@ -89,19 +89,19 @@ impl Transport {
         });
     }
 
-    /// The driver rings a queue's doorbell by an access that came to us. One that it has not does nothing.
+    /// Rings a queue's doorbell. An absent queue is ignored.
     pub fn ring(&self, queue: QueueIndex) {
         if let Some(doorbell) = self.doorbells.get(usize::from(queue.0)) {
-            // It refuses only where its counter is full, and then it has been rung.
+            // The write fails only if the counter is full, which is readable, too.
             let _ = doorbell.write(1);
         }
     }
 
-    /// Serves what waits in a queue: as many requests at most as it has entries. Where there is more, its doorbell has
-    /// been rung again, so that a driver that never stops does not keep its caller.
+    /// Serves at most as many requests as the queue has entries. If there are more, it rings the doorbell again, so
+    /// that a busy driver does not monopolise the worker.
     pub fn serve(&self, queue: QueueIndex) {
-        let most = self.look(|registers| registers.queue(queue).map_or(0, |queue| queue.size()));
-        for _ in 0..most {
+        let limit = self.look(|registers| registers.queue(queue).map_or(0, |queue| queue.size()));
+        for _ in 0..limit {
             if self.serve_one(queue) == Progress::Done {
                 return;
             }
@@ -127,25 +127,25 @@ impl Transport {
             }
             Err(error) => {
                 tracing::debug!("virtio {}: {error}", self.device.identity().name);
-                let asked = registers.stop();
-                self.follow(&mut registers, asked);
+                let effects = registers.stop();
+                self.apply(&mut registers, effects);
                 Progress::Done
             }
         }
     }
 
-    fn follow(&self, registers: &mut Registers, asked: WriteEffects) {
-        if asked.notify_driver {
+    fn apply(&self, registers: &mut Registers, effects: WriteEffects) {
+        if effects.notify_driver {
             let vector = registers.config_vector;
             self.notify(registers, vector, ISR_CONFIG);
         }
-        if asked.kick_queues {
+        if effects.kick_queues {
             (0..registers.queue_count()).for_each(|queue| self.ring(QueueIndex(queue)));
         }
     }
 
-    /// Tells the driver of an event: by its vector, or where MSI-X is off by ISR status, which is then only polled
-    /// (virtio 1.2 §4.1.4.5.1, §4.1.5.3). Changes of the configuration show in ISR status in any case.
+    /// Notifies the driver by the vector, or by ISR status without MSI-X, which the driver must poll (virtio 1.2
+    /// §4.1.4.5.1, §4.1.5.3). Configuration changes always set ISR status.
     fn notify(&self, registers: &mut Registers, vector: u16, event: u8) {
         let has_msix = self.msix.vectors() > 0;
         if !has_msix || event == ISR_CONFIG {

@@ -1,7 +1,6 @@
-//! The thread that serves a device's queues, so that no vCPU waits for them, and nothing that the event loop does.
+//! The thread that serves a device's queues. Neither a vCPU nor the event loop waits for it.
 //!
-//! It sleeps until a doorbell is rung. A clock tries again what the host refused to deliver. The thread has ended when
-//! the [`Worker`] has been dropped.
+//! It sleeps until a doorbell is rung. A timer retries refused deliveries. Dropping the [`Worker`] joins the thread.
 
 use std::os::fd::AsRawFd;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -15,11 +14,11 @@ use super::transport::Transport;
 use crate::error::{Context, Result};
 use crate::events::RetryTimer;
 
-/// What woke the thread up: a queue's number, or one of these.
+/// The event's data: a queue index, or one of these.
 const STOP: u32 = u32::MAX;
 const RETRY: u32 = u32::MAX - 1;
 
-/// A device's thread. Dropping it ends it.
+/// A device's thread. Dropping it stops the thread.
 #[derive(Debug)]
 pub struct Worker {
     stop: EventFd,
@@ -30,7 +29,7 @@ impl Worker {
     /// Starts a thread for a device.
     ///
     /// # Errors
-    /// The host's, when it has no descriptor or no thread.
+    /// [`Error::Host`](crate::error::Error::Host) if the host refuses a descriptor or the thread.
     pub fn start(transport: Arc<Transport>) -> Result<Self> {
         let name = format!("virtio {}", transport.device().identity().name);
         let context = format!("starting the thread of {name}");
@@ -56,7 +55,7 @@ impl Worker {
 
 impl Drop for Worker {
     fn drop(&mut self) {
-        // It refuses only where its counter is full, and then it has been written.
+        // The write fails only if the counter is full, which is readable, too.
         let _ = self.stop.write(1);
         if self.thread.take().is_some_and(|thread| thread.join().is_err()) {
             tracing::error!("a virtio device's thread panicked");
@@ -82,7 +81,7 @@ impl MutEventSubscriber for Queues {
             queue => {
                 let queue = QueueIndex(u16::try_from(queue).unwrap_or(u16::MAX));
                 if let Some(doorbell) = self.transport.doorbells().get(usize::from(queue.0)) {
-                    // Before the queue is looked at: who rings after the look wakes the thread again.
+                    // Clear the doorbell before the queue is served: a later ring wakes the thread again.
                     let _ = doorbell.read();
                     self.transport.serve(queue);
                 }
@@ -97,7 +96,7 @@ impl MutEventSubscriber for Queues {
             sources.chain([(self.stop.as_raw_fd(), STOP), (self.retry_timer.as_raw_fd(), RETRY)])
         {
             if let Err(error) = ops.add(Events::with_data(&source, data, EventSet::IN)) {
-                tracing::error!("a virtio device does not hear of an event: {error}");
+                tracing::error!("cannot watch an event of a virtio device: {error}");
             }
         }
     }

@@ -1,6 +1,5 @@
-//! The devices with an interrupt message store, on real KVM: a guest of one CPU sets up slots, has them triggered, and
-//! waits for each interrupt in its local APIC, interrupts being off. If one does not come the guest waits for ever, and
-//! the run is ended.
+//! The IMS devices on real KVM: a guest of one CPU with interrupts disabled sets up slots, triggers them, and polls
+//! its local APIC for each interrupt. A missing interrupt makes the guest wait until the test ends the run.
 
 use std::process::Output;
 use std::time::{Duration, Instant};
@@ -8,18 +7,18 @@ use std::time::{Duration, Instant};
 use super::{Run, power_off};
 
 const LOCAL_APIC: u32 = 0xfee0_0000;
-/// Where the guest puts the BARs of its two devices: queues and timer.
+/// Addresses of the BARs of the two devices: queues and timer.
 const QUEUES: [u32; 3] = [0xc000_0000, 0xc010_0000, 0xc020_0000];
 const TIMER: [u32; 3] = [0xc030_0000, 0xc040_0000, 0];
-/// Where it has a slot in RAM.
+/// Address of a slot in RAM.
 const MEMORY: u32 = 0x20_0000;
 
-/// A guest's instructions, as they are written.
+/// An assembler for the guest's instructions.
 #[derive(Default)]
 struct Code(Vec<u8>);
 
 impl Code {
-    /// A guest whose local APIC takes interrupts, and whose devices' BARs decode.
+    /// A guest with an enabled local APIC and decoding BARs.
     fn started() -> Self {
         let mut code = Self::default();
         code.store(LOCAL_APIC + 0xf0, 0x1ff);
@@ -67,7 +66,7 @@ impl Code {
         self.0.extend([0x75, 0xf2]);
     }
 
-    /// Waits until an interrupt of this vector is in the local APIC.
+    /// Waits until this vector is in the local APIC's IRR.
     fn wait_for(&mut self, vector: u32) {
         let bit = 1 << (vector % 32);
         self.wait(LOCAL_APIC + 0x200 + 0x10 * (vector / 32), bit, bit);
@@ -81,7 +80,7 @@ impl Code {
     }
 }
 
-/// Runs the guest until it powers off, and gives its report.
+/// Runs the guest until it powers off, and returns its report.
 fn report(name: &str, mut code: Code, devices: &[&str]) -> serde_json::Value {
     code.0.extend(power_off());
     let path = std::env::temp_dir().join(format!("vmm-run-{}-{name}-report", std::process::id()));
@@ -119,7 +118,7 @@ fn slots_in_a_bar_and_in_memory_msi_x_beside_and_a_timer_without_it_all_signal()
         code.store(registers + 0x20, slot);
         code.wait_for(vector);
     }
-    // A slot in memory, and then another message in it. Completed commands are told by MSI-X.
+    // A slot in memory, then another message in it. MSI-X reports completed commands.
     code.set_up(MEMORY, 0x45);
     code.store(registers + 0x48, MEMORY);
     code.store(registers + 0x50, 1);
@@ -161,7 +160,7 @@ fn a_guests_mistakes_have_their_results_and_are_counted() {
     let mut code = Code::started();
     let [registers, slots, _] = QUEUES;
     let [ring, address, place, doorbell, result] = [0x20, 0x48, 0x50, 0x54, 0x58].map(|at| registers + at);
-    // Beyond the end; nowhere; misaligned; at a BAR of its own; behind all RAM.
+    // An invalid slot; no address; misaligned; an own BAR; beyond RAM.
     code.store(ring, 4);
     code.store(place, 2);
     code.wait(result, u32::MAX, 1);
@@ -178,7 +177,7 @@ fn a_guests_mistakes_have_their_results_and_are_counted() {
         code.wait(result, u32::MAX, 2);
     }
     code.wait(registers + 0x38, u32::MAX, 6);
-    // And then it is done right.
+    // The valid sequence.
     code.set_up(MEMORY, 0x61);
     code.store(address, MEMORY);
     code.store(place, 0);

@@ -1,5 +1,5 @@
-//! Runs of the VMM on real KVM, with guests of a few instructions: each end of a guest has its exit status,
-//! and the console carries its bytes. They need /dev/kvm; where it does not open they fail and say so.
+//! Runs of the VMM on real KVM, with guests of a few instructions: the exit status of each end, and the console. The
+//! tests fail without access to /dev/kvm.
 
 mod ims;
 mod table_pages;
@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-/// Where the guests' code lies and starts.
+/// Load address and entry point of the guests.
 const START: u64 = 0x100_0000;
 
 /// An ELF kernel of one segment that holds `code`.
@@ -169,7 +169,7 @@ fn a_signal_ends_a_guest_that_spins_and_the_report_is_written() {
     std::fs::remove_file(&report).unwrap();
 }
 
-/// On a terminal: raw while the guest runs, `Ctrl-A x` ends it, and the settings are as before.
+/// On a terminal: raw mode while the guest runs, `Ctrl-A x` ends it, and the settings are restored.
 #[test]
 fn the_terminal_is_raw_for_the_guest_and_given_back() {
     use std::io::Read;
@@ -205,7 +205,7 @@ fn the_terminal_is_raw_for_the_guest_and_given_back() {
     assert!(!is_raw());
 }
 
-/// Nobody reads the console: the guest is held up, and a signal still ends the run.
+/// Without a reader of the console, the guest blocks, and a signal still ends the run.
 #[test]
 fn a_console_that_nobody_reads_does_not_hold_up_the_end() {
     // mov dx, 0x3f8; mov al, '\n'; out dx, al; jmp back
@@ -213,7 +213,7 @@ fn a_console_that_nobody_reads_does_not_hold_up_the_end() {
     let mut child = run.command(&[]).spawn().unwrap();
     let pid = rustix::process::Pid::from_child(&child);
     rustix::pipe::fcntl_setpipe_size(child.stdout.as_ref().unwrap(), 4096).unwrap();
-    // Long enough to fill the pipe and what may wait before it.
+    // Long enough to fill the pipe and the buffer.
     std::thread::sleep(Duration::from_secs(4));
     assert!(child.try_wait().unwrap().is_none());
     rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
@@ -231,8 +231,7 @@ fn a_console_that_nobody_reads_does_not_hold_up_the_end() {
     assert_eq!(status.code(), Some(128 + 15));
 }
 
-/// A guest that has every port and every address below 4 GiB in its reach reads and writes at the edges of
-/// all devices.
+/// A guest that can access every port and every address below 4 GiB reads and writes at the edges of all devices.
 #[test]
 fn accesses_anywhere_do_not_stop_the_vmm() {
     let mut code = Vec::new();

@@ -1,4 +1,4 @@
-//! Pages of an MSI-X table on real KVM: a guest reads its entry without an exit, and finds there what it wrote with one.
+//! MSI-X table pages on real KVM: a guest writes an entry by an exit and reads it back without one.
 
 use std::sync::Arc;
 
@@ -10,13 +10,13 @@ use vm_msi::testing::{Failures, FakeBackend, FakeRouter};
 use vmm::memory::{Access, Slots};
 use vmm::vfio::table_pages::TablePages;
 
-/// Where the table is, which is the data segment's start.
+/// Address of the table and base of the data segment.
 const TABLE: u64 = 0x1_0000;
-/// Where the code is.
+/// Address of the code.
 const CODE: u64 = 0x1000;
 
-/// In real mode, with the port in DX: reads a DWORD of the last entry of the table and shows it, sets the DWORD, and reads
-/// and shows it again; sets the entry's Vector Control by a read and a write in one; shows both.
+/// Real-mode code with the port in DX: reads a DWORD of the table's last entry and outputs it, writes the DWORD, and
+/// reads and outputs it again. Then it sets the entry's Vector Control by a read-modify-write, and outputs both.
 #[rustfmt::skip]
 const GUEST: &[u8] = &[
     0x66, 0xa1, 0xf0, 0x0f,                               // mov eax, [0xff0]
@@ -37,7 +37,7 @@ enum Exit {
     Writes(u64, u32),
 }
 
-/// What the guest exits for until it halts, when its reads and writes of the table are answered.
+/// The guest's exits until it halts. Its table accesses are emulated.
 fn exits(access: Option<Access>) -> Vec<Exit> {
     let vm = Arc::new(Kvm::new().and_then(|kvm| kvm.create_vm()).expect("/dev/kvm"));
     let slots = Slots::new(Arc::clone(&vm));
@@ -88,7 +88,7 @@ fn pages_of_the_table_are_read_without_an_exit_and_written_with_one() {
     use Exit::{Reads, Shows, Writes};
     let shown = [Shows(0), Writes(0xff0, 0x1234_5678), Shows(0x1234_5678), Writes(0xffc, 0), Shows(0)];
     assert_eq!(exits(Some(Access::ReadOnly)), shown);
-    // The same values where every access exits.
+    // The same values with every access trapped.
     let trapped = exits(None);
     assert_eq!(trapped.iter().filter(|exit| matches!(exit, Reads(_))).count(), 4);
     let rest: Vec<_> = trapped.into_iter().filter(|exit| !matches!(exit, Reads(_))).collect();
@@ -106,7 +106,7 @@ fn a_range_that_kvm_refuses_stays_as_it_is_and_can_be_had_later() {
     let first = map(Access::ReadWrite).unwrap();
     let refused = map(Access::ReadOnly).unwrap_err().to_string();
     assert!(refused.starts_with("mapping 0x1000 bytes into the guest at 0x10000"), "{refused}");
-    // The first is not taken away with what was refused: its range is still not to be had.
+    // The refused slot leaves the first one: its range is still in use.
     map(Access::ReadOnly).unwrap_err();
     assert_eq!(first.guest(), TABLE..TABLE + 0x1000);
     drop(first);

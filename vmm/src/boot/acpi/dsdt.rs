@@ -1,4 +1,4 @@
-//! The DSDT: devices that cannot be found by looking, and how the machine is switched off.
+//! The DSDT: the devices that a guest cannot enumerate, and the S5 sleep type.
 
 use acpi_tables::Aml;
 use acpi_tables::aml::{
@@ -21,7 +21,7 @@ pub(super) fn table(machine: &Machine) -> Sdt {
     let mut aml = Vec::new();
     let scope = [host_bridge(machine), com1(), ecam()].concat();
     aml.extend(Scope::raw(Path::new("\\_SB_"), scope));
-    // What goes into the sleep control register to switch off (ACPI 7.4.2).
+    // The value for the sleep control register that powers the machine off (ACPI 7.4.2).
     let soft_off = Package::new(vec![&SLEEP_TYPE_SOFT_OFF]);
     Name::new(Path::new("\\_S5_"), &soft_off).to_aml_bytes(&mut aml);
     dsdt.append_slice(&aml);
@@ -34,7 +34,7 @@ fn bytes(aml: &dyn Aml) -> Vec<u8> {
     bytes
 }
 
-/// The PCIe host bridge of segment 0, bus 0, with the windows that it decodes.
+/// The PCIe host bridge of segment 0, bus 0, with its windows.
 fn host_bridge(machine: &Machine) -> Vec<u8> {
     let memory32 = (low(layout::PCI_MMIO32.start), low(layout::PCI_MMIO32.end).saturating_sub(1));
     let bus = AddressSpace::new_bus_number(0u16, 0u16);
@@ -77,8 +77,7 @@ fn com1() -> Vec<u8> {
     ))
 }
 
-/// ECAM as a motherboard resource: without it an operating system must not use the MCFG (PCI Firmware 3.0,
-/// 4.1.2).
+/// ECAM as a motherboard resource. An operating system must not use the MCFG without it (PCI Firmware 3.0, 4.1.2).
 fn ecam() -> Vec<u8> {
     let size = layout::PCI_ECAM.end - layout::PCI_ECAM.start;
     let memory = Memory32Fixed::new(true, low(layout::PCI_ECAM.start), low(size));
@@ -97,7 +96,7 @@ fn io(ports: &std::ops::Range<u16>) -> IO {
     IO::new(ports.start, ports.start, 1, length)
 }
 
-/// An address that the layout puts below 4 GiB.
+/// An address below 4 GiB by the layout.
 fn low(address: u64) -> u32 {
     u32::try_from(address).unwrap_or(u32::MAX)
 }

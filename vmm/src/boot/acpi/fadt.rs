@@ -1,4 +1,4 @@
-//! The FADT: which fixed hardware there is (hardly any), and the registers of power-off and reset.
+//! The FADT: fixed hardware, of which there is hardly any, and the power-off and reset registers.
 
 use acpi_tables::fadt::{FADT, FADTBuilder, Flags, PmProfile};
 use acpi_tables::gas::{AccessSize, AddressSpace, GAS};
@@ -6,8 +6,8 @@ use acpi_tables::gas::{AccessSize, AddressSpace, GAS};
 use super::{OEM, OEM_REVISION, OEM_TABLE};
 use crate::devices::power::{RESET_REGISTER, RESET_VALUE, SLEEP_CONTROL, SLEEP_STATUS};
 
-/// IA-PC boot architecture flags (ACPI 5.2.9.3): no VGA, no PCIe ASPM, no CMOS clock; and, by being 0, no
-/// other legacy device and no keyboard controller. MSI is supported (bit 3 is clear).
+/// IA-PC boot architecture flags (ACPI 5.2.9.3): no VGA, no PCIe ASPM, no CMOS clock. The legacy-device and 8042 bits
+/// are clear: the machine has neither. MSI is supported (bit 3 is clear).
 const BOOT_ARCH: u16 = NO_VGA | NO_ASPM | NO_CMOS_RTC;
 const NO_VGA: u16 = 1 << 2;
 const NO_ASPM: u16 = 1 << 4;
@@ -18,7 +18,7 @@ pub(super) fn table(dsdt: u64) -> FADT {
         .dsdt_64(dsdt)
         .preferred_pm_profile(PmProfile::EnterpriseServer)
         .flag(Flags::Wbinvd)
-        // A button that is set is one that fixed hardware does not have.
+        // A set button flag means that the fixed hardware lacks the button.
         .flag(Flags::PwrButton)
         .flag(Flags::SlpButton)
         .flag(Flags::ResetRegSup)

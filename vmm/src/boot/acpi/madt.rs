@@ -7,11 +7,11 @@ use acpi_tables::sdt::Sdt;
 use super::{OEM, OEM_REVISION, OEM_TABLE};
 use crate::layout;
 
-/// Bytes of the fixed part: a table's header, the local APICs' address, flags.
+/// Bytes of the fixed part: table header, local APIC address, flags.
 const FIXED: u32 = 44;
 const LOCAL_APIC_ADDRESS: usize = 36;
 const REVISION: u8 = 5;
-/// Local APIC NMI structure (ACPI 5.2.12.7): LINT1 of every processor, polarity and trigger mode of the bus.
+/// Local APIC NMI structure (ACPI 5.2.12.7): LINT1 of every processor, with the bus's polarity and trigger mode.
 const NMI_AT_LINT1: [u8; 6] = [4, 6, 0xff, 0, 0, 1];
 
 pub(super) fn table(cpus: u8) -> Sdt {

@@ -1,8 +1,8 @@
 //! The ACPI tables: a hardware-reduced machine with local APICs, an IOAPIC, one PCIe host bridge and COM1.
 //!
-//! Hardware-reduced (ACPI 4.1) says that there is no PIC, PIT, SCI or power-management timer: Linux does not
-//! probe for them, and powers off and resets through the three registers that [`crate::devices::power`] has.
-//! Tables are built once, before the guest starts.
+//! Hardware-reduced (ACPI 4.1) means no PIC, PIT, SCI or power-management timer. Linux does not probe for them. It
+//! powers off and resets through the three registers of [`crate::devices::power`]. The tables are built once, before
+//! the guest starts.
 
 mod dsdt;
 mod fadt;
@@ -19,28 +19,28 @@ use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 use crate::error::{Context, Error, Result};
 use crate::layout;
 
-/// Who made the tables.
+/// The OEM ID.
 const OEM: [u8; 6] = *b"VMMSI ";
-/// Which machine they are for.
+/// The OEM table ID.
 const OEM_TABLE: [u8; 8] = *b"VMMSIVMM";
-/// Revision of that machine.
+/// The OEM revision.
 const OEM_REVISION: u32 = 1;
-/// Alignment of tables.
+/// Alignment of a table, in bytes.
 const ALIGNMENT: u64 = 16;
 
-/// What the tables tell of the machine.
+/// The parts of the machine that the tables describe.
 #[derive(Debug, Clone)]
 pub struct Machine {
-    /// CPUs; their APIC IDs are 0 and up.
+    /// Number of CPUs. Their APIC IDs are 0 and up.
     pub cpus: u8,
-    /// The 64-bit PCI window, if the guest's physical addresses have room for one.
+    /// The 64-bit PCI window, if the guest's physical address space has room for one.
     pub pci_mmio64: Option<Range<u64>>,
 }
 
-/// Writes the tables and returns where the RSDP is.
+/// Writes the tables and returns the address of the RSDP.
 ///
 /// # Errors
-/// The host's, when guest memory cannot be written.
+/// [`Error::Host`] if the tables do not fit or guest memory cannot be written.
 pub fn write(memory: &GuestMemoryMmap, machine: &Machine) -> Result<GuestAddress> {
     let rsdp = layout::ACPI_TABLES.start;
     let mut area = Area { memory, next: rsdp.saturating_add(Rsdp::len() as u64) };
@@ -56,14 +56,14 @@ pub fn write(memory: &GuestMemoryMmap, machine: &Machine) -> Result<GuestAddress
     Ok(GuestAddress(rsdp))
 }
 
-/// The part of guest memory that takes the tables, filled from its start.
+/// The guest memory for the tables, filled from its start.
 struct Area<'a> {
     memory: &'a GuestMemoryMmap,
     next: u64,
 }
 
 impl Area<'_> {
-    /// Writes a table behind the last one and returns its address.
+    /// Appends a table and returns its address.
     fn place(&mut self, table: &dyn Aml) -> Result<u64> {
         let at = self.next.next_multiple_of(ALIGNMENT);
         self.next = self.write(at, table)?;
@@ -98,7 +98,7 @@ mod tests {
         bytes.iter().fold(0, |sum, byte| sum.wrapping_add(*byte))
     }
 
-    /// Walks the tables as a guest does, from the RSDP.
+    /// Walks the tables from the RSDP, as a guest does.
     #[test]
     fn a_guest_finds_every_table_with_a_right_checksum() {
         for cpus in [1, 64] {

@@ -1,4 +1,4 @@
-//! How a driver finds a device, and its reset as a function.
+//! Discovery of a device by its driver, and function level reset.
 
 use std::sync::Arc;
 
@@ -9,7 +9,7 @@ use vm_msi::remap::{Identity, Remapped};
 use vm_msi::testing::{Failures, FakeRouter};
 
 use super::{Driver, MASK, Machine, message};
-use crate::ims::interrupts::{Interrupts, InterruptsError, Shape, Special};
+use crate::ims::interrupts::{InterruptConfig, Interrupts, InterruptsError, MsixPresence};
 
 const MSI: u8 = 0x05;
 const EXPRESS: u8 = 0x10;
@@ -25,7 +25,7 @@ fn each_device_has_its_id_and_no_intx() {
 }
 
 #[test]
-fn queues_have_msi_x_and_a_timer_has_nothing_of_the_kind() {
+fn queues_have_msi_x_and_a_timer_has_neither_msi_nor_msi_x() {
     let machine = Machine::queues(1);
     assert_eq!(machine.config_read::<2>(machine.capability(MSIX).unwrap() + 2) & 0x7ff, 1, "2 vectors");
     assert_eq!(machine.capability(MSI), None);
@@ -34,7 +34,7 @@ fn queues_have_msi_x_and_a_timer_has_nothing_of_the_kind() {
 }
 
 #[test]
-fn bars_are_64_bit_and_as_large_as_what_is_in_them() {
+fn bars_are_64_bit_and_sized_by_their_contents() {
     for (slots, bytes) in [(1, 0x1000u32), (256, 0x1000), (257, 0x2000), (65_536, 0x10_0000)] {
         let machine = Machine::queues(slots);
         for (bar, expected) in [(0, 0x1000), (2, bytes), (4, 0x1000)] {
@@ -69,18 +69,18 @@ fn scalable_iov_says_that_there_is_an_ims() {
 }
 
 #[test]
-fn a_parent_that_refuses_an_ims_is_told_before_there_is_a_device() {
+fn a_router_without_ims_is_refused() {
     let slots = SlotCount::new(1).unwrap();
-    let shape = Shape { slots, memory_slots: None, special: Special::Msix };
+    let config = InterruptConfig { slots, memory_slots: None, msix: MsixPresence::Present };
     let fewer = Capabilities { ims: false, ..Capabilities::UNLIMITED };
     let router = Arc::new(FakeRouter::new(Failures::default()));
     let parent = Remapped::new(router, Arc::new(Identity::allowing(fewer)), RequesterId(8));
-    let refused = Interrupts::new(shape, Arc::new(parent)).map(|_| ()).unwrap_err();
+    let refused = Interrupts::new(config, Arc::new(parent)).map(|_| ()).unwrap_err();
     assert!(matches!(refused, InterruptsError::Unsupported(Unsupported::Ims)), "{refused}");
 }
 
 #[test]
-fn a_function_level_reset_leaves_nothing() {
+fn a_function_level_reset_resets_all_state() {
     let machine = Machine::queues(8);
     machine.set_up(3, 0);
     machine.config_write(machine.capability(MSIX).unwrap() + 2, &0x8000u16.to_le_bytes());
@@ -91,7 +91,7 @@ fn a_function_level_reset_leaves_nothing() {
     machine.config_write(machine.capability(EXPRESS).unwrap() + 8, &[0, 0x80]);
     assert_eq!((machine.config_read::<2>(4), machine.config_read::<4>(0x18) & !0xf), (0, 0));
     assert_eq!(machine.read(0x000), u32::MAX, "it decodes nothing");
-    // What a guest puts back.
+    // Restore the registers as a guest does.
     machine.config_write(0x18, &bar.to_le_bytes());
     machine.config_write(0x10, &(machine.bars[0] as u32).to_le_bytes());
     machine.config_write(0x14, &((machine.bars[0] >> 32) as u32).to_le_bytes());

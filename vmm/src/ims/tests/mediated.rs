@@ -1,5 +1,5 @@
-//! Queues whose slots a device of the host's fires: its host vectors, its Bus Master Enable, and what a guest may not do
-//! to it.
+//! Queues whose slots a host device fires: its host vectors, its Bus Master Enable, and the limits of a guest's
+//! access to it.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -13,7 +13,7 @@ use vm_msi::pool::{HostVector, ParentError};
 use vm_msi::testing::{Failures, FakeBackend, FakeRouter};
 use vm_msi::{DeviceBudget, MsiMessage, Vector};
 
-use super::super::interrupts::{Interrupts, Special, bar_slots};
+use super::super::interrupts::{Interrupts, MsixPresence, bar_slots};
 use super::super::queues::Queues;
 use super::{Driver, MASK, Machine, PENDING, RING, message};
 use crate::mediated::doorbell::{Doorbell, DoorbellError};
@@ -24,7 +24,7 @@ use crate::vfio::HostAddress;
 use crate::vfio::guest_config::HostReset;
 use crate::vfio::region::Region;
 
-/// Device control of the PCI Express capability, and Initiate Function Level Reset in it.
+/// The PCI Express capability, and Initiate Function Level Reset in its device control.
 const EXPRESS: u8 = 0x10;
 const FLR: [u8; 2] = [0, 0x80];
 const CONTROL: u64 = 0x014;
@@ -36,7 +36,7 @@ fn file(bytes: u64) -> Arc<File> {
     Arc::new(file)
 }
 
-/// A device of the host's, as far as it is seen from outside.
+/// A host device as seen from outside.
 #[derive(Clone)]
 struct Host {
     vectors: FakeBackend,
@@ -55,7 +55,7 @@ impl Host {
         std::mem::take(&mut *self.rung.lock().unwrap())
     }
 
-    /// How many of its vectors signal, and whether its MSI-X is on.
+    /// Number of bound vectors, and whether MSI-X is enabled.
     fn in_use(&self) -> (usize, bool) {
         self.vectors.in_use()
     }
@@ -68,14 +68,14 @@ impl Doorbell for Host {
 
     fn ring(&self, HostVector(vector): HostVector) {
         self.rung.lock().unwrap().push(vector);
-        // What it signals without being bus master is lost.
+        // A signal without bus mastering is lost.
         if self.command() & BUS_MASTER != 0 {
             self.vectors.raise(Vector(vector));
         }
     }
 }
 
-/// A device with eight vectors, and what of the host there is behind it.
+/// A mediated device with eight vectors, and the host's side of it.
 struct Mediated {
     host: Host,
     physical: Arc<PhysicalDevice>,
@@ -104,7 +104,7 @@ impl Mediated {
         Ok(Self { host, physical, budget })
     }
 
-    /// A function of it on a bus of its own.
+    /// A function of the device on a bus of its own.
     fn function(&self, slots: u32) -> Machine<Queues> {
         self.try_function(slots).unwrap()
     }
@@ -115,7 +115,7 @@ impl Mediated {
         let layout = bar_slots(SlotCount::new(slots).unwrap()).unwrap();
         let slots = MediatedSlots::new(layout, router.clone(), Arc::clone(&self.physical))?;
         let interrupts =
-            Interrupts::with_bar_slots(Box::new(slots), None, Special::Msix, router.clone()).unwrap();
+            Interrupts::with_bar_slots(Box::new(slots), None, MsixPresence::Present, router.clone()).unwrap();
         Ok(Machine::with(0x10f1, Queues::new(GuestMemoryMmap::new()), interrupts, router, failures))
     }
 }
@@ -126,7 +126,7 @@ impl Machine<Queues> {
         self.interrupts()
     }
 
-    /// Slots and their host vectors, by the report.
+    /// Slots and their host vectors, from the report.
     fn places(&self) -> Vec<(u64, u64)> {
         let report = self.device.report();
         let vectors = report["mediated_slots"]["domain"]["vectors"].as_array().unwrap();
@@ -172,7 +172,7 @@ fn a_masked_slot_keeps_one_interrupt_whether_it_has_a_host_vector_or_not() {
 }
 
 #[test]
-fn a_free_slot_is_rung_in_vain_and_the_device_does_not_hear_of_it() {
+fn a_ring_of_a_free_slot_is_dropped_before_it_reaches_the_device() {
     let mediated = Mediated::new();
     let machine = mediated.function(4);
     machine.set_up(1, 0);
@@ -206,7 +206,7 @@ fn the_device_is_bus_master_from_when_a_function_is_until_the_last_is_reset() {
     let first = mediated.function(3);
     assert!(bus_master());
     first.set_up(0, 0);
-    // The guest's own bit lets interrupts wait; the device goes on, or it would lose them.
+    // The guest's Bus Master Enable only makes interrupts pending. The host's stays set, so that none is lost.
     first.config_write(4, &[2, 0]);
     assert_eq!((bus_master(), first.rings(0)), (true, vec![]));
     first.config_write(4, &[6, 0]);
@@ -220,7 +220,7 @@ fn the_device_is_bus_master_from_when_a_function_is_until_the_last_is_reset() {
 }
 
 #[test]
-fn resets_of_one_function_give_its_host_vectors_back_and_leave_the_other_ones() {
+fn a_reset_releases_the_host_vectors_of_its_function_only() {
     let mediated = Mediated::new();
     let [first, second] = [3, 4].map(|slots| mediated.function(slots));
     for machine in [&first, &second] {
@@ -240,7 +240,7 @@ fn resets_of_one_function_give_its_host_vectors_back_and_leave_the_other_ones() 
 }
 
 #[test]
-fn the_device_is_given_back_off_and_quiet() {
+fn the_released_device_has_msix_and_bus_mastering_disabled() {
     let Mediated { host, physical, budget } = Mediated::new();
     let mediated = Mediated { host: host.clone(), physical, budget };
     let machine = mediated.function(7);
@@ -278,7 +278,7 @@ fn more_slots_than_there_are_host_vectors_are_refused_before_there_is_a_function
 }
 
 #[test]
-fn a_host_that_gives_no_vectors_later_is_refused() {
+fn a_host_that_cannot_add_vectors_is_refused() {
     let refused = Mediated::try_new(Growth::Fixed).map(|_| ()).unwrap_err();
     assert!(matches!(refused, MediatedError::Parent(ParentError::CannotGrow)), "{refused}");
     assert_eq!(Mediated::try_new(Growth::Reserved).unwrap().host.in_use(), (0, true));

@@ -1,4 +1,4 @@
-//! Slots in guest memory: in effect as they were when their doorbell was rung, wherever they are.
+//! Slots in guest memory: a slot takes effect when its doorbell is rung.
 
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
@@ -13,9 +13,9 @@ const DOORBELL: u64 = 0x054;
 const RESULT: u64 = 0x058;
 
 const PLACED: u32 = 1 << 31;
-/// RAM of these tests: two regions that adjoin, and nothing behind.
+/// The RAM: two adjacent regions, and none behind them.
 const REGION: u64 = 0x1_0000;
-/// Slots in the BAR beside.
+/// Number of slots in the BAR.
 const SLOTS: u32 = 4;
 
 /// Queues with 4 slots in a BAR and 1024 in memory.
@@ -25,7 +25,7 @@ fn machine() -> (Machine<Queues>, GuestMemoryMmap) {
     (Machine::with_memory_slots(SLOTS, 1024, &memory), memory)
 }
 
-/// Writes a slot to memory: the message of this number, and its control.
+/// Writes a slot to memory: the message of slot `number`, and the control register.
 fn fill(memory: &GuestMemoryMmap, at: u64, number: u32, control: u32) {
     memory.write_obj(message(number).address, GuestAddress(at)).unwrap();
     memory.write_obj(message(number).data, GuestAddress(at + 8)).unwrap();
@@ -69,7 +69,7 @@ fn a_slot_in_memory_signals_from_its_doorbell_on() {
 }
 
 #[test]
-fn what_is_rewritten_is_in_effect_from_the_next_doorbell_on() {
+fn a_rewritten_slot_takes_effect_at_its_next_doorbell() {
     let (machine, memory) = machine();
     fill(&memory, 0x1000, 1, 0);
     machine.place(3, 0x1000);
@@ -80,7 +80,7 @@ fn what_is_rewritten_is_in_effect_from_the_next_doorbell_on() {
     machine.doorbell(3);
     machine.ring_memory(3);
     assert_eq!(machine.interrupts(), [message(2)]);
-    // At another place.
+    // At another address.
     fill(&memory, 0x2000, 4, 0);
     machine.place(3, 0x2000);
     machine.ring_memory(3);
@@ -118,7 +118,7 @@ fn a_slot_without_a_place_is_off_at_once() {
 }
 
 #[test]
-fn each_mistake_has_its_result_is_counted_and_told() {
+fn each_refused_command_has_a_result_and_is_counted_and_signalled() {
     let (machine, memory) = machine();
     machine.enable_msix();
     let none = 0x58;
@@ -134,7 +134,7 @@ fn each_mistake_has_its_result_is_counted_and_told() {
     assert_eq!(machine.counters(), [0, 0, 7]);
     let completed: Vec<_> = [1, 0].into_iter().cycle().take(6).map(msix_message).collect();
     assert_eq!(machine.interrupts(), completed);
-    // The last 16 bytes of a region are whole.
+    // The last 16 bytes of a region are valid.
     fill(&memory, REGION - 16, 9, 0);
     assert_eq!((machine.place(0, REGION - 16), machine.doorbell(0)), (0, 0));
     machine.ring_memory(0);
@@ -147,7 +147,7 @@ fn a_slot_that_cannot_be_read_is_off_until_it_can() {
     fill(&memory, 0x1000, 1, 0);
     machine.place(0, 0x1000);
     machine.doorbell(0);
-    // The bus keeps the device from memory.
+    // Clear Bus Master Enable.
     machine.config_write(4, &[2, 0]);
     assert_eq!(machine.doorbell(0), 2);
     machine.config_write(4, &[6, 0]);

@@ -1,4 +1,4 @@
-//! Devices on a bus as their drivers see them, register by register, with a router that is a list.
+//! Devices on a bus as their drivers see them, with a router that records messages.
 
 mod configuration;
 mod mediated;
@@ -17,7 +17,7 @@ use vm_msi::testing::{Failures, FakeRouter};
 
 use super::device::{Device, Model};
 use super::function::PciFunction;
-use super::interrupts::{Interrupts, Shape, Special};
+use super::interrupts::{InterruptConfig, Interrupts, MsixPresence};
 use super::queues::Queues;
 use super::timer::Timer;
 use crate::pci::Root;
@@ -30,24 +30,24 @@ struct Machine<M> {
     device: Arc<Device<M>>,
     router: Arc<FakeRouter>,
     failures: Failures,
-    /// Where the driver finds BARs 0, 2 and 4.
+    /// Addresses of BARs 0, 2 and 4.
     bars: [u64; 3],
 }
 
 impl Machine<Queues> {
-    /// Queues with so many slots in a BAR, which decode and may signal; nothing else is done.
+    /// Queues with this number of slots in a BAR. Decoding and bus mastering are enabled.
     fn queues(slots: u32) -> Self {
         Self::with_memory_slots(slots, 0, &GuestMemoryMmap::new())
     }
 
-    /// The same with slots in memory.
+    /// Queues with slots in a BAR and in memory.
     fn with_memory_slots(slots: u32, memory_slots: u32, memory: &GuestMemoryMmap) -> Self {
         let (slots, memory_slots) = (SlotCount::new(slots).unwrap(), SlotCount::new(memory_slots));
-        let shape = Shape { slots, memory_slots, special: Special::Msix };
-        Self::new(0x10f1, Queues::new(memory.clone()), shape)
+        let config = InterruptConfig { slots, memory_slots, msix: MsixPresence::Present };
+        Self::new(0x10f1, Queues::new(memory.clone()), config)
     }
 
-    /// Turns MSI-X on, with messages that no slot has.
+    /// Enables MSI-X with messages that differ from those of slots.
     fn enable_msix(&self) {
         self.config_write(self.capability(0x11).unwrap() + 2, &0x8000u16.to_le_bytes());
         for vector in 0..2u32 {
@@ -62,20 +62,20 @@ impl Machine<Queues> {
 impl Machine<Timer> {
     fn timer(slots: u32) -> Self {
         let slots = SlotCount::new(slots).unwrap();
-        let shape = Shape { slots, memory_slots: None, special: Special::None };
-        Self::new(0x10f0, Timer::new().unwrap(), shape)
+        let config = InterruptConfig { slots, memory_slots: None, msix: MsixPresence::Absent };
+        Self::new(0x10f0, Timer::new().unwrap(), config)
     }
 }
 
 impl<M: Model> Machine<M> {
-    fn new(id: u16, model: M, shape: Shape) -> Self {
+    fn new(id: u16, model: M, config: InterruptConfig) -> Self {
         let failures = Failures::default();
         let router = Arc::new(FakeRouter::new(failures.clone()));
-        let interrupts = Interrupts::new(shape, router.clone()).unwrap();
+        let interrupts = Interrupts::new(config, router.clone()).unwrap();
         Self::with(id, model, interrupts, router, failures)
     }
 
-    /// A device with these interrupts, which decodes and may signal.
+    /// A device with these interrupts. Decoding and bus mastering are enabled.
     fn with(id: u16, model: M, interrupts: Interrupts, router: Arc<FakeRouter>, failures: Failures) -> Self {
         let root = Root::new(windows());
         let device = Arc::new(Device::new(model, interrupts));
@@ -122,7 +122,7 @@ impl<M: Model> Machine<M> {
         self.write_at(at + 12, &control.to_le_bytes());
     }
 
-    /// Frees it.
+    /// Frees a slot.
     fn free(&self, slot: u32) {
         let at = self.bars[1] + 16 * u64::from(slot);
         self.write_at(at + 12, &MASK.to_le_bytes());
@@ -143,7 +143,7 @@ impl<M: Model> Machine<M> {
         self.router.take_delivered()
     }
 
-    /// Triggers so far, those that were dropped, writes that were refused.
+    /// Triggers, dropped triggers, refused writes.
     fn counters(&self) -> [u32; 3] {
         [0x030, 0x034, 0x038].map(|register| self.read(register))
     }
@@ -163,12 +163,12 @@ const RING_MSIX: u64 = 0x024;
 const MASK: u32 = 1;
 const PENDING: u32 = 2;
 
-/// The message that a slot is set up with: another one for each of 49,152 neighbours.
+/// The message of a slot. 49,152 neighbouring slots have different ones.
 fn message(slot: u32) -> MsiMessage {
     MsiMessage { address: 0xfee0_0000 + (u64::from(slot / 192 % 256) << 12), data: 0x20 + slot % 192 }
 }
 
-/// The message of an MSI-X vector, which no slot has.
+/// The message of an MSI-X vector. No slot has it.
 fn msix_message(vector: u32) -> MsiMessage {
     MsiMessage { address: 0xfeef_f000, data: 0xe0 + vector }
 }

@@ -1,4 +1,4 @@
-//! Queues: a ring is an interrupt, on the slot's message and on no other.
+//! Queues: a ring is one interrupt with the slot's message.
 
 use std::sync::{Arc, Mutex};
 
@@ -30,9 +30,9 @@ fn a_masked_slot_keeps_one_interrupt_and_shows_it() {
     assert_eq!(machine.control(2), MASK, "nothing else is there");
 }
 
-/// With the host's clock and a real event loop.
+/// Uses the host's clock and a real event loop.
 #[test]
-fn an_interrupt_that_the_host_refuses_comes_a_little_later() {
+fn a_refused_interrupt_is_delivered_later() {
     let machine = Machine::queues(4);
     machine.set_up(2, 0);
     let mut manager = EventManager::new().unwrap();
@@ -47,7 +47,7 @@ fn an_interrupt_that_the_host_refuses_comes_a_little_later() {
 }
 
 #[test]
-fn a_freed_slot_keeps_nothing_for_its_next_owner() {
+fn a_freed_slot_keeps_no_interrupt_for_its_next_owner() {
     let machine = Machine::queues(4);
     machine.write(RING, 1);
     machine.set_up(1, 0);
@@ -75,7 +75,7 @@ fn msi_x_and_slots_are_live_at_once() {
 }
 
 #[test]
-fn a_ring_beyond_the_end_is_refused_counted_and_told() {
+fn a_ring_of_an_absent_queue_is_refused_counted_and_signalled() {
     let machine = Machine::queues(4);
     for index in [4, 65_536, u32::MAX] {
         machine.write(RING, index);
@@ -124,7 +124,7 @@ fn a_reset_leaves_slots_as_after_power_on_and_msi_x_alone() {
 }
 
 #[test]
-fn what_the_host_refuses_is_tried_again() {
+fn a_refused_delivery_is_retried() {
     let machine = Machine::queues(4);
     machine.set_up(0, 0);
     machine.failures.schedule(1);

@@ -1,4 +1,4 @@
-//! The page of registers: what every device has, and accesses of other shapes than a driver's.
+//! The register page: common registers, and accesses of unusual width.
 
 use proptest::prelude::*;
 use vm_memory::{GuestAddress, GuestMemoryMmap};
@@ -6,7 +6,7 @@ use vm_memory::{GuestAddress, GuestMemoryMmap};
 use super::Machine;
 
 #[test]
-fn a_driver_learns_what_it_has() {
+fn the_identification_registers_describe_the_device() {
     let machine = Machine::queues(65_536);
     let [id, version, slots, memory_slots, queues] =
         [0x000, 0x004, 0x008, 0x00c, 0x010].map(|register| machine.read(register));
@@ -17,7 +17,7 @@ fn a_driver_learns_what_it_has() {
 }
 
 #[test]
-fn what_is_read_only_or_not_there_keeps_to_itself() {
+fn read_only_and_absent_registers_ignore_writes() {
     let machine = Machine::queues(4);
     for register in (0x000..0x1000).step_by(4).filter(|register| !(0x014..0x060).contains(register)) {
         let before = machine.read(register);
@@ -29,14 +29,14 @@ fn what_is_read_only_or_not_there_keeps_to_itself() {
 }
 
 #[test]
-fn a_wide_access_is_two_and_a_narrow_one_is_of_the_whole_register() {
+fn a_wide_access_is_two_and_a_narrow_one_writes_the_whole_register() {
     let machine = Machine::timer(4);
     let nanoseconds = machine.bars[0] + 0x080;
     machine.write_at(nanoseconds, &0x1122_3344_5566_7788u64.to_le_bytes());
     assert_eq!((machine.read(0x080), machine.read(0x084)), (0x5566_7788, 0x1122_3344));
     machine.write_at(nanoseconds + 1, &[0xaa]);
     assert_eq!((machine.read(0x080), machine.read_at::<2>(nanoseconds + 1)), (0x5566_aa88, 0x66aa));
-    // One that reaches into a command: the index is what it brings.
+    // An access that reaches into a command register: its bytes are the index.
     machine.write_at(nanoseconds + 6, &[0, 0, 3, 0, 0, 0]);
     assert_eq!(machine.read(0x090), 1, "slot 3 is armed");
 }

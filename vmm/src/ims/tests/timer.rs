@@ -1,4 +1,4 @@
-//! The timer: each slot once when its time is over, never before.
+//! The timer: each slot fires once, and never before its deadline.
 
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -28,7 +28,7 @@ impl Machine<Timer> {
         if self.read(CLOCK + 4) == high { u64::from(high) << 32 | u64::from(low) } else { self.clock() }
     }
 
-    /// As if so much time had gone by.
+    /// Handles the timer as if this time had passed.
     fn after(&self, seconds: u64) {
         self.device.on_timer(Instant::now() + Duration::from_secs(seconds));
     }
@@ -136,7 +136,7 @@ fn the_clock_of_deadlines_can_be_read_and_goes_on_through_a_reset() {
     assert!((Duration::from_millis(20)..=start.elapsed()).contains(&passed), "{passed:?}");
 }
 
-/// With the host's clock and a real event loop.
+/// Uses the host's clock and a real event loop.
 #[test]
 fn deadlines_come_in_their_order_and_none_before_its_time() {
     let machine = Machine::timer(64);

@@ -1,8 +1,7 @@
-//! MSI-X as it is in BARs: the library's table and pending bits, and the pages of the table that the guest reads without
-//! an exit.
+//! MSI-X in BARs: the emulated table and PBA, and the table pages that the guest reads without an exit.
 //!
-//! Owns those pages, and that they follow the table: whatever writes that, a guest's access or a reset, goes through here
-//! or is told here before it returns to the guest.
+//! Owns the pages and keeps them up to date. Every write to the table, and every reset, passes through here or is
+//! reported here before it returns to the guest.
 
 use std::fmt;
 use std::io;
@@ -15,15 +14,15 @@ use vm_msi::{Domain, InterruptFunction};
 
 use crate::vfio::table_pages::TablePages;
 
-/// MSI-X with any domain behind it.
+/// MSI-X registers with any domain.
 pub(super) trait BarRegisters: fmt::Debug + Send + Sync {
-    /// Where they are.
+    /// The location of table and PBA.
     fn layout(&self) -> &Layout;
-    /// Reads the table, from its first entry on.
+    /// Reads the table. `offset` counts from its first entry.
     fn read_table(&self, offset: u64, data: &mut [u8]);
-    /// Reads a BAR; `device` reads what is not MSI-X's.
+    /// Reads a BAR. `device` reads the bytes outside table and PBA.
     fn read_bar(&self, bar: Bar, offset: u64, data: &mut [u8], device: &mut dyn FnMut(u64, &mut [u8]));
-    /// Writes a BAR; `device` writes what is not MSI-X's.
+    /// Writes a BAR. `device` writes the bytes outside table and PBA.
     fn write_bar(&self, bar: Bar, offset: u64, data: &[u8], device: &mut dyn FnMut(u64, &[u8]));
 }
 
@@ -53,26 +52,26 @@ pub(super) struct MsixBars {
 }
 
 impl MsixBars {
-    /// MSI-X of which every access exits.
+    /// MSI-X with every access trapped.
     pub(super) fn new(registers: Arc<dyn BarRegisters>) -> Self {
         Self { registers, pages: None }
     }
 
-    /// Makes the pages that the guest may read without an exit, if the table fills any.
+    /// Creates the pages that the guest reads without an exit, if the table fills any.
     pub(super) fn make_pages(&mut self) -> io::Result<()> {
         self.pages = TablePages::new(self.registers.layout().table().bytes.clone())?;
         self.update_all();
         Ok(())
     }
 
-    /// Bytes of a BAR that are emulated.
+    /// The emulated bytes of a BAR.
     pub(super) fn trapped(&self, bar: usize) -> Vec<Range<u64>> {
         let layout = self.registers.layout();
         let windows = [layout.table(), layout.pba()].into_iter();
         windows.filter(|window| is_in(window.bar, bar)).map(|window| window.bytes.clone()).collect()
     }
 
-    /// Of these, what the guest may read without an exit, and the memory that it reads then.
+    /// The part of these that the guest reads without an exit, and the memory behind it.
     pub(super) fn readable(&self, bar: usize) -> Option<(Range<u64>, Arc<MmapRegion>)> {
         let pages = self.pages.as_ref().filter(|_| is_in(self.registers.layout().table().bar, bar));
         pages.map(TablePages::part)
@@ -96,7 +95,7 @@ impl MsixBars {
         }
     }
 
-    /// The whole table may be another: the function was reset.
+    /// Updates all pages after a reset.
     pub(super) fn update_all(&self) {
         if let Some(pages) = &self.pages {
             pages.update_all(|offset, data| self.registers.read_table(offset, data));
@@ -187,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn of_many_writers_of_one_entry_the_last_is_shown() {
+    fn the_pages_show_the_last_of_concurrent_writes() {
         const WRITERS: u64 = 3;
         let bars = bars(256, 0);
         let start = Barrier::new(WRITERS as usize);

@@ -1,5 +1,8 @@
-//! A function's message-signalled interrupts: the capabilities that the library emulates, and which of the guest's
-//! accesses are theirs. MSI and MSI-X are the same in here, but for the BARs that MSI-X has structures in.
+//! A function's message-signalled interrupts: the emulated capabilities, and the dispatch of the guest's accesses to
+//! them. MSI and MSI-X differ only in the BAR structures of MSI-X.
+//!
+//! Owns the capabilities of one function. It has no lock of its own: the vm-msi crate serialises each capability, and
+//! [`TablePages`](super::table_pages::TablePages) the copy of the MSI-X table.
 
 mod bars;
 pub mod probe;
@@ -19,40 +22,40 @@ use vm_msi::msix::Bar;
 
 use bars::MsixBars;
 
-use super::host::HostAddress;
 use super::host_interrupts::{self, HostInterrupts};
+use super::sysfs::HostAddress;
 use crate::pci;
 
-/// Bytes of a capability's ID and next pointer, which are the relinked list's.
+/// Bytes of a capability's ID and next pointer, which the relinked list provides.
 const LIST_BYTES: u16 = 2;
 
-/// One capability's vectors, whichever it is.
+/// The vectors of an emulated capability.
 pub trait Vectors: fmt::Debug + Send + Sync {
     /// Reads the capability, from its ID on.
     fn read_config(&self, offset: u16, data: &mut [u8]);
     /// Writes the capability, from its ID on.
     fn write_config(&self, offset: u16, data: &[u8]);
-    /// Tears the interrupts down, has the device reset, and forgets what was pending.
+    /// Detaches the interrupts, calls `reset_device`, and clears pending interrupts.
     fn reset(&self, reset_device: &mut dyn FnMut());
-    /// Tries again what the host refused, and gives back what has lingered.
+    /// Retries refused host calls and releases expired vectors.
     fn retry(&self);
-    /// Requests host vectors for what the guest has begun to use.
+    /// Binds host vectors for newly used vectors.
     fn bind_deferred(&self);
-    /// A descriptor that is ready while some wait for that.
+    /// A descriptor that is ready while vectors wait for [`Vectors::bind_deferred`].
     ///
     /// # Errors
-    /// The host's, when it has no descriptor.
+    /// The host's error if it refuses the descriptor.
     fn deferred_bind_fd(&self) -> io::Result<Arc<OwnedFd>>;
-    /// How often the vector has been delivered that is delivered most of those that the kernel had no room for.
+    /// The highest number of relayed deliveries of a vector.
     fn max_relayed(&self) -> u32;
-    /// Delivers what the kernel had no room for.
+    /// Delivers relayed interrupts.
     fn deliver_relayed(&self);
-    /// A descriptor that is ready while there is something to deliver.
+    /// A descriptor that is ready while a relayed interrupt is pending.
     ///
     /// # Errors
-    /// The host's, when it has no descriptor.
+    /// The host's error if it refuses the descriptor.
     fn relay_fd(&self) -> io::Result<Arc<OwnedFd>>;
-    /// The vectors' part of the report; the host's kernel has counted these interrupts of theirs.
+    /// The vectors' part of the report. `counted` holds the host's interrupt counts.
     fn report(&self, counted: &HostInterrupts) -> Value;
 }
 
@@ -107,7 +110,7 @@ where
     }
 }
 
-/// An object with fields set.
+/// Adds fields to a JSON object.
 pub fn extended(mut object: Value, more: impl IntoIterator<Item = (String, Value)>) -> Value {
     if let Some(fields) = object.as_object_mut() {
         fields.extend(more);
@@ -115,13 +118,13 @@ pub fn extended(mut object: Value, more: impl IntoIterator<Item = (String, Value
     object
 }
 
-/// A capability that is emulated.
+/// An emulated capability.
 #[derive(Debug)]
 struct Emulated {
     id: u8,
     /// Its name in the report.
     name: &'static str,
-    /// Its bytes of configuration space, with ID and next pointer.
+    /// Its bytes of configuration space, including ID and next pointer.
     bytes: Range<u16>,
     vectors: Arc<dyn Vectors>,
 }
@@ -130,37 +133,37 @@ struct Emulated {
 #[derive(Debug, Default)]
 pub struct Interrupts {
     capabilities: Vec<Emulated>,
-    /// The one of the capabilities that has structures in BARs.
+    /// The BAR structures of MSI-X, if present.
     msix: Option<MsixBars>,
 }
 
 impl Interrupts {
-    /// IDs of the capabilities, with the bytes of configuration space that are theirs.
+    /// The IDs of the capabilities and the configuration bytes that are emulated.
     pub fn emulated(&self) -> impl Iterator<Item = (u8, Range<u16>)> {
         self.capabilities.iter().map(|capability| (capability.id, registers(&capability.bytes)))
     }
 
-    /// Makes the pages of the MSI-X table that the guest may read without an exit, if the table fills any.
+    /// Creates the MSI-X table pages that the guest reads without an exit, if the table fills any.
     ///
     /// # Errors
-    /// The host's, which has no memory. Every access exits then.
+    /// The host's error if memory is short. Every access is trapped then.
     pub fn make_table_pages(&mut self) -> io::Result<()> {
         self.msix.as_mut().map_or(Ok(()), MsixBars::make_pages)
     }
 
-    /// Bytes of a BAR that are emulated.
+    /// The emulated bytes of a BAR.
     #[must_use]
     pub fn trapped(&self, bar: usize) -> Vec<Range<u64>> {
         self.msix.as_ref().map(|msix| msix.trapped(bar)).unwrap_or_default()
     }
 
-    /// Of these, what the guest may read without an exit, and the memory that it reads then.
+    /// The part of these that the guest reads without an exit, and the memory behind it.
     #[must_use]
     pub fn readable(&self, bar: usize) -> Option<(Range<u64>, Arc<MmapRegion>)> {
         self.msix.as_ref()?.readable(bar)
     }
 
-    /// Puts the capabilities' bytes into what is read from configuration space.
+    /// Reads the bytes of a configuration access that belong to the capabilities.
     pub fn read_config(&self, offset: u16, data: &mut [u8]) {
         for capability in &self.capabilities {
             if let Some((bytes, at)) = overlap(offset, data.len(), &capability.bytes) {
@@ -169,7 +172,7 @@ impl Interrupts {
         }
     }
 
-    /// Takes the capabilities' bytes from what is written to configuration space.
+    /// Writes the bytes of a configuration access that belong to the capabilities.
     pub fn write_config(&self, offset: u16, data: &[u8]) {
         for capability in &self.capabilities {
             if let Some((bytes, at)) = overlap(offset, data.len(), &capability.bytes) {
@@ -178,7 +181,7 @@ impl Interrupts {
         }
     }
 
-    /// Reads from a BAR; `device` reads what is not emulated.
+    /// Reads from a BAR. `device` reads the bytes that are not emulated.
     pub fn read_bar(&self, bar: usize, offset: u64, data: &mut [u8], mut device: impl FnMut(u64, &mut [u8])) {
         match (&self.msix, bar_index(bar)) {
             (Some(msix), Some(bar)) => msix.read(bar, offset, data, &mut device),
@@ -186,7 +189,7 @@ impl Interrupts {
         }
     }
 
-    /// Writes to a BAR; `device` writes what is not emulated.
+    /// Writes to a BAR. `device` writes the bytes that are not emulated.
     pub fn write_bar(&self, bar: usize, offset: u64, data: &[u8], mut device: impl FnMut(u64, &[u8])) {
         match (&self.msix, bar_index(bar)) {
             (Some(msix), Some(bar)) => msix.write(bar, offset, data, &mut device),
@@ -194,7 +197,7 @@ impl Interrupts {
         }
     }
 
-    /// Tears all interrupts down, has the device reset, and forgets what was pending.
+    /// Detaches all interrupts, calls `reset_device`, and clears pending interrupts.
     pub fn reset(&self, mut reset_device: impl FnMut()) {
         reset_behind(&self.capabilities, &mut reset_device);
         if let Some(msix) = &self.msix {
@@ -207,10 +210,10 @@ impl Interrupts {
         self.capabilities.iter().map(|capability| &capability.vectors)
     }
 
-    /// The report's fields, by capability, of the device that is at this address of the host.
+    /// The report's fields by capability. `address` is the device's address on the host.
     #[must_use]
     pub fn report(&self, address: HostAddress) -> Map<String, Value> {
-        // Without the list nothing is counted, which is what the report says then.
+        // If the file cannot be read, the report has no counts.
         let listed = std::fs::read_to_string(host_interrupts::PATH).unwrap_or_default();
         let field = |capability: &Emulated| {
             let counted = HostInterrupts::of(&listed, capability.name, address);
@@ -220,7 +223,7 @@ impl Interrupts {
     }
 }
 
-/// The device is reset when all of the capabilities are torn down, and only then is what was pending forgotten.
+/// Resets the device after all capabilities are detached, and clears pending interrupts afterwards.
 fn reset_behind(capabilities: &[Emulated], reset_device: &mut dyn FnMut()) {
     match capabilities.split_first() {
         Some((first, rest)) => first.vectors.reset(&mut || reset_behind(rest, reset_device)),
@@ -232,13 +235,13 @@ fn bar_index(bar: usize) -> Option<Bar> {
     Bar::new(u8::try_from(bar).ok()?)
 }
 
-/// What of a capability is emulated: all but ID and next pointer.
+/// The emulated bytes of a capability: all but ID and next pointer.
 fn registers(capability: &Range<u16>) -> Range<u16> {
     capability.start.saturating_add(LIST_BYTES)..capability.end
 }
 
-/// The part of an access of `len` bytes at `offset` that falls on a capability's registers: where it is in the access's
-/// buffer, and where in the capability.
+/// The part of an access of `len` bytes at `offset` that falls on a capability's registers: range in the buffer,
+/// offset in the capability.
 fn overlap(offset: u16, len: usize, capability: &Range<u16>) -> Option<(Range<usize>, u16)> {
     let registers = registers(capability);
     let window = u64::from(registers.start)..u64::from(registers.end);
@@ -271,7 +274,7 @@ pub(super) mod tests {
 
     pub(in crate::vfio) type Log = Arc<Mutex<Vec<String>>>;
 
-    /// Vectors that say what is done with them, have their offset for contents, and are busy as their name is long.
+    /// Vectors that record calls. They read as their offset, and `max_relayed` is the length of their name.
     #[derive(Debug)]
     struct Recorder(&'static str, Log);
 
@@ -332,7 +335,7 @@ pub(super) mod tests {
         (Interrupts { capabilities, msix: None }, log)
     }
 
-    /// MSI-X at 0x50, over fakes, with a table that is the first page of BAR 0, and its pending bits behind it.
+    /// MSI-X at 0x50, over fakes. The table fills the first page of BAR 0, and the PBA follows it.
     pub(in crate::vfio) fn with_a_full_page() -> Interrupts {
         let bar = Bar::new(0).unwrap();
         let layout = Layout::new(TableSize::new(256).unwrap(), (bar, 0), (bar, 0x1000)).unwrap();

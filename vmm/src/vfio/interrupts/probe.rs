@@ -1,5 +1,5 @@
-//! Finds a device's MSI and MSI-X capabilities and takes them over. One that cannot be emulated is left out, which is
-//! said, and the guest does not see it.
+//! Finds a device's MSI and MSI-X capabilities. A capability that cannot be emulated is logged and hidden from the
+//! guest.
 
 use std::fmt::Display;
 use std::fs::File;
@@ -18,32 +18,32 @@ use super::bars::MsixBars;
 use super::{Emulated, Interrupts};
 use crate::pci::BAR_COUNT;
 use crate::vfio::capabilities::{self, id};
-use crate::vfio::host::HostAddress;
 use crate::vfio::region::Region;
+use crate::vfio::sysfs::HostAddress;
 
-/// What the host shows of a function.
+/// A host function: its descriptor, configuration space and regions.
 #[derive(Clone, Copy, Debug)]
 pub struct HostFunction<'a> {
     /// Its address, for messages.
     pub address: HostAddress,
     /// Its descriptor.
     pub file: &'a File,
-    /// Its configuration space, as a region.
+    /// Its configuration space.
     pub config: &'a Region,
-    /// Its configuration space, as it was read.
+    /// The contents of its configuration space.
     pub registers: &'a [u8],
-    /// The regions behind its BARs.
+    /// The regions of its BARs.
     pub regions: &'a [Option<Region>; BAR_COUNT],
 }
 
-/// How long a vector that the guest has freed is kept for it: longer than a driver takes that frees its vectors to
-/// request them again (a change of its queues, an interface that goes down and up).
+/// How long an unused vector stays attached. Drivers that reconfigure their queues or restart an interface free and
+/// request their vectors within this time.
 pub const RELEASE_DELAY: Duration = Duration::from_millis(500);
 
-type Refused = Box<dyn std::error::Error + Send + Sync>;
+type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 impl Interrupts {
-    /// Takes over what the function has, within the device's budget of host vectors.
+    /// Finds the function's interrupt capabilities. They share the device's budget of host vectors.
     #[must_use]
     pub fn probe(host: HostFunction<'_>, router: &Arc<KvmRouter>, budget: &Arc<DeviceBudget>) -> Self {
         let mut interrupts = Self::default();
@@ -71,16 +71,16 @@ impl Interrupts {
 }
 
 impl HostFunction<'_> {
-    /// The host vectors of its MSI-X, for who uses them without showing the guest the capability.
+    /// The host vectors of its MSI-X, for a user that does not expose the capability to a guest.
     ///
     /// # Errors
-    /// It has none, or one that cannot be used.
-    pub fn msix_vectors(&self) -> Result<VfioMsix, Refused> {
+    /// The function has no usable MSI-X.
+    pub fn msix_vectors(&self) -> Result<VfioMsix, BoxError> {
         let at = capabilities::find(self.registers, id::MSIX).ok_or("it has no MSI-X")?;
         self.msix_backend(at).map(|(_, backend)| backend)
     }
 
-    fn try_capability(&self, id: u8, name: &str, take_over: impl FnOnce(u16) -> Result<(), Refused>) {
+    fn try_capability(&self, id: u8, name: &str, take_over: impl FnOnce(u16) -> Result<(), BoxError>) {
         let Some(at) = capabilities::find(self.registers, id) else {
             return;
         };
@@ -90,14 +90,14 @@ impl HostFunction<'_> {
         }
     }
 
-    /// The vectors of the MSI capability at `at`, and its bytes.
-    fn msi(&self, at: u16, router: &Arc<KvmRouter>) -> Result<(MsiFunction, Range<u16>), Refused> {
+    /// The function for the MSI capability at `at`, and the capability's bytes.
+    fn msi(&self, at: u16, router: &Arc<KvmRouter>) -> Result<(MsiFunction, Range<u16>), BoxError> {
         let own = MsiLayout::parse(*self.capability(at)?)?;
         let pending = (own.masking() == VectorMasking::Present).then(|| {
             let pending = at.saturating_add(own.bytes()).saturating_sub(PENDING_BYTES);
             self.config.file_offset().saturating_add(pending.into())
         });
-        // INTx, MSI and MSI-X are all off: the device was opened just now.
+        // The device has just been opened: INTx, MSI and MSI-X are disabled.
         let messages = VfioMsi::probe_messages(self.file)?;
         let control = self.config.file_offset().saturating_add(at.saturating_add(MESSAGE_CONTROL).into());
         let backend = VfioMsi::new(self.file.try_clone()?, messages, pending)?.with_message_control(control);
@@ -106,8 +106,8 @@ impl HostFunction<'_> {
         Ok((MsiFunction::try_new(layout, router.clone(), backend)?, bytes))
     }
 
-    /// The vectors of the MSI-X capability at `at`, and its bytes.
-    fn msix(&self, at: u16, router: &Arc<KvmRouter>) -> Result<(MsixFunction, Range<u16>), Refused> {
+    /// The function for the MSI-X capability at `at`, and the capability's bytes.
+    fn msix(&self, at: u16, router: &Arc<KvmRouter>) -> Result<(MsixFunction, Range<u16>), BoxError> {
         let (layout, backend) = self.msix_backend(at)?;
         let bytes = at..at.saturating_add(u16::try_from(CAPABILITY_BYTES)?);
         let function = MsixFunction::try_new(layout, router.clone(), backend)?;
@@ -115,7 +115,7 @@ impl HostFunction<'_> {
         Ok((function, bytes))
     }
 
-    fn msix_backend(&self, at: u16) -> Result<(Layout, VfioMsix), Refused> {
+    fn msix_backend(&self, at: u16) -> Result<(Layout, VfioMsix), BoxError> {
         let layout = Layout::parse(self.capability(at)?)?;
         let offsets = MsixFileOffsets {
             pba: self.file_offset(layout.pba())?,
@@ -127,13 +127,13 @@ impl HostFunction<'_> {
         Ok((layout, VfioMsix::new(self.file.try_clone()?, offsets)?))
     }
 
-    fn capability<const N: usize>(&self, at: u16) -> Result<&[u8; N], Refused> {
+    fn capability<const N: usize>(&self, at: u16) -> Result<&[u8; N], BoxError> {
         let bytes = self.registers.get(usize::from(at)..).and_then(|bytes| bytes.first_chunk());
         bytes.ok_or_else(|| "it reaches over the end of configuration space".into())
     }
 
-    /// Where a window begins in the descriptor's file. The window must lie in its BAR's region whole.
-    fn file_offset(&self, window: &Window) -> Result<u64, Refused> {
+    /// File offset of a window, which must lie in its BAR's region.
+    fn file_offset(&self, window: &Window) -> Result<u64, BoxError> {
         let bar = window.bar.index();
         let region = self.regions.get(usize::from(bar)).and_then(Option::as_ref);
         region
@@ -143,7 +143,7 @@ impl HostFunction<'_> {
     }
 }
 
-/// Bytes of the Pending Bits register, the capability's last (PCIe r6 §7.7.1.9).
+/// Size of the Pending Bits register, the last one of the capability (PCIe r6 §7.7.1.9).
 const PENDING_BYTES: u16 = 4;
 /// Offset of Message Control in the MSI-X capability (PCIe r6 §7.7.2.2).
 const MESSAGE_CONTROL: u16 = 2;

@@ -1,25 +1,25 @@
-//! The function's configuration space: a type 0 header, a capability for each structure in the BAR (virtio 1.2 §4.1.4),
-//! MSI-X, and a window through which the structures are reached without the BAR (§4.1.4.9). Plain tables.
+//! The function's configuration space: a type 0 header, a capability for each structure in the BAR (virtio 1.2
+//! §4.1.4), MSI-X, and the PCI configuration access window (§4.1.4.9). Plain tables.
 
 use super::layout::{BAR, BAR_BYTES, DOORBELL_BYTES, Structure};
 use crate::pci::{Bar, Bars, CapabilityList, ConfigSpace, Header, MsixCapability, Register};
 use crate::virtio::device::Identity;
 
-/// Device IDs of the modern interface: this, and the virtio device ID (virtio 1.2 §4.1.2).
+/// The first device ID of the modern interface. The virtio device ID is added (virtio 1.2 §4.1.2).
 const FIRST_DEVICE: u16 = 0x1040;
-/// No legacy interface (virtio 1.2 §4.1.2.1).
+/// Revision of a device without legacy interface (virtio 1.2 §4.1.2.1).
 const REVISION: u8 = 1;
 const VENDOR_SPECIFIC: u8 = 0x09;
 const CFG_TYPE_PCI: u8 = 5;
 
-/// Bytes of a capability of a structure, and of one with a register of its own behind that.
+/// Size of a structure's capability, without and with an extra register.
 const STRUCTURE_BYTES: u8 = 16;
 const EXTENDED_BYTES: u8 = 20;
 
-/// Configuration space, and where its moving parts are.
+/// Configuration space and the offsets of its active parts.
 #[derive(Debug)]
 pub struct Capabilities {
-    /// The registers after power-on, the BAR without an address.
+    /// The registers at power-on. The BAR has no address.
     pub space: ConfigSpace,
     /// The BAR.
     pub bars: Bars,
@@ -29,24 +29,24 @@ pub struct Capabilities {
     pub window: Window,
 }
 
-/// The PCI configuration access capability: which bytes of which BAR the driver means.
+/// The PCI configuration access capability: selects bytes of a BAR.
 #[derive(Clone, Copy, Debug)]
 pub struct Window {
     at: u16,
 }
 
 impl Window {
-    /// Bytes of configuration space that stand for those of the BAR.
+    /// Size of the window's data register.
     pub const BYTES: u64 = 4;
 
-    /// Where they are.
+    /// Offset of the data register.
     #[must_use]
     pub fn data(self) -> u16 {
         self.at.saturating_add(STRUCTURE_BYTES.into())
     }
 
-    /// Where they lead: an offset in the BAR, and how many bytes. Nowhere if the driver asks for another width than 1,
-    /// 2 or 4, or for what is not in the BAR.
+    /// The selected bytes: offset in the BAR and length. `None` if the length is not 1, 2 or 4, or the bytes are not
+    /// in the BAR.
     #[must_use]
     pub fn target(self, space: &ConfigSpace) -> Option<(u64, usize)> {
         let register = |offset: u16, width| space.value(self.at.saturating_add(offset), width);
@@ -59,7 +59,7 @@ impl Window {
 }
 
 impl Capabilities {
-    /// Those of a device with so many queues and bytes of configuration.
+    /// The configuration space of a device with this number of queues and configuration bytes.
     #[must_use]
     pub fn new(identity: Identity, queues: u16, config: usize) -> Self {
         let bars = Bars::new([Bar::new(0, BAR_BYTES), None, None, None, None, None]);

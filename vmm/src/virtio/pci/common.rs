@@ -1,7 +1,7 @@
-//! The common configuration structure (virtio 1.2 §4.1.4.3): which register is where, and what each access means.
+//! The common configuration structure (virtio 1.2 §4.1.4.3).
 //!
-//! An access may have any offset and width: one of a part of a register changes that part, one of several registers
-//! accesses each, lowest first. What is no register reads 0 and ignores writes.
+//! An access may have any offset and width. A partial access changes a part of a register, and a wide one accesses
+//! several registers, lowest first. Offsets without a register read 0 and ignore writes.
 
 use vm_memory::GuestMemoryMmap;
 
@@ -40,7 +40,7 @@ use Field::{
     QueueNotifyData, QueueNotifyOff, QueueReset, QueueSelect,
 };
 
-/// The registers in order, with their widths in bytes; there are no gaps.
+/// The registers in order, with their widths in bytes, without gaps.
 const FIELDS: [(Field, u64); 18] = [
     (DeviceFeatureSelect, 4),
     (DeviceFeature, 4),
@@ -62,7 +62,7 @@ const FIELDS: [(Field, u64); 18] = [
     (QueueReset, 2),
 ];
 
-/// The registers that an access falls on: which, where its bytes are in the access, and in the register.
+/// The registers that an access touches, with the byte ranges in the access and in the register.
 fn touched(
     offset: u64,
     len: usize,
@@ -78,7 +78,7 @@ fn touched(
     })
 }
 
-/// Reads; `offset` counts from the structure's first byte.
+/// Reads. `offset` counts from the start of the structure.
 pub fn read(registers: &Registers, offset: u64, data: &mut [u8]) {
     data.fill(0);
     for (field, bytes, part) in touched(offset, data.len()) {
@@ -89,7 +89,7 @@ pub fn read(registers: &Registers, offset: u64, data: &mut [u8]) {
     }
 }
 
-/// Writes, as [`read`] reads. `vectors` is the size of the MSI-X table.
+/// Writes. `offset` counts from the start of the structure. `vectors` is the size of the MSI-X table.
 pub fn write(
     registers: &mut Registers,
     memory: &GuestMemoryMmap,
@@ -97,27 +97,27 @@ pub fn write(
     offset: u64,
     data: &[u8],
 ) -> WriteEffects {
-    let mut asked = WriteEffects::default();
+    let mut effects = WriteEffects::default();
     for (field, bytes, part) in touched(offset, data.len()) {
         let mut whole = value(registers, field).to_le_bytes();
         if let (Some(to), Some(from)) = (whole.get_mut(part), data.get(bytes)) {
             to.copy_from_slice(from);
         }
         let more = set(registers, memory, vectors, field, u64::from_le_bytes(whole));
-        asked.kick_queues |= more.kick_queues;
-        asked.notify_driver |= more.notify_driver;
+        effects.kick_queues |= more.kick_queues;
+        effects.notify_driver |= more.notify_driver;
     }
-    asked
+    effects
 }
 
-/// What a register reads. Those of a queue that is not there read 0.
+/// The value of a register. Registers of an absent queue read 0.
 fn value(registers: &Registers, field: Field) -> u64 {
     let queue = |value: fn(&VirtQueue) -> u64| registers.selected().map_or(0, value);
     match field {
         DeviceFeatureSelect => registers.offered_select.into(),
         DeviceFeature => registers.offered().into(),
-        DriverFeatureSelect => registers.taken_select.into(),
-        DriverFeature => registers.taken().into(),
+        DriverFeatureSelect => registers.accepted_select.into(),
+        DriverFeature => registers.accepted().into(),
         ConfigMsixVector => registers.config_vector.into(),
         NumQueues => registers.queue_count().into(),
         DeviceStatus => registers.status().into(),
@@ -130,7 +130,7 @@ fn value(registers: &Registers, field: Field) -> u64 {
         QueueDesc => queue(|queue| queue.areas().descriptors),
         QueueDriver => queue(|queue| queue.areas().driver),
         QueueDevice => queue(|queue| queue.areas().device),
-        // The configuration never changes; a doorbell takes no data; a queue is reset when the write returns.
+        // The configuration never changes, a notification carries no data, and a queue reset completes at once.
         ConfigGeneration | QueueNotifyData | QueueReset => 0,
     }
 }
@@ -143,12 +143,12 @@ fn set(
     value: u64,
 ) -> WriteEffects {
     let (dword, word, byte) = (value as u32, value as u16, value as u8);
-    // A vector that there is not cannot be mapped, and the driver reads that (§4.1.5.1.2.1).
+    // An invalid vector is not mapped, and reads back as NO_VECTOR (§4.1.5.1.2.1).
     let vector = if word < vectors { word } else { NO_VECTOR };
     match field {
         DeviceFeatureSelect => registers.offered_select = dword,
-        DriverFeatureSelect => registers.taken_select = dword,
-        DriverFeature => registers.take(dword),
+        DriverFeatureSelect => registers.accepted_select = dword,
+        DriverFeature => registers.accept(dword),
         ConfigMsixVector => registers.config_vector = vector,
         DeviceStatus => return registers.write_status(byte),
         QueueSelect => registers.queue_select = word,
@@ -162,7 +162,7 @@ fn set(
                 queue.vector = vector;
             }
         }
-        // A driver only ever writes 1; disabling a queue is a reset's affair.
+        // A driver writes only 1. Only a reset disables a queue.
         QueueEnable if word == 1 => return registers.enable_queue(memory),
         QueueDesc => registers.set_areas(|areas| areas.descriptors = value),
         QueueDriver => registers.set_areas(|areas| areas.driver = value),

@@ -1,7 +1,7 @@
-//! A virtio device as a function on the bus: configuration space, the BAR, the doorbells.
+//! A virtio device as a function on the bus: configuration space, BAR, doorbells.
 //!
-//! Owns configuration space and its lock, which is held while the transport hears that the bus lets the device access
-//! memory, and for nothing else. The registers are the transport's, MSI-X is the library's. Interrupt Pin reads 0.
+//! Owns configuration space and its lock, which is held during changes of Bus Master Enable only. The transport owns
+//! the registers, the vm-msi crate MSI-X. Interrupt Pin reads 0.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -15,7 +15,7 @@ use super::doorbell::Doorbells;
 use super::layout::{BAR, DOORBELL_BYTES, Structure};
 use crate::pci::bar::COMMAND;
 use crate::pci::{
-    Bars, ConfigSpace, Decoding, Function, MsixCapability, Placement, Root, WindowFull, overlap,
+    BarAddresses, Bars, ConfigSpace, Decoding, Function, MsixCapability, Root, WindowFull, overlap,
 };
 use crate::virtio::queue::QueueIndex;
 use crate::virtio::transport::Transport;
@@ -33,10 +33,10 @@ pub struct PciFunction {
 }
 
 impl PciFunction {
-    /// A function for this device, whose BAR is given an address. `worker` ends with it.
+    /// Creates the function of a device and assigns its BAR. The function owns `worker`.
     ///
     /// # Errors
-    /// The bus has no address left.
+    /// The bus has no room for the BAR.
     pub fn new(
         transport: Arc<Transport>,
         doorbells: Doorbells,
@@ -56,7 +56,7 @@ impl PciFunction {
         self.space.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The part of an access to configuration space that falls on the window's data.
+    /// The part of a configuration access that falls on the window's data register.
     fn window_part(&self, offset: u16, len: usize) -> Option<(std::ops::Range<usize>, usize)> {
         let data = u64::from(self.window.data());
         let (bytes, at) = overlap(offset.into(), len, &(data..data.saturating_add(Window::BYTES)))?;
@@ -94,14 +94,14 @@ impl PciFunction {
                     let vectors = self.transport.msix().layout().size().get();
                     common::write(registers, memory, vectors, at, part)
                 }),
-                // No device has a configuration that its driver may write.
+                // No device has a writable configuration.
                 Structure::Isr | Structure::Device => {}
                 Structure::Notify => self.ring(at, part.len()),
             }
         }
     }
 
-    /// An access of the doorbells that the kernel did not take.
+    /// A trapped access of the doorbells.
     fn ring(&self, at: u64, len: usize) {
         let queues = self.transport.look(|registers| registers.queue_count());
         for queue in 0..queues {
@@ -163,13 +163,13 @@ impl Function for PciFunction {
         self.bars.decode(&self.space())
     }
 
-    fn place(&self, placement: &Placement) {
-        let bar = placement.first().copied().flatten().map(|place| place.range.start());
-        self.doorbells.place(bar, self.transport.doorbells());
+    fn update_bars(&self, addresses: &BarAddresses) {
+        let bar = addresses.first().copied().flatten().map(|place| place.range.start());
+        self.doorbells.set_address(bar, self.transport.doorbells());
     }
 
     fn release(&self) {
-        self.doorbells.place(None, self.transport.doorbells());
+        self.doorbells.set_address(None, self.transport.doorbells());
         self.transport.set_bus_master(BusMaster::Disabled);
         drop(self.worker.lock().unwrap_or_else(PoisonError::into_inner).take());
     }
@@ -179,7 +179,7 @@ impl Function for PciFunction {
     }
 }
 
-/// The only BAR that there is.
+/// The function's only BAR.
 fn bar_index(bar: usize) -> Option<Bar> {
     Bar::new(u8::try_from(bar).ok()?).filter(|bar| bar.index() == BAR)
 }

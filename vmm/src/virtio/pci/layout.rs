@@ -1,4 +1,4 @@
-//! Where the structures are in a device's BAR: a page each, so that none shares one with another (virtio 1.2 §4.1.4).
+//! The layout of a device's BAR: a page for each structure (virtio 1.2 §4.1.4).
 
 use std::ops::Range;
 
@@ -6,20 +6,20 @@ use vm_msi::msix::{Bar, Layout, LayoutError, TableSize};
 
 use super::common;
 
-/// The BAR with all structures in it: 32-bit memory.
+/// The BAR with all structures: 32-bit memory.
 pub const BAR: u8 = 0;
 /// Its size in bytes.
 pub const BAR_BYTES: u64 = 0x8000;
 
-/// Bytes from one queue's doorbell to the next one's, `notify_off_multiplier`.
+/// Distance of two doorbells, `notify_off_multiplier`.
 pub const DOORBELL_BYTES: u32 = 4;
-/// Where the first queue's doorbell is.
+/// Offset of the first queue's doorbell.
 pub const DOORBELLS: u64 = Structure::Notify.start();
 
 const MSIX_TABLE: u32 = 0x4000;
 const MSIX_PBA: u32 = 0x6000;
 
-/// The structures that are not MSI-X's.
+/// The virtio structures, without MSI-X.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Structure {
     /// Common configuration.
@@ -62,7 +62,7 @@ impl Structure {
         self.start()..self.start().saturating_add(0x1000)
     }
 
-    /// How many bytes of it the driver is told of, for a device with so many queues and bytes of configuration.
+    /// The length that the driver sees, for a device with this number of queues and configuration bytes.
     #[must_use]
     pub fn len(self, queues: u16, config: usize) -> u32 {
         match self {
@@ -74,10 +74,10 @@ impl Structure {
     }
 }
 
-/// The MSI-X of a device with so many queues: a vector for each, and one for its configuration.
+/// The MSI-X layout of a device: a vector for each queue, and one for the configuration.
 ///
 /// # Errors
-/// More than 511 queues: the table has no room before the pending bits.
+/// More than 511 queues: the table overlaps the PBA.
 pub fn msix(queues: usize) -> Result<Layout, LayoutError> {
     let vectors = u16::try_from(queues).unwrap_or(u16::MAX).saturating_add(1);
     let size = TableSize::new(vectors).unwrap_or(TableSize::MAX);

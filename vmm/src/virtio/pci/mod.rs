@@ -1,7 +1,8 @@
-//! Virtio over PCI, the modern interface (virtio 1.2 §4.1): one function, one BAR.
+//! Virtio over PCI, the modern interface (virtio 1.2 §4.1): one function with one BAR.
 //!
-//! [`layout`] says where the structures are in the BAR, [`capabilities`] tells the driver, [`common`] is the common
-//! configuration, [`doorbell`] the notifications, [`function`] puts them on the bus.
+//! [`layout`] places the structures in the BAR, and [`capabilities`] advertises them. [`common`] is the common
+//! configuration, [`doorbell`] the notifications, and [`function`] the function on the bus. The only locks are those
+//! of [`function`] and of [`doorbell`].
 
 pub mod capabilities;
 pub mod common;

@@ -1,4 +1,4 @@
-//! How a driver finds the device and its structures (virtio 1.2 §4.1.2, §4.1.4).
+//! Discovery of the device and its structures (virtio 1.2 §4.1.2, §4.1.4).
 
 use std::sync::Arc;
 
@@ -51,7 +51,7 @@ fn the_device_configuration_is_read_at_any_width_and_ignores_writes() {
     assert_eq!(machine.read::<4>(at::DEVICE_CONFIG + 4), 5);
 }
 
-/// Directs the window to `len` bytes of BAR `bar`, and gives where its data is.
+/// Points the window to `len` bytes of BAR `bar`, and returns the offset of its data register.
 fn window(machine: &Machine, bar: u8, offset: u64, len: u32) -> u64 {
     let capability = machine.structure(5).unwrap();
     machine.config_write(capability + 4, &[bar]);
@@ -61,7 +61,7 @@ fn window(machine: &Machine, bar: u8, offset: u64, len: u32) -> u64 {
 }
 
 #[test]
-fn the_window_reads_and_writes_what_it_is_directed_to_also_while_the_bar_is_off() {
+fn the_window_accesses_the_bar_even_while_decoding_is_off() {
     let machine = Machine::new();
     machine.config_write(4, &[0, 0]);
     let data = window(&machine, 0, at::NUM_QUEUES, 2);

@@ -107,7 +107,7 @@ fn byte_accesses_add_up_to_the_register() {
     }
     assert_eq!(machine.read::<8>(at::QUEUE_DESC), 0xfedc_ba98_7654_3210);
     assert_eq!(machine.read::<2>(at::QUEUE_DESC + 3), 0x9876);
-    // Neighbours in one DWORD: the queue's number is no write to the status.
+    // A write to the queue selector in the same DWORD must not change the status.
     machine.write(at::DEVICE_STATUS, &[3]);
     machine.write16(at::QUEUE_SELECT, 9);
     assert_eq!((machine.status(), machine.read::<2>(at::QUEUE_SELECT)), (3, 9));

@@ -1,4 +1,4 @@
-//! The entropy device (virtio 1.2 §5.4), and requests that it should never get.
+//! The entropy device (virtio 1.2 §5.4), and invalid requests.
 
 use virtio_bindings::bindings::virtio_ring::VRING_DESC_F_INDIRECT;
 use vm_memory::{Bytes, GuestAddress};
@@ -13,7 +13,7 @@ impl Machine {
         bytes
     }
 
-    /// Offers a chain from descriptor 0 on, and answers the used length.
+    /// Offers a chain from descriptor 0 on, and returns the used length.
     fn used_for(&mut self, chain: &[(u64, u32, u32, u16)]) -> u32 {
         self.describe(chain);
         let before = self.used().0;
@@ -90,7 +90,7 @@ fn an_indirect_table_is_followed_for_as_many_descriptors_as_the_queue_has_entrie
     assert_eq!(machine.used_for(&indirect(TABLE, 16 * 3)), 3);
     assert_eq!(machine.used_for(&indirect(TABLE, 17)), 0, "no whole descriptors");
     assert_eq!(machine.used_for(&indirect(RAM, 16)), 0);
-    // A table in a table.
+    // An indirect table in an indirect table.
     machine.describe_at(TABLE, 0, TABLE, 16, VRING_DESC_F_INDIRECT as u16, 0);
     assert_eq!(machine.used_for(&indirect(TABLE, 16)), 0);
 }

@@ -1,5 +1,5 @@
-//! A driver that writes anything anywhere, in any order: nothing panics, nothing takes long, nothing outside of what
-//! it offered is drawn, and after a reset the device works for a driver that behaves.
+//! A hostile driver: any write in any order. Nothing panics or blocks, the device writes only to offered buffers, and
+//! it works again after a reset.
 
 use proptest::prelude::*;
 use vm_memory::{Bytes, GuestAddress};
@@ -42,7 +42,7 @@ fn op() -> impl Strategy<Value = Op> {
     ]
 }
 
-/// As [`Machine::drive`], but of a device that may be in any state.
+/// Like [`Machine::drive`], for a device in any state.
 fn drive(machine: &mut Machine) {
     machine.config_write(0x10, &(machine.bar as u32).to_le_bytes());
     machine.config_write(4, &[6, 0]);

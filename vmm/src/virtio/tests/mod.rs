@@ -1,4 +1,4 @@
-//! A virtio function on the bus as its driver sees it, register by register, with RAM and a router that is a list.
+//! A virtio function on the bus as its driver sees it, with RAM and a router that records messages.
 
 mod capabilities;
 mod configuration;
@@ -28,7 +28,7 @@ use crate::pci::windows::tests::windows;
 use crate::pci::{Function, Root};
 
 const RAM: u64 = 1 << 20;
-/// Where the driver of these tests has its ring, and room for buffers.
+/// The driver's rings and buffers.
 const DESCRIPTORS: u64 = 0x1000;
 const AVAILABLE: u64 = 0x2000;
 const USED: u64 = 0x3000;
@@ -67,12 +67,12 @@ struct Machine {
     failures: Failures,
     memory: GuestMemoryMmap,
     bar: u64,
-    /// How many requests the driver has made available.
+    /// Number of requests that the driver has made available.
     available: u16,
 }
 
 impl Machine {
-    /// The entropy device, with its BAR decoding and nothing else done.
+    /// The entropy device with a decoding BAR, otherwise at power-on.
     fn new() -> Self {
         Self::of(Arc::new(Rng::new().unwrap()))
     }
@@ -94,7 +94,7 @@ impl Machine {
         machine
     }
 
-    /// A driver that has done all that it must, with a vector for each event: the device works.
+    /// An initialised driver with a vector for each event.
     fn driven() -> Self {
         let machine = Self::new();
         machine.enable_msix();
@@ -102,7 +102,7 @@ impl Machine {
         machine
     }
 
-    /// What a driver does from reset to DRIVER_OK (virtio 1.2 §3.1.1).
+    /// Initialises the device from reset to DRIVER_OK (virtio 1.2 §3.1.1).
     fn drive(&self, features: u64) {
         self.write(at::DEVICE_STATUS, &[0]);
         self.write(at::DEVICE_STATUS, &[1]);
@@ -144,7 +144,7 @@ impl Machine {
         }
     }
 
-    /// Puts descriptors into the table from 0 on: address, length, flags, next.
+    /// Writes descriptors from index 0 on: address, length, flags, next.
     fn describe(&self, descriptors: &[(u64, u32, u32, u16)]) {
         for (index, (address, len, flags, next)) in (0..).zip(descriptors) {
             self.describe_at(DESCRIPTORS, index, *address, *len, *flags as u16, *next);
@@ -157,7 +157,7 @@ impl Machine {
         self.memory.write_slice(&bytes.concat(), GuestAddress(table + 16 * index)).unwrap();
     }
 
-    /// Makes the chain from this descriptor on available.
+    /// Makes the chain that starts at this descriptor available.
     fn offer(&mut self, head: u16) {
         let entry = AVAILABLE + 4 + 2 * u64::from(self.available % ENTRIES);
         self.memory.write_obj(head, GuestAddress(entry)).unwrap();
@@ -165,14 +165,14 @@ impl Machine {
         self.memory.write_obj(self.available, GuestAddress(AVAILABLE + 2)).unwrap();
     }
 
-    /// Offers one buffer to be written, and has the queue served.
+    /// Offers one writable buffer, and serves the queue.
     fn request(&mut self, address: u64, len: u32) {
         self.describe(&[(address, len, VRING_DESC_F_WRITE, 0)]);
         self.offer(0);
         self.serve();
     }
 
-    /// Rings the doorbell, and does what the worker would.
+    /// Rings the doorbell and does the worker's part.
     fn serve(&self) {
         self.write16(at::NOTIFY, 0);
         while self.is_rung() {
@@ -180,12 +180,12 @@ impl Machine {
         }
     }
 
-    /// Whether the doorbell was rung; afterwards it was not.
+    /// Whether the doorbell was rung. Clears it.
     fn is_rung(&self) -> bool {
         self.transport.doorbells()[0].read().is_ok()
     }
 
-    /// The used ring: how many there are, and the last one's head and length.
+    /// The used ring: its index, and the last entry's head and length.
     fn used(&self) -> (u16, u32, u32) {
         let count: u16 = self.memory.read_obj(GuestAddress(USED + 2)).unwrap();
         let last = USED + 4 + 8 * u64::from(count.wrapping_sub(1) % ENTRIES);
@@ -228,12 +228,12 @@ impl Driver for Machine {
     }
 }
 
-/// The message of a vector, as [`Machine::enable_msix`] sets it.
+/// The message of a vector after [`Machine::enable_msix`].
 fn message(vector: u8) -> MsiMessage {
     MsiMessage { address: 0xfee0_0000, data: 0x40 + u32::from(vector) }
 }
 
-/// A device with two queues and a configuration, which answers every request with 7 bytes.
+/// A device with two queues and a configuration. It answers every request with 7 bytes.
 struct Second;
 
 impl Device for Second {

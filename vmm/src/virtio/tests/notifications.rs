@@ -40,7 +40,7 @@ fn a_masked_vector_waits_and_is_delivered_once_when_it_is_unmasked() {
 }
 
 #[test]
-fn what_waits_for_a_masked_vector_waits_for_bus_master_enable_too() {
+fn a_pending_interrupt_of_a_masked_vector_waits_for_bus_master_enable() {
     let mut machine = Machine::driven();
     let control = at::MSIX_TABLE + 16 + 12;
     machine.write(control, &[1, 0, 0, 0]);
@@ -102,7 +102,7 @@ fn event_indices_keep_a_driver_that_wants_to_hear_of_the_second_from_hearing_of_
         let mut machine = Machine::new();
         machine.enable_msix();
         machine.drive(features);
-        // used_event: an interrupt when the entry of this index is used.
+        // used_event: notify when the entry with this index is used.
         machine.memory.write_obj(1u16, GuestAddress(AVAILABLE + 4 + 2 * u64::from(ENTRIES))).unwrap();
         machine.request(BUFFERS, 64);
         assert_eq!(machine.router.take_delivered().len(), first);

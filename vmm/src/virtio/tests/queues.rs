@@ -1,4 +1,4 @@
-//! Queues, by their registers (virtio 1.2 §2.6, §4.1.4.3), and what a driver may not do with them.
+//! Queue registers (virtio 1.2 §2.6, §4.1.4.3), and invalid queues.
 
 use std::sync::Arc;
 
@@ -91,7 +91,7 @@ fn a_queue_is_not_reset_where_the_driver_did_not_take_that_feature() {
 }
 
 #[test]
-fn nothing_is_served_before_driver_ok_and_what_waits_is_looked_at_then() {
+fn requests_before_driver_ok_are_served_at_driver_ok() {
     let mut machine = Machine::new();
     machine.set_up_queue();
     machine.write16(at::QUEUE_ENABLE, 1);
@@ -131,7 +131,7 @@ fn a_ring_that_makes_no_sense_stops_the_device_until_it_is_reset() {
             machine.available = ENTRIES + 1;
             machine.offer(0);
         }) as fn(&mut Machine),
-        // A head that is no descriptor.
+        // A head beyond the descriptor table.
         |machine| machine.offer(ENTRIES),
         |machine| machine.offer(0xffff),
     ] {
@@ -153,7 +153,7 @@ fn a_ring_that_makes_no_sense_stops_the_device_until_it_is_reset() {
 }
 
 impl Machine {
-    /// The driver's rings are empty again.
+    /// Empties the driver's rings.
     fn memory_is_fresh(&self) {
         use vm_memory::{Bytes, GuestAddress};
         self.memory.write_slice(&[0; 0x4000], GuestAddress(0)).unwrap();

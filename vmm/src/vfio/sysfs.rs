@@ -1,7 +1,6 @@
-//! Which host device a name means, and whether it can be passed through, as sysfs tells it.
+//! Selects host devices by name, and checks in sysfs that they can be passed through.
 //!
-//! Reads only: every device is checked here before any of them is opened. What is found wrong is the user's to
-//! cure, and each message says how.
+//! Every device is checked before any of them is opened. Each message names the problem and its remedy.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -10,10 +9,10 @@ use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
 
-/// Drivers of a device that leave the rest of its IOMMU group free to be passed through.
+/// Host drivers that leave the IOMMU group viable.
 const HARMLESS_DRIVERS: [&str; 2] = ["pcieport", "pci-stub"];
 
-/// Domain, bus, device and function of a PCI function of the host.
+/// Domain, bus, device and function number of a host PCI function.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct HostAddress {
     domain: u32,
@@ -49,7 +48,7 @@ impl fmt::Display for HostAddress {
     }
 }
 
-/// A device that was found and may be opened.
+/// A device that can be opened.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HostDevice {
     /// Its address on the host.
@@ -69,11 +68,11 @@ impl Default for Sysfs {
 }
 
 impl Sysfs {
-    /// Finds the devices that `names` mean (an address as `lspci -D` prints it, or a path in sysfs), and checks that
-    /// each can be passed through.
+    /// Finds the devices with these names, and checks that each can be passed through. A name is an address as `lspci
+    /// -D` prints it, or a path in sysfs.
     ///
     /// # Errors
-    /// The first thing that is wrong, with its cure.
+    /// [`Error::Input`] for the first problem, with its remedy.
     pub fn select<S: AsRef<str>>(&self, names: &[S]) -> Result<Vec<HostDevice>> {
         let mut chosen: BTreeMap<HostAddress, &str> = BTreeMap::new();
         let mut devices = Vec::new();
@@ -89,11 +88,10 @@ impl Sysfs {
         Ok(devices)
     }
 
-    /// Finds a device that is to be mediated beside those that are passed through: no guest has it, so it shares its IOMMU
-    /// group with none of them.
+    /// Finds a device to mediate. The guest must not have another device of its IOMMU group.
     ///
     /// # Errors
-    /// The first thing that is wrong, with its cure.
+    /// [`Error::Input`] for the first problem, with its remedy.
     pub fn select_mediated(&self, address: HostAddress, passed_through: &[HostDevice]) -> Result<HostDevice> {
         let name = address.to_string();
         let device = self.check(&name).map_err(|error| error.with_argument(mediated(&name)))?;
@@ -131,7 +129,7 @@ impl Sysfs {
         Ok(HostDevice { address, group })
     }
 
-    /// The address that a name means, if a device is there.
+    /// The address of an existing device.
     fn find(&self, name: &str) -> Result<HostAddress> {
         let missing = "no such PCI device on this host; `lspci -D` lists them";
         let address = if name.contains('/') {
@@ -147,7 +145,7 @@ impl Sysfs {
         if self.device(address).exists() { Ok(address) } else { Err(input(name, missing)) }
     }
 
-    /// The kernel hands out a group only whole: no device of it may belong to a host driver.
+    /// VFIO hands out whole groups: no device of the group may have a host driver.
     fn check_neighbours(&self, name: &str, address: HostAddress, group: u32) -> Result<()> {
         let members = self.0.join(format!("kernel/iommu_groups/{group}/devices"));
         let listed = fs::read_dir(&members);
@@ -186,7 +184,7 @@ fn input(name: &str, problem: impl fmt::Display) -> Error {
     Error::input(format!("--vfio {name}"), problem)
 }
 
-/// vfio-pci, and the drivers of vendors that are variants of it (mlx5_vfio_pci, nvgrace_gpu_vfio_pci, ...).
+/// vfio-pci and its vendor variants (mlx5_vfio_pci, nvgrace_gpu_vfio_pci, ...).
 fn is_vfio(driver: &str) -> bool {
     driver == "vfio-pci" || driver.contains("vfio_pci") || driver.contains("vfio-pci")
 }
@@ -210,7 +208,7 @@ mod tests {
 
     use super::*;
 
-    /// A sysfs of a test, removed with it.
+    /// A temporary sysfs.
     struct Host(Sysfs);
 
     impl Host {
@@ -310,7 +308,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_passed_through_is_named_with_its_cure() {
+    fn an_invalid_device_is_refused_with_the_remedy() {
         let host = Host::new("refused")
             .device("0000:01:00.0", Some("nvme"), Some(1))
             .device("0000:02:00.0", None, Some(2))

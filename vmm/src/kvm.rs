@@ -1,4 +1,4 @@
-//! What the VMM needs of KVM: opened and checked, with the cure when something is missing.
+//! Opens KVM and checks the capabilities that the VMM needs.
 
 use std::io;
 
@@ -6,10 +6,10 @@ use kvm_ioctls::{Cap, Kvm};
 
 use crate::error::{Error, Result};
 
-/// The only version of the API that there ever was since Linux 2.6.22.
+/// The API version since Linux 2.6.22.
 const API_VERSION: i32 = 12;
 
-/// Capabilities without which nothing works, and what they are for.
+/// Required capabilities and their purposes.
 const NEEDED: [(Cap, &str); 7] = [
     (Cap::UserMemory, "guest memory"),
     (Cap::Irqchip, "an in-kernel interrupt controller"),
@@ -20,10 +20,10 @@ const NEEDED: [(Cap, &str); 7] = [
     (Cap::SetTssAddr, "placing its task state"),
 ];
 
-/// Opens KVM and checks that it has what the VMM needs, for `cpus` vCPUs.
+/// Opens KVM and checks that it can run `cpus` vCPUs.
 ///
 /// # Errors
-/// The host's, with the cure.
+/// [`Error::Host`] with the remedy, or [`Error::Input`] for too many CPUs.
 pub fn open(cpus: u8) -> Result<Kvm> {
     let kvm = Kvm::new().map_err(|errno| cannot_open(io::Error::from_raw_os_error(errno.errno())))?;
     if kvm.get_api_version() != API_VERSION {
@@ -64,7 +64,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_reason_has_its_cure() {
+    fn each_error_has_its_remedy() {
         for (kind, cure) in [
             (io::ErrorKind::NotFound, "kvm-amd"),
             (io::ErrorKind::PermissionDenied, "usermod"),

@@ -1,8 +1,7 @@
 //! Anonymous host memory for RAM, aligned so that huge pages can back it.
 //!
-//! Own `unsafe`: a private anonymous mapping at an address of our choice, which vm-memory cannot make. The
-//! mapping is never unmapped: RAM lives as long as the process, and the devices that do DMA into it may
-//! outlive any owner in here.
+//! Contains `unsafe` for a private anonymous mapping at an aligned address, which vm-memory cannot create. The
+//! mapping is never unmapped: RAM lives as long as the process, because a device may still do DMA into it.
 
 use std::io;
 use std::ops::Range;
@@ -10,17 +9,17 @@ use std::ops::Range;
 use rustix::mm::{Advice, MapFlags, ProtFlags};
 use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryMmap, MmapRegion};
 
-/// The size and alignment of a huge page: second-level page tables map this much with one entry.
+/// Size and alignment of a huge page. One second-level page table entry maps it.
 const HUGE_PAGE: usize = 2 << 20;
 
 /// Maps `size` bytes of zeroed memory, aligned to a huge page, and asks the kernel for huge pages.
 ///
 /// # Errors
-/// The host's, when it has no such room or refuses the mapping.
+/// The host's error if it refuses the mapping.
 pub(super) fn map_anonymous(size: usize) -> io::Result<MmapRegion> {
     let reserve = size.checked_add(HUGE_PAGE).ok_or(io::ErrorKind::OutOfMemory)?;
     let prot = ProtFlags::READ | ProtFlags::WRITE;
-    // Reserved without commitment: an untouched guest page costs nothing.
+    // NORESERVE: an untouched guest page costs nothing.
     let flags = MapFlags::PRIVATE | MapFlags::NORESERVE;
     // SAFETY: a new mapping at an address of the kernel's choice touches no existing memory.
     let start = unsafe { rustix::mm::mmap_anonymous(std::ptr::null_mut(), reserve, prot, flags) }?;
@@ -29,7 +28,7 @@ pub(super) fn map_anonymous(size: usize) -> io::Result<MmapRegion> {
     // SAFETY: `aligned..aligned + size` lies in the mapping just made, and advice does not change its
     // contents.
     if let Err(error) = unsafe { rustix::mm::madvise(aligned.cast(), size, Advice::LinuxHugepage) } {
-        tracing::info!("guest memory without huge pages: {error}");
+        tracing::info!("cannot enable huge pages for guest memory: {error}");
     }
     let prot = i32::try_from(prot.bits()).unwrap_or_default();
     let flags = i32::try_from(flags.bits()).unwrap_or_default();
@@ -38,10 +37,11 @@ pub(super) fn map_anonymous(size: usize) -> io::Result<MmapRegion> {
     region.map_err(io::Error::other)
 }
 
-/// Has the host make the pages of a range of RAM now, instead of one by one when they are first touched.
+/// Faults in the pages of a range of RAM now, instead of on first access.
 ///
 /// # Errors
-/// The host's: a kernel older than 5.14 does not know how, or it is short of memory. Nothing is lost then.
+/// The host's error: kernels before 5.14 lack `MADV_POPULATE_WRITE`, or memory is short. The pages are faulted in on
+/// access then.
 pub(crate) fn populate(memory: &GuestMemoryMmap, range: Range<u64>) -> io::Result<()> {
     let size = usize::try_from(range.end.saturating_sub(range.start)).map_err(io::Error::other)?;
     let slice = memory.get_slice(GuestAddress(range.start), size).map_err(io::Error::other)?;
