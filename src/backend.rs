@@ -1,7 +1,7 @@
-//! The seam towards a device: which eventfd each of its host vectors fires.
+//! The interface to a device: which eventfd each of its host vectors signals.
 //!
-//! VFIO is one backend, a device model inside the VMM another. A backend is owned by one domain, which calls
-//! it under its lock; vectors count from 0 and stay below what [`Backend::open`] was asked for.
+//! VFIO is one backend, a device model inside the VMM is another. One domain owns a backend and calls it under the domain's lock.
+//! Vectors count from 0 and are below the count that [`Backend::open`] was given.
 
 mod capabilities;
 mod stable;
@@ -17,7 +17,7 @@ pub use stable::{Binding, EventfdSet, StableEventfds};
 pub use crate::delivery::Cookie;
 use crate::delivery::Vector;
 
-/// What a host refused for a device's vectors. The vector stays as it was, and the step is tried again.
+/// A step that the host refused for a device's vectors. The vector stays as it was, and the step is tried again.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum BackendError {
@@ -34,7 +34,7 @@ pub enum BackendError {
     BeyondReservation {
         /// The vector that stays held.
         vector: Vector,
-        /// How many it has.
+        /// How many vectors the host reserved.
         reserved: u32,
     },
     /// A vector could not be given its eventfd.
@@ -70,9 +70,10 @@ pub enum BackendError {
     },
 }
 
-/// Whether a device still has what the host programmed into it. A device that resets itself (a built-in self test, a firmware
-/// reset through its own registers) forgets the messages and the enable bit, and the host does not notice (Linux commit
-/// b8f02af096b1).
+/// Whether a device still has what the host programmed into it.
+///
+/// A device that resets itself (a built-in self test, a firmware reset through its own registers) loses the messages and the enable
+/// bit. The host does not notice (Linux commit b8f02af096b1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Programming {
     /// The device has it.
@@ -83,118 +84,118 @@ pub enum Programming {
     Unknown,
 }
 
-/// Who may have eventfds open that a backend has let go of.
+/// Which processes may have an eventfd open after the backend has closed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EventfdOwner {
-    /// The domain that made them, alone: closing one ends it.
+    /// Only the domain that made it: closing the eventfd ends its irqfd.
     Domain,
-    /// Others too, such as another process: closing one may end nothing.
+    /// Another process or a kernel device too: closing the domain's descriptor need not end the irqfd.
     Others,
 }
 
 /// A device's host vectors.
 ///
-/// A domain that goes closes the window first. Where the host refuses even that, the backend is dropped with its window
-/// open, and what it still has of the host must go with it, as everything does with the last descriptor of a VFIO
-/// device.
+/// A domain closes the window before it drops the backend. If the host refuses to close it, the backend is dropped with its window
+/// open, and its drop must release all host vectors. Closing the last descriptor of a VFIO device does that.
 pub trait Backend: Send {
-    /// What the device and its host can do. It stays the same for the backend's life.
+    /// The features of the device and its host. They do not change.
     fn capabilities(&self) -> Capabilities;
 
-    /// The guest turned the capability on: the device may signal up to `vectors` vectors. None is requested of
-    /// the host yet, and an interrupt that the device raises meanwhile waits in its own pending bits.
+    /// Opens the window: the guest has enabled the capability, and the device may signal `vectors` vectors. None is bound yet.
     ///
-    /// A guest that has MSI on and gives the function more messages has it closed and opened again, for all of them.
+    /// If the guest enables more MSI messages later, the domain closes the window and opens it again for all of them.
+    ///
+    /// Interrupts meanwhile: an interrupt of an unbound vector waits in the device's own pending bits.
     ///
     /// # Errors
-    /// [`BackendError::Open`]; nothing is turned on then.
+    /// [`BackendError::Open`]: the window stays closed.
     fn open(&mut self, vectors: u32) -> Result<(), BackendError>;
 
-    /// From now on `vector` signals `eventfd`, which may be an irqfd already, beginning with what the device has pending
-    /// for it. Other vectors are not disturbed.
+    /// Makes `vector` signal `eventfd`, which may be an irqfd already. Other vectors are not disturbed.
+    ///
+    /// Interrupts meanwhile: an interrupt that is pending in the device is signalled at once.
     ///
     /// # Errors
-    /// [`BackendError::Bind`] or [`BackendError::BeyondReservation`]; the vector has no eventfd then.
+    /// [`BackendError::Bind`] or [`BackendError::BeyondReservation`]: the vector has no eventfd.
     fn bind(&mut self, vector: Vector, eventfd: &EventFd) -> Result<(), BackendError>;
 
-    /// `vector` signals nothing once this has returned; what the device raises waits in its own pending bits.
-    /// As much of the vector as the host can take is given back. Other vectors are not disturbed.
+    /// Takes `vector`'s eventfd away, and gives the host back what it can take of the vector. Other vectors are not disturbed.
+    ///
+    /// Interrupts meanwhile: none is signalled once this has returned. Later interrupts wait in the device's own pending bits.
     ///
     /// # Errors
-    /// [`BackendError::Unbind`]; the vector keeps its eventfd then.
+    /// [`BackendError::Unbind`]: the vector keeps its eventfd.
     fn unbind(&mut self, vector: Vector) -> Result<(), BackendError>;
 
-    /// The guest has freed `vector`, which is unbound: what was set aside for it may go back. [`Backend::close`] does so for all.
-    /// A vector that is unbound only to be bound again, with another [cookie](Backend::set_cookie), is not released meanwhile.
+    /// Releases `vector`, which is unbound and which the guest has freed. [`Backend::close`] releases all vectors. A vector that is
+    /// unbound only to get another [cookie](Backend::set_cookie) is not released.
     fn release(&mut self, vector: Vector) {
         let _ = vector;
     }
 
-    /// The guest turned the capability off: every vector is unbound, and everything given back to the host.
+    /// Closes the window: the guest has disabled the capability. Every vector is unbound and released.
     ///
     /// # Errors
-    /// [`BackendError::Close`], which names what is unbound all the same; the window is still open then.
+    /// [`BackendError::Close`]: the window is still open. The error names the vectors that were unbound nevertheless.
     fn close(&mut self) -> Result<(), BackendError>;
 
-    /// Who may have the device's eventfds open once [`Backend::close`] has returned. Where it is the domain alone, it
-    /// ends them all at once instead of one by one.
+    /// Which processes may have the device's eventfds open once [`Backend::close`] has returned. A domain that owns them alone closes
+    /// all of them at once instead of detaching them one by one.
     fn eventfd_owner_after_close(&self) -> EventfdOwner {
         EventfdOwner::Others
     }
 
-    /// The pending bits that the device itself has for vectors 64 × `group` to 64 × `group` + 63. Only those of
-    /// vectors without an eventfd mean anything.
+    /// The device's own pending bits of vectors 64 × `group` to 64 × `group` + 63. Only the bits of vectors without an eventfd are
+    /// valid.
     fn pending(&mut self, group: u32) -> u64;
 
-    /// Of the pending bits of vectors 64 × `group` to 64 × `group` + 63, those that go with this process, and that a snapshot of
-    /// the function must have. Only those of vectors that are not bound mean anything. A real device keeps its own pending bits,
-    /// so the default is none.
+    /// The pending bits of vectors 64 × `group` to 64 × `group` + 63 that end with this process and that a snapshot must contain. Only
+    /// the bits of unbound vectors are valid. A real device keeps its own pending bits, so the default is none.
     fn pending_to_save(&mut self, group: u32) -> u64 {
         let _ = group;
         0
     }
 
-    /// The eventfd for `vector`, about to be bound. The default makes a new one. A producer that hands out one stable eventfd a
-    /// vector (vhost-user, vdpa, ioeventfd) returns a duplicate of that, as [`StableEventfds`] does.
-    ///
-    /// The eventfd is non-blocking and no semaphore.
+    /// The eventfd for `vector`, which is about to be bound. It must be non-blocking and not a semaphore. The default makes a new one.
+    /// A producer with one stable eventfd a vector (vhost-user, vdpa, ioeventfd) returns a duplicate of it, as [`StableEventfds`] does.
     ///
     /// # Errors
-    /// No descriptor is available.
+    /// The process has no descriptor left.
     fn eventfd(&mut self, vector: Vector) -> io::Result<EventFd> {
         let _ = vector;
         EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)
     }
 
-    /// Forgets what is pending in the backend itself for `vectors`: the function was reset. None of them is bound, except those
-    /// that the host has refused to unbind. A real device forgets by its own reset, so the default does nothing.
+    /// Clears what is pending in the backend itself for `vectors`, because the function was reset. None of them is bound, except
+    /// vectors that the host has refused to unbind. A real device's reset clears its pending bits, so the default does nothing.
     fn clear_pending(&mut self, vectors: Range<u32>) {
         let _ = vectors;
     }
 
-    /// Whether the device still has `vector`'s message as the host programmed it. The domain asks this of a bound vector only
-    /// when the guest's driver rewrites the vector's entry with the values that it has, or requests a freed vector again. It
-    /// unbinds the vector and binds it again unless the answer is [`Programming::Kept`].
+    /// Whether the device still has `vector`'s message as the host programmed it. Unless the answer is [`Programming::Kept`], the
+    /// domain unbinds the vector and binds it again.
+    ///
+    /// The domain asks this of a bound vector in two cases: the guest's driver rewrites the table entry with the values that it has,
+    /// or it requests a freed vector again.
     fn vector_programming(&mut self, vector: Vector) -> Programming {
         let _ = vector;
         Programming::Unknown
     }
 
-    /// Whether the device still has its capability enabled. The domain asks this of an open window when the guest's driver writes
-    /// Message Control with the enable bit set although it is set already. A backend that can set the device's bit again does
-    /// so here, and answers [`Programming::Kept`]. On [`Programming::Lost`] the domain closes the window and opens it again.
+    /// Whether the device still has its capability enabled. On [`Programming::Lost`] the domain closes the window and opens it
+    /// again. A backend that can set the device's enable bit does so here, and answers [`Programming::Kept`].
     ///
-    /// Keep it cheap: Linux writes Message Control each time that it writes an MSI message.
+    /// The domain asks this of an open window when the guest's driver sets the enable bit although it is set already. Keep it
+    /// cheap: Linux writes Message Control each time that it writes an MSI message.
     fn enable_programming(&mut self) -> Programming {
         Programming::Unknown
     }
 
-    /// What `vector`'s interrupts carry beside their message, from its next eventfd on; `None` for nothing, as at
-    /// first. It stays until the next call, also while the window is closed.
+    /// Sets the cookie that `vector`'s interrupts carry beside their message, from its next bind on. At first it is `None`. It stays
+    /// until the next call, also while the window is closed.
     ///
     /// # Errors
-    /// [`BackendError::NoCookies`] where [`Capabilities::cookies`] says that there is no place for one, as in MSI and MSI-X:
-    /// it is not tried again.
+    /// [`BackendError::NoCookies`] if [`Capabilities::cookies`] is false, as for MSI and MSI-X. It is not tried again.
     fn set_cookie(&mut self, vector: Vector, cookie: Option<Cookie>) -> Result<(), BackendError> {
         match cookie {
             None => Ok(()),

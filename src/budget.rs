@@ -10,7 +10,7 @@
 //!
 //! Invariants: a share belongs to the state of its vector and ends with that state, so `used` is always the number of
 //! host vectors. Growth never takes `used` above a limit, neither a device's nor the VM's. A limit that is set below
-//! `used` takes nothing away: it stops growth, and lingering vectors are released at the next retry.
+//! `used` takes nothing away: it stops growth, and freed vectors that keep a host vector are released at the next retry.
 //!
 //! Locking: the order is domain, device budget, VM budget. Each lock is held for a few instructions.
 
@@ -182,8 +182,8 @@ impl DeviceBudget {
         Ok(Share(Arc::clone(self)))
     }
 
-    /// True while a vector of this device or of its VM waits for a share, or `used` is above a limit. Lingering vectors
-    /// are then released early.
+    /// True while a vector of this device or of its VM waits for a share, or `used` is above a limit. Freed vectors are then
+    /// released before their release delay is over.
     pub(crate) fn is_short(&self) -> bool {
         self.account.lock().is_short() || self.vm.as_ref().is_some_and(|vm| vm.account.lock().is_short())
     }

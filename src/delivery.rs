@@ -1,7 +1,6 @@
-//! The contract between a store and a domain: what each vector should be, and which ones may have changed.
+//! The contract between a store and a domain: what each vector should be, and which vectors may have changed.
 //!
-//! This is all that a domain knows of MSI, MSI-X or IMS. A new kind of store implements [`Store`] and touches
-//! nothing else.
+//! A domain knows nothing else of MSI, MSI-X or IMS. A new kind of store implements [`Store`].
 
 use std::fmt;
 use std::ops::Range;
@@ -30,57 +29,54 @@ impl fmt::Display for Vector {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Cookie(pub u32);
 
-/// What a vector should be now. A pure function of a store's state.
+/// The delivery that a guest wants for a vector. It depends on the store's state only.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Delivery {
-    /// The guest does not use the vector: the host may give back what it holds for it.
+    /// The guest does not use the vector: its host vector may be released.
     Off,
-    /// The guest uses it and has it masked: interrupts wait, and show as pending.
+    /// The guest has masked the vector: interrupts wait, and show as pending.
     Held,
-    /// Interrupts go to the guest as this message.
+    /// Interrupts are delivered as this message.
     Live(MsiMessage),
 }
 
 impl Delivery {
-    /// Whether the host has to follow when a vector that was to be `before` is to be this. One that was off and is to be
-    /// held, as each is on its driver's way to request it, has nothing in the host that could deliver: what a domain may have
-    /// kept for it may stay, or go when it would have gone.
+    /// Whether a change from `before` to this needs a call to the host. Off to Held needs none, because no irqfd exists. A host vector
+    /// that a domain has kept expires as usual.
     pub(crate) fn concerns_host(self, before: Self) -> bool {
         self != before && (before, self) != (Self::Off, Self::Held)
     }
 }
 
-/// The registers of one kind of message-signalled interrupt: state, and nothing that happens.
+/// The registers of one kind of message-signalled interrupt, as a domain reads them.
 pub trait Store {
-    /// How many vectors the guest may use now: 0 while the capability is off, and then the host may turn the
-    /// whole thing off too.
+    /// How many vectors the guest may use now. While the capability is off it is 0, and the domain disables it in the host.
     fn vectors(&self) -> u32;
 
-    /// What `vector` should be now. [`Delivery::Off`] for one that does not exist.
+    /// The delivery that the guest wants for `vector` now. A vector that does not exist is [`Delivery::Off`].
     fn delivery(&self, vector: Vector) -> Delivery;
 
-    /// What `vector`'s interrupts carry beside their message. Nothing in MSI and MSI-X.
+    /// The cookie that `vector`'s interrupts carry beside their message. MSI and MSI-X have none.
     fn cookie(&self, _vector: Vector) -> Option<Cookie> {
         None
     }
 
-    /// Whether the driver has written `vector`'s message once more as it is, since this was last asked. The device may have lost
-    /// it then. Stores that cannot tell answer false.
+    /// Whether the driver has rewritten `vector`'s message unchanged since the last call: the device may have lost it. A store that
+    /// cannot tell answers false.
     fn take_rewritten(&self, _vector: Vector) -> bool {
         false
     }
 
-    /// Delivery and cookie of one moment. A store that has cookies overrides this: otherwise a message could be sent with the cookie
-    /// of another one.
+    /// Delivery and cookie, read at once. A store with cookies must override this. Otherwise a message could be sent with another
+    /// message's cookie.
     fn answer(&self, vector: Vector) -> (Delivery, Option<Cookie>) {
         (self.delivery(vector), self.cookie(vector))
     }
 }
 
-/// The vectors whose [`Delivery`] or cookie a change of a store may have altered, so that the host has to follow: one range,
-/// often empty.
+/// The vectors whose [`Delivery`] or cookie a change of a store may have altered: one range, often empty.
 ///
-/// The change is not finished until a domain has [synced](crate::Domain::sync) them.
+/// The change reaches the host when a domain [syncs](crate::Domain::sync) them.
 #[must_use = "the host does not know of the change until the domain has synced it"]
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Touched {
@@ -90,7 +86,7 @@ pub struct Touched {
 }
 
 impl Touched {
-    /// Nothing changed that the host needs to know.
+    /// No vector changed.
     pub const NOTHING: Self = Self::range(0..0);
 
     /// One vector.
@@ -107,18 +103,18 @@ impl Touched {
         Self { vectors, writes_enable: false }
     }
 
-    /// The same, by a write of Message Control that sets the enable bit where it is set already. A driver whose device has reset
-    /// itself does so. Linux does so, too, each time that it writes an MSI message.
+    /// Adds that the driver has set the enable bit although it was set already. A driver does so after its device has reset itself.
+    /// Linux also does so each time that it writes an MSI message.
     pub fn with_enable_write(self) -> Self {
         Self { writes_enable: true, ..self }
     }
 
-    /// Whether the capability was enabled once more.
+    /// Whether the driver has set the enable bit although it was set already.
     pub fn writes_enable(&self) -> bool {
         self.writes_enable
     }
 
-    /// The least range that holds both.
+    /// The smallest range that contains both.
     pub fn and(self, other: Self) -> Self {
         let writes_enable = self.writes_enable || other.writes_enable;
         let vectors = match (self.vectors.is_empty(), other.vectors.is_empty()) {

@@ -1,4 +1,4 @@
-//! What a guest's message is to the VM, an interrupt or a plain write to memory, and which function sends it.
+//! A guest's message as the VM sees it: an interrupt or a plain write to memory, and the function that sends it.
 //!
 //! Plain values. A [`Router`](crate::Router) makes them out of [messages](MsiMessage), since only the router knows what its
 //! interrupt controllers take.
@@ -106,7 +106,7 @@ impl fmt::Display for Interrupt {
     }
 }
 
-/// What an unmasked vector's message does now.
+/// The effect of an unmasked vector's message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Target {
     /// It interrupts a vCPU.
@@ -117,7 +117,7 @@ pub enum Target {
 }
 
 impl Target {
-    /// What a message is where the interrupt controllers are local APICs. An address outside their range is memory.
+    /// The effect of a message if the interrupt controllers are local APICs. An address outside their range is memory.
     ///
     /// # Errors
     /// The message addresses APICs, and none takes it.

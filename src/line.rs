@@ -50,7 +50,7 @@ impl Line {
     }
 
     /// What the source signals. It stays the same for the line's life, so a copy may go to another thread, process or kernel device.
-    /// Nobody but the line may read it or attach it.
+    /// Only the line may read it or attach it.
     pub fn eventfd(&self) -> &EventFd {
         &self.eventfd
     }

@@ -1,7 +1,7 @@
 //! The message of a message-signalled interrupt: the memory write that a function makes (PCIe r6 §6.1.4).
 //!
-//! Plain values as a guest wrote them. Whether a message means an interrupt is for the one who delivers it to
-//! say: an APIC ([`crate::apic`]) or a remapping unit in front of it.
+//! Plain values as a guest wrote them. An APIC ([`crate::apic`]), or a remapping unit in front of it, decides whether a message is an
+//! interrupt.
 
 use std::fmt;
 
@@ -16,7 +16,7 @@ pub struct MsiMessage {
 }
 
 impl MsiMessage {
-    /// The message of an entry that nobody has filled in, or that its owner has cleared.
+    /// The message of an entry that was never written, or that its driver has cleared.
     pub const BLANK: Self = Self { address: 0, data: 0 };
 
     /// Joins the registers of a table entry.

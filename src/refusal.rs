@@ -19,7 +19,7 @@ pub enum Refusal {
     /// A remapping unit does not let it through.
     #[error("{message} of {requester} is not remapped: {fault}")]
     Fault {
-        /// Who sent it.
+        /// The function that sent it.
         requester: RequesterId,
         /// What was sent.
         message: MsiMessage,

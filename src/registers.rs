@@ -24,7 +24,7 @@ pub trait Registers: Store + Sized + Send + Sync {
     /// How many vectors the guest can ever use. It does not change.
     fn capacity(&self) -> u32;
 
-    /// What the vectors need of every parent of the function.
+    /// The features that the vectors need of every parent of the function.
     fn needs(&self) -> Capabilities;
 
     /// The registers as they are now.

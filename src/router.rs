@@ -1,9 +1,9 @@
-//! The seam towards the guest's interrupt controllers: messages are published, eventfds attached to them.
+//! The interface to the guest's interrupt controllers: it publishes messages and attaches eventfds to them.
 //!
-//! One router serves a whole VM and every domain in it; implementations lock for themselves, after the domain
-//! and before the store. The order of the calls is a type's matter: an eventfd attaches to a [`Route`], which
-//! there is only for a message that is published, and a `Route` that is put back is gone. So no signal can meet an irqfd
-//! without a route, where KVM would drop it.
+//! One router serves a whole VM. Locking: a router locks for itself, after the domain and before the store.
+//!
+//! An eventfd attaches to a [`Route`]. A `Route` exists only for a published message, and putting it back consumes it. No irqfd can
+//! therefore be without a route: KVM would drop its signals.
 
 use std::fmt;
 use std::io;
@@ -29,8 +29,7 @@ impl fmt::Display for Gsi {
 
 /// One use of a published message. While it lives, the message keeps its GSI.
 ///
-/// It cannot be copied, and goes back by [`Router::put`]: one that is dropped pins its message for the
-/// life of the VM.
+/// It cannot be copied. Give it back by [`Router::put`]: a route that is dropped pins its message for the life of the VM.
 #[must_use = "a route that is not put back pins its message"]
 #[derive(Debug, PartialEq, Eq)]
 pub struct Route {
@@ -44,7 +43,7 @@ impl Route {
         Self { gsi, message }
     }
 
-    /// Where the message is in the VM's routing table.
+    /// The message's GSI in the VM's routing table.
     pub fn gsi(&self) -> Gsi {
         self.gsi
     }
@@ -55,22 +54,22 @@ impl Route {
     }
 }
 
-/// What became of a message that userspace sent.
+/// The result of a message that userspace sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[must_use = "a message that was not accepted has interrupted nobody"]
+#[must_use = "a message that was not accepted has interrupted no vCPU"]
 pub enum Signalled {
     /// At least one vCPU has the interrupt.
     Delivered,
-    /// No local APIC takes the message: none has its destination, or the APIC is disabled. Hardware drops such a message, and so
-    /// does the domain. It is the guest's mistake and not worth another try.
+    /// No local APIC takes the message: none has its destination, or the APIC is disabled. This is the guest's mistake. The domain
+    /// drops the interrupt, as hardware does, and does not try again.
     NotAccepted,
 }
 
-/// What a router could not do: the host's failures, each worth another try.
+/// A host failure of a router. Each call may be tried again.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum RouterError {
-    /// Every route is in use by some live vector, or the embedder's allocator has no GSI left.
+    /// All routes are in use, or the embedder's allocator has no GSI left.
     #[error("no room for {message}: all {routes} routes are in use")]
     NoRoom {
         /// The message without a route.
@@ -112,81 +111,83 @@ pub enum RouterError {
     },
 }
 
-/// An eventfd that a router was to close and could not: it is attached as before.
+/// An eventfd that [`Router::close`] could not close: it is attached as before.
 #[derive(Debug)]
 pub struct Unclosed {
-    /// Its place among those that were to be closed.
+    /// Its index in the argument of [`Router::close`].
     pub index: usize,
     /// The eventfd.
     pub eventfd: EventFd,
-    /// What it is attached to.
+    /// The route that it is attached to.
     pub route: Route,
-    /// Why.
+    /// Why the router could not detach it.
     pub source: RouterError,
 }
 
 /// Delivers messages to a guest.
 ///
-/// Interrupts that arrive meanwhile: an eventfd that is attached to nothing keeps its signals, and attaching
-/// it delivers one interrupt for all of them, besides what comes [at that moment](Router::attach). Nothing that a router
-/// does reads or clears an eventfd that is not attached.
+/// Interrupts meanwhile: a detached eventfd keeps its signals, and [attaching](Router::attach) it delivers one interrupt for all of
+/// them. A router neither reads nor clears an eventfd that is not attached.
 pub trait Router: Send + Sync {
-    /// What a message that a guest wrote does now. Where nothing remaps, that is the message itself, checked: by default as an
-    /// x86 local APIC takes it, with destinations of 8 bits. The answer may change: see [`remap`](crate::remap).
+    /// Checks a message that a guest wrote, and remaps it if there is a [remapping stage](crate::remap). The answer may change after
+    /// an invalidation. The default checks it as an x86 local APIC with 8-bit destinations does, and remaps nothing.
     ///
     /// # Errors
-    /// The message is for an interrupt controller, which would not take it. It is the guest's mistake: the domain asks again
-    /// when the guest has changed something.
+    /// The message addresses an interrupt controller that does not take it. This is the guest's mistake: the domain asks again
+    /// after the guest's next change.
     fn translate(&self, message: MsiMessage) -> Result<Target, Refusal> {
         Ok(Target::for_apics(message, DestinationIds::Bits8)?)
     }
 
-    /// Writes a message's data to the guest's memory, as a device does whose message is no interrupt ([`Target::Memory`]).
-    /// Nothing is written where there is no memory, which is the default.
+    /// Writes a message's data to guest memory, for a message that is not an interrupt ([`Target::Memory`]). An address without memory
+    /// is ignored. The default ignores all.
     fn write_memory(&self, message: MsiMessage) {
         let _ = message;
     }
 
-    /// What this parent can do for a function's vectors. It stays the same for the router's life.
+    /// The features that this router leaves to a function's vectors. They do not change.
     fn capabilities(&self) -> Capabilities {
         Capabilities::UNLIMITED
     }
 
-    /// One more use of a message that is published, if that takes no call to the host. `None` does not mean that the message is not
-    /// published: a router may be unable to tell. The caller then asks it to [publish](Router::get_or_publish) the message.
+    /// A route of a published message, if getting it takes no call to the host. On `None` the caller calls
+    /// [`get_or_publish`](Router::get_or_publish): the message may be published nevertheless.
     fn get(&self, _message: Interrupt) -> Option<Route> {
         None
     }
 
-    /// Gives each message a route, those that are not published yet by one commit for all of them. `routes`
-    /// receives one answer per message, in order; what it held before is dropped unseen, so pass it empty.
+    /// Gets a route for each message. One commit publishes all messages that are not published yet. `routes` receives one answer a
+    /// message, in order. Pass it empty: routes that it contains are dropped and pin their messages.
     fn get_or_publish(&self, messages: &[Interrupt], routes: &mut Vec<Result<Route, RouterError>>);
 
-    /// Attaches `eventfd`: from now on its signals are interrupts, beginning with one for what it holds. One that comes
-    /// meanwhile may be two (KVM's own race); so an eventfd that nobody signals yet is attached before anybody can.
+    /// Attaches `eventfd` to a route: its signals become interrupts, beginning with one for the signals that it holds.
+    ///
+    /// Interrupts meanwhile: a signal during the call may be delivered twice (a race of KVM's own). A domain therefore attaches a new
+    /// eventfd before the device has it.
     ///
     /// # Errors
-    /// [`RouterError::Attach`]; the eventfd is then as before.
+    /// [`RouterError::Attach`]: the eventfd is not attached.
     fn attach(&self, eventfd: &EventFd, route: &Route) -> Result<(), RouterError>;
 
-    /// Detaches `eventfd`: no signal becomes an interrupt once this has returned; signals wait in the eventfd.
-    /// Those that came before have been delivered.
+    /// Detaches `eventfd` from its route.
+    ///
+    /// Interrupts meanwhile: earlier signals have been delivered when this returns. Later signals wait in the eventfd.
     ///
     /// # Errors
-    /// [`RouterError::Detach`]; the eventfd is then still attached.
+    /// [`RouterError::Detach`]: the eventfd is still attached.
     fn detach(&self, eventfd: &EventFd, route: &Route) -> Result<(), RouterError>;
 
-    /// Gives a use of a message back. Its eventfd must be detached. The message stays published until its room
-    /// is needed.
+    /// Gives a route back. Its eventfd must be detached. The message stays published until its GSI is needed.
     fn put(&self, route: Route);
 
-    /// Detaches eventfds that nobody signals any more and that nobody else has open, closes them and gives their
-    /// routes back: one by one, or cheaper where that can be. When this has returned, all that was signalled has been
-    /// delivered.
+    /// Detaches eventfds, closes them and gives their routes back. No device signals them any more, and no other process has them open.
+    /// A router may do this cheaper than one by one.
     ///
-    /// What could not be closed comes back, to be detached later. Until then what was signalled for the others too may
-    /// still be on its way, on the messages that it was meant for.
-    #[must_use = "what is still attached has to be detached"]
+    /// Returns the eventfds that could not be closed, to be detached later.
+    ///
+    /// Interrupts meanwhile: if all were closed, all signals have been delivered when this returns. Otherwise signals of the closed
+    /// eventfds may still be delivered later, on their own messages.
+    #[must_use = "an eventfd that is still attached has to be detached"]
     fn close(&self, attached: Vec<(EventFd, Route)>) -> Vec<Unclosed> {
         let close = |(index, (eventfd, route))| match self.detach(&eventfd, &route) {
             Ok(()) => {
@@ -200,9 +201,9 @@ pub trait Router: Send + Sync {
 
     /// Delivers one message now, with no eventfd and no route.
     ///
-    /// A router that cannot tell whether anybody took the message answers [`Signalled::Delivered`].
+    /// A router that cannot tell whether an interrupt controller took the message answers [`Signalled::Delivered`].
     ///
     /// # Errors
-    /// [`RouterError::Signal`]: the host failed. Nothing was delivered, and the caller tries again later.
+    /// [`RouterError::Signal`]: nothing was delivered, and the caller tries again later.
     fn signal(&self, message: Interrupt) -> Result<Signalled, RouterError>;
 }

@@ -1,71 +1,69 @@
-//! What a device's vectors can do, as far as those who share or stack them need to know.
+//! The features of a device's vectors.
 //!
-//! Parents form a chain: the VM's router, a remapping stage, the device, a pool. What a function can have is the
-//! intersection of what each of them can do, and a capability is looked at before a guest sees it.
+//! A function's parents form a chain: the VM's router, a remapping stage, the device, a pool. The function has the intersection of their
+//! features. It is checked before a guest sees the capability.
 
 /// How a host gives a device its interrupts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize), serde(rename_all = "lowercase"))]
 pub enum Growth {
-    /// Only what is bound when the window opens: nothing is added later.
+    /// All when the window opens: no vector can be bound later.
     Fixed,
-    /// For the whole window when it opens; vectors take their eventfds one by one all the same (a VFIO host with
-    /// VFIO_IRQ_INFO_NORESIZE, and MSI).
+    /// All are reserved when the window opens, and each can be bound later (VFIO with VFIO_IRQ_INFO_NORESIZE, and MSI).
     Reserved,
-    /// Vector by vector, while others are in use (VFIO since Linux 6.5).
+    /// Each is allocated when it is bound (VFIO since Linux 6.5).
     Dynamic,
 }
 
-/// What a device's vectors can do. Who stands between a device and a guest can do what everything below it can:
-/// see [`Capabilities::intersection`].
+/// The features of a device's vectors. Each parent between a device and a guest limits them: see [`Capabilities::intersection`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub struct Capabilities {
     /// There are vectors 0 to `vectors` - 1.
     pub vectors: u32,
-    /// How they come from the host.
+    /// When the host allocates them.
     pub growth: Growth,
-    /// Each vector can be had without the others (MSI-X, IMS); MSI's are one block.
+    /// Each vector can be allocated without the others (MSI-X, IMS). MSI's vectors are one block.
     pub independent: bool,
-    /// Blocks of vectors are had all or nothing, as the messages of multi-message MSI are (PCIe r6 §6.1.4).
+    /// Blocks of vectors can be allocated all or nothing, for multi-message MSI (PCIe r6 §6.1.4).
     pub multi_message: bool,
-    /// Messages may come from a store of the device's own (IMS), and not from MSI's or MSI-X's alone.
+    /// Messages may come from a store of the device's own (IMS), not only from MSI and MSI-X.
     pub ims: bool,
-    /// There is a place for [cookies](super::Cookie) beside messages.
+    /// The device stores [cookies](super::Cookie) beside messages.
     pub cookies: bool,
 }
 
-/// Why a function cannot have a capability: some parent of it cannot do what that needs.
+/// The first feature that a capability needs and a parent of the function lacks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Unsupported {
-    /// It has more vectors.
+    /// The capability has more vectors than the parent.
     #[error("{needed} vectors are needed, and there are {vectors}")]
     Vectors {
-        /// How many it has.
+        /// How many vectors the capability has.
         needed: u32,
-        /// How many there are.
+        /// How many vectors the parent has.
         vectors: u32,
     },
-    /// Its vectors are requested after it was turned on.
+    /// Vectors are bound after the window was opened.
     #[error("vectors cannot be requested once interrupts are on")]
     Growth,
-    /// Its vectors are independent of each other, as MSI-X's are.
+    /// Vectors are bound one by one, as for MSI-X.
     #[error("no vector can be had without the others")]
     Independent,
-    /// It has several messages that belong together, as MSI's do.
+    /// Several messages form one block, as for MSI.
     #[error("several vectors cannot be had all or nothing")]
     MultiMessage,
-    /// Its messages come from a store of the device's own.
+    /// Messages come from a store of the device's own.
     #[error("messages of an interrupt message store are not carried")]
     Ims,
-    /// Its vectors carry cookies.
+    /// Vectors carry cookies.
     #[error("vectors cannot carry cookies")]
     Cookies,
 }
 
 impl Capabilities {
-    /// Everything: what a link of the chain can do that sets no limit of its own.
+    /// All features, for a parent that sets no limit of its own.
     pub const UNLIMITED: Self = Self {
         vectors: u32::MAX,
         growth: Growth::Dynamic,
@@ -75,10 +73,10 @@ impl Capabilities {
         cookies: true,
     };
 
-    /// Whether this is enough for who needs `needed`.
+    /// Checks that these features include `needed`.
     ///
     /// # Errors
-    /// The first thing that is not.
+    /// The first feature that is missing.
     pub fn check(self, needed: Self) -> Result<(), Unsupported> {
         if self.vectors < needed.vectors {
             return Err(Unsupported::Vectors { needed: needed.vectors, vectors: self.vectors });
@@ -101,7 +99,7 @@ impl Capabilities {
         Ok(())
     }
 
-    /// What both can do.
+    /// The features that both have.
     #[must_use]
     pub fn intersection(self, other: Self) -> Self {
         Self {

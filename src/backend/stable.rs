@@ -4,8 +4,8 @@
 //! duplicate of each to the domain while the guest uses the vector. Nothing changes for the producer, which may signal at any
 //! time.
 //!
-//! Invariant: an eventfd's counter is the vector's only pending bit here. Only a delivery or a reset takes what it holds, so
-//! an interrupt that is signalled while its vector has no host vector waits, and is delivered once when the vector is bound.
+//! Invariant: an eventfd's counter is the vector's only pending bit here, and only a delivery or a reset clears it. An interrupt of an
+//! unbound vector therefore waits in its eventfd, and is delivered once when the vector is bound.
 //!
 //! Locking: none of its own. A domain calls the backend under the domain's lock. The set has no mutable state: any thread
 //! may ask it.
@@ -60,7 +60,7 @@ impl EventfdSet {
         self.0.len() as u32
     }
 
-    /// What the producer signals for `vector`; `None` beyond the last one.
+    /// The eventfd that the producer signals for `vector`; `None` beyond the last vector.
     pub fn get(&self, vector: Vector) -> Option<&EventFd> {
         self.0.get(vector.index())
     }
@@ -93,7 +93,7 @@ impl EventfdSet {
     }
 }
 
-/// What a domain did with one vector of [`StableEventfds`].
+/// A change of one vector of [`StableEventfds`], as its hook is told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Binding {
     /// Signals of the vector are delivered, or wait while the guest masks it.
@@ -120,8 +120,8 @@ impl StableEventfds {
         Self { eventfds, bound: BTreeSet::new(), hook: None }
     }
 
-    /// Has `hook` called when a vector is bound and unbound, for a producer that wants to know which vectors are in use
-    /// (vhost masks a ring's call, for example). A producer that does not care needs no hook.
+    /// Calls `hook` when a vector is bound and unbound. It tells a producer which vectors are in use: vhost, for example, masks a ring's
+    /// call. Other producers need no hook.
     ///
     /// The hook runs under the domain's lock and must not call the function. An error that it returns is the backend's: the
     /// vector stays as it was, and the domain tries again.
@@ -186,7 +186,7 @@ impl Backend for StableEventfds {
         Ok(())
     }
 
-    /// The producer has them.
+    /// The producer has them open.
     fn eventfd_owner_after_close(&self) -> EventfdOwner {
         EventfdOwner::Others
     }
@@ -208,7 +208,7 @@ impl Backend for StableEventfds {
         self.eventfds.clear(vectors);
     }
 
-    /// There is nothing that a producer could lose.
+    /// The host programs nothing into a producer, so nothing can be lost.
     fn vector_programming(&mut self, _vector: Vector) -> Programming {
         Programming::Kept
     }

@@ -1,19 +1,19 @@
 //! Bus Master Enable of a function's Command register: whether it may send messages at all (PCIe r6 §7.5.1.1.3).
 //!
-//! Configuration space is the embedder's, so it says. Of a passed-through device the host's own bit does it.
+//! The embedder owns configuration space, so it passes the bit on. A passed-through device has the bit itself.
 
-/// Whether the bus lets a function issue requests, of which its interrupts' messages are some.
+/// Whether the bus lets a function issue requests, including its interrupts' messages.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum BusMaster {
-    /// It may not: interrupts wait.
+    /// The function issues no requests: interrupts wait.
     Disabled,
-    /// It may.
+    /// The function may issue requests.
     #[default]
     Enabled,
 }
 
 impl BusMaster {
-    /// As a Command register has it, in bit 2.
+    /// Bit 2 of a Command register.
     pub fn of_command(command: u16) -> Self {
         if command & 1 << 2 == 0 { Self::Disabled } else { Self::Enabled }
     }

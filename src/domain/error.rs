@@ -1,4 +1,4 @@
-//! What the host refused while a vector was on its way.
+//! The host's refusals, as a domain reports them.
 
 use std::io;
 
@@ -7,21 +7,22 @@ use crate::budget::Exhausted;
 use crate::delivery::Vector;
 use crate::router::RouterError;
 
-/// A host failure, or a budget that is used up. The vector (or the whole window) stays as it was before the step, so no interrupt is lost,
-/// and the step is tried again by [`Domain::retry`](super::Domain::retry) or the vector's next
-/// change.
+/// A host failure, or a budget that is used up.
+///
+/// The vector, or the whole window, stays as it was before the step, so no interrupt is lost. The step is tried again by
+/// [`Domain::retry`](super::Domain::retry) or at the vector's next change.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum DomainError {
-    /// The device, or its VM, may not have more host vectors.
+    /// The budget of the device or of its VM is used up.
     #[error("vector {vector} waits: {source}")]
     Budget {
         /// The vector.
         vector: Vector,
-        /// Whose budget, and what is used of it.
+        /// Which budget, and how much of it is used.
         source: Exhausted,
     },
-    /// No eventfd to be had; usually the limit on open files.
+    /// The host gave no eventfd, usually because of the limit on open files.
     #[error("no eventfd for vector {vector}: {source}")]
     Eventfd {
         /// The vector.
@@ -29,7 +30,7 @@ pub enum DomainError {
         /// The kernel's reason.
         source: io::Error,
     },
-    /// A vector without a route could not be watched in userspace either.
+    /// A vector without a route could not be added to the relay's epoll set.
     #[error("vector {vector} cannot be delivered from userspace: {source}")]
     Relay {
         /// The vector.
@@ -37,15 +38,15 @@ pub enum DomainError {
         /// The kernel's reason.
         source: io::Error,
     },
-    /// The device's side.
+    /// The device's backend refused a step.
     #[error(transparent)]
     Backend(#[from] BackendError),
-    /// The interrupt controllers' side.
+    /// The router refused a step.
     #[error(transparent)]
     Router(#[from] RouterError),
 }
 
-/// What there was too little of, where a step was refused: the kind of a [`DomainError`], for reports.
+/// The kind of a [`DomainError`], for reports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize), serde(rename_all = "lowercase"))]
 #[non_exhaustive]
@@ -54,14 +55,14 @@ pub enum Cause {
     Budget,
     /// Descriptors of the process.
     Descriptors,
-    /// The device's side: host vectors.
+    /// Host vectors of the device.
     Backend,
-    /// The interrupt controllers' side: routes, irqfds.
+    /// Routes or irqfds.
     Router,
 }
 
 impl DomainError {
-    /// What there was too little of.
+    /// The kind of the error.
     pub fn cause(&self) -> Cause {
         match self {
             Self::Budget { .. } => Cause::Budget,

@@ -1,8 +1,8 @@
 //! A mutex that hands itself to the threads that wait for it in turn.
 //!
 //! A thread that releases a plain mutex and takes it again at once would keep every other thread out: a thread that binds
-//! vectors 16 at a time could starve the vCPUs. Here a thread that has to wait holds a second lock while it does, and whoever
-//! takes the mutex by [`FairMutex::lock_in_turn`] queues behind it.
+//! vectors 16 at a time could starve the vCPUs. Here a thread that waits holds a second lock meanwhile. A thread that takes the
+//! mutex by [`FairMutex::lock_in_turn`] queues behind it.
 //!
 //! A thread must not lock a mutex that it holds: a backend or a router that calls its own function back would deadlock. Debug
 //! builds panic instead.
@@ -12,7 +12,7 @@ use std::sync::MutexGuard;
 
 use crate::lock::Mutex;
 
-/// The mutex. A panic while it is held does not poison it: its owner's state is valid at every call that may panic.
+/// The mutex. It is not poisoned by a panic: see `lock.rs`.
 #[derive(Debug)]
 pub(super) struct FairMutex<T> {
     value: Mutex<T>,

@@ -3,8 +3,8 @@
 //! A guest's access that shows a vector as masked must not return while another vCPU's access is still detaching that vector.
 //! Most accesses change nothing and take no lock, so they look here first. One bit a vector.
 //!
-//! Invariant: while a bit is clear, its vector delivers nothing, and no sync is under way that read the store before the bit was
-//! cleared and will attach the vector. The domain sets the bit before it reads the store, and clears it after the vector was
+//! Invariant: while a bit is clear, its vector delivers nothing. No sync is under way that has read the store before the bit was cleared
+//! and will attach the vector. The domain sets the bit before it reads the store, and clears it after the vector was
 //! detached. An access reads the store (or has changed it) before it looks at the bit. All of these are `SeqCst`: either the
 //! domain sees the mask, or the access sees the bit, and waits.
 
@@ -15,7 +15,7 @@ use std::sync::atomic::Ordering::SeqCst;
 
 use crate::delivery::Vector;
 
-/// The bits. They take memory from the first use on.
+/// One bit a vector. They are allocated at the first use.
 #[derive(Debug)]
 pub(super) struct MayDeliver {
     vectors: u32,
@@ -46,7 +46,7 @@ impl MayDeliver {
         }
     }
 
-    /// The first of `vectors` whose bit is set.
+    /// The first of `vectors` that may deliver.
     #[inline]
     pub(super) fn first(&self, vectors: Range<u32>) -> Option<Vector> {
         let words = self.words.get()?;

@@ -1,15 +1,15 @@
 //! A device's interrupt domain: brings each vector in the host to what its store says it should be.
 //!
 //! Owns the device's host vectors: their eventfds, their routes, and the interrupts that wait for them. Everything is one
-//! operation, [`Domain::sync`]: enable, mask, grow, shrink, retarget, reset and restore differ only in what the store says, and it
-//! may be called twice.
+//! operation, [`Domain::sync`]. Enable, mask, retarget, reset and restore differ only in what the store says. Calling it twice does
+//! no harm.
 //!
-//! Invariant: between calls each vector is in one of the states of `slot.rs`, and each vector that is not what its store says is
-//! in `owed.rs`, with the host's reason. A panic in a backend, router or stage forgets no vector: the next call works on what it
-//! has left. A call that panics is taken not to have happened.
+//! Invariant: between calls each vector is in one of the states of `slot.rs`. Each vector that differs from what its store says is
+//! in `owed.rs`, with the host's reason. A panic in a backend, router or stage forgets no vector: the next call works on the
+//! vectors that the panic has left. A host call that panics counts as not made.
 //!
-//! Locking: one fair lock a domain (`fair.rs`), taken before the router's and the store's. Hardly any guest access that changes
-//! nothing in the host takes it. A read of the PBA does, because pending bits belong to the domain (PCIe r6 §7.7.2.7).
+//! Locking: one fair lock a domain (`fair.rs`), taken before the router's and the store's. Most guest accesses that change
+//! nothing in the host do not take it. A read of the PBA does, because pending bits belong to the domain (PCIe r6 §7.7.2.7).
 
 mod bus_master;
 mod error;
@@ -48,57 +48,56 @@ use fair::{FairGuard, FairMutex};
 use host::{BATCH, Host, WindowHooks};
 use may_deliver::MayDeliver;
 
-/// What a capability's registers need of the domain behind them.
+/// The domain behind a function's registers: the calls that a guest's accesses and a snapshot make.
 pub trait Domain: Sealed {
-    /// Brings the touched vectors to what `store` says now. The store is read under the domain's lock, so the
-    /// last of several concurrent calls leaves the host as the last write left the store.
+    /// Brings the touched vectors to what `store` says now. The domain reads the store under its lock. The last of several
+    /// concurrent calls therefore leaves the host as the last write left the store.
     ///
-    /// Interrupts meanwhile: those of a vector on its way down wait, and a vector on its way up delivers one
-    /// for all that waited, at once or when an embedder's thread has [grown](DeviceDomain::bind_deferred) it. When this returns, no
-    /// touched vector delivers on an old message or while masked,
-    /// whatever else the host refused (see [`Domain::failed_steps`]). A vector that the host refuses to detach is the
-    /// exception: it stays as it was, is failed_steps, and is tried again.
+    /// Interrupts meanwhile: the interrupts of a vector that stops delivering wait. A vector that starts to deliver sends one
+    /// interrupt for all that waited, at once or after [`DeviceDomain::bind_deferred`]. When this returns, no touched vector
+    /// delivers on an old message or while masked, even if the host refused other steps. One exception: a vector that the host
+    /// refuses to detach stays as it was. It counts in [`Domain::failed_steps`] and is tried again.
     fn sync(&self, store: &dyn Store, touched: Touched);
 
-    /// Tries again what the host refused. Cheap where it refused nothing; call it now and then while
+    /// Tries the steps again that the host refused. Cheap if there are none. Call it now and then while
     /// [`Domain::failed_steps`] is not 0.
     fn retry(&self, store: &dyn Store);
 
     /// How many vectors are not what they should be because the host refused a step.
     fn failed_steps(&self) -> usize;
 
-    /// The first of `vectors` that may be delivering at this moment. Takes no lock. A guest's access that shows a vector as masked
-    /// asks this, after it has looked at the registers, and [syncs](Domain::sync) the vector where it is named: then another
-    /// vCPU's access, which masked it, is not yet done with the host.
+    /// The first of `vectors` that may be delivering at this moment. Takes no lock.
+    ///
+    /// A guest's access that shows a vector as masked calls this after it has read the registers. If the vector is named, another
+    /// vCPU's access has masked it and has not detached it yet. The access then [syncs](Domain::sync) the vector.
     fn may_deliver(&self, vectors: Range<u32>) -> Option<Vector>;
 
     /// The pending bits of vectors 64 × `group` to 64 × `group` + 63, lowest vector in the lowest bit. Reading
-    /// takes nothing.
+    /// clears nothing.
     fn pending(&self, group: u32) -> u64;
 
-    /// Forgets the interrupts that wait here: the device was reset, after a sync that took its vectors down.
+    /// Drops the interrupts that wait here, because the device was reset. Call it after a sync that has detached its vectors.
     fn clear_pending(&self);
 
-    /// The bus lets the function send messages, as at first, or keeps it from it. While it does, every vector's
-    /// interrupts wait, whatever the store says; when it lets it again, each vector is brought to what `store` says. Cheap
-    /// where nothing changes. A reset of the domain's function leaves it as it is: the Command register is not here.
+    /// Sets whether the bus lets the function send messages; at first it does. While it does not, every vector's interrupts wait,
+    /// whatever the store says. When it does again, each vector is brought to what `store` says. Cheap if nothing changes. A reset
+    /// of the function does not change it, because the Command register is the embedder's.
     ///
-    /// Interrupts meanwhile: none is delivered once this has returned, but those of a vector that the host refuses to
-    /// detach, as in [`Domain::sync`].
+    /// Interrupts meanwhile: after [`BusMaster::Disabled`] none is delivered once this has returned, except those of a vector that
+    /// the host refuses to detach.
     fn set_bus_master(&self, store: &dyn Store, bus_master: BusMaster);
 
-    /// Lets the interrupts of every vector wait, whatever the store says, until [`Domain::resume`]; and tells for
-    /// which vectors some wait here. Telling takes nothing. It may be called again.
+    /// Holds every vector, whatever the store says, until [`Domain::resume`]. Returns the vectors for which interrupts wait here,
+    /// and clears none of them. It may be called again.
     ///
     /// # Errors
-    /// The host refuses to let a vector's interrupts wait; the domain goes on as before.
+    /// The host refuses to detach a vector. The domain goes on as before.
     fn suspend(&self, store: &dyn Store) -> Result<PendingBits, SuspendError>;
 
-    /// From now on interrupts wait for exactly these vectors: the store is one that was restored. The domain is
-    /// suspended.
+    /// Makes interrupts wait for exactly these vectors, after the store was restored. The domain must be suspended.
     fn set_pending(&self, pending: &PendingBits);
 
-    /// Adds the messages for which [`Domain::resume`] will ask the router.
+    /// Adds the messages that [`Domain::resume`] will publish.
     fn messages(&self, store: &dyn Store, messages: &mut Vec<Interrupt>);
 
     /// Brings every vector to what `store` says, if the domain is suspended.
@@ -108,7 +107,7 @@ pub trait Domain: Sealed {
 /// How many batches one call binds.
 const BATCHES: u32 = 16;
 
-/// What [`DeviceDomain::latch`] did with a mediator's interrupt.
+/// The result of [`DeviceDomain::latch`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use = "the device has to signal a vector that has a host vector"]
 pub enum Latched {
@@ -141,10 +140,10 @@ impl DeviceDomain {
         self
     }
 
-    /// As [`Domain::retry`], and gives back what has lingered; for an embedder with a clock of its own.
+    /// As [`Domain::retry`], and releases freed vectors whose release delay is over at `now`.
     pub fn retry_at(&self, store: &dyn Store, now: Instant) {
         self.release_expired(now);
-        // In a statement of its own, after the lock.
+        // Dropped after the lock: see `Notice`.
         let notice = {
             let mut host = self.host.lock_in_turn();
             host.set_maintained();
@@ -154,7 +153,7 @@ impl DeviceDomain {
     }
 
     fn release_expired(&self, now: Instant) {
-        // No more often than there are vectors that linger now, as the guest may go on to free some.
+        // A bounded number of batches, because the guest may go on to free vectors.
         for _ in 0..self.expiring().div_ceil(BATCH) {
             if !self.host.lock_in_turn().release_expired(now) {
                 break;
@@ -162,15 +161,14 @@ impl DeviceDomain {
         }
     }
 
-    /// Everything that is not on a guest's path, in one call: delivers what waits for relayed vectors, binds deferred vectors,
-    /// releases freed vectors whose delay is over, and tries again what the host refused. A refused step is tried 100 ms after
-    /// the call that has first seen it. Answers how long it may be until the next call, if no descriptor becomes readable before
-    /// ([`DeviceDomain::maintenance_fd`], [`DeviceDomain::relay_fd`], [`DeviceDomain::deferred_bind_fd`]); `None` where nothing is owed.
+    /// Does all work that is not on a guest's path. It delivers relayed interrupts, binds deferred vectors, and releases freed
+    /// vectors whose release delay is over. It tries refused steps again, 100 ms after the call that has first seen them.
     ///
-    /// [`Maintenance`](crate::Maintenance) has the descriptors and the clock in one. An embedder without it calls this when one
-    /// of them is readable and when the time is over.
+    /// Returns how long the next call may wait, or `None` if no work is left. Call it earlier if a descriptor becomes readable:
+    /// [`DeviceDomain::maintenance_fd`], [`DeviceDomain::relay_fd`] or [`DeviceDomain::deferred_bind_fd`].
+    /// [`Maintenance`](crate::Maintenance) has these descriptors and the clock in one.
     ///
-    /// Interrupts meanwhile: none is lost. Where a function has refused steps and is never maintained nor retried, it logs that.
+    /// Interrupts meanwhile: none is lost. If steps are refused and neither this nor a retry is ever called, the domain logs that.
     pub fn maintain(&self, store: &dyn Store, now: Instant) -> Option<Duration> {
         self.deliver_relayed();
         self.bind_deferred(store);
@@ -187,39 +185,37 @@ impl DeviceDomain {
         self.host().end_maintenance(now)
     }
 
-    /// A descriptor that becomes readable when the host refuses a step or the guest frees a vector, until
-    /// [`DeviceDomain::maintain`] has answered when that is to be looked at.
+    /// An eventfd that becomes readable when the host refuses a step or the guest frees a vector. The next call of
+    /// [`DeviceDomain::maintain`] clears it.
     ///
     /// # Errors
-    /// No descriptor to be had.
+    /// The process has no descriptor left.
     pub fn maintenance_fd(&self) -> io::Result<Arc<OwnedFd>> {
         self.host().maintenance_fd()
     }
 
-    /// Of the vectors that userspace delivers, how often it has delivered the one that it delivers most; 0 where there is
-    /// none. Of several devices of a VM, [retry](Domain::retry) those with the most first: what room there is for messages
-    /// goes to who comes first.
+    /// How many interrupts userspace has delivered for the busiest relayed vector; 0 if no vector is relayed. Of several devices
+    /// of a VM, [retry](Domain::retry) the one with the highest number first: free routes go to the first caller.
     pub fn max_relayed(&self) -> u32 {
         self.host().max_relayed()
     }
 
-    /// How many vectors the guest has freed that are given back at a later [`Domain::retry`].
+    /// How many freed vectors keep their host vector until their release delay is over.
     pub fn expiring(&self) -> usize {
         self.host().expiring()
     }
 
-    /// From now on a vector that the guest frees keeps its host vector and its eventfd for so long, in case
-    /// the guest wants it again. Zero, as at first, gives them back at once.
+    /// Sets how long a freed vector keeps its host vector and its eventfd, in case the guest requests it again. At first it is zero:
+    /// a freed vector is released at once.
     pub fn set_release_delay(&self, delay: Duration) {
         self.host().release_delay = delay;
     }
 
-    /// A descriptor that is readable while there is something for [`DeviceDomain::deliver_relayed`] to do. From the
-    /// first call on, vectors that the kernel cannot deliver (no room for their message) are delivered by way
-    /// of it; before that they stay held.
+    /// An epoll descriptor that is readable while [`DeviceDomain::deliver_relayed`] has something to deliver. From the first call
+    /// on, a vector whose message has no route is relayed by userspace. Before that it stays held.
     ///
     /// # Errors
-    /// No descriptor to be had.
+    /// The process has no descriptor left.
     pub fn relay_fd(&self) -> io::Result<Arc<OwnedFd>> {
         let mut host = self.host();
         match &host.relay {
@@ -228,28 +224,32 @@ impl DeviceDomain {
         }
     }
 
-    /// Delivers interrupts that wait for vectors without a route, some at a time. A vector that has been masked
-    /// by now delivers nothing; an interrupt that cannot be delivered waits.
+    /// Delivers interrupts of relayed vectors, at most 64 a call. A vector that is masked by now delivers nothing. An interrupt that
+    /// the host refuses to deliver waits.
     pub fn deliver_relayed(&self) {
         self.host().deliver_relayed(&*self.router);
     }
 
-    /// A descriptor that is readable while there is something for [`DeviceDomain::bind_deferred`] to do, from the moment on at which
-    /// the access that brought it returns. From the first call on, a vector that the guest unmasks, and that has no host
-    /// vector yet, gets it there, and the guest's write does not wait for the host. What the device raises for it meanwhile
-    /// waits in its own pending bits, and comes when it has grown. A vector that has its host vector waits for nobody, nor
-    /// does one of [MSI](crate::backend::Capabilities::independent).
+    /// An eventfd that is readable while vectors wait for [`DeviceDomain::bind_deferred`]. It is signalled before the guest's access
+    /// returns.
+    ///
+    /// From the first call on, a vector without a host vector is deferred when the guest unmasks it: the guest's write does not
+    /// wait for the host. A vector that has its host vector is never deferred, and neither is one of
+    /// [MSI](crate::backend::Capabilities::independent).
+    ///
+    /// Interrupts meanwhile: the interrupts of a deferred vector wait in the device's own pending bits until it is bound.
     ///
     /// # Errors
-    /// No descriptor to be had.
+    /// The process has no descriptor left.
     pub fn deferred_bind_fd(&self) -> io::Result<Arc<OwnedFd>> {
         self.host().deferred_bind_fd()
     }
 
-    /// Requests host vectors for some of those that wait for it, and brings them to what `store` says now: the guest may
-    /// have masked them again. What the host refuses waits for [`Domain::retry`], and is requested here again then. For a
-    /// thread of its own: it may take as long as the host does. A guest's access that needs the domain waits for 16 of them,
-    /// and the thread's other work for 256.
+    /// Requests host vectors for at most 256 deferred vectors, and brings them to what `store` says now: the guest may have masked
+    /// them again. A vector that the host refuses is deferred again by the next [`Domain::retry`].
+    ///
+    /// Call it on a thread of its own, because the host may take long. The lock is released after every 16 vectors, so a guest's
+    /// access waits for 16 of them at most.
     pub fn bind_deferred(&self, store: &dyn Store) {
         for _ in 0..BATCHES {
             if !self.host.lock_in_turn().bind_deferred(&*self.router, store) {
@@ -263,14 +263,14 @@ impl DeviceDomain {
         self.host().deferred()
     }
 
-    /// A mediator has an interrupt for `vector`: it stands between a guest's queue and a device of which the vector takes a
-    /// host vector only while the guest uses it. Where it has one, the mediator has the device signal that; where it has
-    /// none, the device cannot, and the interrupt waits here, as one pending bit however many there are. It comes when the
-    /// vector goes live.
+    /// Makes an interrupt wait for a vector that has no host vector. It is for a mediator between a guest's queue and a device.
     ///
-    /// The answer holds until the next call that changes the vector: a mediator keeps those (accesses, retries, growth,
-    /// resets) away until it has told its device. A vector that is [`Off`](Delivery::Off) waits for its next user: what a
-    /// guest has freed is the mediator's to leave alone.
+    /// If the vector has a host vector, nothing is done, and the mediator has the device signal it. If it has none, the interrupt
+    /// waits here as one pending bit, however many there are. It is delivered when the vector goes live.
+    ///
+    /// The answer holds until the next call that changes the vector. The mediator therefore keeps accesses, retries, deferred
+    /// binds and resets away until it has told its device. Do not call this for a vector that the guest has freed: the interrupt
+    /// of a vector that is [`Off`](Delivery::Off) would reach its next user.
     pub fn latch(&self, vector: Vector) -> Latched {
         self.host().latch(vector)
     }
@@ -280,16 +280,17 @@ impl DeviceDomain {
         self.host().on_failure = Some(hook);
     }
 
-    /// From now on has `before_open` called before the capability is turned on in the host, and `after_close` once it is off again,
-    /// also where the host has refused to turn it on. For a device with INTx: the host refuses MSI and MSI-X while INTx is on,
-    /// so `before_open` turns INTx off, and `after_close` turns it on again. Both are called under the domain's lock and must
-    /// not call the function.
+    /// Calls `before_open` before the capability is enabled in the host, and `after_close` once it is disabled again. `after_close`
+    /// is also called if the host refuses to enable it, but not while the host refuses to disable it.
     ///
-    /// An error of `before_open` is a [`BackendError::Open`](crate::backend::BackendError::Open): every vector stays held, and
-    /// the step is tried again. `after_close` is not called while the host refuses to turn the capability off.
+    /// A device with INTx needs them, because the host refuses MSI and MSI-X while INTx is enabled. `before_open` then disables
+    /// INTx, and `after_close` enables it again. Both are called under the domain's lock and must not call the function.
     ///
-    /// Interrupts meanwhile: the device keeps them, in its pending bits. Where it has none, as some have for MSI, it signals
-    /// INTx until the window is open, or nothing.
+    /// An error of `before_open` becomes a [`BackendError::Open`](crate::backend::BackendError::Open): every vector stays held, and
+    /// the step is tried again.
+    ///
+    /// Interrupts meanwhile: they wait in the device's pending bits. A device without pending bits, as for some MSI, signals INTx
+    /// until the window is open, or nothing.
     pub fn set_window_hooks(
         &self,
         before_open: impl FnMut() -> io::Result<()> + Send + 'static,
@@ -299,18 +300,17 @@ impl DeviceDomain {
             WindowHooks { before_open: Box::new(before_open), after_close: Box::new(after_close) };
     }
 
-    /// The embedder has reset the device itself, or the device has lost what the host programmed: every vector is unbound, the
-    /// capability is turned off and on in the host, and each vector is brought to what `store` says.
+    /// Binds every vector again, after the device was reset or has lost what the host programmed. The capability is disabled and
+    /// enabled in the host, and each vector is brought to what `store` says.
     ///
-    /// Interrupts meanwhile: those that wait in eventfds wait on, and are delivered once. What the device has forgotten by its
-    /// reset is the device's matter.
+    /// Interrupts meanwhile: interrupts that wait in eventfds go on to wait, and are delivered once. Pending bits that the device
+    /// has lost by its reset are lost.
     pub fn rearm(&self, store: &dyn Store) {
         self.host().rearm(&*self.router, store);
     }
 
-    /// Ends the domain for good while others still hold it: every vector is detached, and everything is given back to the host.
-    /// Afterwards no vector is bound whatever the store says. What the host refuses to take back is tried again by
-    /// [`Domain::retry`].
+    /// Ends the domain for good while other references to it exist. Every vector is detached and released, and no vector is bound
+    /// afterwards, whatever the store says. Steps that the host refuses are tried again by [`Domain::retry`].
     ///
     /// Interrupts meanwhile: none is delivered once this has returned, except those of a vector that the host refuses to detach.
     pub fn tear_down(&self) {
@@ -338,7 +338,7 @@ impl Sealed for DeviceDomain {}
 impl Domain for DeviceDomain {
     fn sync(&self, store: &dyn Store, touched: Touched) {
         if !touched.is_empty() {
-            // In a statement of its own, after the lock.
+            // Dropped after the lock: see `Notice`.
             let notice = self.host().sync_access(&*self.router, store, &touched);
             drop(notice);
         }
@@ -356,7 +356,7 @@ impl Domain for DeviceDomain {
         self.may_deliver.first(vectors)
     }
 
-    /// What waits in eventfds, was latched when one was closed, or is pending in the device itself.
+    /// The interrupts that wait in eventfds, were latched when an eventfd was closed, or are pending in the device.
     fn pending(&self, group: u32) -> u64 {
         self.host().pending(group)
     }
@@ -369,8 +369,7 @@ impl Domain for DeviceDomain {
         self.host().set_bus_master(&*self.router, store, bus_master);
     }
 
-    /// Tells what waits in eventfds or was latched when one was closed. What is pending in the device itself is the
-    /// device's to keep.
+    /// Returns the interrupts that wait in eventfds or were latched when an eventfd was closed. The device keeps its own pending bits.
     fn suspend(&self, store: &dyn Store) -> Result<PendingBits, SuspendError> {
         self.host().suspend(&*self.router, store)
     }
@@ -395,11 +394,11 @@ impl Domain for DeviceDomain {
     }
 }
 
-/// Teardown is a sync of nothing: every vector is detached before its route goes, and all is given back.
+/// Detaches every vector before its route is put back, and releases everything.
 ///
-/// Interrupts meanwhile: none reaches the guest once this has returned, also where the host refuses to turn the device
-/// off: then nobody listens to what it still signals. Shares of a budget go back in any case; the backend goes last, with
-/// what the host did not take back before.
+/// Interrupts meanwhile: none reaches the guest once this has returned. If the host refuses to disable the capability, the device
+/// signals eventfds that nobody reads. Shares of a budget are given back in any case. The backend is dropped last, with the host
+/// vectors that the host did not take back.
 impl Drop for DeviceDomain {
     fn drop(&mut self) {
         self.host.get_mut().tear_down(&*self.router);

@@ -1,9 +1,8 @@
 //! The vectors whose state in the host may differ from what their store says.
 //!
-//! Invariant: a vector is here from before the first host call of a sync until its last step has succeeded. So nothing can be
-//! forgotten: not by a host that refuses a step, not by an embedder's thread that binds later, and not by a panic in an
-//! embedder's backend or router. Whatever is still in the work list when a call begins was left there by a panic, and is worked
-//! on again. Locking: none of its own, it is part of a domain's host.
+//! Invariant: a vector is here from before the first host call of a sync until its last step has succeeded. No vector is therefore
+//! forgotten if the host refuses a step, if the vector is deferred, or if a backend or router panics. Vectors in the work list at the
+//! beginning of a call were left there by a panic, and are worked on again. Locking: none of its own; it is part of a domain's host.
 
 use std::collections::BTreeMap;
 use std::time::Instant;
@@ -17,22 +16,22 @@ use crate::interrupt::Target;
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Work {
     pub(super) vector: Vector,
-    /// What it should deliver, once that is known. It is to be attached.
+    /// The target that it is to be attached to, once that is known.
     pub(super) target: Option<Target>,
 }
 
-/// Why a vector is to be looked at again later.
+/// Why a vector has a step left.
 #[derive(Debug)]
 pub(super) enum Later {
-    /// The host refused a step. A vector that userspace delivers for that reason is here too.
+    /// The host refused a step. A vector that is relayed for that reason is here too.
     Failed(DomainError),
     /// An embedder's thread binds it.
     Deferred,
-    /// The guest has freed it. Its host vector is released at this time.
+    /// The guest has freed it. It keeps its host vector until its release delay is over, at this time.
     Expires(Instant),
 }
 
-/// The queue.
+/// The vectors of the sync under way, and those with a step left.
 #[derive(Debug, Default)]
 pub(super) struct Owed {
     /// Kept between calls for its memory.
@@ -43,7 +42,7 @@ pub(super) struct Owed {
 }
 
 impl Owed {
-    /// Begins a sync of these vectors, and of those that a panic has left.
+    /// Begins a sync of these vectors and of the vectors that a panic has left.
     pub(super) fn begin(&mut self, vectors: impl Iterator<Item = Vector>) {
         let left = self.work.len();
         self.work.iter_mut().for_each(|work| work.target = None);
@@ -54,12 +53,12 @@ impl Owed {
         }
     }
 
-    /// The sync is over: each vector of it is settled or in another list.
+    /// Ends the sync. Each vector of it has no step left, or is in the other list.
     pub(super) fn end(&mut self) {
         self.work.clear();
     }
 
-    /// The vectors of the sync under way. Between calls: those that a panic has left.
+    /// The vectors of the sync under way. Between calls they are the vectors that a panic has left.
     pub(super) fn work(&self) -> &[Work] {
         &self.work
     }
@@ -68,7 +67,7 @@ impl Owed {
         &mut self.work
     }
 
-    /// True where no vector waits for a later call.
+    /// Whether no vector waits for a later call.
     pub(super) fn none_later(&self) -> bool {
         self.later.is_empty()
     }
@@ -89,13 +88,13 @@ impl Owed {
         later
     }
 
-    /// Forgets those vectors for which `keep` is false.
+    /// Removes the vectors for which `keep` is false.
     pub(super) fn retain(&mut self, mut keep: impl FnMut(Vector) -> bool) {
         let gone: Vec<_> = self.later.keys().copied().filter(|vector| !keep(*vector)).collect();
         gone.into_iter().for_each(|vector| drop(self.remove(vector)));
     }
 
-    /// Leaves those vectors of the sync under way that are to be attached, and that `is_later` picks, to an embedder's thread.
+    /// Defers each vector of the sync under way that has a target and for which `is_later` is true.
     pub(super) fn defer(&mut self, is_later: impl Fn(Vector) -> bool) {
         let mut work = std::mem::take(&mut self.work);
         for work in work.iter_mut().filter(|work| work.target.is_some() && is_later(work.vector)) {
@@ -105,7 +104,7 @@ impl Owed {
         self.work = work;
     }
 
-    /// No vector is to be bound by an embedder's thread any more.
+    /// Removes all deferred vectors.
     pub(super) fn forget_deferred(&mut self) {
         if self.deferred > 0 {
             self.later.retain(|_, later| !matches!(later, Later::Deferred));
@@ -121,12 +120,12 @@ impl Owed {
         }
     }
 
-    /// Vectors whose step is to be tried again, with those that a panic has left.
+    /// How many vectors have a step to be tried again, including those that a panic has left.
     pub(super) fn failed(&self) -> usize {
         self.failed.saturating_add(self.work.len())
     }
 
-    /// The same, ascending.
+    /// The vectors that [`Owed::failed`] counts: first the refused ones, ascending.
     pub(super) fn failed_vectors(&self) -> impl Iterator<Item = Vector> {
         let failed = self.later.iter().filter(|(_, later)| matches!(later, Later::Failed(_)));
         failed.map(|(vector, _)| *vector).chain(self.work.iter().map(|work| work.vector))
@@ -140,18 +139,18 @@ impl Owed {
         }
     }
 
-    /// Vectors that an embedder's thread binds.
+    /// How many vectors are deferred.
     pub(super) fn deferred(&self) -> usize {
         self.deferred
     }
 
-    /// The first of them.
+    /// The first `count` deferred vectors.
     pub(super) fn first_deferred(&self, count: usize) -> Vec<Vector> {
         let deferred = self.later.iter().filter(|(_, later)| matches!(later, Later::Deferred));
         deferred.map(|(vector, _)| *vector).take(count).collect()
     }
 
-    /// Freed vectors that still have their host vector, and when that is released.
+    /// Freed vectors that keep their host vector, and when their release delay is over.
     pub(super) fn expiring(&self) -> impl Iterator<Item = (Vector, Instant)> {
         self.later.iter().filter_map(|(vector, later)| match later {
             Later::Expires(at) => Some((*vector, *at)),

@@ -1,4 +1,4 @@
-//! A view of a domain: every vector that is not plainly unused, and what was done so far.
+//! A domain's report: each vector that is in use, and counters.
 
 use super::error::{Cause, DomainError};
 use super::slot::Slot;
@@ -11,46 +11,46 @@ use crate::refusal::Refusal;
 use crate::router::Gsi;
 use crate::signalled::signalled;
 
-/// What a domain has done and refused since it was made. They only grow.
+/// Counters since the domain was made. They never decrease.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct Counters {
     /// Host vectors requested.
     pub binds: u64,
-    /// Host vectors given back one by one.
+    /// Host vectors released one by one.
     pub unbinds: u64,
-    /// Vectors that got an irqfd: they went live, or were refused by the device's side and then by the kernel, which kept
-    /// the irqfd ([`State::Detaching`]).
+    /// Irqfds attached. A vector goes live by that, or becomes [`State::Detaching`] if the backend and then the kernel refuse.
     pub attaches: u64,
-    /// Vectors that lost it. So many as the counters differ by have one now.
+    /// Irqfds detached. `attaches` - `detaches` vectors have an irqfd now.
     pub detaches: u64,
-    /// Times the whole capability was turned on in the host.
+    /// How often the capability was enabled in the host.
     pub opens: u64,
-    /// Times it was turned off.
+    /// How often the capability was disabled in the host.
     pub closes: u64,
     /// Interrupts that userspace delivered.
     pub relayed: u64,
-    /// Interrupts that userspace sent and that no interrupt controller accepted ([`Signalled::NotAccepted`](crate::router::Signalled::NotAccepted)): the guest's
-    /// mistake. They are dropped, as hardware drops them.
+    /// Interrupts that userspace sent and no interrupt controller accepted
+    /// ([`Signalled::NotAccepted`](crate::router::Signalled::NotAccepted)). This is the guest's mistake. They are
+    /// dropped, as on hardware.
     pub unaccepted: u64,
-    /// Unmasked vectors whose message is no interrupt: the guest's mistake.
+    /// Syncs of an unmasked vector whose message no interrupt controller takes. This is the guest's mistake.
     pub invalid_messages: u64,
-    /// Times that an unmasked vector was looked at and a remapping unit did not let its message through.
+    /// Syncs of an unmasked vector whose message the remapping unit refused.
     pub remapping_faults: u64,
-    /// Times that an unmasked vector was looked at that wants a cookie, of which the device has none
-    /// ([`Capabilities::cookies`](crate::backend::Capabilities::cookies)): it is held until the guest wants it without.
+    /// Syncs of an unmasked vector with a cookie, of a device without cookies
+    /// ([`Capabilities::cookies`](crate::backend::Capabilities::cookies)). The vector is held until the guest removes the cookie.
     pub refused_cookies: u64,
     /// Vectors that were bound again because their device had lost what the host programmed.
     pub rebinds: u64,
-    /// Steps that the host refused; each is tried again.
+    /// Steps that the host refused. Each is tried again.
     pub host_failures: u64,
-    /// The most host vectors at one time.
+    /// The highest number of host vectors at one time.
     pub high_water: u32,
 }
 
 impl Counters {
-    /// Counts a vector that the guest left without an interrupt.
+    /// Counts a refused message.
     pub(super) fn count(&mut self, refusal: Refusal) {
         let counter = match refusal {
             Refusal::Invalid(_) => &mut self.invalid_messages,
@@ -60,7 +60,7 @@ impl Counters {
     }
 }
 
-/// Where a vector is.
+/// The state of a vector in the host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize), serde(rename_all = "lowercase"))]
 pub enum State {
@@ -68,12 +68,12 @@ pub enum State {
     Idle,
     /// It has a host vector, and interrupts wait.
     Held,
-    /// Its interrupts go to the guest within the kernel.
+    /// The kernel delivers its interrupts.
     Live,
-    /// Its interrupts go to the guest by way of userspace, because the kernel has no room for its message.
+    /// Userspace delivers its interrupts, because its message has no route or is a write to memory.
     Relayed,
-    /// It has no host vector (any more), and the kernel has refused to detach its eventfd. What was signalled before may
-    /// still be on its way; what comes from now on waits in the device.
+    /// It has no host vector (any more), and the kernel has refused to detach its eventfd. Earlier signals may still be delivered. New
+    /// interrupts wait in the device.
     Detaching,
 }
 
@@ -84,20 +84,19 @@ pub enum State {
 pub struct VectorReport {
     /// Its index.
     pub vector: Vector,
-    /// Where it is.
+    /// Its state in the host.
     pub state: State,
-    /// The message that it is live on, as the guest's interrupt controllers get it.
+    /// The message that it delivers, as the guest's interrupt controllers get it.
     pub message: Option<MsiMessage>,
-    /// That message's GSI.
+    /// The GSI of `message`.
     pub gsi: Option<Gsi>,
-    /// Interrupts that userspace delivered since it has to; `None` where the kernel delivers and nobody can
-    /// count.
+    /// Interrupts that userspace delivered since the vector is relayed; `None` if the kernel delivers, which does not count.
     pub delivered: Option<u32>,
-    /// An interrupt waits (never so for a live vector).
+    /// An interrupt waits. It is false for a live vector.
     pub pending: bool,
-    /// What there was too little of, where a refusal still stands.
+    /// The kind of the refusal, if a step is to be tried again.
     pub cause: Option<Cause>,
-    /// The refusal in words.
+    /// The text of the refusal.
     pub error: Option<String>,
 }
 
@@ -106,25 +105,25 @@ pub struct VectorReport {
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct DomainReport {
-    /// The capability is turned on in the host.
+    /// The capability is enabled in the host.
     pub open: bool,
     /// Vectors that have a host vector and an eventfd.
     pub host_vectors: u32,
-    /// Of these, the ones that are live.
+    /// Vectors that the kernel delivers.
     pub live: u32,
-    /// The ones that userspace delivers.
+    /// Vectors that userspace delivers.
     pub relayed: u32,
-    /// The ones that the guest has freed and that are given back soon.
+    /// Freed vectors that keep their host vector until their release delay is over.
     pub expiring: u32,
     /// Vectors that wait for [`DeviceDomain::bind_deferred`](super::DeviceDomain::bind_deferred).
     pub deferred: u32,
-    /// Why the host did not turn the capability on or off, where that still stands.
+    /// Why the host refused to enable or disable the capability, if it is to be tried again.
     pub error: Option<String>,
-    /// What the device may have of the host.
+    /// The device's budget.
     pub budget: BudgetReport,
-    /// What was done so far.
+    /// Counters since the domain was made.
     pub counters: Counters,
-    /// Every vector that has a host vector, an interrupt pending or a failure standing.
+    /// Every vector with a host vector, a pending interrupt or a refused step.
     pub vectors: Vec<VectorReport>,
 }
 

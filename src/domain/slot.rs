@@ -1,8 +1,8 @@
-//! What one vector is in the host now, and the steps between its states.
+//! The state of one vector in the host, and the steps between its states.
 //!
-//! The five states are the only ones, and each owns exactly what it needs. Each step is written here and nowhere else. It
-//! changes the slot in place, and leaves it as it was where the host refuses, or where the call panics. The rules that keep
-//! interrupts from being lost are in the order of the calls within a step.
+//! There are five states, and each owns exactly what it needs. Each step is written here and nowhere else. It changes the slot in
+//! place, and leaves it unchanged if the host refuses or the call panics. The order of the calls within a step keeps interrupts from
+//! being lost.
 
 use std::mem;
 use std::os::fd::{AsFd, OwnedFd};
@@ -25,33 +25,33 @@ pub(super) enum Slot {
     /// No eventfd and no host vector. An interrupt waits in the device's own pending bits, or was `latched` when the eventfd was
     /// closed.
     Idle { latched: bool },
-    /// The eventfd is attached to nothing: its counter is the pending bit.
+    /// The eventfd is detached: its counter is the pending bit.
     Held { host: HostVector },
     /// The eventfd is an irqfd: the kernel turns its signals into `route`'s message.
     Live { host: HostVector, route: Route },
-    /// Userspace reads the eventfd and delivers to `target`: the kernel has no room for the message, or the message is a write
-    /// to memory. It has done so `delivered` times.
+    /// Userspace reads the eventfd and delivers to `target`: the message has no route, or it is a write to memory. Userspace has
+    /// delivered `delivered` interrupts.
     Relayed { host: HostVector, target: Target, delivered: u32 },
     /// The device does not have the eventfd (any more), which is still attached to `route`. An interrupt that was `latched`
     /// since then is not in the eventfd.
     Detaching { host: HostVector, route: Route, latched: bool },
 }
 
-/// What a vector has of the host, for as long as it has it.
+/// A vector's host vector: its eventfd and its share of the budget.
 #[derive(Debug)]
 pub(super) struct HostVector {
     /// The device signals it.
     pub(super) eventfd: EventFd,
-    /// What the vector delivered last: a driver that writes the same once more may do so because its device has lost it.
+    /// The vector's last target. A driver that rewrites the same message may do so because its device has lost it.
     last: Option<Target>,
-    /// Its part of the budget.
+    /// Its share of the budget.
     _share: Share,
 }
 
 type Step = Result<(), DomainError>;
 
 impl HostVector {
-    /// An eventfd and a part of the budget; the device does not have the eventfd yet.
+    /// Takes an eventfd and a share of the budget. The device does not have the eventfd yet.
     fn prepare(
         vector: Vector,
         backend: &mut dyn Backend,
@@ -62,22 +62,22 @@ impl HostVector {
         Ok(Self { eventfd, last: None, _share: share })
     }
 
-    /// Whether an eventfd that is attached to nothing holds a signal.
+    /// Whether the eventfd, which must be detached, holds a signal.
     fn is_signalled(&self) -> bool {
         signalled([&self.eventfd]).any(|signalled| signalled)
     }
 }
 
 impl Slot {
-    /// A vector that the guest has not used.
+    /// The state of a vector that the guest has not used.
     pub(super) const UNUSED: Self = Self::Idle { latched: false };
 
-    /// True of a vector in the state of one that the guest has not used.
+    /// Whether the vector is in the state of one that the guest has not used.
     pub(super) fn is_unused(&self) -> bool {
         matches!(self, Self::Idle { latched: false })
     }
 
-    /// What the vector's signals do now.
+    /// The target that the vector's signals are delivered to now.
     pub(super) fn target(&self) -> Option<Target> {
         match self {
             Self::Live { route, .. } | Self::Detaching { route, .. } => {
@@ -88,7 +88,7 @@ impl Slot {
         }
     }
 
-    /// What the vector delivered last, if it still has the host vector of then.
+    /// The vector's last target, if it still has the same host vector.
     pub(super) fn last_target(&self) -> Option<Target> {
         match self {
             Self::Held { host } => host.last,
@@ -96,7 +96,7 @@ impl Slot {
         }
     }
 
-    /// True of a vector whose eventfd the device has.
+    /// Whether the device has the vector's eventfd.
     pub(super) fn has_host_vector(&self) -> bool {
         match self {
             Self::Held { .. } | Self::Live { .. } | Self::Relayed { .. } => true,
@@ -104,7 +104,7 @@ impl Slot {
         }
     }
 
-    /// True of a vector whose eventfd is an irqfd.
+    /// Whether the vector's eventfd is an irqfd.
     pub(super) fn is_attached(&self) -> bool {
         match self {
             Self::Live { .. } | Self::Detaching { .. } => true,
@@ -112,7 +112,7 @@ impl Slot {
         }
     }
 
-    /// True of a vector whose signals are delivered.
+    /// Whether the vector's signals are delivered.
     pub(super) fn delivers(&self) -> bool {
         match self {
             Self::Live { .. } | Self::Relayed { .. } | Self::Detaching { .. } => true,
@@ -128,7 +128,7 @@ impl Slot {
         }
     }
 
-    /// Those of `slots` for which interrupts wait here, and not in the device: one system call for any number.
+    /// The vectors of `slots` for which interrupts wait here and not in the device. It takes one system call for any number.
     pub(super) fn wait_here<'a>(slots: impl Iterator<Item = (Vector, &'a Self)>) -> Vec<Vector> {
         let (mut waiting, mut held) = (Vec::new(), Vec::new());
         for (vector, slot) in slots {
@@ -144,7 +144,7 @@ impl Slot {
         waiting
     }
 
-    /// How often userspace has delivered the vector since it does.
+    /// How many interrupts userspace has delivered for the vector since it is relayed.
     pub(super) fn relayed(&self) -> u32 {
         match self {
             Self::Relayed { delivered, .. } => *delivered,
@@ -152,7 +152,7 @@ impl Slot {
         }
     }
 
-    /// Forgets the interrupt that waits, if one does.
+    /// Drops the interrupt that waits, if there is one.
     pub(super) fn clear_pending(&mut self) {
         match self {
             Self::Idle { latched } | Self::Detaching { latched, .. } => *latched = false,
@@ -173,7 +173,7 @@ impl Slot {
         }
     }
 
-    /// Idle to held: the host vector is requested. What was latched, and what the device has pending, is in the eventfd
+    /// Idle to held: requests the host vector. A latched interrupt, and one that is pending in the device, are in the eventfd
     /// afterwards.
     pub(super) fn bind(
         &mut self,
@@ -191,9 +191,9 @@ impl Slot {
         Ok(())
     }
 
-    /// Idle to live, where nothing is latched. The eventfd is attached before the device has it, so each of its signals meets an
-    /// attached irqfd. A signal that comes while KVM attaches may be delivered twice (Linux virt/kvm/eventfd.c: once by
-    /// `irqfd_wakeup`, which takes it, and once by `kvm_irqfd_assign`, which has polled just before).
+    /// Idle to live, for a vector without a latched interrupt. The eventfd is attached before the device has it, so each signal meets
+    /// an attached irqfd. A signal while KVM attaches could be delivered twice (Linux virt/kvm/eventfd.c: once by `irqfd_wakeup`, and
+    /// once by `kvm_irqfd_assign`, which has polled just before).
     pub(super) fn request(
         &mut self,
         vector: Vector,
@@ -223,7 +223,7 @@ impl Slot {
                 }
                 Ok(())
             }
-            // Where the kernel refuses the way back, that is what has to be tried again first.
+            // If the kernel refuses to detach, the detach has to be tried again first.
             Err(error) => {
                 self.hold(router, None)?;
                 Err(error.into())
@@ -231,9 +231,8 @@ impl Slot {
         }
     }
 
-    /// Held to live. The route is published already, so a signal that waits or comes meanwhile meets it. A signal that comes
-    /// in that moment may be delivered twice (see [`Slot::request`]): the device has the eventfd, and an interrupt too many is
-    /// harmless.
+    /// Held to live. The route is published already, so waiting and new signals are delivered on it. A signal during the call may be
+    /// delivered twice (see [`Slot::request`]), because the device has the eventfd. A spurious interrupt is harmless.
     pub(super) fn attach(&mut self, route: Route, router: &dyn Router) -> Step {
         let Self::Held { host } = &*self else {
             router.put(route);
@@ -250,7 +249,7 @@ impl Slot {
         Ok(())
     }
 
-    /// Held to relayed: `relay`, if an embedder watches it, tells when there is something to deliver, beginning with what waits.
+    /// Held to relayed. The epoll descriptor `relay`, if an embedder has one, becomes readable for waiting and new signals.
     pub(super) fn relay(&mut self, vector: Vector, target: Target, relay: Option<&OwnedFd>) -> Step {
         let Self::Held { host } = &*self else { return Ok(()) };
         if let Some(relay) = relay {
@@ -265,17 +264,17 @@ impl Slot {
         Ok(())
     }
 
-    /// Live or relayed to held: the eventfd is detached first, so what comes from now on waits in it. The route goes when no
-    /// signal can meet its absence. Detaching to idle, by the same calls.
+    /// Live or relayed to held, and detaching to idle. The eventfd is detached first, so later signals wait in it. Then the route is
+    /// put back, because no signal needs it any more.
     pub(super) fn hold(&mut self, router: &dyn Router, relay: Option<&OwnedFd>) -> Step {
         match self {
             Self::Live { host, route } | Self::Detaching { host, route, .. } => {
                 router.detach(&host.eventfd, route)?;
             }
             Self::Relayed { host, target, .. } => {
-                // It fails only for an eventfd that is not watched, and then there is nothing to undo.
+                // It fails only for an eventfd that is not in the epoll set.
                 let _ = relay.map(|relay| epoll::delete(relay.as_fd(), borrow(&host.eventfd)));
-                // The device has written it: the next driver must not get it as an interrupt.
+                // A pending write to memory is done now: the vector's next message must not deliver it as an interrupt.
                 if let Target::Memory(message) = *target
                     && host.eventfd.read().is_ok()
                 {
@@ -300,7 +299,7 @@ impl Slot {
         Ok(())
     }
 
-    /// Held to idle: the host vector is unbound, and only then is the eventfd looked at for the last time.
+    /// Held to idle. The host vector is unbound before the eventfd is read for the last time, so no signal is lost between the two.
     pub(super) fn unbind(&mut self, vector: Vector, backend: &mut dyn Backend) -> Step {
         let Self::Held { host } = &*self else { return Ok(()) };
         backend.unbind(vector)?;
@@ -308,8 +307,8 @@ impl Slot {
         Ok(())
     }
 
-    /// Live to idle, where the device signals nothing any more: the eventfd and its route, to be closed together with others,
-    /// and the part of the budget that goes then.
+    /// Live to idle, after the device has stopped signalling. Returns the eventfd with its route, to be closed together with others, and
+    /// the share of the budget.
     pub(super) fn take_attached(&mut self) -> Option<((EventFd, Route), Share)> {
         let mut taken = None;
         self.replace(|slot| match slot {
@@ -322,13 +321,13 @@ impl Slot {
         taken
     }
 
-    /// The way back from [`Slot::take_attached`], of an eventfd that could not be closed.
+    /// The detaching state of an eventfd that [`Slot::take_attached`] has returned and that could not be closed.
     pub(super) fn restore_attached((eventfd, route): (EventFd, Route), share: Share) -> Self {
         let host = HostVector { eventfd, last: None, _share: share };
         Self::Detaching { host, route, latched: false }
     }
 
-    /// Any state to idle, where the device signals nothing any more; or to detaching, where the kernel refuses to detach.
+    /// Any state to idle, after the device has stopped signalling; or to detaching, if the kernel refuses to detach.
     pub(super) fn close(&mut self, router: &dyn Router) -> Step {
         if matches!(self, Self::Detaching { .. }) {
             return Ok(());

@@ -1,8 +1,8 @@
-//! The vectors of a domain by their number, in groups of neighbours, as drivers use them.
+//! The slots of a domain's vectors, in groups of 16 neighbours.
 //!
-//! Invariant: a group has room while one of its vectors is used, and costs a pointer otherwise; a vector that nobody has used
-//! is as one that is as such again. So a growing device allocates once in 16 vectors, and one of 65,536 slots of which three are
-//! used costs 33 KiB.
+//! Invariant: a group is allocated while one of its vectors is used, and costs a pointer otherwise. A vector that is unused again does
+//! not differ from one that was never used. A domain that binds vectors in order therefore allocates once in 16 vectors. A domain of
+//! 65,536 vectors, three of them used, takes 33 KiB.
 
 use std::ops::Range;
 
@@ -14,7 +14,7 @@ const GROUP: usize = 16;
 
 type Group = [Slot; GROUP];
 
-/// What the vectors are in the host.
+/// The slot of each vector.
 #[derive(Debug)]
 pub(super) struct Slots {
     groups: Vec<Option<Box<Group>>>,
@@ -22,17 +22,17 @@ pub(super) struct Slots {
 }
 
 impl Slots {
-    /// So many vectors that nobody has used.
+    /// Slots of `capacity` unused vectors.
     pub(super) fn new(capacity: usize) -> Self {
         Self { groups: Vec::new(), capacity }
     }
 
-    /// How many vectors there can be.
+    /// How many vectors there are.
     pub(super) fn capacity(&self) -> usize {
         self.capacity
     }
 
-    /// A vector, but maybe not one that is unused.
+    /// A vector's slot. For an unused vector it may be `None`.
     pub(super) fn get(&self, vector: Vector) -> Option<&Slot> {
         let (group, place) = split(vector);
         self.groups.get(group)?.as_deref()?.get(place)
@@ -44,8 +44,7 @@ impl Slots {
         self.groups.get_mut(group)?.as_deref_mut()?.get_mut(place)
     }
 
-    /// Changes one vector in place; `None` beyond the last. Where the vector and its neighbours are unused afterwards, their
-    /// room is freed.
+    /// Changes one slot in place; `None` beyond the last vector. A group without used vectors is freed.
     #[inline]
     pub(super) fn update_one<T>(&mut self, vector: Vector, change: impl FnOnce(&mut Slot) -> T) -> Option<T> {
         let slot = match self.get_mut(vector) {
@@ -78,19 +77,19 @@ impl Slots {
         self.groups.get_mut(group).into_iter().for_each(drop_unused);
     }
 
-    /// Puts a vector in its place, if there is one.
+    /// Replaces a vector's slot. A vector that does not exist is ignored.
     pub(super) fn put(&mut self, vector: Vector, slot: Slot) {
         if !(self.groups.is_empty() && slot.is_unused()) {
             self.update_one(vector, |place| *place = slot);
         }
     }
 
-    /// Those that are not unused, ascending.
+    /// The used vectors, ascending.
     pub(super) fn iter(&self) -> impl Iterator<Item = (Vector, &Slot)> + Clone {
         self.range(0..self.capacity)
     }
 
-    /// Of these vectors those that are not unused, ascending.
+    /// The used ones of `vectors`, ascending.
     pub(super) fn range(&self, vectors: Range<usize>) -> impl Iterator<Item = (Vector, &Slot)> + Clone {
         let groups = vectors.start / GROUP..vectors.end.div_ceil(GROUP).min(self.groups.len());
         let firsts = (groups.start.saturating_mul(GROUP)..).step_by(GROUP);
@@ -106,7 +105,7 @@ impl Slots {
             .map(|(index, slot)| (Vector(index as u32), slot))
     }
 
-    /// Changes every vector that is not unused.
+    /// Changes the slot of every used vector.
     pub(super) fn update(&mut self, mut change: impl FnMut(Vector, &mut Slot)) {
         for (first, group) in (0..).step_by(GROUP).zip(&mut self.groups) {
             let slots = (first..).map(Vector).zip(group.as_deref_mut().into_iter().flatten());

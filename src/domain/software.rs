@@ -1,8 +1,9 @@
 //! The domain of a device model inside the VMM: no eventfd, no GSI, no routing table.
 //!
-//! A trigger is one KVM_SIGNAL_MSI with the store's message, or a pending bit while the vector is masked. Owns those pending
-//! bits. Locking: one lock, which a trigger holds while it reads the store and signals, and which masking takes; so when a guest's
-//! mask has been written, no trigger delivers. It is taken before the router's and the store's.
+//! A trigger is one KVM_SIGNAL_MSI with the store's message, or a pending bit while the vector is masked. Owns the pending bits.
+//!
+//! Locking: one lock, taken before the router's and the store's. A trigger holds it while it reads the store and signals, and masking
+//! takes it. No trigger therefore delivers after a guest's write of a mask bit has returned.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -24,7 +25,7 @@ use crate::state::{PendingBits, SuspendError};
 pub struct SoftwareDomain {
     router: Arc<dyn Router>,
     latches: Mutex<Latches>,
-    /// The vector that is being delivered, plus one; 0 for none. See `may_deliver.rs`: it is set before the store is read.
+    /// The vector that is being delivered, plus one; 0 for none. It is set before the store is read: see `may_deliver.rs`.
     delivering: AtomicU32,
 }
 
@@ -41,7 +42,7 @@ struct Latches {
     counters: SoftwareCounters,
 }
 
-/// What a software device's vectors have done since the domain was made. The counters only grow.
+/// Counters of a software device since the domain was made. They never decrease.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
@@ -51,15 +52,15 @@ pub struct SoftwareCounters {
     /// Triggers that were not delivered at once: the vector is masked, its message is not valid, the bus does not let the device
     /// signal, or the host refused.
     pub latched: u64,
-    /// Triggers of vectors while the capability is off: the device may not signal, they are dropped.
+    /// Triggers that were dropped: the capability is off, or the vector does not exist.
     pub dropped: u64,
     /// Triggers of vectors whose message is a write to memory.
     pub written_to_memory: u64,
     /// Triggers whose message no interrupt controller accepted
-    /// ([`Signalled::NotAccepted`](crate::router::Signalled::NotAccepted)): the guest's mistake. They are dropped, as hardware
-    /// drops them.
+    /// ([`Signalled::NotAccepted`](crate::router::Signalled::NotAccepted)). This is the guest's mistake. They are
+    /// dropped, as on hardware.
     pub unaccepted: u64,
-    /// Refusals of the host to deliver, each further try counted.
+    /// How often the host refused to deliver, each retry included.
     pub host_failures: u64,
 }
 
@@ -71,30 +72,30 @@ impl SoftwareDomain {
         Self { router, latches: Mutex::new(latches), delivering: AtomicU32::new(0) }
     }
 
-    /// The device signals a vector: its message is delivered now, or waits while the vector is masked. A vector that the device
-    /// does not have, or that it signals while the capability is off, is dropped and counted.
+    /// Raises a vector's interrupt: it is delivered now, or waits while the vector is masked. If the vector does not exist or the
+    /// capability is off, the interrupt is dropped and counted.
     pub fn trigger(&self, store: &dyn Store, vector: Vector) {
         let mut latches = self.latches.lock();
         if vector.0 >= store.vectors() || !latches.set(vector) {
             latches.counters.dropped.increment();
-        } else if !self.settle(&mut latches, store, vector) {
+        } else if !self.deliver_waiting(&mut latches, store, vector) {
             latches.counters.latched.increment();
         }
     }
 
-    /// What was done so far.
+    /// The counters since the domain was made.
     pub fn counters(&self) -> SoftwareCounters {
         self.latches.lock().counters
     }
 
-    /// Delivers what waits for a vector, if it is live; true where the message has left the device.
-    fn settle(&self, latches: &mut Latches, store: &dyn Store, vector: Vector) -> bool {
+    /// Delivers a vector's pending interrupt if the vector is live; true if its message was sent.
+    fn deliver_waiting(&self, latches: &mut Latches, store: &dyn Store, vector: Vector) -> bool {
         if let Some(left) = self.under_delivery() {
             latches.refused.insert(left);
         }
         self.delivering.store(vector.0.saturating_add(1), SeqCst);
-        let delivered = latches.settle(&*self.router, store, vector);
-        // The step above has the order that an access relies on, which looks at the registers first and then here.
+        let delivered = latches.deliver_waiting(&*self.router, store, vector);
+        // `Release` is enough: an access relies on the order of the `SeqCst` store above and its own look at the registers.
         self.delivering.store(0, Release);
         delivered
     }
@@ -104,10 +105,10 @@ impl SoftwareDomain {
         self.delivering.load(SeqCst).checked_sub(1).map(Vector)
     }
 
-    /// Delivers what waits, and may be delivered.
-    fn settle_all(&self, latches: &mut Latches, store: &dyn Store) {
+    /// Delivers all pending interrupts of live vectors.
+    fn deliver_all(&self, latches: &mut Latches, store: &dyn Store) {
         for vector in PendingBits(latches.pending.clone()).vectors() {
-            self.settle(latches, store, vector);
+            self.deliver_waiting(latches, store, vector);
         }
     }
 }
@@ -125,10 +126,10 @@ impl Domain for SoftwareDomain {
         if touched.is_empty() {
             return;
         }
-        // Also where the capability was turned off: a trigger that is under way has ended once the lock is had.
+        // Taking the lock waits for a trigger under way, also if the capability was disabled.
         let mut latches = self.latches.lock();
         for vector in touched.vectors() {
-            self.settle(&mut latches, store, vector);
+            self.deliver_waiting(&mut latches, store, vector);
         }
     }
 
@@ -136,11 +137,11 @@ impl Domain for SoftwareDomain {
         let mut latches = self.latches.lock();
         let refused: Vec<Vector> = latches.refused.iter().copied().chain(self.under_delivery()).collect();
         for vector in refused {
-            self.settle(&mut latches, store, vector);
+            self.deliver_waiting(&mut latches, store, vector);
         }
     }
 
-    /// Vectors that are live, and whose interrupt waits because the host refused to deliver it.
+    /// Live vectors whose interrupt waits because the host refused to deliver it.
     fn failed_steps(&self) -> usize {
         let latches = self.latches.lock();
         let left = self.under_delivery().filter(|left| !latches.refused.contains(left));
@@ -164,11 +165,11 @@ impl Domain for SoftwareDomain {
     fn set_bus_master(&self, store: &dyn Store, bus_master: BusMaster) {
         let mut latches = self.latches.lock();
         if std::mem::replace(&mut latches.bus_master, bus_master) != bus_master {
-            self.settle_all(&mut latches, store);
+            self.deliver_all(&mut latches, store);
         }
     }
 
-    /// A trigger that is under way has ended once the lock is had, so no host can refuse this.
+    /// It cannot fail: taking the lock waits for a trigger under way, and there is no irqfd to detach.
     fn suspend(&self, _: &dyn Store) -> Result<PendingBits, SuspendError> {
         let mut latches = self.latches.lock();
         latches.suspended = true;
@@ -188,7 +189,7 @@ impl Domain for SoftwareDomain {
     fn resume(&self, store: &dyn Store) {
         let mut latches = self.latches.lock();
         if std::mem::take(&mut latches.suspended) {
-            self.settle_all(&mut latches, store);
+            self.deliver_all(&mut latches, store);
         }
     }
 }
@@ -199,14 +200,14 @@ impl Latches {
         Some((word, 1u64.wrapping_shl(vector.0 % 64)))
     }
 
-    /// Sets a vector's pending bit; false where there is no such vector.
+    /// Sets a vector's pending bit; false if the vector does not exist.
     fn set(&mut self, vector: Vector) -> bool {
         self.word(vector).map(|(word, bit)| *word |= bit).is_some()
     }
 
-    /// See [`SoftwareDomain::settle`]. The pending bit is cleared, and the vector leaves `refused`, only after the router has
+    /// See [`SoftwareDomain::deliver_waiting`]. The pending bit is cleared, and the vector leaves `refused`, only after the router has
     /// delivered: a router that panics loses nothing.
-    fn settle(&mut self, router: &dyn Router, store: &dyn Store, vector: Vector) -> bool {
+    fn deliver_waiting(&mut self, router: &dyn Router, store: &dyn Store, vector: Vector) -> bool {
         let is_waiting = self.word(vector).is_some_and(|(word, bit)| *word & bit != 0);
         if !is_waiting || self.suspended || self.bus_master == BusMaster::Disabled {
             self.refused.remove(&vector);
@@ -230,7 +231,7 @@ impl Latches {
                 router.write_memory(message);
                 &mut self.counters.written_to_memory
             }
-            // The guest's mistake: another message, or another translation, is worth another try. This one is not.
+            // The guest's mistake. It is tried again with another message or another translation.
             Err(_) => {
                 self.refused.remove(&vector);
                 return false;

@@ -1,4 +1,4 @@
-//! The part of a function's interrupts that lives in configuration space: a capability.
+//! A function's capability in configuration space.
 
 use super::InterruptFunction;
 use crate::access::lanes;
@@ -7,10 +7,10 @@ use crate::msi::{Msi, MsiLayout};
 use crate::registers::PciCapability;
 
 impl<C: PciCapability, D: Domain> InterruptFunction<C, D> {
-    /// Reads the capability; `offset` counts from its ID. The next pointer reads 0, it is the embedder's.
+    /// Reads the capability; `offset` counts from its ID. The next pointer reads 0, because it belongs to the embedder.
     pub fn read_config(&self, offset: u16, data: &mut [u8]) {
         self.registers.read_config(offset, data);
-        self.settle_shown_by_config();
+        self.sync_shown_by_config();
         let Some(register) = self.registers.pending_register() else { return };
         let dword = u64::from(register / 4);
         for lane in lanes(offset.into(), data.len()).filter(|lane| lane.dword == dword) {
@@ -20,17 +20,17 @@ impl<C: PciCapability, D: Domain> InterruptFunction<C, D> {
 
     /// Writes the capability; `offset` counts from its ID.
     ///
-    /// Interrupts meanwhile: none is lost; after the call none is delivered for a vector that is masked or off,
-    /// nor on a message that it no longer has.
+    /// Interrupts meanwhile: none is lost. After the call none is delivered for a vector that is masked or off, nor on a message that
+    /// it no longer has.
     pub fn write_config(&self, offset: u16, data: &[u8]) {
         self.sync(self.registers.write_config(offset, data));
-        self.settle_shown_by_config();
+        self.sync_shown_by_config();
     }
 
-    /// Message Control, or MSI's mask bits, may show any vector as silent.
-    fn settle_shown_by_config(&self) {
+    /// Message Control and MSI's mask bits may show any vector as masked or off.
+    fn sync_shown_by_config(&self) {
         if self.registers.shows_silence() {
-            self.settle_shown(0..self.registers.capacity());
+            self.sync_shown(0..self.registers.capacity());
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The part of a function's interrupts that is an array of IMS slots, in a BAR of the embedder's choice.
+//! A function's IMS slots as an array in a BAR of the embedder's choice.
 
 use super::InterruptFunction;
 use crate::access::lanes;
@@ -14,7 +14,7 @@ pub type ImsFunction = InterruptFunction<SlotArray, DeviceDomain>;
 pub type SoftwareIms = InterruptFunction<SlotArray, SoftwareDomain>;
 
 impl<C: Registers, D: Domain> InterruptFunction<C, D> {
-    /// What a vector's interrupts carry beside their message.
+    /// The cookie that a vector's interrupts carry beside their message.
     pub fn cookie(&self, vector: Vector) -> Option<Cookie> {
         self.registers.cookie(vector)
     }
@@ -26,26 +26,25 @@ impl<D: Domain> InterruptFunction<SlotArray, D> {
         self.registers.layout()
     }
 
-    /// Reads the slots; `offset` counts from the first. Where their format has a pending bit, it says whether an
-    /// interrupt waits; reading takes nothing.
+    /// Reads the slots; `offset` counts from the first. If their format has a pending bit, it shows whether an interrupt waits. Reading
+    /// clears nothing.
     pub fn read_slots(&self, offset: u64, data: &mut [u8]) {
         self.registers.read_slots(offset, data);
-        self.settle_shown_by_table(offset, data.len());
+        self.sync_shown_by_table(offset, data.len());
         with_pending(&self.domain, self.layout().control, offset, data);
     }
 
     /// Writes the slots; `offset` counts from the first.
     ///
-    /// Interrupts meanwhile: none is lost; after the call none is delivered for a slot that is masked, nor on a
-    /// message that it no longer has. A slot without a mask bit is written in parts, as on hardware: between two
-    /// writes its message is half the old and half the new one.
+    /// Interrupts meanwhile: none is lost. After the call none is delivered for a masked slot, nor on a message that the slot no longer
+    /// has. A slot without a mask bit is written in parts, as on hardware: between two writes its message is half old and half new.
     pub fn write_slots(&self, offset: u64, data: &[u8]) {
         self.change(|slots| slots.write_slots(offset, data));
-        self.settle_shown_by_table(offset, data.len());
+        self.sync_shown_by_table(offset, data.len());
     }
 }
 
-/// Sets the pending bits in what was read of slots.
+/// Sets the pending bits in slots that were read.
 pub(super) fn with_pending(domain: &dyn Domain, format: ControlFormat, offset: u64, data: &mut [u8]) {
     let pending_bit = format.pending_bit();
     if pending_bit == 0 {

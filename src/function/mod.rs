@@ -1,7 +1,7 @@
-//! One PCI function's interrupts, put together for an embedder: the registers, and the domain behind them.
+//! One PCI function's interrupts for an embedder: the registers, and the domain behind them.
 //!
-//! Owns no rule of its own. Each access changes the registers and then syncs what it touched, so when a guest's write
-//! returns, the host has followed. Locks: those of registers that have one innermost, never across a call to the host.
+//! Owns no rule of its own. Each access changes the registers and then syncs the vectors that it touched. When a guest's write
+//! returns, the host has followed. Locking: none of its own. A lock of the registers is innermost and never held across a host call.
 
 mod config;
 #[cfg(feature = "ims")]
@@ -39,11 +39,10 @@ pub type MsixFunction = InterruptFunction<Msix, DeviceDomain>;
 /// The MSI-X of a device model inside the VMM, which triggers its vectors itself.
 pub type SoftwareMsix = InterruptFunction<Msix, SoftwareDomain>;
 
-/// One store of one PCI function, and its vectors in the host. A function that has MSI-X and an IMS, or several of
-/// them, has one of these for each.
+/// One store of one PCI function, and its vectors in the host. A PCI function with MSI-X and an IMS has one of these for each.
 ///
-/// An access may have any offset and width: what the specification leaves undefined behaves as on a bus with
-/// byte enables, and what does not exist reads 0 and ignores writes. None can fail.
+/// An access may have any offset and width, and none can fail. Accesses that the specification leaves undefined behave as on a bus
+/// with byte enables. Registers that do not exist read 0 and ignore writes.
 #[derive(Debug)]
 pub struct InterruptFunction<C: Registers, D: Domain> {
     registers: C,
@@ -70,14 +69,14 @@ impl<C: Registers, D: Domain> InterruptFunction<C, D> {
     }
 
     /// The pending bits of vectors 64 × `group` to 64 × `group` + 63, lowest vector in the lowest bit. Reading
-    /// takes nothing.
+    /// clears nothing.
     pub fn pending(&self, group: u32) -> u64 {
         self.domain.pending(group)
     }
 
-    /// A reset of the function, from whatever state: its interrupts are torn down, `reset_device` resets the
-    /// device itself, and the registers are as after power-on. What was pending is gone, as the specification
-    /// has it.
+    /// Resets the function: every vector is released, `reset_device` resets the device, and the registers are as after power-on.
+    ///
+    /// Interrupts meanwhile: pending interrupts are dropped, as the specification says.
     pub fn reset(&self, reset_device: impl FnOnce()) {
         let touched = self.registers.reset();
         self.sync(touched);
@@ -85,29 +84,27 @@ impl<C: Registers, D: Domain> InterruptFunction<C, D> {
         self.domain.clear_pending();
     }
 
-    /// What the function's messages mean has changed: an invalidation of the [remapping](crate::remap) stage in
-    /// front of it, which answers by its new state already. Every vector is compared again; one that did not
-    /// change costs no call to the host.
+    /// Translates every vector's message again, after an invalidation of the [remapping](crate::remap) stage. Call it when the stage
+    /// answers with its new state. A vector whose translation did not change costs no call to the host.
     ///
-    /// Interrupts meanwhile: none is lost; after the call none is delivered by an old translation, nor for a
-    /// vector whose message the stage does not let through now.
+    /// Interrupts meanwhile: none is lost. After the call none is delivered by an old translation, nor for a vector whose message the
+    /// stage now refuses.
     pub fn invalidate(&self) {
-        // All that there can be, not those that the guest may use now: a write that takes some away may not be
-        // as far as the host yet.
+        // `capacity`, not `vectors()`: a concurrent shrink may not have reached the host yet.
         self.sync(Touched::first(self.registers.capacity()));
     }
 
-    /// Bus Master Enable of the function's Command register, where the embedder emulates that: while it is off, the
-    /// function sends no messages. A function begins as if it were on, and a [reset](InterruptFunction::reset) leaves it as it is.
-    /// A passed-through device has the bit itself.
+    /// Sets Bus Master Enable of the function's Command register, if the embedder emulates it. While it is off, the function sends
+    /// no messages. At first it is on, and a [reset](InterruptFunction::reset) does not change it. A passed-through device has the
+    /// bit itself.
     ///
-    /// Interrupts meanwhile: they wait, and show as pending where the registers show that; each vector sends one when the
-    /// bit is set, if it is not masked then.
+    /// Interrupts meanwhile: while the bit is off they wait, and show as pending if the registers have pending bits. When it is set, each
+    /// unmasked vector with a pending interrupt sends one.
     pub fn set_bus_master(&self, bus_master: BusMaster) {
         self.domain.set_bus_master(&self.registers, bus_master);
     }
 
-    /// Tries again what the host refused, and gives back what has lingered. Cheap where that is nothing.
+    /// Tries refused steps again, and releases freed vectors whose release delay is over. Cheap if there are none.
     pub fn retry(&self) {
         self.domain.retry(&self.registers);
     }
@@ -123,18 +120,18 @@ impl<C: Registers, D: Domain> InterruptFunction<C, D> {
         self.registers.vectors()
     }
 
-    /// An access of a table with entries of 16 bytes has shown some mask bits: see [`InterruptFunction::settle_shown`].
+    /// Calls [`InterruptFunction::sync_shown`] after an access to a table of 16-byte entries, for the mask bits in the access.
     #[inline]
-    fn settle_shown_by_table(&self, offset: u64, len: usize) {
-        // Most accesses have no byte of a Vector Control, which begins 12 bytes after its entry and ends with it.
+    fn sync_shown_by_table(&self, offset: u64, len: usize) {
+        // Vector Control is bytes 12 to 15 of an entry. Most accesses have none of them.
         if (offset % 16).saturating_add(len as u64) > 12 {
-            self.settle_shown(with_control(offset, len));
+            self.sync_shown(with_control(offset, len));
         }
     }
 
-    /// An access has shown some of these vectors as silent, or may have. Where another vCPU's access made one so and has not got as
-    /// far as the host yet, this one does not return before the host has followed.
-    fn settle_shown(&self, vectors: Range<u32>) {
+    /// Syncs those of `vectors` that an access may have shown as masked or off, and that may still deliver. Another vCPU's access has
+    /// then masked the vector and has not detached it yet. This access must not return before the vector is detached.
+    fn sync_shown(&self, vectors: Range<u32>) {
         let mut from = vectors.start;
         while let Some(vector) = self.domain.may_deliver(from..vectors.end) {
             if !matches!(self.registers.delivery(vector), Delivery::Live(_)) {
@@ -144,7 +141,7 @@ impl<C: Registers, D: Domain> InterruptFunction<C, D> {
         }
     }
 
-    /// Most accesses touch nothing: they end here.
+    /// Syncs the touched vectors. Most accesses touch none.
     #[inline]
     fn sync(&self, touched: Touched) {
         if !touched.is_empty() {
@@ -153,28 +150,28 @@ impl<C: Registers, D: Domain> InterruptFunction<C, D> {
     }
 }
 
-/// The entries of 16 bytes whose control DWORD has a byte in an access: the access shows their mask bits.
+/// The 16-byte entries of whose control DWORD an access has a byte: the access shows their mask bits.
 fn with_control(offset: u64, len: usize) -> Range<u32> {
     let entry = |at: u64| u32::try_from(at / 16).unwrap_or(u32::MAX);
-    // Control begins 12 bytes after its entry, and ends with it.
+    // The control DWORD is bytes 12 to 15 of an entry.
     entry(offset)..entry(offset.saturating_add(len as u64).saturating_add(3))
 }
 
 /// A function whose interrupts come through eventfds.
 impl<C: Registers> InterruptFunction<C, DeviceDomain> {
-    /// A function after power-on: interrupts off, nothing taken from the host. `registers` is a layout, or registers that the
-    /// embedder made itself.
+    /// A function after power-on: the capability is off, and no host vector is bound. `registers` is a layout, or registers that the
+    /// embedder has made.
     pub fn new(registers: impl Into<C>, router: Arc<dyn Router>, backend: impl Backend + 'static) -> Self {
         let registers = registers.into();
         let domain = DeviceDomain::new(registers.capacity(), router, Box::new(backend));
         Self { registers, domain }
     }
 
-    /// As [`InterruptFunction::new`], once every parent was seen to be able to do what the capability needs: the device and
-    /// its host, the router, and what stands between. Do not show a guest what is refused here.
+    /// As [`InterruptFunction::new`], after a check that the device, its host, the router and any remapping stage can do what the
+    /// capability needs. Do not show the capability to a guest if this fails.
     ///
     /// # Errors
-    /// What is missing.
+    /// [`Unsupported`] names the first missing feature.
     pub fn try_new(
         registers: impl Into<C>,
         router: Arc<dyn Router>,
@@ -208,7 +205,7 @@ impl<C: Registers> InterruptFunction<C, DeviceDomain> {
     /// See [`DeviceDomain::maintenance_fd`].
     ///
     /// # Errors
-    /// No descriptor to be had.
+    /// The process has no descriptor left.
     pub fn maintenance_fd(&self) -> io::Result<Arc<OwnedFd>> {
         self.domain.maintenance_fd()
     }
@@ -255,7 +252,7 @@ impl<C: Registers> InterruptFunction<C, DeviceDomain> {
     /// See [`DeviceDomain::relay_fd`].
     ///
     /// # Errors
-    /// No descriptor to be had.
+    /// The process has no descriptor left.
     pub fn relay_fd(&self) -> io::Result<Arc<OwnedFd>> {
         self.domain.relay_fd()
     }
@@ -268,7 +265,7 @@ impl<C: Registers> InterruptFunction<C, DeviceDomain> {
     /// See [`DeviceDomain::deferred_bind_fd`].
     ///
     /// # Errors
-    /// No descriptor to be had.
+    /// The process has no descriptor left.
     pub fn deferred_bind_fd(&self) -> io::Result<Arc<OwnedFd>> {
         self.domain.deferred_bind_fd()
     }
@@ -288,7 +285,7 @@ impl<C: Registers> InterruptFunction<C, DeviceDomain> {
         self.domain.latch(vector)
     }
 
-    /// What the host has for the function.
+    /// The function's vectors in the host, and its counters.
     pub fn report(&self) -> DomainReport {
         self.domain.report()
     }
@@ -303,22 +300,22 @@ impl<C: Registers> InterruptFunction<C, SoftwareDomain> {
         Self { registers, domain }
     }
 
-    /// As [`InterruptFunction::software`], once the router was seen to be able to do what the capability needs.
+    /// As [`InterruptFunction::software`], after a check that the router can do what the capability needs.
     ///
     /// # Errors
-    /// What is missing.
+    /// [`Unsupported`] names the first missing feature.
     pub fn try_software(registers: impl Into<C>, router: Arc<dyn Router>) -> Result<Self, Unsupported> {
         let registers = registers.into();
         router.capabilities().check(registers.needs())?;
         Ok(Self::software(registers, router))
     }
 
-    /// The device signals a vector. See [`SoftwareDomain::trigger`].
+    /// Raises a vector's interrupt. See [`SoftwareDomain::trigger`].
     pub fn trigger(&self, vector: Vector) {
         self.domain.trigger(&self.registers, vector);
     }
 
-    /// What was done so far.
+    /// The counters since the function was made.
     pub fn counters(&self) -> SoftwareCounters {
         self.domain.counters()
     }

@@ -14,13 +14,13 @@ impl<D: Domain> InterruptFunction<Msix, D> {
     /// Reads the table; `offset` counts from its first entry.
     pub fn read_table(&self, offset: u64, data: &mut [u8]) {
         self.registers.read_table(offset, data);
-        self.settle_shown_by_table(offset, data.len());
+        self.sync_shown_by_table(offset, data.len());
     }
 
     /// Writes the table; `offset` counts from its first entry.
     ///
-    /// Interrupts meanwhile: none is lost; after the call none is delivered for a vector that is masked, nor on
-    /// a message that the entry no longer has.
+    /// Interrupts meanwhile: none is lost. After the call none is delivered for a masked vector, nor on a message that the entry no
+    /// longer has.
     pub fn write_table(&self, offset: u64, data: &[u8]) {
         let touched = self.registers.write_table(offset, data);
         let is_one_entry = data.len() <= 4;
@@ -31,7 +31,7 @@ impl<D: Domain> InterruptFunction<Msix, D> {
                 return;
             }
         }
-        self.settle_shown_by_table(offset, data.len());
+        self.sync_shown_by_table(offset, data.len());
     }
 
     /// Reads the pending bits; `offset` counts from the first. They are read-only: a write is ignored.
@@ -49,8 +49,8 @@ impl<D: Domain> InterruptFunction<Msix, D> {
         }
     }
 
-    /// Reads a BAR that has the table or the pending bits in it: their bytes are read here, and `device` is
-    /// asked for those of other registers (offset into the BAR, buffer). An access may straddle them.
+    /// Reads a BAR that contains the table or the pending bits. `device` reads the bytes of other registers: it gets an offset into
+    /// the BAR and a buffer. An access may straddle them.
     pub fn read_bar(&self, bar: Bar, offset: u64, data: &mut [u8], mut device: impl FnMut(u64, &mut [u8])) {
         for (owner, bytes) in self.layout().split(bar, offset, data.len()) {
             let part = data.get_mut(bytes).unwrap_or_default();
@@ -62,7 +62,7 @@ impl<D: Domain> InterruptFunction<Msix, D> {
         }
     }
 
-    /// Writes a BAR that has the table or the pending bits in it, as [`InterruptFunction::read_bar`] reads it.
+    /// Writes a BAR that contains the table or the pending bits. `device` writes the bytes of other registers.
     pub fn write_bar(&self, bar: Bar, offset: u64, data: &[u8], mut device: impl FnMut(u64, &[u8])) {
         for (owner, bytes) in self.layout().split(bar, offset, data.len()) {
             let part = data.get(bytes).unwrap_or_default();

@@ -1,5 +1,5 @@
-//! The part of a function's interrupts that is slots in guest memory: the commands by which a driver tells the device of
-//! them. Which register is which command is the device's to say.
+//! A function's IMS slots in guest memory: the commands by which a driver places, removes and rings for a slot. The device model
+//! decides which register is which command.
 
 use vm_memory::{GuestAddress, GuestAddressSpace};
 
@@ -23,18 +23,18 @@ impl<D: Domain> InterruptFunction<QueueStore, D> {
     /// See [`QueueStore::place`].
     ///
     /// # Errors
-    /// The guest's mistake, with nothing changed; a device model shows it to its guest.
+    /// The guest's mistake: nothing has changed. A device model shows it to its guest.
     pub fn place(&self, slot: Vector, address: GuestAddress) -> Result<(), SlotRefusal> {
         self.registers.place(slot, address)
     }
 
     /// See [`QueueStore::unplace`].
     ///
-    /// Interrupts meanwhile: when this has returned none is delivered for the slot any more; one that waited, or comes
-    /// later, waits until the slot is used again or the function is reset.
+    /// Interrupts meanwhile: none is delivered for the slot once this has returned. They wait until the slot is used again or the
+    /// function is reset.
     ///
     /// # Errors
-    /// The guest's mistake, with nothing changed.
+    /// The guest's mistake: nothing has changed.
     pub fn unplace(&self, slot: Vector) -> Result<(), SlotRefusal> {
         let touched = self.registers.unplace(slot)?;
         self.sync(touched);
@@ -43,20 +43,21 @@ impl<D: Domain> InterruptFunction<QueueStore, D> {
 
     /// The driver rings for a slot: the device reads it, now and once. See [`QueueStore::fetch`].
     ///
-    /// It waits for nobody but the host, so the write of a register may stand for it, also where a driver's interrupts
-    /// are off. Interrupts meanwhile: none is lost; when this has returned none is delivered for a slot that was read
-    /// as masked, nor on a message that the slot had before.
+    /// It waits only for the host. A doorbell register may call it, even if the driver rings with its interrupts disabled.
+    ///
+    /// Interrupts meanwhile: none is lost. After the call none is delivered for a slot that was read as masked, nor on a message that
+    /// the slot had before.
     ///
     /// # Errors
-    /// The guest's mistake; the slot is off then, and its interrupts wait until it was read.
+    /// The guest's mistake: the slot is off, and its interrupts wait until a later read succeeds.
     pub fn fetch(&self, slot: Vector, memory: &impl GuestAddressSpace) -> Result<(), SlotRefusal> {
         let (touched, read) = self.registers.fetch(slot, memory);
         self.sync(touched);
         read
     }
 
-    /// Reads the slots as they are in force, as if they were an array; `offset` counts from the first. For a device that
-    /// shows them: the pending bits are told here, and nothing is written to guest memory.
+    /// Reads the device's copies of the slots as an array, with their pending bits. `offset` counts from the first slot. Nothing is
+    /// written to guest memory.
     pub fn read_copies(&self, offset: u64, data: &mut [u8]) {
         self.registers.read_copies(offset, data);
         with_pending(&self.domain, self.layout().control, offset, data);

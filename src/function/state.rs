@@ -1,4 +1,4 @@
-//! A function's state, out and in. Between the two calls of each pair nothing is delivered, and nothing is lost.
+//! Saving and restoring a function's state. Between suspend and resume nothing is delivered, and nothing is lost.
 
 use super::InterruptFunction;
 use crate::delivery::Touched;
@@ -9,36 +9,34 @@ use crate::sealed::Sealed;
 use crate::state::{FunctionState, RestoreError, Resume, SuspendError};
 
 impl<C: Registers, D: Domain> InterruptFunction<C, D> {
-    /// Stops the delivery of the function's interrupts, and answers its state as of then. Calling it again answers
-    /// the state of then. The vCPUs are to be stopped before, or registers without a lock are not of
-    /// one moment; their local APICs are read afterwards.
+    /// Stops the delivery of the function's interrupts, and returns its state. It may be called again.
     ///
-    /// Interrupts meanwhile: those of before have been delivered to the local APICs. Those that come from now on
-    /// wait, until [`Resume::resume`], and are in the state if they came before it was taken; nothing that is told
-    /// is taken, so the function may run on. What an unused vector has pending in the device itself is the device's
-    /// state.
+    /// Stop the vCPUs before: registers without a lock are otherwise not read at one moment. Read the local APICs afterwards.
+    ///
+    /// Interrupts meanwhile: earlier interrupts have been delivered to the local APICs. Later interrupts wait until
+    /// [`Resume::resume`], and the state contains those that came before it was read. The pending interrupts stay here too, so the
+    /// function may be resumed. The pending bits of unbound vectors are part of the device's own state.
     ///
     /// # Errors
-    /// [`SuspendError`]: the function runs on.
+    /// [`SuspendError`]: the function is not suspended.
     pub fn suspend(&self) -> Result<FunctionState<C::State>, SuspendError> {
         let pending = self.domain.suspend(&self.registers)?;
         Ok(FunctionState { registers: self.registers.state(), pending })
     }
 
-    /// Puts the function into a state, in place of the one that it has, and leaves it suspended: nothing is asked
-    /// of the host for it until [`Resume::resume`], or [`resume_all`](crate::state::resume_all) for a whole VM.
-    /// `state` may be any data at all.
+    /// Replaces the function's state, and leaves the function suspended. The host is not called for the new state until
+    /// [`Resume::resume`], or [`resume_all`](crate::state::resume_all) for a whole VM. `state` may be any data.
     ///
-    /// Interrupts meanwhile: what waited here before is gone, as in a reset; what waited in `state` waits now.
+    /// Interrupts meanwhile: interrupts that waited before are dropped, as in a reset. Interrupts that wait in `state` wait now.
     ///
     /// # Errors
-    /// [`RestoreError`]: nothing has changed, and the function is not suspended unless it was.
+    /// [`RestoreError`]: nothing has changed.
     pub fn restore(&self, state: &FunctionState<C::State>) -> Result<(), RestoreError> {
         let FunctionState { registers, pending } = state;
         pending.check(self.registers.capacity())?;
         let restored = self.registers.restored(registers)?;
         self.domain.suspend(&self.registers)?;
-        // Where it was in use, the host gets everything back first.
+        // Release every host vector of the old state.
         let _ = self.registers.reset();
         self.sync(Touched::first(self.registers.capacity()));
         self.registers.replace(restored);

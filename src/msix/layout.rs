@@ -1,7 +1,7 @@
-//! Where a function's MSI-X structures are: a table size, and two windows into BARs.
+//! The layout of a function's MSI-X structures: a table size, and two windows into BARs.
 //!
-//! A `Layout` is checked once when it is made and immutable afterwards; whatever has one needs no further
-//! checks. Implements PCIe r6 §7.7.2.2 to §7.7.2.6 as far as they are about places and sizes.
+//! A `Layout` is checked once when it is made, and immutable afterwards. Implements the sizes and offsets of PCIe r6 §7.7.2.2 to
+//! §7.7.2.6.
 
 use std::ops::Range;
 
@@ -14,7 +14,7 @@ pub const CAPABILITY_BYTES: usize = 12;
 /// Bytes of a table entry.
 pub const ENTRY_BYTES: u64 = 16;
 
-/// How many vectors a table has: 1 to 2048.
+/// The number of vectors of a table: 1 to 2048.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct TableSize(u16);
 
@@ -58,7 +58,7 @@ pub struct Window {
     pub bytes: Range<u64>,
 }
 
-/// Why a function's MSI-X cannot be emulated.
+/// Why a layout is invalid.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum LayoutError {
     /// The bytes are not an MSI-X capability.
@@ -82,7 +82,7 @@ pub enum LayoutError {
     },
 }
 
-/// Sizes and places of a function's MSI-X structures.
+/// Sizes and offsets of a function's MSI-X structures.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Layout {
     size: TableSize,
@@ -90,19 +90,19 @@ pub struct Layout {
     pba: Window,
 }
 
-/// Whose bytes a part of a BAR access is for.
+/// The owner of the bytes of a part of a BAR access.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Owner {
-    /// The MSI-X table, from this byte of the table.
+    /// The MSI-X table, from this byte offset into the table.
     Table(u64),
-    /// The pending bit array, from this byte of the array.
+    /// The pending bit array, from this byte offset into the array.
     Pba(u64),
-    /// Other registers of the function that share the page, from this byte of the BAR.
+    /// Other registers of the function, from this byte offset into the BAR.
     Device(u64),
 }
 
 impl Layout {
-    /// Places a table and a pending bit array; offsets are in bytes, multiples of 8.
+    /// A layout with the given table and pending bit array. Offsets are in bytes, and multiples of 8.
     ///
     /// # Errors
     /// A misaligned offset, or windows that overlap.
@@ -125,10 +125,10 @@ impl Layout {
         Ok(Self { size, table, pba })
     }
 
-    /// Reads a function's own capability (12 bytes from its ID on), as a passed-through device has it.
+    /// Parses a function's MSI-X capability, the 12 bytes from its ID on, as read from a passed-through device.
     ///
     /// # Errors
-    /// Bytes that are no MSI-X capability, or one that breaks the specification.
+    /// The bytes are not an MSI-X capability, or the capability violates the specification.
     pub fn parse(capability: &[u8; CAPABILITY_BYTES]) -> Result<Self, LayoutError> {
         let [id, _next, control @ .., t0, t1, t2, t3, p0, p1, p2, p3] = *capability;
         if id != CAPABILITY_ID {
@@ -167,7 +167,7 @@ impl Layout {
         })
     }
 
-    /// Splits an access to a BAR into parts of one owner each: (owner, bytes of the access's buffer).
+    /// Splits an access to a BAR into parts with one owner each. An item is the owner, and the part's range in the access's buffer.
     pub fn split(&self, bar: Bar, offset: u64, len: usize) -> impl Iterator<Item = (Owner, Range<usize>)> {
         let windows = [(&self.table, true), (&self.pba, false)].map(|(window, is_table)| {
             (if window.bar == bar { window.bytes.clone() } else { 0..0 }, is_table)

@@ -1,9 +1,8 @@
 //! MSI-X as a guest sees it (PCIe r6 §6.1.4, §7.7.2): capability and table, which any number of vCPUs use at once.
 //!
-//! Owns the registers. Invariant: after any access of any offset, width and value the state is one that a
-//! function could have, and [`Touched`] names every vector whose [`Delivery`] changed in a way that the host
-//! has to follow: also where several vCPUs change it at once (`registers.rs`). No I/O, no lock, no log, no panic. The
-//! pending bits are not here: they belong to the domain, which knows what waits where.
+//! Owns the registers. The pending bits belong to the domain. Invariant: after any access of any offset, width and value, the state is
+//! one that a function could have. [`Touched`] names each vector whose [`Delivery`] changed so that the host must follow, also if
+//! several vCPUs change it at once (`registers.rs`). No I/O, no lock, no log, no panic.
 
 pub mod layout;
 mod registers;
@@ -15,7 +14,7 @@ mod table;
 #[cfg(target_arch = "x86_64")]
 mod shuttle_tests;
 
-/// A test has others here: see `shuttle_tests.rs`.
+/// The atomics of the registers. `shuttle_tests.rs` replaces them.
 mod atomic {
     pub(super) use std::sync::atomic::{AtomicU16, AtomicU64, AtomicUsize, Ordering};
 }
@@ -66,7 +65,7 @@ impl Msix {
         Self { layout, registers }
     }
 
-    /// Where the table and the pending bits are.
+    /// The windows of the table and of the pending bits.
     pub fn layout(&self) -> &Layout {
         &self.layout
     }
@@ -100,7 +99,7 @@ impl Registers for Msix {
         self.layout.size().get().into()
     }
 
-    /// Each vector on its own, when the guest first unmasks it.
+    /// Independent vectors, because each is bound when the guest first unmasks it.
     fn needs(&self) -> Capabilities {
         Capabilities {
             vectors: self.capacity(),

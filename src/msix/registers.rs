@@ -1,12 +1,12 @@
-//! What the vCPUs of a guest change at once: the table, and Message Control.
+//! The registers that several vCPUs change at once: the table, and Message Control.
 //!
-//! Owns when the host has to follow a change. Invariant: of several changes at the same moment the host misses none, though
-//! there is no lock. Whoever changes something looks *after* that at all else that a vector's delivery depends on, and all
-//! steps and looks are in one order (`SeqCst`): so of two changes the later one sees both.
+//! Owns the decision which changes the host must follow. Invariant: the host misses none of several concurrent changes, although
+//! there is no lock. Each writer reads the other registers that a vector's delivery depends on *after* its own write. All reads and
+//! writes are `SeqCst`, so the later of two writers sees both changes.
 //!
-//! A look that is to be followed begins with what keeps a vector from delivering: the function mask, the vector's mask bit,
-//! then the message. It is made under the domain's lock, and a write that masks a vector waits for that lock before its
-//! driver rewrites the message. So the message of one that is seen unmasked is whole. Who looks elsewhere may see halves.
+//! A domain reads the function mask first, then the vector's mask bit, then the message. It does so under its lock. A write that masks
+//! a vector takes that lock before it returns, and the driver rewrites the message only then. The message of a vector that the domain
+//! has read as unmasked is therefore whole. A reader without the domain's lock may see half a message.
 
 use super::atomic::AtomicU16;
 use super::atomic::Ordering::SeqCst;
@@ -45,11 +45,12 @@ impl ControlAndTable {
     pub(super) fn write_table(&self, offset: u64, data: &[u8]) -> Touched {
         self.table.write(offset, data, |before, after| {
             if before == after {
-                // The driver has written the message once more: its device may have lost it. A masked vector is looked at when
-                // it is unmasked.
+                // The driver has rewritten the message unchanged: its device may have lost it. A masked vector is synced when it is
+                // unmasked.
                 return matches!(delivery(self.control(), after), Delivery::Live(_));
             }
-            // Where Message Control keeps it silent already, another vCPU may not be as far with the host as to have it so.
+            // A new mask bit is always followed. Message Control may mask the vector already by another vCPU's access that has not
+            // detached it yet.
             let is_masked_now = after.is_masked() && !before.is_masked();
             let control = self.control();
             is_masked_now || delivery(control, after).concerns_host(delivery(control, before))
@@ -86,8 +87,8 @@ impl ControlAndTable {
         let control = self.control();
         let Some(entry) = self.table.entry(vector) else { return Delivery::Off };
         match delivery(control, &entry) {
-            // Who has masked the function meanwhile may have done so before this entry was ever written, and then does not
-            // have it followed.
+            // Another vCPU may have masked the function meanwhile. If it did so before this entry was first written, its access does
+            // not touch the entry.
             Delivery::Live(_) => delivery(self.control(), &entry),
             silent => silent,
         }
@@ -99,7 +100,7 @@ impl ControlAndTable {
         self.table.written()
     }
 
-    /// Puts another function's in their place.
+    /// Replaces the registers by those of another function.
     pub(super) fn replace(&self, other: &Self) {
         self.table.replace(&other.table);
         self.control.store(other.control().into_bits(), SeqCst);
@@ -111,8 +112,8 @@ pub(super) fn first_dword(control: MessageControl) -> u32 {
     u32::from(control.into_bits()) << 16 | u32::from(CAPABILITY_ID)
 }
 
-/// What an entry should be. A masked entry without a message is one that its driver has not requested yet, or
-/// has freed: it needs nothing of the host.
+/// The delivery that a guest wants for an entry. A masked entry without a message is off: its driver has not requested it, or has
+/// freed it.
 fn delivery(control: MessageControl, entry: &Entry) -> Delivery {
     if !control.enable() || entry.is_masked() && entry.is_blank() {
         Delivery::Off

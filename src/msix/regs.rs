@@ -42,8 +42,7 @@ pub struct WindowRegister {
 
 /// Vector Control of a table entry, PCIe r6 §7.7.2.5.
 ///
-/// The steering tag (bits 31:16) belongs to TPH, which no function here has: those bits are reserved, read 0
-/// and ignore writes.
+/// The steering tag (bits 31:16) belongs to TPH, which is not emulated: these bits are reserved, read 0 and ignore writes.
 #[bitfield(u32)]
 #[derive(PartialEq, Eq)]
 pub struct VectorControl {

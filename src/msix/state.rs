@@ -1,5 +1,4 @@
-//! The registers of MSI-X as plain data, and the way back: any data at all is either refused, or what a function
-//! of the given layout could have in its registers.
+//! The registers of MSI-X as plain data. Restoring refuses data that no function of the layout could have in its registers.
 
 use super::Msix;
 use super::layout::Layout;
@@ -16,9 +15,9 @@ use crate::state::RestoreError;
 pub struct MsixState {
     /// Message Control.
     pub message_control: u16,
-    /// Table Offset/Table BIR: not to be restored, but to tell one function from another.
+    /// Table Offset/Table BIR. It is read-only: a restore only checks that it is the function's.
     pub table_window: u32,
-    /// PBA Offset/PBA BIR, likewise.
+    /// PBA Offset/PBA BIR. It is read-only, too.
     pub pba_window: u32,
     /// The table.
     pub entries: Vec<EntryState>,
@@ -42,8 +41,8 @@ impl MsixState {
     /// - Table Offset and PBA Offset are those of `layout`.
     /// - Vector Control keeps the mask bit. Steering tags and reserved bits are dropped.
     ///
-    /// Entries are neither dropped nor added:
-    /// [`restore`](crate::InterruptFunction::restore) refuses a state that has another number of entries than its function.
+    /// Entries are neither dropped nor added: [`restore`](crate::InterruptFunction::restore) refuses a state with another number of
+    /// entries than the function has.
     pub fn new(layout: &Layout, message_control: u16, entries: impl IntoIterator<Item = EntryState>) -> Self {
         let at_power_on = Msix::new(layout.clone());
         let [table_window, pba_window] = layout.registers();

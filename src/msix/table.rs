@@ -1,11 +1,11 @@
 //! The MSI-X table as memory that any number of vCPUs use at once, with one rule: Vector Control keeps only its mask bit
 //! (PCIe r6 §7.7.2.5).
 //!
-//! Owns the entries and nothing else: no enable bit, no function mask, no host. Every access of any offset and
-//! width is answered; what lies beyond the last entry reads 0 and ignores writes.
+//! Owns the entries, and neither the enable bit nor the function mask. An access may have any offset and width. Bytes beyond the last
+//! entry read 0 and ignore writes.
 //!
-//! Locking: none. An entry is two QWORDs, and each write of (a part of) one is one atomic step; a read waits for nobody and
-//! keeps nobody waiting. In what order an entry's halves are looked at matters: see `registers.rs`.
+//! Locking: none. An entry is two QWORDs. Each write of a QWORD, or of a part of it, is one atomic step, and reads are wait-free. The
+//! order in which an entry's halves are read matters: see `registers.rs`.
 
 use super::atomic::Ordering::SeqCst;
 use super::atomic::{AtomicU64, AtomicUsize};
@@ -15,15 +15,15 @@ use crate::access::lanes;
 use crate::delivery::{Touched, Vector};
 use crate::message::MsiMessage;
 
-/// One entry: Message Address and Message Upper Address; Message Data and Vector Control.
+/// The value of an entry: Message Address with Message Upper Address, then Message Data with Vector Control.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Entry([u64; 2]);
 
-/// What a write may change of each QWORD.
+/// The bits of each QWORD that a write may change.
 const WRITABLE: [u64; 2] = [u64::MAX, (VectorControl::WRITABLE.into_bits() as u64) << 32 | u32::MAX as u64];
 
 impl Entry {
-    /// After reset: masked. The specification leaves the message undefined; it is blank here.
+    /// After reset an entry is masked. The specification leaves the message undefined. Here it is blank.
     const RESET: Self = Self([0, (VectorControl::RESET.into_bits() as u64) << 32]);
 
     pub(super) fn new(message: MsiMessage, control: VectorControl) -> Self {
@@ -44,13 +44,13 @@ impl Entry {
         self.control().mask()
     }
 
-    /// No message: [`MsiMessage::BLANK`].
+    /// Whether the message is [`MsiMessage::BLANK`].
     pub(super) fn is_blank(&self) -> bool {
         self.message() == MsiMessage::BLANK
     }
 }
 
-/// Where an entry is.
+/// An entry as vCPUs share it.
 #[derive(Debug)]
 struct AtomicEntry([AtomicU64; 2]);
 
@@ -65,7 +65,7 @@ impl AtomicEntry {
         second.store(data_and_control, SeqCst);
     }
 
-    /// The mask bit first.
+    /// Reads the mask bit first, then the address.
     fn load(&self) -> Entry {
         let Self([first, second]) = self;
         let data_and_control = second.load(SeqCst);
@@ -77,10 +77,10 @@ impl AtomicEntry {
 #[derive(Debug)]
 pub(super) struct Table {
     entries: Box<[AtomicEntry]>,
-    /// From here on every entry is as after power-on, and always was.
+    /// No entry from this index on was ever written.
     extent: AtomicUsize,
-    /// A bit for each entry whose Message Data the driver has written once more as it was. Data is the last register that a
-    /// driver writes of a message, so the whole message was, unless address or data have changed since.
+    /// A bit for each entry whose Message Data the driver has rewritten unchanged. A driver writes Data last, so it has rewritten the
+    /// whole message, unless address or data have changed since.
     rewritten: Flags,
     /// A bit for each entry whose address has changed while it was unmasked, until its Message Data is written.
     moving: Flags,
@@ -121,14 +121,14 @@ impl Table {
         self.entries.iter().take(extent).for_each(|place| place.store(Entry::RESET));
     }
 
-    /// Puts other entries in the place of these.
+    /// Replaces the entries by those of another table.
     pub(super) fn replace(&self, other: &Self) {
         self.extent.fetch_max(other.extent.load(SeqCst), SeqCst);
         self.entries.iter().zip(other.entries()).for_each(|(place, entry)| place.store(entry));
     }
 
-    /// What a change of Message Control touches: each entry that may differ from what it is after reset, and the first
-    /// one in any case, as the domain is to know. A driver uses the first few of a large table, and pays for no others.
+    /// The entries that a change of Message Control touches: all that were ever written, and entry 0 in any case, so that the domain is
+    /// called. A driver that uses the first entries of a large table does not pay for the others.
     pub(super) fn written(&self) -> Touched {
         Touched::first(self.extent.load(SeqCst).max(1) as u32)
     }
@@ -162,7 +162,7 @@ impl Table {
         }
     }
 
-    /// Apart, as what it needs of the stack and of registers would be paid for by every read. So with writes.
+    /// Not inlined: otherwise every read would pay for its stack frame. The same holds for `write_any`.
     #[inline(never)]
     fn read_any(&self, offset: u64, data: &mut [u8]) {
         match data.as_chunks_mut() {
@@ -171,8 +171,9 @@ impl Table {
         }
     }
 
-    /// Writes, and tells which vectors the host has to follow: `follows` says so of an entry before and after, and looks at
-    /// nothing else before it is called. An entry that is written as it is may be called too: see [`Table::take_rewritten`].
+    /// Writes entries, and returns the vectors that the host must follow. `follows` decides that from an entry before and after the
+    /// write. It reads other registers only when it is called, which is after the write. It is also called for an entry that is
+    /// rewritten unchanged: see [`Table::take_rewritten`].
     #[inline]
     pub(super) fn write(
         &self,
@@ -181,7 +182,7 @@ impl Table {
         follows: impl Fn(&Entry, &Entry) -> bool,
     ) -> Touched {
         match data.as_chunks() {
-            // As Linux writes, and the specification asks.
+            // An aligned DWORD, as Linux writes and the specification allows.
             ([value], []) if offset.is_multiple_of(4) => {
                 self.write_dword(offset / 4, u32::MAX, u32::from_le_bytes(*value), follows)
             }
@@ -192,7 +193,7 @@ impl Table {
     #[inline(never)]
     fn write_any(&self, offset: u64, data: &[u8], follows: impl Fn(&Entry, &Entry) -> bool) -> Touched {
         match data.as_chunks() {
-            // The other way that it allows.
+            // An aligned QWORD, which the specification also allows.
             ([value], []) if offset.is_multiple_of(8) => {
                 self.write_qword(offset / 8, u64::MAX, u64::from_le_bytes(*value), &follows)
             }
@@ -233,7 +234,7 @@ impl Table {
             if after == before {
                 return Touched::NOTHING;
             }
-            // Not earlier: it may have changed with the address.
+            // Read after the write of the address: the mask bit may have changed meanwhile.
             let second = data_and_control.load(SeqCst);
             let is_masked = !is_unmasked(second);
             if !is_masked {
@@ -262,7 +263,7 @@ impl Table {
         }
     }
 
-    /// Writes the enabled bits of a QWORD in one step. Answers the QWORD before and after.
+    /// Writes the enabled bits of a QWORD in one atomic step. Returns the QWORD before and after.
     #[inline]
     fn exchange(&self, index: usize, qword: &AtomicU64, enabled: u64, value: u64) -> (u64, u64) {
         let mut before = qword.load(SeqCst);
@@ -285,7 +286,7 @@ impl Table {
         before as u32 == after as u32 && !was_moving
     }
 
-    /// Who turns the function on after an entry was changed looks at it.
+    /// Extends the entries that a change of Message Control touches.
     #[inline]
     fn reach(&self, extent: usize) {
         if self.extent.load(SeqCst) < extent {

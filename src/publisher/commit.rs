@@ -76,7 +76,7 @@ impl<H: Hypervisor> Drop for Commit<'_, H> {
         shared.ended.increment();
         match result {
             Ok(()) => {
-                shared.routes.settle(pending);
+                shared.routes.confirm(pending);
                 served.iter_mut().for_each(|request| request.acquire(&mut shared.routes));
             }
             Err(source) => {

@@ -2,7 +2,7 @@
 //!
 //! A message that nobody uses stays in its slot until its room is needed. Invariant: `slots` and `index` agree, and a GSI is given
 //! out only for a message that is in force. A message that was [placed](Routes::place) is pending until it is
-//! [settled](Routes::settle) or [taken back](Routes::take_back), and nobody gets it meanwhile. Locking: none of its own; see
+//! [confirmed](Routes::confirm) or [taken back](Routes::take_back), and nobody gets it meanwhile. Locking: none of its own; see
 //! `mod.rs`.
 //!
 //! All messages here are [keys](super::Hypervisor::key).
@@ -228,14 +228,14 @@ impl Routes {
         &self.pending
     }
 
-    /// The messages of a commit that begins now. It ends with [`settle`](Self::settle) or [`take_back`](Self::take_back).
+    /// The messages of a commit that begins now. It ends with [`confirm`](Self::confirm) or [`take_back`](Self::take_back).
     pub(super) fn begin(&mut self) -> Vec<PendingRoute> {
         self.under_way = self.pending.len();
         std::mem::take(&mut self.pending)
     }
 
     /// The hypervisor has taken the messages of the commit under way: they are in force.
-    pub(super) fn settle(&mut self, committed: &[PendingRoute]) {
+    pub(super) fn confirm(&mut self, committed: &[PendingRoute]) {
         self.under_way = 0;
         for PendingRoute { index, .. } in committed {
             if let Some(slot) = self.slots.get_mut(*index) {

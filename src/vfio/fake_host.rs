@@ -1,7 +1,7 @@
 //! A host without VFIO: the kernel's rules for VFIO_DEVICE_SET_IRQS on MSI and MSI-X, with failures on order.
 //!
-//! It follows Linux 6.12 (vfio_pci_intrs.c) where the kernel is strict: a count where fewer interrupts are available, -EINVAL
-//! for a vector that was not allocated and cannot be, and for any call while another index is enabled. Clones are one host.
+//! It follows Linux 6.12 (vfio_pci_intrs.c) where the kernel is strict. It answers a count if fewer interrupts are available. It answers
+//! -EINVAL for a vector that cannot be allocated, and for any call while another index is enabled. Clones are one host.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
@@ -15,7 +15,7 @@ pub(super) const EINVAL: i32 = 22;
 pub(super) const EMFILE: i32 = 24;
 pub(super) const ENOSPC: i32 = 28;
 
-/// What the next SET_IRQS answers, whatever is asked.
+/// The answer of the next SET_IRQS, whatever its arguments.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Answer {
     Error(i32),

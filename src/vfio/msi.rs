@@ -1,8 +1,8 @@
 //! A passed-through device's MSI vectors.
 //!
-//! The host programs all of them at once when MSI is enabled, so they are reserved together, all or nothing, with no eventfd.
-//! Each is requested when the guest first uses it. An interrupt for an unbound vector waits in the device where the device
-//! has pending bits. A device without mask bits cannot hold it back, and a guest's driver does not let it come to that.
+//! The host programs all of them at once when MSI is enabled. They are therefore reserved together, all or nothing, without eventfds.
+//! Each is requested when the guest first uses it. An interrupt for an unbound vector waits in the device's pending bits. A device
+//! without mask bits cannot hold it back. Drivers avoid that: they request the interrupt before they enable its source.
 //!
 //! Invariant: MSI changes in the host only in `open`, `bind`, `unbind`, `close` and [`VfioMsi::probe_messages`]. Locking: none
 //! of its own; a domain calls it under the domain's lock.
@@ -21,7 +21,7 @@ use crate::msi::{MessageControl, MessageCount};
 /// A passed-through device's MSI vectors.
 ///
 /// It cannot tell whether the device still has MSI enabled: VFIO answers reads of the MSI flags from its own copy (Linux
-/// vfio_pci_config.c, `init_pci_cap_msi_perm`). But it can write them: see [`VfioMsi::with_message_control`].
+/// vfio_pci_config.c, `init_pci_cap_msi_perm`). It can write them: see [`VfioMsi::with_message_control`].
 #[derive(Debug)]
 pub struct VfioMsi {
     vectors: Vectors,
@@ -32,14 +32,14 @@ pub struct VfioMsi {
 
 impl VfioMsi {
     /// A backend for `messages` MSI vectors of the device behind `device`, a duplicate of its VFIO descriptor. It changes
-    /// nothing in the host. Where the host has too few interrupts later, opening fails with ENOSPC, and the domain tries
-    /// again: see [`VfioMsi::probe_messages`].
+    /// nothing in the host. If the host later has too few interrupts, opening fails with ENOSPC, and the domain tries again: see
+    /// [`VfioMsi::probe_messages`].
     ///
     /// `pending_file_offset` is where the device's Pending Bits register is in the descriptor's file, if it has one: the
     /// offset of the configuration region plus the register's offset in configuration space.
     ///
     /// # Errors
-    /// The descriptor is no VFIO PCI device's, or that device has no MSI or fewer vectors.
+    /// The descriptor is not a VFIO PCI device's, or that device has no MSI or fewer vectors.
     pub fn new(
         device: File,
         messages: MessageCount,
@@ -65,9 +65,9 @@ impl VfioMsi {
         })
     }
 
-    /// The same backend, which sets the device's enable bit again when the guest's driver does: a device that resets itself may have
-    /// cleared it. `file_offset` is where Message Control is in the descriptor's file: the offset of the configuration region
-    /// plus the register's. VFIO hands such a write on to the device while MSI is enabled in the host.
+    /// Makes the backend set the device's enable bit again when the guest's driver does: a device that resets itself may have cleared
+    /// it. `file_offset` is the offset of Message Control in the descriptor's file: the offset of the configuration region plus the
+    /// register's. VFIO passes the write on to the device while MSI is enabled in the host.
     #[must_use]
     pub fn with_message_control(self, file_offset: u64) -> Self {
         Self { control_file_offset: Some(file_offset), ..self }
@@ -76,24 +76,24 @@ impl VfioMsi {
     /// How many messages the device behind this VFIO descriptor asks for. Nothing changes in the host.
     ///
     /// # Errors
-    /// The descriptor is no VFIO PCI device's, or that device has no MSI.
+    /// The descriptor is not a VFIO PCI device's, or that device has no MSI.
     pub fn asked(device: &File) -> Result<MessageCount, VfioError> {
         asked(device)
     }
 
-    /// How many messages the host can give the device at this moment. That is fewer than the device asks for where, for
-    /// example, an x86 host has no interrupt remapping. A guest that is told more finds its driver's vectors dead.
+    /// How many messages the host can give the device at this moment. It may be fewer than the device asks for, for example on an
+    /// x86 host without interrupt remapping. Do not show a guest more: its driver would get no interrupts.
     ///
-    /// This enables MSI in the host and disables it again, which the device sees. Call it before the guest runs, while INTx,
-    /// MSI and MSI-X are off: the kernel refuses it otherwise, except that MSI which is already on would be turned off.
+    /// This enables MSI in the host and disables it again, which the device sees. Call it before the guest runs, while INTx, MSI and
+    /// MSI-X are disabled. If INTx or MSI-X is enabled, the kernel refuses. If MSI is enabled, this disables it.
     ///
     /// # Errors
-    /// The descriptor is no VFIO PCI device's, that device has no MSI, or the host has no interrupt for it.
+    /// The descriptor is not a VFIO PCI device's, that device has no MSI, or the host has no interrupt for it.
     pub fn probe_messages(device: &File) -> Result<MessageCount, VfioError> {
         probe_messages(device)
     }
 
-    /// How many vectors there are: what a guest may be told.
+    /// How many vectors there are. A guest may be shown as many.
     pub fn messages(&self) -> MessageCount {
         self.messages
     }
@@ -154,7 +154,7 @@ impl Backend for VfioMsi {
 
     fn pending(&mut self, group: u32) -> u64 {
         let Some(at) = self.pending_file_offset.filter(|_| group == 0) else { return 0 };
-        // A device that does not answer is gone or in reset: it has no interrupt that could still be delivered.
+        // A device that does not answer is gone or in reset: it has no pending interrupt.
         self.vectors.read(at).map_or(0, |bits| u32::from_le_bytes(bits).into())
     }
 }

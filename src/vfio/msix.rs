@@ -1,9 +1,9 @@
 //! A passed-through device's MSI-X vectors.
 //!
-//! MSI-X is never disabled in order to grow. A host that can allocate single vectors (Linux 6.5 and later, most interrupt
-//! domains) enables it with one. A host that cannot (NORESIZE) reserves the whole table when it enables MSI-X, with no
-//! eventfd: no interrupt is requested and no CPU vector taken, and afterwards vectors take eventfds one by one all the same.
-//! An interrupt for an unbound vector waits in the device's own PBA, because the host keeps the entry masked.
+//! Binding another vector never disables MSI-X. A host that can allocate single vectors (Linux 6.5 and later, most interrupt domains)
+//! enables it with one. A host that cannot (NORESIZE) reserves the whole table when it enables MSI-X, without eventfds. This requests
+//! no interrupt and takes no CPU vector. Afterwards vectors take eventfds one by one in both cases. An interrupt for an unbound vector
+//! waits in the device's own PBA, because the host keeps the entry masked.
 //!
 //! Locking: none of its own; a domain calls it under the domain's lock.
 
@@ -39,7 +39,7 @@ pub struct VfioMsix {
     vectors: Vectors,
     capabilities: Capabilities,
     offsets: MsixFileOffsets,
-    /// `None` where the host does not let the table be mapped.
+    /// `None` if the host does not let the table be mapped.
     table: Option<TableMapping>,
 }
 
@@ -49,7 +49,7 @@ impl VfioMsix {
     /// The table is mapped, read-only, where the host allows it (Linux 4.16 and later, VFIO_REGION_INFO_CAP_MSIX_MAPPABLE).
     ///
     /// # Errors
-    /// The descriptor is no VFIO PCI device's, or that device has no MSI-X.
+    /// The descriptor is not a VFIO PCI device's, or that device has no MSI-X.
     pub fn new(device: File, offsets: MsixFileOffsets) -> Result<Self, VfioError> {
         let info = info(&device)?;
         let bytes = u64::from(info.vectors).saturating_mul(ENTRY_BYTES);
@@ -98,23 +98,22 @@ impl Backend for VfioMsix {
 
     fn pending(&mut self, group: u32) -> u64 {
         let at = self.offsets.pba.saturating_add(u64::from(group).saturating_mul(8));
-        // A device that does not answer is gone or in reset: it has no interrupt that could still be delivered.
+        // A device that does not answer is gone or in reset: it has no pending interrupt.
         self.vectors.read(at).map_or(0, u64::from_le_bytes)
     }
 
-    /// Compares the device's table entry with what the host must have written for a bound vector: a non-zero Message Address,
-    /// and a Vector Control with the mask bit clear. The entry is lost where Message Address is 0, or Vector Control is
-    /// exactly its reset value.
+    /// Compares the device's table entry with the values that a host writes for a bound vector: a non-zero Message Address, and a
+    /// Vector Control with the mask bit clear. The entry is lost if Message Address is 0, or Vector Control has its reset value.
     ///
-    /// While the host moves the interrupt to another CPU it masks the entry for a moment. [`Programming::Lost`] may be wrong
-    /// then. That is harmless: the vector is requested again and keeps its interrupts. An entry that reads all ones is
-    /// [`Programming::Unknown`]: the device is gone or in reset, and another read now would not tell more.
+    /// The host masks the entry for a moment while it moves the interrupt to another CPU. [`Programming::Lost`] may be wrong then. This
+    /// is harmless: the vector is bound again and loses no interrupt. An entry that reads all ones is [`Programming::Unknown`]: the
+    /// device is gone or in reset.
     fn vector_programming(&mut self, vector: Vector) -> Programming {
         let Some(table) = &self.table else { return Programming::Unknown };
         let entry = u64::from(vector.0).saturating_mul(ENTRY_BYTES);
         let control = entry.saturating_add(VECTOR_CONTROL);
         let reset = VectorControl::RESET.into_bits();
-        // An address that reads all ones is no address: its lowest two bits are always 0.
+        // The lowest two bits of an address are 0, so all ones is not an address.
         for (at, value, meaning) in [
             (entry, 0, Programming::Lost),
             (entry, u32::MAX, Programming::Unknown),

@@ -1,7 +1,7 @@
 //! VFIO_DEVICE_GET_IRQ_INFO and VFIO_DEVICE_SET_IRQS for MSI and MSI-X (linux/vfio.h), and reads of the device's file.
 //!
-//! [`IrqCalls`] is what the backends ask of a device's descriptor. A [`File`] answers with system calls, a test double with
-//! the kernel's rules. This module owns the `unsafe` of the two ioctls. It keeps no state and needs no lock.
+//! [`IrqCalls`] are the calls of the backends on a device's descriptor. A [`File`] makes system calls, and a test double follows the
+//! kernel's rules. This module owns the `unsafe` of the two ioctls. It keeps no state and needs no lock.
 
 use std::fmt;
 use std::fs::File;
@@ -36,7 +36,7 @@ impl Index {
     }
 }
 
-/// What VFIO_DEVICE_GET_IRQ_INFO says of an index.
+/// The answer of VFIO_DEVICE_GET_IRQ_INFO for an index.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct IrqInfo {
     /// How many vectors the device has.
@@ -53,8 +53,8 @@ pub(super) trait IrqCalls: fmt::Debug + Send {
     /// VFIO_DEVICE_GET_IRQ_INFO.
     fn info(&self, index: Index) -> io::Result<IrqInfo>;
 
-    /// VFIO_DEVICE_SET_IRQS with ACTION_TRIGGER and DATA_EVENTFD, for the vectors from `start` on. Answers what the kernel
-    /// returned: 0, or how many vectors the host can give where the call was to enable the index for more.
+    /// VFIO_DEVICE_SET_IRQS with ACTION_TRIGGER and DATA_EVENTFD, for the vectors from `start` on. Returns the kernel's return value:
+    /// 0, or how many vectors the host can give if the call was to enable the index for more.
     fn set_eventfds(&self, index: Index, start: u32, eventfds: &[RawFd]) -> io::Result<u32>;
 
     /// VFIO_DEVICE_SET_IRQS with ACTION_TRIGGER, DATA_NONE and count 0: disables the index.

@@ -1,12 +1,12 @@
 //! A device's own MSI-X table, mapped, and read by the kernel.
 //!
-//! VFIO answers read() of the table with 0xff, so a mapping is the only way to see it. A load from the mapping in user space
-//! raises SIGBUS while memory decoding is off or the device is in D3, and a check before the load would race with the guest
-//! or another process. So user space never loads from it. FUTEX_WAIT with a timeout of zero has the kernel read one aligned
-//! u32 and compare it with a value, and answers EFAULT where the page cannot be read.
+//! VFIO answers read() of the table with 0xff, so a mapping is the only way to see it. A load from the mapping in user space causes
+//! SIGBUS while memory decoding is off or the device is in D3. A check before the load would race with the guest or another process.
+//! User space therefore never loads from it. FUTEX_WAIT with a timeout of zero makes the kernel read one aligned u32 and compare it
+//! with a value. It fails with EFAULT if the page cannot be read.
 //!
-//! Owns the mapping and this module's `unsafe`. Invariant: the mapping is as long as its owner, and nothing in this process
-//! dereferences an address in it. It has no lock: comparing changes nothing.
+//! Owns the mapping and this module's `unsafe`. Invariant: the mapping lives as long as its owner, and this process dereferences no
+//! address in it. Locking: none, because comparing changes nothing.
 
 use std::ffi::c_void;
 use std::fs::File;
@@ -75,7 +75,7 @@ impl TableMapping {
         // The reference is passed to the kernel as an address. Nothing loads through it here, so no SIGBUS can be raised.
         let word = unsafe { &*word };
         match retry_on_intr(|| futex::wait(word, Flags::PRIVATE, value, Some(&Timespec::default()))) {
-            // Nobody wakes it: a waiter that slept has found the value.
+            // Nothing wakes a waiter. One that slept has found the value.
             Ok(()) | Err(Errno::TIMEDOUT) => Word::Equal,
             Err(Errno::AGAIN) => Word::Different,
             Err(_) => Word::Unreadable,

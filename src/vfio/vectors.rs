@@ -1,9 +1,8 @@
-//! What MSI and MSI-X have in common over VFIO: one interrupt index, enabled with no eventfd, whose vectors then take
-//! eventfds one by one.
+//! One interrupt index over VFIO, for MSI and MSI-X: it is enabled without eventfds, and its vectors then take eventfds one by one.
 //!
 //! Invariant: `usable` is 0 exactly while the index is disabled, and no single-vector call reaches the kernel for a vector
-//! beyond it. This matters because SET_IRQS with an eventfd, or with fd -1, enables an index that is disabled. A call is of
-//! one vector because the kernel detaches a whole block where one vector of it fails.
+//! beyond it. Otherwise SET_IRQS with an eventfd, or with fd -1, would enable a disabled index. A call is for one vector, because the
+//! kernel detaches a whole block if one vector of it fails.
 //!
 //! Locking: none of its own; a domain calls its owner under the domain's lock.
 
@@ -54,7 +53,7 @@ pub(super) struct Vectors {
 
 /// Enables an index with host interrupts for the first `vectors` vectors and none of them requested.
 ///
-/// `Ok(Some(n))` says that the host has interrupts for `n` vectors only, and the index is still disabled.
+/// `Ok(Some(n))`: the host has interrupts for `n` vectors only, and the index is still disabled.
 pub(super) fn enable(calls: &dyn IrqCalls, index: Index, vectors: u32) -> io::Result<Option<u32>> {
     let fits = calls.set_eventfds(index, 0, &vec![NO_FD; vectors as usize])?;
     Ok((fits > 0).then_some(fits))
@@ -77,8 +76,8 @@ impl Vectors {
         Ok(())
     }
 
-    /// Enables the index with host interrupts for `vectors` vectors, or for as many as the host has. The host says how many
-    /// fit, and may have fewer when that many are asked for: then the caller has to try again later.
+    /// Enables the index with host interrupts for `vectors` vectors, or for as many as the host has. It fails if the host has fewer
+    /// by the second call than it has answered to the first: then the caller tries again later.
     pub(super) fn open_some(&mut self, vectors: u32) -> io::Result<()> {
         match self.enable(vectors)? {
             None => self.usable = vectors,

@@ -1,7 +1,7 @@
-//! The way up: a route for the message, an eventfd attached to it, and a host vector for the device that signals it.
+//! Attaching: a route for the message, an eventfd attached to it, and a host vector that signals the eventfd.
 //!
-//! What most vectors do not need is `#[cold]`: between two system calls the kernel evicts this code from the first-level cache,
-//! so each cache line is fetched again for each vector.
+//! Code that most vectors do not need is `#[cold]`. A system call evicts this code from the first-level cache, so each of its cache
+//! lines is fetched again for each vector.
 
 use std::collections::BTreeSet;
 use std::mem;
@@ -21,32 +21,31 @@ use crate::domain::slot::Slot;
 use crate::interrupt::{Interrupt, Target};
 use crate::router::{Route, Router, Signalled};
 
-/// How many vectors one call delivers at the most: the domain's lock is not held for longer.
+/// How many vectors one call relays at most. It bounds the time under the domain's lock.
 const DELIVERIES: usize = 64;
 
-/// An interrupt that was read from an eventfd, and goes back there when this is dropped: the router has refused it, or has
-/// panicked.
+/// Writes an interrupt back to the eventfd that it was read from, when this is dropped: the router has refused it or has panicked.
 struct PutBack<'a>(&'a EventFd);
 
 impl Drop for PutBack<'_> {
     fn drop(&mut self) {
-        // It cannot overflow, having been read just now.
+        // It cannot overflow: the eventfd was empty just now.
         let _ = self.0.write(1);
     }
 }
 
 impl Host {
-    /// A route first, by one commit for all whose messages are missing; then the irqfd; the host vector last. Where the host is
-    /// short, freed vectors that still have theirs give some of them back, and those that were refused are tried once more.
+    /// Attaches each vector of the sync that has a target: its route first, then the irqfd, the host vector last. One commit publishes
+    /// all missing messages. If the host refuses vectors, some expiring vectors are released, and the refused ones are tried once more.
     pub(super) fn attach_ready(&mut self, router: &dyn Router) {
-        // A panic may have left some here.
+        // A panic may have left vectors here.
         self.refused.clear();
         self.attach_all(router);
         if !self.refused.is_empty() && self.owed.expiring().next().is_some() {
             let some: Vec<_> = self.owed.expiring().map(|(vector, _)| vector).take(BATCH).collect();
             some.into_iter().for_each(|vector| self.release(vector));
             let again: BTreeSet<Vector> = self.refused.drain(..).collect();
-            // Only these, and without the reasons of the first try.
+            // Only the refused vectors, without the errors of the first try.
             for work in self.owed.work_mut().iter_mut().filter(|work| !again.contains(&work.vector)) {
                 work.target = None;
             }
@@ -56,8 +55,8 @@ impl Host {
         self.refused.clear();
     }
 
-    /// Attaches each vector whose message is published, up to the first whose message is not: the first vector has the first
-    /// claim to room.
+    /// Attaches each vector whose message is published. From the first missing message on, all are published together, so that the
+    /// first vector gets the first free route.
     fn attach_all(&mut self, router: &dyn Router) {
         let mut index = 0usize;
         while let Some(Work { vector, target }) = self.owed.work().get(index).copied() {
@@ -73,7 +72,7 @@ impl Host {
         }
     }
 
-    /// Publishes the messages of this vector and of all after it, and attaches them.
+    /// Publishes the messages of the vectors from `index` on, and attaches them.
     #[cold]
     fn publish_from(&mut self, index: usize, router: &dyn Router) {
         let ready = self.owed.work().get(index..).unwrap_or_default().to_vec();
@@ -92,7 +91,7 @@ impl Host {
                 Some(Target::Interrupt(_)) => match routes.next() {
                     Some(Ok(route)) => self.attach(vector, route, router),
                     Some(Err(error)) => self.refuse_vector(vector, target, error.into()),
-                    // A router that answers for fewer: the vector is looked at again.
+                    // The router has answered for fewer messages. The vector's next sync asks again.
                     None => {}
                 },
             }
@@ -100,18 +99,18 @@ impl Host {
     }
 
     fn attach(&mut self, vector: Vector, route: Route, router: &dyn Router) {
-        // A vector leaves the set that userspace watches before its irqfd attaches, and has one irqfd at a time.
+        // A relayed vector leaves the epoll set before its irqfd attaches. A live vector is detached from its old route.
         if !self.hold(vector, router) {
             return router.put(route);
         }
         let target = Target::Interrupt(route.message());
         let is_refusing = self.is_refusing;
         let attached = self.step(vector, |slot, Means { backend, budget, .. }| match slot {
-            // Not while the host refuses vectors: each would be detached again, which takes its time.
+            // Not while the host refuses vectors: each would have to be detached again, which takes long.
             Slot::Idle { latched: false } if !is_refusing => {
                 slot.request(vector, route, router, backend, budget)
             }
-            // What is latched is one interrupt with what the device has pending: both are in the eventfd first.
+            // Latched and pending in the device are one interrupt: both go into the eventfd before it is attached.
             _ => match slot.bind(vector, backend, budget) {
                 Ok(()) => slot.attach(route, router),
                 Err(error) => {
@@ -125,9 +124,10 @@ impl Host {
         }
     }
 
-    /// A vector that the kernel cannot deliver is delivered from userspace, where an embedder watches for it, and is held
-    /// otherwise. It stays failed, so that it is tried again. A vector whose message is a write to memory is delivered so, and
-    /// is not failed: no driver waits for an interrupt of it.
+    /// Relays a vector that the kernel cannot deliver, or holds it if no embedder relays vectors.
+    ///
+    /// A vector without a route stays failed, so that it is tried again. A vector whose message is a write to memory is not failed:
+    /// relaying is the only way to deliver it.
     #[cold]
     fn relay(&mut self, vector: Vector, target: Option<Target>) {
         let Some(target) = target else { return };
@@ -143,7 +143,7 @@ impl Host {
         }
     }
 
-    /// The host has refused a vector on its way up.
+    /// Records that the host has refused to attach a vector.
     #[cold]
     fn refuse_vector(&mut self, vector: Vector, target: Option<Target>, error: DomainError) {
         let cause = error.cause();
@@ -156,15 +156,16 @@ impl Host {
         self.refused.push(vector);
     }
 
-    /// Delivers what waits for vectors that userspace delivers. Each is read and signalled under the lock that masking takes, so
-    /// none is delivered while masked. The eventfd is read before the message is sent: a signal that comes between the two is
-    /// delivered once more, and not lost. An interrupt that cannot be delivered waits.
+    /// Delivers the interrupts of relayed vectors. Masking takes the same lock, so none is delivered while masked.
+    ///
+    /// Each eventfd is read before its message is sent. A signal between the two is delivered once more; in the other order it would
+    /// be lost. An interrupt that the router refuses is written back and waits.
     pub(in crate::domain) fn deliver_relayed(&mut self, router: &dyn Router) {
         let Some(relay) = self.relay.clone() else { return };
         let mut ready = Vec::with_capacity(DELIVERIES);
         let now = Timespec::default();
         if epoll::wait(relay.as_fd(), spare_capacity(&mut ready), Some(&now)).is_err() {
-            // Interrupted: the descriptor stays readable and the embedder comes back.
+            // Interrupted. The descriptor stays readable, so the embedder calls again.
             return;
         }
         for event in ready {

@@ -1,21 +1,27 @@
-//! The host's side of one device: its backend, its vectors' states, and what is owed to them.
+//! The host's side of one device: its backend, its vectors' states, and the steps that are owed to them.
 //!
-//! Owned by one domain and used under its lock. A sync has four parts. It opens or closes the window (`window.rs`). It sets each
-//! vector's target and detaches what must not deliver (here). It leaves some vectors to an embedder's thread (`deferred.rs`).
-//! It attaches the rest (`attach.rs`), each by its steps (`step.rs`). What waits is read in `pending.rs`; everything is held in
-//! `suspend.rs`. What is owed is timed in `maintain.rs`.
+//! One domain owns it and uses it under the domain's lock. A sync has four parts:
 //!
-//! Every part works on the vectors of [`Owed`], which has each of them from before the first host call until it is settled.
+//! 1. It opens or closes the window (`window.rs`).
+//! 2. It sets each vector's target, and detaches each vector that must not deliver (here).
+//! 3. It leaves vectors without a host vector to an embedder's thread (`deferred.rs`).
+//! 4. It attaches the rest (`attach.rs`), vector by vector (`step.rs`).
+//!
+//! `pending.rs` reads the interrupts that wait, `suspend.rs` holds all vectors, and `maintain.rs` times the steps that are owed.
+//! Every part works on the vectors of [`Owed`], which has each of them from before the first host call until its last step.
 
 mod attach;
 mod deferred;
 mod maintain;
+mod notice;
 mod pending;
 mod step;
 mod suspend;
 mod window;
+mod window_hooks;
 
 use std::collections::BTreeMap;
+use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -33,9 +39,9 @@ use crate::counter::Increment;
 use crate::delivery::{Delivery, Store, Touched, Vector};
 use crate::interrupt::Target;
 use crate::router::Router;
-use deferred::Notice;
 use maintain::Maintenance;
-pub(super) use window::WindowHooks;
+use notice::Notice;
+pub(super) use window_hooks::WindowHooks;
 
 /// How many host vectors are bound or released at the most before the domain's lock is released.
 pub(super) const BATCH: usize = 16;
@@ -43,7 +49,7 @@ pub(super) const BATCH: usize = 16;
 /// An embedder's function that is called for each failure of the host, under the domain's lock.
 pub type FailureHook = Box<dyn Fn(&DomainError) + Send>;
 
-/// What the host has for the device.
+/// The device's backend, and the state of each of its vectors in the host.
 pub(super) struct Host {
     backend: Box<dyn Backend>,
     /// How many vectors may be bound: what the capability was turned on for, or 0 while it is off.
@@ -53,7 +59,7 @@ pub(super) struct Host {
     suspended: bool,
     /// No vector delivers while the bus does not let the device signal.
     bus_master: BusMaster,
-    /// The embedder has torn the domain down: no vector is used any more.
+    /// The embedder has torn the domain down: no vector is bound any more.
     is_torn_down: bool,
     slots: Slots,
     owed: Owed,
@@ -62,11 +68,11 @@ pub(super) struct Host {
     window_error: Option<DomainError>,
     /// How long a vector that the guest has freed keeps its host vector.
     pub(super) release_delay: Duration,
-    /// What userspace watches for the vectors that it delivers, where an embedder does so.
+    /// The epoll descriptor of the relayed vectors, if an embedder delivers those.
     pub(super) relay: Option<Arc<OwnedFd>>,
-    /// What userspace watches for vectors that wait for a host vector, where an embedder binds those on a thread.
+    /// The eventfd that wakes the thread which binds deferred vectors, if an embedder has one.
     deferred_bind: Option<Arc<OwnedFd>>,
-    /// What the backend was told that vectors carry, of those that carry something.
+    /// The cookie of each vector that has one, as the backend was told.
     cookies: BTreeMap<Vector, Cookie>,
     /// How many host vectors there may be.
     pub(super) budget: Arc<DeviceBudget>,
@@ -77,7 +83,7 @@ pub(super) struct Host {
     maintenance: Maintenance,
     /// The embedder wants to know of each failure.
     pub(super) on_failure: Option<FailureHook>,
-    /// Vectors for which the host was short in this sync: kept between calls for its memory only.
+    /// Vectors that the host or a budget refused in this sync. Kept between calls for its memory only.
     refused: Vec<Vector>,
 }
 
@@ -143,7 +149,7 @@ impl Host {
         self.end_sync();
     }
 
-    /// Those that there are.
+    /// `vectors`, up to the first that does not exist.
     fn existing<I: Iterator<Item = Vector>>(&self, vectors: I) -> impl Iterator<Item = Vector> + use<I> {
         let capacity = self.slots.capacity();
         vectors.take_while(move |vector| vector.index() < capacity)
@@ -153,12 +159,12 @@ impl Host {
         (0..self.slots.capacity() as u32).map(Vector)
     }
 
-    /// Closes or opens the window, sets each vector's target, and detaches what must not deliver as it does.
+    /// Closes or opens the window, sets each vector's target, and detaches each vector that must not deliver.
     fn detach_stale(&mut self, router: &dyn Router, store: &dyn Store) {
         let vectors = if self.is_torn_down { 0 } else { store.vectors() };
         // The host may have refused to open the window for earlier accesses.
         let missed = self.window_error.is_some();
-        // MSI's block grows only as a whole: off, and on for more.
+        // A larger block of MSI messages needs a new window.
         if vectors == 0 || vectors > self.window {
             self.close(router);
         }
@@ -166,7 +172,7 @@ impl Host {
             return;
         }
         if missed {
-            // Those too that the guest may not use any more, and the host has kept.
+            // Vectors that the guest does not use any more may still have a host vector.
             self.owed.end();
             self.owed.begin(self.all());
         }
@@ -180,9 +186,9 @@ impl Host {
         }
     }
 
-    /// Takes one vector down as far as it must be; answers the target that it is to be attached to.
+    /// Detaches one vector if it must not deliver as it does. Returns the target that it is to be attached to.
     fn sync_vector(&mut self, vector: Vector, store: &dyn Store, router: &dyn Router) -> Option<Target> {
-        // Most often none waits, and then looking this one up is what would cost.
+        // The first check is cheap and true most of the time. It saves the look-up.
         let was_freed =
             !self.owed.none_later() && matches!(self.owed.remove(vector), Some(Later::Expires(_)));
         // Before the store is read: see `may_deliver.rs`.
@@ -213,7 +219,7 @@ impl Host {
                         None
                     }
                 }
-                // The guest's mistake: there is nothing to try again before the guest has changed something.
+                // The guest's mistake. It is not tried again before the guest's next change.
                 Err(refusal) => {
                     self.hold(vector, router);
                     self.counters.count(refusal);
@@ -223,7 +229,9 @@ impl Host {
         }
     }
 
-    /// `suspect` says that the device may have lost what the host programmed, and whether the guest has freed the vector since.
+    /// Detaches a vector unless it delivers to `target` already. Returns the target that it is to be attached to.
+    ///
+    /// `suspect` is set if the device may have lost the vector's message. Its value says whether the guest has freed the vector since.
     fn set_target(
         &mut self,
         vector: Vector,
@@ -243,16 +251,16 @@ impl Host {
                 None
             }
             (Some(Slot::Relayed { target: relayed, .. }), _) if *relayed == target => match target {
-                // It stays as it is unless there is a route for it by now.
+                // It stays relayed unless there is a route for it by now.
                 Target::Interrupt(_) => Some(target),
                 Target::Memory(_) => None,
             },
-            // Where the host refuses to let go of the old message, a new one has to wait.
+            // If the host refuses to detach the old message, the new one waits.
             _ => self.hold(vector, router).then_some(target),
         }
     }
 
-    /// Unbinds a vector that the device has lost, so that it is bound again.
+    /// Unbinds a vector whose message the device has lost. The sync then binds it again.
     #[cold]
     fn rebind_lost(&mut self, vector: Vector, router: &dyn Router) {
         if !self.slot(vector).is_some_and(Slot::has_host_vector)
@@ -265,7 +273,7 @@ impl Host {
         }
     }
 
-    /// Whether the device may have lost its enable bit, which a driver has set although it was set.
+    /// Whether the device has lost its enable bit. A driver that sets it although it was set gives the reason to ask.
     fn has_lost_enable(&mut self, store: &dyn Store, touched: &Touched) -> bool {
         touched.writes_enable()
             && self.window > 0
@@ -273,8 +281,8 @@ impl Host {
             && self.backend.enable_programming() == Programming::Lost
     }
 
-    /// Has a vector's interrupts carry what they should from now on; true where they do. A bound vector is bound again for it,
-    /// and nothing that waits is lost meanwhile.
+    /// Sets a vector's cookie; true if the vector has it now. A bound vector is unbound for that and bound again. Interrupts that wait
+    /// are not lost meanwhile.
     fn update_cookie(&mut self, vector: Vector, cookie: Option<Cookie>, router: &dyn Router) -> bool {
         self.cookies.get(&vector).copied() == cookie || self.change_cookie(vector, cookie, router)
     }
@@ -282,16 +290,16 @@ impl Host {
     #[cold]
     fn change_cookie(&mut self, vector: Vector, cookie: Option<Cookie>, router: &dyn Router) -> bool {
         self.hold(vector, router);
-        // Not released: the device keeps what it raises meanwhile for this vector.
+        // Not released: the device keeps the interrupts that it raises meanwhile for this vector.
         self.unbind(vector);
         if !matches!(self.slot(vector), None | Some(Slot::Idle { .. })) {
-            // The host did not unbind it: the vector is tried again, with the cookie that it has until then.
+            // The host did not unbind it. The vector keeps its old cookie and is tried again.
             return false;
         }
         match (self.backend.set_cookie(vector, cookie), cookie) {
             (Ok(()), Some(cookie)) => drop(self.cookies.insert(vector, cookie)),
             (Ok(()), None) => drop(self.cookies.remove(&vector)),
-            // There is nothing to try again before the guest has changed something.
+            // It is not tried again before the guest's next change.
             (Err(BackendError::NoCookies { .. }), _) => {
                 self.counters.refused_cookies.increment();
                 return false;
@@ -304,7 +312,7 @@ impl Host {
         true
     }
 
-    /// The sync is over: what is not settled is in one of the other lists.
+    /// Ends the sync. Each vector with steps left is in another list of [`Owed`].
     fn end_sync(&mut self) {
         for work in self.owed.work() {
             if !self.slots.get(work.vector).is_some_and(Slot::delivers) {
@@ -314,9 +322,9 @@ impl Host {
         self.owed.end();
     }
 
-    /// Releases some host vectors whose delay is over; true where others wait for that.
+    /// Releases at most [`BATCH`] host vectors whose release delay is over; true if others are left.
     pub(super) fn release_expired(&mut self, now: Instant) -> bool {
-        // Where another vector waits for a host vector that is kept here, the delay is over now.
+        // If another vector waits for a host vector, every delay is over now.
         let is_short = self.budget.is_short();
         let mut expired = self.owed.expiring().filter(|(_, at)| is_short || *at <= now);
         let some: Vec<_> = expired.by_ref().take(BATCH).map(|(vector, _)| vector).collect();
@@ -326,11 +334,11 @@ impl Host {
         others_wait
     }
 
-    /// Tries again what the host refused, the vectors first that userspace delivers most often. Host vectors are bound where they
-    /// were to be bound at first: each may take as long as the host does.
+    /// Tries refused steps again, beginning with the busiest relayed vectors. A vector that was deferred at first is deferred again,
+    /// because binding it may take long.
     pub(super) fn retry(&mut self, router: &dyn Router, store: &dyn Store) -> Notice {
         let mut vectors: Vec<Vector> = match self.window_error {
-            // At least one, so that a window that could not be closed is tried again too.
+            // At least one vector, so that a refused close is tried again too.
             Some(_) => (0..store.vectors().max(1)).map(Vector).collect(),
             None => self.owed.failed_vectors().collect(),
         };
@@ -349,12 +357,12 @@ impl Host {
         notice
     }
 
-    /// How many steps wait for another try.
+    /// How many refused steps are tried again later.
     pub(super) fn failed(&self) -> usize {
         self.owed.failed().saturating_add(self.window_error.is_some().into())
     }
 
-    /// How often userspace has delivered the vector that it delivers most, of those that should be delivered by the kernel.
+    /// How many interrupts userspace has delivered for the busiest relayed vector that waits for a route.
     pub(super) fn max_relayed(&self) -> u32 {
         let relayed = |vector: Vector| self.slot(vector).map_or(0, Slot::relayed);
         self.owed.failed_vectors().map(relayed).max().unwrap_or(0)
@@ -365,16 +373,41 @@ impl Host {
         self.owed.expiring().count()
     }
 
-    /// When the first of them is to be released.
+    /// When the first of the expiring vectors is to be released.
     pub(super) fn next_expiry(&self) -> Option<Instant> {
         self.owed.expiring().map(|(_, at)| at).min()
+    }
+
+    /// An eventfd that is readable while there is work that [`DeviceDomain::maintain`](crate::DeviceDomain::maintain) has not timed.
+    pub(super) fn maintenance_fd(&mut self) -> io::Result<Arc<OwnedFd>> {
+        let owes = self.failed() > 0 || self.expiring() > 0;
+        self.maintenance.fd(owes)
+    }
+
+    /// The embedder retries or maintains the domain.
+    pub(super) fn set_maintained(&mut self) {
+        self.maintenance.set_maintained();
+    }
+
+    /// Whether refused steps are due now.
+    pub(super) fn is_retry_due(&self, now: Instant) -> bool {
+        self.maintenance.is_retry_due(now)
+    }
+
+    /// Ends a call of maintenance, and returns how long the work that is left may wait.
+    pub(super) fn end_maintenance(&mut self, now: Instant) -> Option<Duration> {
+        let failed = self.failed() > 0;
+        let times = [self.maintenance.end(now, failed), self.next_expiry()].into_iter().flatten();
+        let deferred = (self.deferred() > 0).then_some(Duration::ZERO);
+        times.map(|at| at.saturating_duration_since(now)).chain(deferred).min()
     }
 
     fn slot(&self, vector: Vector) -> Option<&Slot> {
         self.slots.get(vector)
     }
 
-    /// A freed vector keeps its host vector for a while: a driver that requests it again pays nothing.
+    /// Starts the release delay of a freed vector, or releases it if there is no delay. Until the delay is over, a driver that requests
+    /// the vector again causes no host call for it.
     fn expire(&mut self, vector: Vector) {
         match self.slot(vector) {
             Some(Slot::Held { .. }) if self.release_delay.is_zero() => self.release(vector),
@@ -382,7 +415,7 @@ impl Host {
                 let now = Instant::now();
                 let at = now.checked_add(self.release_delay).unwrap_or(now);
                 self.owed.insert(vector, Later::Expires(at));
-                self.notify_maintenance();
+                self.maintenance.notify();
             }
             // Unbound for another cookie, and freed before it was bound again.
             None | Some(Slot::Idle { .. }) if self.cookies.contains_key(&vector) => {
@@ -392,7 +425,7 @@ impl Host {
         }
     }
 
-    /// Gives a held vector back to the host.
+    /// Releases a held vector.
     fn release(&mut self, vector: Vector) {
         if self.unbind(vector) {
             self.owed.remove(vector);
@@ -400,7 +433,7 @@ impl Host {
         }
     }
 
-    /// Takes a held vector's eventfd away from the device; true where that was done.
+    /// Unbinds a held vector; true if the device had its eventfd and has it no more.
     fn unbind(&mut self, vector: Vector) -> bool {
         let is_held = matches!(self.slot(vector), Some(Slot::Held { .. }));
         let is_unbound = is_held && self.try_step(vector, |slot, means| slot.unbind(vector, means.backend));
@@ -410,7 +443,7 @@ impl Host {
         is_unbound
     }
 
-    /// Lets a vector's interrupts wait; true where they do.
+    /// Makes a vector's interrupts wait; false if the host refuses to detach the vector.
     #[inline]
     fn hold(&mut self, vector: Vector, router: &dyn Router) -> bool {
         match self.slot(vector) {

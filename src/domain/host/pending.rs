@@ -1,4 +1,4 @@
-//! What waits, and the domain at one moment.
+//! The interrupts that wait, and the domain's report.
 
 use std::collections::BTreeSet;
 
@@ -10,13 +10,13 @@ use crate::domain::slot::Slot;
 use crate::state::PendingBits;
 
 impl Host {
-    /// Forgets every interrupt that waits here or in the backend.
+    /// Drops every interrupt that waits here or in the backend.
     pub(in crate::domain) fn clear_pending(&mut self) {
         self.slots.update(|_, slot| slot.clear_pending());
         self.backend.clear_pending(0..self.slots.capacity() as u32);
     }
 
-    /// For which vectors interrupts wait that end with this process. Every vector is held.
+    /// The pending bits that end with this process. Every vector must be held.
     pub(super) fn pending_to_save(&mut self) -> PendingBits {
         let Self { slots, backend, .. } = self;
         let capacity = slots.capacity() as u32;
@@ -33,7 +33,7 @@ impl Host {
         PendingBits::collect(capacity, vectors.into_iter())
     }
 
-    /// An interrupt for a vector waits here, if the device cannot signal it.
+    /// See [`DeviceDomain::latch`](crate::DeviceDomain::latch).
     pub(in crate::domain) fn latch(&mut self, vector: Vector) -> Latched {
         if vector.index() >= self.slots.capacity() {
             return Latched::NoSuchVector;
@@ -50,7 +50,7 @@ impl Host {
         let first = (group as usize).saturating_mul(64);
         let count = self.slots.capacity().saturating_sub(first).min(64);
         if count == 0 {
-            // A guest may ask for any; what the device has beyond its pending bits is something else.
+            // The guest may read any offset. Other registers of the device follow its pending bits.
             return 0;
         }
         let bit = |vector: Vector| 1u64.wrapping_shl(vector.0);

@@ -1,7 +1,7 @@
-//! A step of one vector: what it may use of the host's, and the counters that it moves.
+//! A step of one vector: the parts of the host that it may use, and the counters that it changes.
 //!
-//! Invariant: `attaches` less `detaches` is how many vectors have an irqfd, because both are counted by what a vector is before
-//! and after a step, whatever the step has tried on its way. Only [a close](super::window) takes irqfds down all at once.
+//! Invariant: `attaches` - `detaches` is the number of vectors with an irqfd. Both are counted from a vector's state before and after
+//! the step, whatever calls the step has made. Only [closing the window](super::window) detaches several irqfds at once.
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -15,16 +15,16 @@ use crate::domain::error::{Cause, DomainError};
 use crate::domain::owed::Later;
 use crate::domain::slot::Slot;
 
-/// What a step may use.
+/// The parts of a host that a step may use.
 pub(super) struct Means<'host> {
     pub(super) backend: &'host mut dyn Backend,
     pub(super) budget: &'host Arc<DeviceBudget>,
-    /// What userspace watches for the vectors that it delivers.
+    /// The epoll descriptor of the relayed vectors.
     pub(super) relay: Option<&'host OwnedFd>,
 }
 
 impl Host {
-    /// Takes a vector a step, in place: a panic on the way drops nothing.
+    /// Runs a step on a vector's slot, in place: a panic in the step drops nothing.
     #[inline]
     pub(super) fn step(
         &mut self,
@@ -55,7 +55,7 @@ impl Host {
         result
     }
 
-    /// The same, of a step that is tried again where the host refuses it; true where it was taken.
+    /// As [`Host::step`]. A refused step is tried again later; false if it was refused.
     pub(super) fn try_step(
         &mut self,
         vector: Vector,
@@ -70,13 +70,13 @@ impl Host {
         }
     }
 
-    /// Counts a vector that the device has let go of.
+    /// Counts a vector that was unbound.
     pub(super) fn count_unbind(&mut self) {
         self.bound = self.bound.saturating_sub(1);
         self.counters.unbinds.increment();
     }
 
-    /// The vector is tried again.
+    /// Records a refused step, which is tried again later.
     #[cold]
     pub(super) fn leave_failed(&mut self, vector: Vector, error: DomainError) {
         self.count_failure(&error);
@@ -88,8 +88,8 @@ impl Host {
         if error.cause() != Cause::Budget {
             self.counters.host_failures.increment();
         }
-        self.notify_maintenance();
-        self.count_unmaintained();
+        self.maintenance.notify();
+        self.maintenance.count_refused();
         if let Some(on_failure) = &self.on_failure {
             on_failure(error);
         }

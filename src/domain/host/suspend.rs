@@ -1,5 +1,4 @@
-//! Reasons to hold every vector, whatever the store says: suspension, where what waits can be told; and a bus that does not let
-//! the device signal.
+//! Holding every vector, whatever the store says: suspension, Bus Master Enable, and teardown.
 
 use super::Host;
 use crate::delivery::{Store, Vector};
@@ -10,7 +9,7 @@ use crate::router::Router;
 use crate::state::{PendingBits, SuspendError};
 
 impl Host {
-    /// Holds every vector until [`Host::resume`], and tells for which of them interrupts wait here.
+    /// Holds every vector until [`Host::resume`], and returns the vectors for which interrupts wait here.
     pub(in crate::domain) fn suspend(
         &mut self,
         router: &dyn Router,
@@ -36,7 +35,7 @@ impl Host {
         }
     }
 
-    /// Holds every vector, or lets each deliver where the store says.
+    /// Holds every vector while the bus lets the function send nothing. Otherwise brings each vector to what the store says.
     pub(in crate::domain) fn set_bus_master(
         &mut self,
         router: &dyn Router,
@@ -48,14 +47,14 @@ impl Host {
         }
     }
 
-    /// Lets vectors deliver where the store says again.
+    /// Ends the suspension, and brings every vector to what the store says.
     pub(in crate::domain) fn resume(&mut self, router: &dyn Router, store: &dyn Store) {
         if std::mem::take(&mut self.suspended) {
             self.sync_vectors(router, store, self.all());
         }
     }
 
-    /// Binds everything again, with the capability turned off in the host meanwhile.
+    /// Closes the window, opens it again and binds every vector again.
     pub(in crate::domain) fn rearm(&mut self, router: &dyn Router, store: &dyn Store) {
         self.owed.begin(self.all());
         if self.window > 0 {
@@ -66,16 +65,16 @@ impl Host {
         self.end_sync();
     }
 
-    /// Takes everything down for good.
+    /// Detaches and releases every vector for good.
     pub(in crate::domain) fn tear_down(&mut self, router: &dyn Router) {
         if !self.is_torn_down {
-            self.warn_unmaintained();
+            self.maintenance.warn_if_unmaintained();
         }
         self.is_torn_down = true;
         self.close(router);
     }
 
-    /// From now on interrupts wait for exactly these vectors.
+    /// Makes interrupts wait for exactly these vectors.
     pub(in crate::domain) fn set_pending(&mut self, pending: &PendingBits) {
         self.clear_pending();
         for vector in pending.vectors() {

@@ -1,7 +1,4 @@
-//! The window: a device's capability, turned on and off in the host as a whole.
-
-use std::fmt;
-use std::io;
+//! The window: a device's capability, enabled and disabled in the host as a whole.
 
 use super::Host;
 use crate::backend::{BackendError, EventfdOwner};
@@ -11,38 +8,9 @@ use crate::domain::error::DomainError;
 use crate::domain::slot::Slot;
 use crate::router::{Router, Unclosed};
 
-/// What an embedder does around a window. [`DeviceDomain::set_window_hooks`](crate::DeviceDomain::set_window_hooks) tells when
-/// they are called.
-pub(in crate::domain) struct WindowHooks {
-    pub(in crate::domain) before_open: Box<dyn FnMut() -> io::Result<()> + Send>,
-    pub(in crate::domain) after_close: Box<dyn FnMut() + Send>,
-}
-
-impl Default for WindowHooks {
-    fn default() -> Self {
-        Self { before_open: Box::new(|| Ok(())), after_close: Box::new(|| ()) }
-    }
-}
-
-impl fmt::Debug for WindowHooks {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("WindowHooks").finish_non_exhaustive()
-    }
-}
-
-impl WindowHooks {
-    fn before_open(&mut self, asked: u32) -> Result<(), BackendError> {
-        (self.before_open)().map_err(|source| BackendError::Open { asked, source })
-    }
-
-    fn after_close(&mut self) {
-        (self.after_close)();
-    }
-}
-
 impl Host {
-    /// Turns the capability on; true where it is on for `vectors` vectors now. All or none: where the host refuses to turn it off
-    /// before it is on for more, every vector stays held.
+    /// Enables the capability; true if it is enabled for `vectors` vectors now. If a smaller window is still open because the host
+    /// refused to close it, every vector stays held.
     pub(super) fn open(&mut self, vectors: u32) -> bool {
         if vectors <= self.window {
             self.window_error = None;
@@ -66,19 +34,19 @@ impl Host {
         self.window > 0
     }
 
-    /// Turns the capability off: detach all, give the host everything back in one call, and only then look at what waits in the
-    /// eventfds, and close them.
+    /// Disables the capability. It detaches all vectors, then releases all host vectors in one call. Only then does it latch the
+    /// interrupts that wait in the eventfds, and closes these.
     ///
-    /// Where nobody but the domain has the eventfds open once the host has everything back, live ones stay attached until then:
-    /// what they are signalled is delivered, and then they are closed together. A vector that the kernel refuses to detach ends
-    /// later: until then it is failed, and gets no other eventfd.
+    /// If the domain is the only owner of the eventfds after the release, live vectors stay attached until then. Their signals are
+    /// delivered, and then they are closed together. A vector that the kernel refuses to detach is failed, and gets no other eventfd
+    /// until it is detached.
     pub(in crate::domain) fn close(&mut self, router: &dyn Router) {
         self.window_error = None;
-        // They have nothing in the host, and are not to get it.
+        // Deferred vectors have no host vector and do not need one now.
         self.owed.forget_deferred();
         if self.window == 0 {
             self.hold_all(router, |slot| matches!(slot, Slot::Detaching { .. }));
-            return self.forget_settled();
+            return self.forget_all_but_detaching();
         }
         let together = self.backend.eventfd_owner_after_close() == EventfdOwner::Domain;
         self.hold_all(router, |slot| {
@@ -93,12 +61,12 @@ impl Host {
                     self.close_live(router);
                 }
                 self.used(|_| true).into_iter().for_each(|vector| self.close_vector(vector, router));
-                self.forget_settled();
+                self.forget_all_but_detaching();
                 self.window_hooks.after_close();
             }
             Err(error) => {
                 self.hold_all(router, |_| true);
-                // A device that is shared gives its vectors back one by one, and may have got somewhere.
+                // A shared device unbinds its vectors one by one, and may have unbound some.
                 if let BackendError::Close { unbound, .. } = &error {
                     for vector in unbound {
                         self.owed.remove(*vector);
@@ -111,8 +79,8 @@ impl Host {
         }
     }
 
-    /// With the capability off, only what the kernel has refused to detach is to be tried again.
-    fn forget_settled(&mut self) {
+    /// Forgets the owed steps of all vectors, except those that the kernel has refused to detach: the capability is off.
+    fn forget_all_but_detaching(&mut self) {
         let Self { slots, owed, may_deliver, .. } = self;
         let is_detaching = |vector: Vector| matches!(slots.get(vector), Some(Slot::Detaching { .. }));
         owed.retain(is_detaching);
@@ -144,7 +112,7 @@ impl Host {
         self.slots.iter().filter(|(_, slot)| which(slot)).map(|(vector, _)| vector).collect()
     }
 
-    /// The device signals nothing any more: the eventfds that are attached end together.
+    /// Closes all attached eventfds together. The device signals none of them any more.
     fn close_live(&mut self, router: &dyn Router) {
         let (mut attached, mut shares) = (Vec::new(), Vec::new());
         self.slots.update(|vector, slot| {
@@ -167,7 +135,7 @@ impl Host {
         }
     }
 
-    /// Closes a vector that the device has let go of.
+    /// Closes a vector whose eventfd the device does not have any more.
     fn close_vector(&mut self, vector: Vector, router: &dyn Router) {
         self.try_step(vector, |slot, _| slot.close(router));
     }
