@@ -1,5 +1,5 @@
-//! The function never disagrees with the reference model: random operations of guest, device and host over
-//! real registers and a real domain, on fakes that stop at the first broken rule.
+//! Random operations of guest, device and host on a real function, whose registers and domain are compared with the reference model. The
+//! router and the device are fakes that panic at the first broken rule.
 //!
 //! `MODEL_CASES` sets how many sequences run (default 10,000 of 100 operations on average: a million).
 

@@ -1,17 +1,16 @@
-//! Vectors that rise together, on messages that are published and on others, and vectors that end together.
+//! Vectors that become live in one access, on published messages and on new ones, and vectors that are closed in one access.
 
 use std::sync::{Arc, Mutex};
 
+use vm_msi::MsixFunction;
 use vm_msi::msix::{Layout, TableSize};
-use vm_msi::router::{Route, Router, RouterError, Signalled, Unclosed};
-use vm_msi::testing::{Failures, FakeBackend, FakeRouter};
-use vm_msi::{Interrupt, MsixFunction};
-use vmm_sys_util::eventfd::EventFd;
+use vm_msi::testing::{Failures, FakeBackend};
 
 use crate::fixture::{ENABLE, FUNCTION_MASK, Fixture, bar, message};
+use crate::router::{HookedRouter, HostCall};
 
-/// Unmasked under Function Mask, and then let go by one write.
-fn raise_together(fixture: &Fixture, vectors: impl Iterator<Item = u16>) {
+/// Unmasks the vectors under Function Mask, and then clears Function Mask by one write.
+fn unmask_together(fixture: &Fixture, vectors: impl Iterator<Item = u16>) {
     fixture.set_control(ENABLE | FUNCTION_MASK);
     for vector in vectors {
         fixture.set_message(vector, message(vector));
@@ -21,36 +20,36 @@ fn raise_together(fixture: &Fixture, vectors: impl Iterator<Item = u16>) {
 }
 
 #[test]
-fn vectors_that_rise_together_have_each_its_own_message_by_one_commit() {
+fn vectors_that_become_live_together_get_their_messages_by_one_commit() {
     for published in [vec![], vec![0], vec![0, 1, 2], vec![1, 4], (0..6).collect()] {
         let fixture = Fixture::using(published.iter().copied());
         fixture.set_control(0);
         let cost = || (fixture.router.commits(), fixture.function.report().counters.attaches);
         let (commits, attaches) = cost();
-        raise_together(&fixture, 0..6);
+        unmask_together(&fixture, 0..6);
         assert_eq!(cost(), (commits + usize::from(published.len() < 6), attaches + 6), "{published:?}");
         (0..6).for_each(|vector| assert_eq!(fixture.raise(vector), [message(vector)], "{published:?}"));
     }
 }
 
 #[test]
-fn of_vectors_that_rise_together_the_first_has_the_first_claim_to_room() {
+fn of_vectors_that_become_live_together_the_first_gets_the_last_route() {
     let fixture = Fixture::using([1]);
     fixture.set_control(0);
     // The room that there is has the message of the second.
     fixture.router.set_capacity(1);
-    raise_together(&fixture, 0..2);
+    unmask_together(&fixture, 0..2);
     assert_eq!(fixture.raise(0), [message(0)]);
     assert_eq!((fixture.raise(1), fixture.function.failed_steps()), (vec![], 1));
 }
 
 #[test]
-fn of_vectors_that_userspace_delivers_the_busiest_has_the_first_claim_to_room() {
+fn of_relayed_vectors_the_busiest_gets_the_next_free_route() {
     for busiest in [0, 1, 2] {
         let fixture = Fixture::using([]);
         let _relay = fixture.function.relay_fd().unwrap();
         fixture.router.set_capacity(0);
-        raise_together(&fixture, 0..3);
+        unmask_together(&fixture, 0..3);
         for vector in [0, 1, 2, busiest, busiest] {
             fixture.raise(vector);
             fixture.function.deliver_relayed();
@@ -64,44 +63,16 @@ fn of_vectors_that_userspace_delivers_the_busiest_has_the_first_claim_to_room() 
     }
 }
 
-/// A router that notes how many eventfds it is asked to close at once, and how many to detach.
-struct Noting {
-    router: FakeRouter,
-    closed: Mutex<Vec<usize>>,
-    detached: Mutex<usize>,
-}
-
-impl Router for Noting {
-    fn get(&self, interrupt: Interrupt) -> Option<Route> {
-        self.router.get(interrupt)
-    }
-    fn get_or_publish(&self, interrupts: &[Interrupt], routes: &mut Vec<Result<Route, RouterError>>) {
-        self.router.get_or_publish(interrupts, routes);
-    }
-    fn attach(&self, eventfd: &EventFd, route: &Route) -> Result<(), RouterError> {
-        self.router.attach(eventfd, route)
-    }
-    fn detach(&self, eventfd: &EventFd, route: &Route) -> Result<(), RouterError> {
-        *self.detached.lock().unwrap() += 1;
-        self.router.detach(eventfd, route)
-    }
-    fn put(&self, route: Route) {
-        self.router.put(route);
-    }
-    fn close(&self, attached: Vec<(EventFd, Route)>) -> Vec<Unclosed> {
-        self.closed.lock().unwrap().push(attached.len());
-        self.router.close(attached)
-    }
-    fn signal(&self, interrupt: Interrupt) -> Result<Signalled, RouterError> {
-        self.router.signal(interrupt)
-    }
-}
-
-/// Each detach waits for the kernel's workers, so the router is asked once for all.
+/// Each detach waits for the kernel's workers. The domain therefore makes one call for all eventfds.
 #[test]
-fn vectors_that_end_together_are_closed_by_one_call() {
-    let router = FakeRouter::new(Failures::default());
-    let router = Arc::new(Noting { router, closed: Mutex::default(), detached: Mutex::default() });
+fn vectors_that_are_disabled_together_are_closed_by_one_call() {
+    let closed = Arc::new(Mutex::new(Vec::new()));
+    let records = closed.clone();
+    let router = Arc::new(HookedRouter::new(move |call| {
+        if let HostCall::Close(eventfds) = call {
+            records.lock().unwrap().push(eventfds);
+        }
+    }));
     let layout = Layout::new(TableSize::new(8).unwrap(), (bar(0), 0), (bar(0), 0x1000)).unwrap();
     let function = MsixFunction::new(layout, router.clone(), FakeBackend::new(Failures::default()));
     function.write_config(2, &ENABLE.to_le_bytes());
@@ -111,8 +82,8 @@ fn vectors_that_end_together_are_closed_by_one_call() {
     }
     // One is masked: its eventfd is attached to nothing.
     function.write_table(5 * 16 + 12, &1u32.to_le_bytes());
-    assert_eq!(*router.detached.lock().unwrap(), 1);
+    assert_eq!(router.detached(), 1);
     function.write_config(2, &0u16.to_le_bytes());
-    assert_eq!((router.closed.lock().unwrap().clone(), *router.detached.lock().unwrap()), (vec![5], 1));
+    assert_eq!((closed.lock().unwrap().clone(), router.detached()), (vec![5], 1));
     assert_eq!(router.router.in_use(), (0, 0));
 }

@@ -1,4 +1,4 @@
-//! What drivers, firmware and kernels do to MSI-X in the order in which they do it. Each test names whose sequence it is.
+//! Sequences of accesses that drivers, firmware and kernels make to MSI-X. Each test names the software that makes its sequence.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -11,20 +11,20 @@ use vmm_sys_util::eventfd::EventFd;
 
 use crate::fixture::{ENABLE, FUNCTION_MASK, Fixture, VECTORS, bar, message};
 
-/// A driver's message and mask bit for a vector, DWORD by DWORD.
+/// Writes a vector's message and then its mask bit, DWORD by DWORD.
 fn request(fixture: &Fixture, vector: u16) {
     fixture.set_message(vector, message(vector));
     fixture.set_mask(vector, 0);
 }
 
-/// Linux's `msix_capability_init`: enabled and masked, each entry masked, and then let go.
+/// Linux's `msix_capability_init`: sets Enable and Function Mask, masks each entry, and clears Function Mask.
 fn enable_as_linux(fixture: &Fixture) {
     fixture.set_control(ENABLE | FUNCTION_MASK);
     (0..VECTORS).for_each(|vector| fixture.set_mask(vector, 1));
     fixture.set_control(ENABLE);
 }
 
-/// What is left of the last kernel when the next one has MSI-X for two vectors.
+/// The next kernel enables MSI-X for two vectors. Returns the number of host vectors after each step.
 fn kexec(fixture: &Fixture) -> [usize; 3] {
     // `pci_msix_init`, before the driver is there.
     fixture.set_control(0);
@@ -39,7 +39,7 @@ fn kexec(fixture: &Fixture) -> [usize; 3] {
     [off, on, fixture.bound()]
 }
 
-/// Linux, kexec with MSI-X left on.
+/// Linux, kexec while MSI-X is on.
 #[test]
 fn the_next_kernel_costs_the_host_the_vectors_that_it_uses() {
     for growing in [false, true] {
@@ -58,7 +58,7 @@ fn the_next_kernel_costs_the_host_the_vectors_that_it_uses() {
     }
 }
 
-/// What the device raised for the last kernel waits in its pending bits, and is no interrupt of the next one's other vectors.
+/// Interrupts that were raised for the last kernel wait in their own Pending bits. No other vector of the next kernel gets them.
 #[test]
 fn what_waits_for_the_last_kernel_is_delivered_by_the_vector_that_it_was_raised_for() {
     let fixture = Fixture::using(0..4);
@@ -69,7 +69,7 @@ fn what_waits_for_the_last_kernel_is_delivered_by_the_vector_that_it_was_raised_
     assert_eq!(fixture.pba(), 0b1100);
 }
 
-/// Linux, resume and error recovery: the function is reset, and `pci_restore_msi_state` writes all that it had.
+/// Linux, resume and error recovery: the function is reset, and `pci_restore_msi_state` writes all registers again.
 #[test]
 fn a_guest_that_restores_msi_x_after_a_function_level_reset_gets_interrupts() {
     for waits in [false, true] {
@@ -90,7 +90,7 @@ fn a_guest_that_restores_msi_x_after_a_function_level_reset_gets_interrupts() {
     }
 }
 
-/// Linux, resume of a device that was not reset: everything is written as it is.
+/// Linux, resume of a device that was not reset: each register is written with the value that it has.
 #[test]
 fn a_guest_that_restores_what_is_there_already_loses_nothing_and_gets_nothing_twice() {
     let fixture = Fixture::using([0, 1]);
@@ -110,7 +110,7 @@ fn a_guest_that_restores_what_is_there_already_loses_nothing_and_gets_nothing_tw
     }
 }
 
-/// QEMU b0223e29afdc: a device whose driver polls has MSI-X on and no vector in use.
+/// QEMU b0223e29afdc: a driver that polls enables MSI-X and uses no vector.
 #[test]
 fn the_hosts_enable_bit_follows_the_guests_also_where_no_vector_is_used() {
     for refused in [0, 1] {
@@ -131,7 +131,7 @@ fn the_hosts_enable_bit_follows_the_guests_also_where_no_vector_is_used() {
     }
 }
 
-/// Xen, a host that is short of interrupts while a driver takes a vector for each queue.
+/// Xen: the host runs out of interrupts while a driver requests a vector for each queue.
 #[test]
 fn a_vector_that_the_host_has_no_room_for_waits_and_comes_later() {
     // The route, the irqfd, the host vector, and all of them.
@@ -166,7 +166,7 @@ fn a_vector_that_the_host_has_no_room_for_waits_and_comes_later() {
     }
 }
 
-/// FreeBSD writes an entry while it is not masked.
+/// FreeBSD writes an entry while it is unmasked.
 #[test]
 fn an_entry_that_is_rewritten_unmasked_sends_the_message_that_it_has_after_each_write() {
     let fixture = Fixture::using([2]);
@@ -177,7 +177,7 @@ fn an_entry_that_is_rewritten_unmasked_sends_the_message_that_it_has_after_each_
     assert_eq!(fixture.raise(2), [MsiMessage { address: 0xfee0_7000, data: 0x62 }]);
 }
 
-/// illumos and Windows write QWORDs, of which the second has data and mask bit.
+/// illumos and Windows write an entry by QWORDs. The second QWORD has the data and the mask bit.
 #[test]
 fn an_entry_that_is_written_by_qwords_has_its_message_and_its_mask_bit() {
     let fixture = Fixture::using([2]);
@@ -194,7 +194,7 @@ fn an_entry_that_is_written_by_qwords_has_its_message_and_its_mask_bit() {
     assert_eq!(fixture.delivered(), [MsiMessage { address: 0xfee0_8000, data: 0x65 }]);
 }
 
-/// OpenBSD establishes each vector by writing Message Control again, as a DWORD.
+/// OpenBSD writes Message Control again, as a DWORD, for each vector that it establishes.
 #[test]
 fn enable_that_is_written_again_for_each_vector_disturbs_none() {
     let fixture = Fixture::after_reset();
@@ -207,7 +207,7 @@ fn enable_that_is_written_again_for_each_vector_disturbs_none() {
     assert_eq!(fixture.function.report().counters.opens, 1);
 }
 
-/// FreeBSD's guests on Xen: masked, moved and unmasked for each change of a vector's CPU.
+/// FreeBSD on Xen masks, moves and unmasks a vector for each change of its CPU.
 #[test]
 fn a_vector_that_is_moved_again_and_again_loses_nothing_and_is_never_sent_as_it_was() {
     let masked_by: [(u16, u32); 3] = [(ENABLE, 1), (ENABLE | FUNCTION_MASK, 0), (0, 0)];
@@ -229,7 +229,7 @@ fn a_vector_that_is_moved_again_and_again_loses_nothing_and_is_never_sent_as_it_
     }
 }
 
-/// Linux c74fd80f2f41: an NVMe driver takes one vector, turns MSI-X off, and takes one for each queue. Several at once.
+/// Linux c74fd80f2f41: an NVMe driver requests one vector, disables MSI-X, and requests one for each queue. Four devices at once.
 #[test]
 fn drivers_that_take_one_vector_first_and_then_all_get_all() {
     let fixtures: Vec<_> = (0..4).map(|_| Fixture::using([0])).collect();
@@ -249,7 +249,7 @@ fn drivers_that_take_one_vector_first_and_then_all_get_all() {
     }
 }
 
-/// Two capabilities of one device, of which its host has one on at a time.
+/// One of two capabilities of a device. The host enables at most one of them at a time.
 #[derive(Clone)]
 struct OneOf {
     device: FakeBackend,
@@ -299,7 +299,7 @@ impl Backend for OneOf {
     }
 }
 
-/// FreeBSD b17a444a2988 (the driver of a Chelsio card): loaded with MSI-X, and again with MSI.
+/// FreeBSD b17a444a2988: the driver of a Chelsio card is loaded with MSI-X, and then with MSI.
 #[test]
 fn a_driver_that_goes_from_msi_x_to_msi_and_back_gets_interrupts_of_both() {
     const OF_MSI: MsiMessage = MsiMessage { address: 0xfee0_5000, data: 0x55 };

@@ -1,4 +1,4 @@
-//! A guest's access while an embedder's thread has the host do what takes long: it waits for some vectors and not for all.
+//! A guest's access while an embedder's thread makes slow host calls: the access waits for at most 16 vectors, not for all.
 
 use std::ops::Range;
 use std::os::fd::OwnedFd;
@@ -8,27 +8,26 @@ use std::sync::{Arc, Barrier, OnceLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use vm_msi::Interrupt;
 use vm_msi::backend::{Backend, BackendError, Capabilities};
 use vm_msi::msix::{Layout, TableSize};
-use vm_msi::router::{Route, Router, RouterError, Signalled};
 use vm_msi::testing::{Failures, FakeBackend, FakeRouter};
 use vm_msi::{DeviceBudget, MsixFunction, Vector};
 use vmm_sys_util::eventfd::EventFd;
 
 use crate::fixture::{ENABLE, FUNCTION_MASK, bar};
 use crate::host::is_readable;
+use crate::router::HookedRouter;
 
-/// What the host was asked for so far, and when the guest had its turn.
+/// The host calls so far, and how many came before the guest's access.
 #[derive(Default)]
 struct Asked {
-    /// Host vectors, requested or given back.
+    /// Host vectors that were requested or released.
     vectors: AtomicUsize,
-    /// So many had been by when the pending bits were read.
+    /// Their number when the guest's access read the Pending bits.
     before_the_guest: AtomicUsize,
 }
 
-/// A device of which the guest wants something while the host takes its time for the fifth vector.
+/// A device whose fifth host call is slow, so that the guest's access comes meanwhile.
 struct Wanted {
     device: FakeBackend,
     asked: Arc<Asked>,
@@ -80,7 +79,7 @@ type Function = MsixFunction;
 const VECTORS: u64 = 256;
 const RELEASE_DELAY: Duration = Duration::from_secs(3600);
 
-/// How many vectors a thread has got through when a guest's access has its turn, which begins with the fifth.
+/// The number of vectors that the thread has processed when a guest's access, which starts during the fifth, gets the lock.
 fn before_the_guest(prepare: impl FnOnce(&MsixFunction), work: impl FnOnce(&MsixFunction) + Send) -> usize {
     let (asked, fifth) = (Arc::<Asked>::default(), Arc::new(Barrier::new(2)));
     let layout = Layout::new(TableSize::new(VECTORS as u16).unwrap(), (bar(0), 0), (bar(0), 0x8000)).unwrap();
@@ -115,7 +114,7 @@ fn free(function: &MsixFunction, entries: Range<u64>) {
 }
 
 #[test]
-fn a_guests_access_waits_for_16_vectors_and_not_for_all_that_grow() {
+fn a_guests_access_waits_for_at_most_16_deferred_vectors() {
     let begin = |function: &Function| {
         function.deferred_bind_fd().unwrap();
         unmask(function, 0..VECTORS);
@@ -124,7 +123,7 @@ fn a_guests_access_waits_for_16_vectors_and_not_for_all_that_grow() {
 }
 
 #[test]
-fn a_guests_access_waits_for_16_vectors_and_not_for_all_that_are_given_back() {
+fn a_guests_access_waits_for_at_most_16_released_vectors() {
     let freed = |function: &Function| {
         unmask(function, 0..VECTORS);
         free(function, 0..VECTORS);
@@ -133,11 +132,11 @@ fn a_guests_access_waits_for_16_vectors_and_not_for_all_that_are_given_back() {
     assert_eq!(before_the_guest(freed, |function| function.retry_at(Instant::now() + 2 * RELEASE_DELAY)), 16);
 }
 
-/// A router that looks whether the thread has been called, whenever the guest's access has it call the host.
+/// Checks, at each host call of a guest's access, whether the deferred-bind eventfd is readable.
+#[derive(Default)]
 struct Looking {
-    router: FakeRouter,
     growth: OnceLock<Arc<OwnedFd>>,
-    /// So often it has seen that the thread has not been called, and that it has.
+    /// The number of calls at which the eventfd was not readable, and at which it was.
     not_called: AtomicUsize,
     called: AtomicUsize,
     panics: AtomicBool,
@@ -152,71 +151,42 @@ impl Looking {
     }
 }
 
-impl Router for Looking {
-    fn get(&self, message: Interrupt) -> Option<Route> {
-        self.router.get(message)
-    }
-
-    fn get_or_publish(&self, messages: &[Interrupt], routes: &mut Vec<Result<Route, RouterError>>) {
-        self.look();
-        self.router.get_or_publish(messages, routes);
-    }
-
-    fn attach(&self, eventfd: &EventFd, route: &Route) -> Result<(), RouterError> {
-        self.look();
-        self.router.attach(eventfd, route)
-    }
-
-    fn detach(&self, eventfd: &EventFd, route: &Route) -> Result<(), RouterError> {
-        self.look();
-        self.router.detach(eventfd, route)
-    }
-
-    fn put(&self, route: Route) {
-        self.router.put(route);
-    }
-
-    fn signal(&self, message: Interrupt) -> Result<Signalled, RouterError> {
-        self.router.signal(message)
-    }
-}
-
-/// Four vectors that have their host vectors, and four that are to grow, all masked by Function Mask.
+/// Four vectors with host vectors and four deferred ones, all masked by Function Mask.
 fn eight() -> (Arc<Looking>, MsixFunction) {
     let layout = Layout::new(TableSize::new(VECTORS as u16).unwrap(), (bar(0), 0), (bar(0), 0x8000)).unwrap();
-    let router = FakeRouter::new(Failures::default());
-    let (growth, not_called, called, panics) = Default::default();
-    let router = Arc::new(Looking { router, growth, not_called, called, panics });
-    let function = MsixFunction::new(layout, router.clone(), FakeBackend::new(Failures::default()));
+    let looking = Arc::new(Looking::default());
+    let looks = looking.clone();
+    let router = Arc::new(HookedRouter::new(move |_| looks.look()));
+    let function = MsixFunction::new(layout, router, FakeBackend::new(Failures::default()));
     function.write_config(2, &ENABLE.to_le_bytes());
     unmask(&function, 0..4);
     function.write_config(2, &(ENABLE | FUNCTION_MASK).to_le_bytes());
     unmask(&function, 4..8);
-    router.growth.get_or_init(|| function.deferred_bind_fd().unwrap());
-    (router, function)
+    looking.growth.get_or_init(|| function.deferred_bind_fd().unwrap());
+    (looking, function)
 }
 
 #[test]
-fn the_thread_is_called_when_the_guests_access_has_given_the_device_up() {
-    let (router, function) = eight();
+fn the_deferred_bind_eventfd_is_signalled_after_the_guests_access_has_released_the_lock() {
+    let (looking, function) = eight();
     function.write_config(2, &ENABLE.to_le_bytes());
-    let seen = [&router.not_called, &router.called].map(|seen| seen.load(Ordering::Relaxed));
+    let seen = [&looking.not_called, &looking.called].map(|seen| seen.load(Ordering::Relaxed));
     assert_eq!(seen, [4, 0], "the four that have their host vectors");
-    assert_eq!((function.deferred(), is_readable(router.growth.get().unwrap())), (4, true));
+    assert_eq!((function.deferred(), is_readable(looking.growth.get().unwrap())), (4, true));
 }
 
 #[test]
-fn the_thread_is_called_also_where_the_access_panics_on_its_way() {
-    let (router, function) = eight();
-    router.panics.store(true, Ordering::Relaxed);
+fn the_deferred_bind_eventfd_is_signalled_also_if_the_access_panics() {
+    let (looking, function) = eight();
+    looking.panics.store(true, Ordering::Relaxed);
     let write = || function.write_config(2, &ENABLE.to_le_bytes());
     assert!(panic::catch_unwind(AssertUnwindSafe(write)).is_err());
-    router.panics.store(false, Ordering::Relaxed);
-    assert_eq!((function.deferred(), is_readable(router.growth.get().unwrap())), (4, true));
+    looking.panics.store(false, Ordering::Relaxed);
+    assert_eq!((function.deferred(), is_readable(looking.growth.get().unwrap())), (4, true));
 }
 
 #[test]
-fn a_vector_for_which_the_host_is_short_has_16_that_linger_given_back_and_not_all() {
+fn a_vector_that_the_budget_refuses_releases_16_expiring_vectors_and_not_all() {
     let layout = Layout::new(TableSize::new(VECTORS as u16).unwrap(), (bar(0), 0), (bar(0), 0x8000)).unwrap();
     let device = FakeBackend::new(Failures::default());
     let router = Arc::new(FakeRouter::new(Failures::default()));
@@ -234,7 +204,7 @@ fn a_vector_for_which_the_host_is_short_has_16_that_linger_given_back_and_not_al
 }
 
 #[test]
-fn what_the_end_of_those_that_linger_does_not_cure_costs_16_of_them_at_a_time() {
+fn each_refused_vector_releases_16_expiring_vectors_even_if_that_does_not_help() {
     let layout = Layout::new(TableSize::new(VECTORS as u16).unwrap(), (bar(0), 0), (bar(0), 0x8000)).unwrap();
     let device = FakeBackend::new(Failures::default());
     let budget = DeviceBudget::new(None);
@@ -258,12 +228,12 @@ fn what_the_end_of_those_that_linger_does_not_cure_costs_16_of_them_at_a_time() 
 }
 
 #[test]
-fn what_has_not_risen_as_an_access_panicked_is_at_the_next_one_what_it_should_be_then() {
-    let (router, function) = eight();
-    router.panics.store(true, Ordering::Relaxed);
+fn vectors_that_a_panic_has_skipped_are_brought_up_by_the_next_access() {
+    let (looking, function) = eight();
+    looking.panics.store(true, Ordering::Relaxed);
     let write = || function.write_config(2, &ENABLE.to_le_bytes());
     assert!(panic::catch_unwind(AssertUnwindSafe(write)).is_err());
-    router.panics.store(false, Ordering::Relaxed);
+    looking.panics.store(false, Ordering::Relaxed);
     function.write_table(12, &1u32.to_le_bytes());
     assert_eq!(
         function.report().live,

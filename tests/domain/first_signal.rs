@@ -1,5 +1,5 @@
-//! A vector's first signal. KVM may deliver one twice that comes while its eventfd becomes an irqfd, so a device gets an
-//! eventfd that is one already.
+//! A vector's first signal. KVM may deliver a signal twice if it arrives while the eventfd becomes an irqfd. The domain attaches
+//! the eventfd before it gives the eventfd to the device.
 
 use std::sync::{Arc, Mutex};
 
@@ -11,7 +11,7 @@ use vmm_sys_util::eventfd::EventFd;
 
 use crate::fixture::{ENABLE, Fixture, bar, message};
 
-/// A device that signals each eventfd the moment it gets it, and what the guest has got of that then.
+/// A device that signals each eventfd as soon as it is bound, and the messages that the guest has received by then.
 struct Eager {
     device: FakeBackend,
     router: Arc<FakeRouter>,

@@ -1,5 +1,5 @@
-//! Vectors that get their host vector from an embedder's thread. PCIe r6 §6.1.4.5: an interrupt that cannot be sent yet
-//! sets the vector's pending bit, and is sent when it can be.
+//! Deferred requests: an embedder's thread binds the host vectors. An interrupt that arrives before sets the Pending bit, and is delivered
+//! when the vector is bound.
 
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use vm_msi::testing::{Failures, FakeBackend, FakeRouter};
 use crate::fixture::{ENABLE, FUNCTION_MASK, Fixture, VECTORS, bar, message};
 use crate::host::is_readable;
 
-/// MSI-X is on, and a thread requests host vectors: the test.
+/// MSI-X is on and requests are deferred. The test is the thread that makes them.
 fn fixture() -> Fixture {
     let fixture = Fixture::using([]);
     assert!(!fixture.is_told_to_grow());
@@ -23,7 +23,7 @@ fn unmask(fixture: &Fixture, vector: u16) {
 }
 
 #[test]
-fn what_the_device_raises_before_a_vector_has_grown_waits_in_it_and_is_sent_once_then() {
+fn an_interrupt_before_a_deferred_vector_is_bound_is_pending_and_is_delivered_once_when_it_is() {
     let fixture = fixture();
     unmask(&fixture, 3);
     assert_eq!(
@@ -41,7 +41,7 @@ fn what_the_device_raises_before_a_vector_has_grown_waits_in_it_and_is_sent_once
 }
 
 #[test]
-fn a_vector_that_is_masked_again_before_it_has_grown_costs_the_host_nothing() {
+fn a_vector_that_is_masked_again_before_it_is_bound_makes_no_host_call() {
     let fixture = fixture();
     unmask(&fixture, 3);
     fixture.set_mask(3, 1);
@@ -52,7 +52,7 @@ fn a_vector_that_is_masked_again_before_it_has_grown_costs_the_host_nothing() {
 }
 
 #[test]
-fn a_vector_grows_to_the_message_that_it_has_by_then() {
+fn a_deferred_vector_is_bound_with_the_message_that_it_has_by_then() {
     let fixture = fixture();
     unmask(&fixture, 3);
     fixture.set_message(3, message(4));
@@ -61,7 +61,7 @@ fn a_vector_grows_to_the_message_that_it_has_by_then() {
 }
 
 #[test]
-fn a_vector_that_has_a_host_vector_waits_for_no_thread() {
+fn a_vector_that_has_a_host_vector_is_not_deferred() {
     let fixture = fixture();
     unmask(&fixture, 3);
     fixture.function.bind_deferred();
@@ -78,7 +78,7 @@ fn a_vector_that_has_a_host_vector_waits_for_no_thread() {
 }
 
 #[test]
-fn a_guest_that_unmasks_all_at_once_waits_for_none_and_gets_all() {
+fn a_guest_that_unmasks_all_vectors_at_once_waits_for_none_and_gets_all_interrupts() {
     let fixture = fixture();
     fixture.set_control(ENABLE | FUNCTION_MASK);
     (0..VECTORS).for_each(|vector| unmask(&fixture, vector));
@@ -92,7 +92,7 @@ fn a_guest_that_unmasks_all_at_once_waits_for_none_and_gets_all() {
 }
 
 #[test]
-fn the_thread_gives_the_devices_others_their_turn_after_256_vectors() {
+fn one_call_binds_at_most_256_deferred_vectors() {
     let layout = Layout::new(TableSize::new(300).unwrap(), (bar(0), 0), (bar(0), 0x8000)).unwrap();
     let device = FakeBackend::new(Failures::default());
     let router = Arc::new(FakeRouter::new(Failures::default()));
@@ -111,7 +111,7 @@ fn the_thread_gives_the_devices_others_their_turn_after_256_vectors() {
 }
 
 #[test]
-fn turning_msi_x_off_or_a_reset_leaves_nothing_to_grow() {
+fn disabling_msi_x_or_a_reset_leaves_nothing_deferred() {
     let off: [fn(&Fixture); 2] = [|fixture| fixture.set_control(0), Fixture::reset];
     for turn_off in off {
         let fixture = fixture();
@@ -124,7 +124,7 @@ fn turning_msi_x_off_or_a_reset_leaves_nothing_to_grow() {
 }
 
 #[test]
-fn a_suspended_function_grows_when_it_is_resumed() {
+fn a_deferred_vector_of_a_suspended_function_is_bound_when_the_function_is_resumed() {
     let fixture = fixture();
     unmask(&fixture, 3);
     fixture.function.suspend().unwrap();
@@ -135,7 +135,7 @@ fn a_suspended_function_grows_when_it_is_resumed() {
 }
 
 #[test]
-fn what_the_host_refuses_the_thread_is_tried_again_by_the_thread() {
+fn a_deferred_vector_that_the_host_refuses_is_bound_by_the_next_call() {
     let fixture = fixture();
     unmask(&fixture, 3);
     fixture.raise(3);
@@ -154,7 +154,7 @@ fn what_the_host_refuses_the_thread_is_tried_again_by_the_thread() {
 }
 
 #[test]
-fn a_host_that_refuses_to_turn_msi_x_off_leaves_nothing_to_grow() {
+fn a_host_that_refuses_to_disable_msi_x_leaves_nothing_deferred() {
     let fixture = fixture();
     unmask(&fixture, 3);
     fixture.refuse(0b1111);

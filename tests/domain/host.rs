@@ -8,7 +8,7 @@ use vm_msi::state::{Resume, resume_all};
 use crate::fixture::Fixture;
 
 impl Fixture {
-    /// The host refuses the next calls where a bit is set.
+    /// The host refuses the n-th of the next calls if bit n is set.
     pub(crate) fn refuse(&self, calls: u32) {
         self.failures.schedule(calls);
     }
@@ -17,7 +17,7 @@ impl Fixture {
         resume_all(&*self.router, [&*self.function as &dyn Resume]);
     }
 
-    /// Whether the thread that requests host vectors is to do so. There is one from the first time on.
+    /// Whether the deferred-bind eventfd is readable. The first call defers all later requests.
     pub(crate) fn is_told_to_grow(&self) -> bool {
         is_readable(&self.function.deferred_bind_fd().unwrap())
     }

@@ -70,7 +70,7 @@ fn other_registers_of_a_shared_bar_get_exactly_their_bytes() {
     }
 }
 
-/// As Xen 85100ed78ca1 and ACRN had it wrong: table and pending bits at one offset of two BARs, with registers around them.
+/// Table and PBA are at the same offset of two BARs, with registers around them. Xen before 85100ed78ca1 and ACRN confused them.
 #[test]
 fn table_and_pending_bits_at_the_same_offset_of_two_bars_are_told_apart() {
     let layout = Layout::new(TableSize::new(3).unwrap(), (bar(4), 0x800), (bar(2), 0x800)).unwrap();

@@ -1,4 +1,5 @@
-//! The promises that hold whatever an embedder's code, another vCPU or a device does at the worst moment.
+//! Rules of docs/invariants.md when an embedder's code panics, another vCPU accesses the function, or the device raises an interrupt
+//! in the middle of a step.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -14,12 +15,12 @@ use vm_msi::msix::{Layout, TableSize};
 use vm_msi::pool::{HostVector, LogicalFunction, Parent, Pool};
 use vm_msi::refusal::Fault;
 use vm_msi::remap::{Remapped, Stage};
-use vm_msi::router::{Route, Router, RouterError, Signalled};
 use vm_msi::testing::{Failures, FakeBackend, FakeRouter};
-use vm_msi::{ImsFunction, Interrupt, MsiFunction, MsiMessage, MsixFunction, RequesterId, Vector};
+use vm_msi::{ImsFunction, MsiFunction, MsiMessage, MsixFunction, RequesterId, Vector};
 use vmm_sys_util::eventfd::EventFd;
 
 use crate::fixture::{ENABLE, FUNCTION_MASK, bar};
+use crate::router::{HookedRouter, HostCall};
 
 fn layout(vectors: u16) -> Layout {
     Layout::new(TableSize::new(vectors).unwrap(), (bar(0), 0), (bar(0), 0x8000)).unwrap()
@@ -40,7 +41,7 @@ fn panics(run: impl FnOnce()) -> bool {
 
 type Hook<T> = Box<dyn FnMut(T) + Send>;
 
-/// A device that does something of its own when it is called.
+/// A device with a hook in each call.
 struct Hooked {
     device: FakeBackend,
     window: u32,
@@ -91,45 +92,16 @@ impl Backend for Hooked {
     }
 }
 
-/// A router that does something of its own before it detaches.
-struct OnDetach {
-    router: FakeRouter,
-    on_detach: Box<dyn Fn() + Send + Sync>,
-    detached: AtomicBool,
+/// A router with a hook before each detach.
+fn on_detach(hook: impl Fn() + Send + Sync + 'static) -> Arc<HookedRouter> {
+    Arc::new(HookedRouter::new(move |call| {
+        if call == HostCall::Detach {
+            hook();
+        }
+    }))
 }
 
-impl OnDetach {
-    fn new(on_detach: impl Fn() + Send + Sync + 'static) -> Arc<Self> {
-        let router = FakeRouter::new(Failures::default());
-        Arc::new(Self { router, on_detach: Box::new(on_detach), detached: AtomicBool::new(false) })
-    }
-}
-
-impl Router for OnDetach {
-    fn get(&self, interrupt: Interrupt) -> Option<Route> {
-        self.router.get(interrupt)
-    }
-    fn get_or_publish(&self, interrupts: &[Interrupt], routes: &mut Vec<Result<Route, RouterError>>) {
-        self.router.get_or_publish(interrupts, routes);
-    }
-    fn attach(&self, eventfd: &EventFd, route: &Route) -> Result<(), RouterError> {
-        self.router.attach(eventfd, route)
-    }
-    fn detach(&self, eventfd: &EventFd, route: &Route) -> Result<(), RouterError> {
-        (self.on_detach)();
-        let detached = self.router.detach(eventfd, route);
-        self.detached.store(true, Ordering::SeqCst);
-        detached
-    }
-    fn put(&self, route: Route) {
-        self.router.put(route);
-    }
-    fn signal(&self, interrupt: Interrupt) -> Result<Signalled, RouterError> {
-        self.router.signal(interrupt)
-    }
-}
-
-/// Once it is armed, it panics at the n-th call.
+/// A stage that panics at the n-th call once it is armed.
 #[derive(Debug, Default)]
 struct Panicking {
     at: AtomicU32,
@@ -144,7 +116,7 @@ impl Stage for Panicking {
     }
 }
 
-/// Panics once.
+/// A hook that panics once after it is armed.
 fn panicking_once() -> (Arc<AtomicBool>, impl Fn() + Send + Sync + 'static) {
     let panics = Arc::new(AtomicBool::new(false));
     let armed = panics.clone();
@@ -210,9 +182,9 @@ fn a_panic_in_a_stage_forgets_no_vector() {
 
 #[test]
 fn a_panic_in_a_detach_leaves_no_masked_vector_live() {
-    let (panic_once, on_detach) = panicking_once();
+    let (panic_once, hook) = panicking_once();
     let device = FakeBackend::new(Failures::default());
-    let function = MsixFunction::new(layout(8), OnDetach::new(on_detach), device);
+    let function = MsixFunction::new(layout(8), on_detach(hook), device);
     function.write_config(2, &ENABLE.to_le_bytes());
     (0..8).for_each(|entry| unmask(&function, entry));
     panic_once.store(true, Ordering::SeqCst);
@@ -262,11 +234,12 @@ fn a_panic_in_a_bind_leaves_what_is_deferred_to_the_next_call() {
     assert_eq!((function.report().live, function.failed_steps()), (8, 0));
 }
 
-/// Of two vCPUs that show a vector as masked, the second one's access does not return before the first one's has detached it.
+/// One vCPU masks a vector by `hide`. Another vCPU's access `show` shows the vector as masked, so it must not return before the first
+/// vCPU has detached the vector.
 fn waits_for_the_mask(show: impl Fn(&MsixFunction), hide: impl Fn(&MsixFunction) + Sync) {
     let begun = Arc::new(AtomicBool::new(false));
     let has_begun = begun.clone();
-    let router = OnDetach::new(move || {
+    let router = on_detach(move || {
         has_begun.store(true, Ordering::SeqCst);
         thread::sleep(Duration::from_millis(100));
     });
@@ -281,7 +254,7 @@ fn waits_for_the_mask(show: impl Fn(&MsixFunction), hide: impl Fn(&MsixFunction)
             thread::yield_now();
         }
         show(&function);
-        assert!(router.detached.load(Ordering::SeqCst), "it returned while the vector was being detached");
+        assert!(router.detached() > 0, "it returned while the vector was being detached");
         device.raise(Vector(3));
         assert_eq!(router.router.take_delivered(), []);
     });
@@ -323,7 +296,7 @@ fn a_latch_beyond_the_last_vector_is_refused() {
     }
 }
 
-/// Raises a vector right after its pending bit was read by whoever unbinds it.
+/// A device that raises a vector just after the domain has unbound it and read its Pending bit.
 struct Late {
     device: FakeBackend,
     raise: Arc<AtomicBool>,

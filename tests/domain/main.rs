@@ -20,6 +20,7 @@ mod msi;
 mod parents;
 mod races;
 mod remapping;
+mod router;
 mod self_reset;
 mod software;
 mod window_hooks;

@@ -1,4 +1,4 @@
-//! What a function owes, and who is told of it: one descriptor, one call.
+//! Maintenance: one eventfd tells the embedder that a function has work, and one call does the work.
 
 use std::sync::{Arc, Mutex, Once};
 use std::thread;
@@ -14,7 +14,7 @@ use vm_msi::{Maintenance, MsiMessage};
 use crate::fixture::{ENABLE, Fixture, message};
 use crate::host::is_readable;
 
-/// How long a refused step waits for the next try.
+/// The delay before a refused step is tried again.
 const RETRY: Duration = Duration::from_millis(100);
 
 fn request(fixture: &Fixture, vector: u16) {
@@ -28,7 +28,7 @@ fn maintained(requests: Requests) -> (Fixture, Maintenance) {
     (fixture, maintenance)
 }
 
-/// As an embedder's thread: runs the maintenance each time that its descriptor is readable, until `ends`.
+/// Runs the maintenance each time that its eventfd is readable, until `ends`, as an embedder's thread does.
 fn run_until(maintenance: &Maintenance, ends: impl Fn() -> bool) -> u32 {
     let (begin, limit) = (Instant::now(), Duration::from_secs(20));
     let mut runs = 0;
@@ -43,7 +43,7 @@ fn run_until(maintenance: &Maintenance, ends: impl Fn() -> bool) -> u32 {
 }
 
 #[test]
-fn a_function_that_owes_nothing_wakes_nobody() {
+fn a_function_without_work_does_not_signal_its_maintenance() {
     let (fixture, maintenance) = maintained(Requests::InAccess);
     assert!(!is_readable(&maintenance));
     request(&fixture, 3);
@@ -72,7 +72,7 @@ fn a_refused_step_is_tried_again_without_another_access() {
 }
 
 #[test]
-fn a_host_that_refuses_on_is_asked_ten_times_a_second_and_no_more() {
+fn a_step_that_the_host_keeps_refusing_is_tried_ten_times_a_second() {
     let (fixture, _maintenance) = maintained(Requests::InAccess);
     let failures = || fixture.function.report().counters.host_failures;
     fixture.set_message(3, message(3));
@@ -105,7 +105,7 @@ fn a_window_that_the_host_refuses_to_open_is_tried_again() {
     assert_eq!(fixture.raise(3), [message(3)]);
 }
 
-/// The vectors of an access that found the host unwilling come with the next access, whichever vector that concerns.
+/// Vectors that the host refused in one access come up in the next access, whichever vector the next access is to.
 #[test]
 fn an_access_that_opens_a_refused_window_brings_up_the_vectors_of_earlier_accesses() {
     let fixture = Fixture::after_reset();
@@ -169,7 +169,7 @@ fn vectors_without_a_route_are_delivered_by_maintenance() {
 }
 
 #[test]
-fn a_freed_vector_is_given_back_when_its_delay_is_over() {
+fn a_freed_vector_is_released_when_its_release_delay_is_over() {
     let (fixture, maintenance) = maintained(Requests::InAccess);
     fixture.function.set_release_delay(Duration::from_millis(50));
     request(&fixture, 3);
@@ -197,7 +197,7 @@ fn an_event_manager_runs_it() {
 }
 
 #[test]
-fn two_maintenances_of_one_function_do_no_harm() {
+fn two_maintenances_of_one_function_do_not_disturb_each_other() {
     let (fixture, first) = maintained(Requests::InAccess);
     let second = Maintenance::new(fixture.function.clone(), Requests::InAccess).unwrap();
     fixture.set_message(3, message(3));
@@ -248,7 +248,7 @@ fn a_function_that_is_refused_much_and_never_maintained_says_so_once_meanwhile()
     assert_eq!(lines.len(), 1, "{lines:?}");
 }
 
-/// The lines that this thread logs meanwhile.
+/// The lines that this thread logs during `work`.
 fn logged(work: impl FnOnce()) -> Vec<String> {
     struct Lines(Mutex<Vec<(thread::ThreadId, String)>>);
 

@@ -1,4 +1,4 @@
-//! A function has what every parent of it can do: its device, the stages before the router, and the router.
+//! A function has only the features that all its parents have: its device, the stages before the router, and the router.
 
 use std::sync::Arc;
 
@@ -15,7 +15,7 @@ use vm_msi::{
 
 const ALL: Capabilities = Capabilities::UNLIMITED;
 
-/// A router behind two stages, each of which allows so much.
+/// A router behind two stages with these capabilities.
 fn chain(first: Capabilities, second: Capabilities) -> Arc<dyn Router> {
     let requester = RequesterId(0x0008);
     let router = Arc::new(FakeRouter::new(Failures::default()));

@@ -1,5 +1,5 @@
-//! Several vCPUs write one table, and Message Control, at the same moment. The table has no lock: whoever comes last is to see
-//! what all have written, and have the host follow.
+//! Several vCPUs write one table and Message Control at the same time. The table has no lock. The last vCPU must see what all vCPUs
+//! have written, and bring the host to that state.
 
 use std::hint;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -12,15 +12,15 @@ use vm_msi::{Delivery, Store, Vector};
 use crate::fixture::{ENABLE, FUNCTION_MASK, Fixture};
 
 const VCPUS: usize = 2;
-/// The entries that they write: neighbours in one cache line, and the last, which is written for the first time.
+/// The entries that the vCPUs write: two neighbours in one cache line, and the last, which no access has written before.
 const ENTRIES: [u16; 3] = [0, 1, 69];
 
-/// Lets threads go on at the same moment, to a few nanoseconds.
+/// A barrier that releases its threads within a few nanoseconds.
 #[derive(Default)]
 struct Line(AtomicUsize);
 
 impl Line {
-    /// Waits until all have come so often.
+    /// Waits until every thread has come `times` times.
     fn wait(&self, times: usize) {
         self.0.fetch_add(1, Ordering::SeqCst);
         let mut spins = 0u32;
@@ -31,7 +31,7 @@ impl Line {
     }
 }
 
-/// Where one fails, the others are not to wait for it.
+/// Releases the other threads if this one panics.
 struct Leaving<'line>(&'line Line);
 
 impl Drop for Leaving<'_> {
@@ -40,7 +40,7 @@ impl Drop for Leaving<'_> {
     }
 }
 
-/// One access of a driver's: to a part of an entry most often.
+/// One access of a driver, mostly to a part of an entry.
 fn access(fixture: &Fixture, random: &mut fastrand::Rng) {
     let entry = ENTRIES[random.usize(..ENTRIES.len())];
     match random.u8(..16) {
@@ -52,7 +52,7 @@ fn access(fixture: &Fixture, random: &mut fastrand::Rng) {
     }
 }
 
-/// The host has each entry as the table has it.
+/// Checks that the host has each entry as the table has it.
 fn check(fixture: &Fixture, random: &impl std::fmt::Debug) {
     let report = fixture.function.report();
     for vector in ENTRIES.map(|entry| Vector(entry.into())) {
@@ -70,7 +70,7 @@ fn check(fixture: &Fixture, random: &impl std::fmt::Debug) {
 }
 
 #[test]
-fn of_what_vcpus_write_at_the_same_moment_the_host_misses_nothing() {
+fn the_host_follows_every_write_that_vcpus_make_at_the_same_time() {
     for seed in 0..20 {
         let fixture = Fixture::after_reset();
         let line = Line::default();

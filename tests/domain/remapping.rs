@@ -1,4 +1,4 @@
-//! Vectors behind a remapping stage: what they mean is the guest's table's to say, and may change at any time.
+//! Vectors behind a remapping stage. The guest's remapping table decides what a message means, and may change at any time.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -41,7 +41,7 @@ fn entry_bytes(message: MsiMessage) -> [u8; 16] {
 }
 
 impl<S: Stage + 'static> Fixture<S> {
-    /// MSI-X is on, and the guest has pointed a vector at its entry and unmasked it.
+    /// MSI-X is on, and the guest has written a vector's remappable message and unmasked the vector.
     fn behind(stage: S) -> Self {
         let (stage, failures) = (Arc::new(stage), Failures::default());
         let router = Arc::new(FakeRouter::new(failures.clone()));
@@ -54,7 +54,7 @@ impl<S: Stage + 'static> Fixture<S> {
         fixture
     }
 
-    /// The guest's write of the whole entry, unmasked.
+    /// The guest writes the whole table entry, unmasked.
     fn write(&self, message: MsiMessage) {
         self.function.write_table(u64::from(VECTOR) * 16, &entry_bytes(message));
     }
@@ -63,7 +63,7 @@ impl<S: Stage + 'static> Fixture<S> {
         self.function.write_table(u64::from(VECTOR) * 16 + 12, &control.to_le_bytes());
     }
 
-    /// The device has an interrupt; what the guest gets of it at once.
+    /// Raises an interrupt, and returns the messages that the guest receives at once.
     fn raise(&self) -> Vec<MsiMessage> {
         self.device.raise(Vector(VECTOR.into()));
         self.router.pump();
@@ -84,7 +84,7 @@ impl Fixture<FakeStage> {
         self.function.invalidate();
     }
 
-    /// As the guest does it: the entry, and then the invalidation.
+    /// Does what a guest does: it writes the remapping entry, and then invalidates it.
     fn point_entry_at(&self, data: u32) {
         self.invalidate(Some((REQUESTER, target(data))));
     }
@@ -199,7 +199,7 @@ fn a_device_of_the_vmms_own_signals_what_its_entry_says_now() {
 }
 
 #[test]
-fn behind_the_identity_a_message_is_what_it_is() {
+fn the_identity_stage_does_not_translate_a_message() {
     let fixture = Fixture::behind(Identity::default());
     assert_eq!(fixture.raise(), []);
     assert_eq!(fixture.function.report().counters.invalid_messages, 1, "nothing here reads such a format");
@@ -254,7 +254,7 @@ fn no_old_translation_delivers_once_invalidate_has_returned_whatever_the_guest_d
     });
 }
 
-/// A unit that takes its time once it was armed, and answers by what it had found before.
+/// A remapping unit whose next translation is slow once it is armed, and returns what it has read before the delay.
 #[derive(Default)]
 struct SlowStage {
     data: AtomicU32,
@@ -277,7 +277,7 @@ impl Stage for SlowStage {
 }
 
 #[test]
-fn an_unmask_that_is_under_way_with_an_old_translation_is_put_right_before_invalidate_returns() {
+fn an_unmask_with_an_old_translation_is_corrected_before_invalidate_returns() {
     let stage = SlowStage::default();
     stage.data.store(0x41, Ordering::SeqCst);
     let fixture = Fixture::behind(stage);
@@ -334,7 +334,7 @@ fn an_invalidation_of_a_unit_reaches_every_function_behind_it_and_no_other() {
     assert!(unit.admit(router.clone(), REQUESTER, |_| Err::<SoftwareMsix, _>(())).is_err());
 }
 
-/// The list of functions is nobody's to hold: a function may be made, and go, while others are told.
+/// A function may be made and dropped while the others are invalidated, because the unit holds no lock on its list meanwhile.
 #[test]
 fn functions_may_come_and_go_while_a_unit_is_invalidated() {
     let unit = Unit::new(Arc::new(FakeStage::default()));

@@ -1,5 +1,5 @@
-//! Devices that reset themselves behind the host's back, and drivers that write once more what their device has lost. Linux commit
-//! b8f02af096b1 ("scsi: ipr") has such a driver for MSI-X; tg3 sets MSI Enable again after a reset of its chip.
+//! Devices that reset themselves without the host's knowledge, and drivers that write again the registers that the device has lost.
+//! Linux commit b8f02af096b1 ("scsi: ipr") has a driver that does so for MSI-X. tg3 sets MSI Enable again after a chip reset.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
@@ -21,8 +21,8 @@ enum Sight {
     Sees,
 }
 
-/// A device whose own registers lose what the host wrote to them when it resets itself; the host's kernel writes them
-/// again where it requests a vector anew (Linux b8f02af096b1), and its enable bit where it turns the capability on.
+/// A device whose registers lose the host's values when it resets itself. The host's kernel writes a table entry again when it requests
+/// the vector again (Linux b8f02af096b1), and the enable bit when it enables the capability.
 #[derive(Clone, Default)]
 struct SelfResetting(Arc<Mutex<State>>, Sight);
 
@@ -126,6 +126,33 @@ fn msix(device: &SelfResetting) -> (MsixFunction, Arc<FakeRouter>) {
     (MsixFunction::new(layout, router.clone(), device.clone()), router)
 }
 
+/// MSI-X is on. Vector 1 has a message and is unmasked.
+fn live(device: &SelfResetting) -> (MsixFunction, Arc<FakeRouter>) {
+    let (function, router) = msix(device);
+    function.write_config(2, &ENABLE.to_le_bytes());
+    entry(&function, 1, message(1), 0);
+    (function, router)
+}
+
+/// Masks all vectors, writes vector 1 again and clears Function Mask, as `pci_restore_state` does.
+fn restore(function: &MsixFunction) {
+    function.write_config(2, &(ENABLE | FUNCTION_MASK).to_le_bytes());
+    entry(function, 1, message(1), 0);
+    function.write_config(2, &ENABLE.to_le_bytes());
+}
+
+fn msi(device: &SelfResetting) -> (MsiFunction, Arc<FakeRouter>) {
+    let layout = MsiLayout::new(MessageCount::new(1).unwrap(), AddressWidth::Bits64, VectorMasking::Absent);
+    let router = Arc::new(FakeRouter::new(Failures::default()));
+    (MsiFunction::new(layout, router.clone(), device.clone()), router)
+}
+
+fn set_msi_message(function: &MsiFunction) {
+    function.write_config(4, &0xfee0_1000u32.to_le_bytes());
+    function.write_config(8, &0u32.to_le_bytes());
+    function.write_config(12, &0x41u16.to_le_bytes());
+}
+
 fn entry(function: &MsixFunction, vector: u64, message: MsiMessage, control: u32) {
     function.write_table(vector * 16, &message.address_low().to_le_bytes());
     function.write_table(vector * 16 + 4, &message.address_high().to_le_bytes());
@@ -136,16 +163,11 @@ fn entry(function: &MsixFunction, vector: u64, message: MsiMessage, control: u32
 #[test]
 fn a_driver_that_restores_msi_x_after_the_devices_own_reset_gets_interrupts() {
     for device in [Sight::Blind, Sight::Sees].map(SelfResetting::that) {
-        let (function, router) = msix(&device);
-        function.write_config(2, &ENABLE.to_le_bytes());
-        entry(&function, 1, message(1), 0);
+        let (function, router) = live(&device);
         device.raise(Vector(1));
         assert_eq!(router.take_delivered(), [message(1)]);
         device.reset_itself();
-        // pci_restore_state().
-        function.write_config(2, &(ENABLE | FUNCTION_MASK).to_le_bytes());
-        entry(&function, 1, message(1), 0);
-        function.write_config(2, &ENABLE.to_le_bytes());
+        restore(&function);
         device.raise(Vector(1));
         let mut pba = [0; 8];
         function.read_pba(0, &mut pba);
@@ -162,9 +184,7 @@ fn a_driver_that_restores_msi_x_after_the_devices_own_reset_gets_interrupts() {
 #[test]
 fn a_driver_that_frees_and_requests_around_the_devices_own_reset_gets_interrupts() {
     for device in [Sight::Blind, Sight::Sees].map(SelfResetting::that) {
-        let (function, router) = msix(&device);
-        function.write_config(2, &ENABLE.to_le_bytes());
-        entry(&function, 1, message(1), 0);
+        let (function, router) = live(&device);
         function.write_table(16 + 12, &1u32.to_le_bytes());
         entry(&function, 1, MsiMessage { address: 0, data: 0 }, 1);
         device.reset_itself();
@@ -175,28 +195,22 @@ fn a_driver_that_frees_and_requests_around_the_devices_own_reset_gets_interrupts
 }
 
 #[test]
-fn off_and_on_around_the_devices_own_reset() {
+fn a_driver_that_disables_and_enables_msi_x_around_the_devices_own_reset_gets_interrupts() {
     for device in [Sight::Blind, Sight::Sees].map(SelfResetting::that) {
-        let (function, router) = msix(&device);
-        function.write_config(2, &ENABLE.to_le_bytes());
-        entry(&function, 1, message(1), 0);
+        let (function, router) = live(&device);
         device.reset_itself();
         device.lose_enable();
         function.write_config(2, &0u16.to_le_bytes());
-        function.write_config(2, &(ENABLE | FUNCTION_MASK).to_le_bytes());
-        entry(&function, 1, message(1), 0);
-        function.write_config(2, &ENABLE.to_le_bytes());
+        restore(&function);
         device.raise(Vector(1));
         assert_eq!(router.take_delivered(), [message(1)]);
     }
 }
 
 #[test]
-fn each_entry_masked_rewritten_and_unmasked() {
+fn a_driver_that_masks_rewrites_and_unmasks_each_entry_after_the_devices_own_reset_gets_interrupts() {
     for device in [Sight::Blind, Sight::Sees].map(SelfResetting::that) {
-        let (function, router) = msix(&device);
-        function.write_config(2, &ENABLE.to_le_bytes());
-        entry(&function, 1, message(1), 0);
+        let (function, router) = live(&device);
         device.reset_itself();
         function.write_table(16 + 12, &1u32.to_le_bytes());
         entry(&function, 1, message(1), 0);
@@ -208,13 +222,8 @@ fn each_entry_masked_rewritten_and_unmasked() {
 #[test]
 fn a_driver_that_sets_msi_enable_again_after_the_devices_own_reset_gets_interrupts() {
     for device in [Sight::Sees].map(SelfResetting::that) {
-        let layout =
-            MsiLayout::new(MessageCount::new(1).unwrap(), AddressWidth::Bits64, VectorMasking::Absent);
-        let router = Arc::new(FakeRouter::new(Failures::default()));
-        let function = MsiFunction::new(layout, router.clone(), device.clone());
-        function.write_config(4, &0xfee0_1000u32.to_le_bytes());
-        function.write_config(8, &0u32.to_le_bytes());
-        function.write_config(12, &0x41u16.to_le_bytes());
+        let (function, router) = msi(&device);
+        set_msi_message(&function);
         function.write_config(2, &1u16.to_le_bytes());
         device.raise(Vector(0));
         assert_eq!(router.take_delivered().len(), 1);
@@ -229,13 +238,10 @@ fn a_driver_that_sets_msi_enable_again_after_the_devices_own_reset_gets_interrup
 }
 
 #[test]
-fn msi_restored_as_linux_does() {
+fn a_driver_that_restores_msi_as_linux_does_after_the_devices_own_reset_gets_interrupts() {
     for device in [Sight::Blind, Sight::Sees].map(SelfResetting::that) {
-        let layout =
-            MsiLayout::new(MessageCount::new(1).unwrap(), AddressWidth::Bits64, VectorMasking::Absent);
-        let router = Arc::new(FakeRouter::new(Failures::default()));
-        let function = MsiFunction::new(layout, router.clone(), device.clone());
-        // 16. Enabled before it has a message.
+        let (function, router) = msi(&device);
+        // MSI is enabled before it has a message.
         function.write_config(2, &1u16.to_le_bytes());
         function.write_config(4, &0xfee0_1000u32.to_le_bytes());
         function.write_config(12, &0x41u16.to_le_bytes());
@@ -244,16 +250,14 @@ fn msi_restored_as_linux_does() {
         device.reset_itself();
         device.lose_enable();
         function.write_config(2, &0u16.to_le_bytes());
-        function.write_config(4, &0xfee0_1000u32.to_le_bytes());
-        function.write_config(8, &0u32.to_le_bytes());
-        function.write_config(12, &0x41u16.to_le_bytes());
+        set_msi_message(&function);
         function.write_config(2, &1u16.to_le_bytes());
         device.raise(Vector(0));
         assert_eq!(router.take_delivered().len(), 1);
     }
 }
 
-/// An ordinary move to another CPU, as Linux makes it, asks nothing of the device's table and requests nothing of the host.
+/// An ordinary move to another CPU, as Linux makes it, neither reads the device's table nor requests a host vector.
 #[test]
 fn a_vector_that_moves_is_not_requested_again() {
     let device = SelfResetting::that(Sight::Blind);
@@ -322,9 +326,7 @@ fn a_vector_that_userspace_delivers_is_bound_again_where_the_device_has_lost_it(
 #[test]
 fn an_unmasked_entry_that_is_written_once_more_is_bound_again_where_the_device_has_lost_it() {
     for device in [Sight::Blind, Sight::Sees].map(SelfResetting::that) {
-        let (function, router) = msix(&device);
-        function.write_config(2, &ENABLE.to_le_bytes());
-        entry(&function, 1, message(1), 0);
+        let (function, router) = live(&device);
         device.reset_itself();
         entry(&function, 1, message(1), 0);
         device.raise(Vector(1));
@@ -335,26 +337,19 @@ fn an_unmasked_entry_that_is_written_once_more_is_bound_again_where_the_device_h
 #[test]
 fn a_driver_that_restores_msi_x_after_the_device_lost_its_enable_bit_too_gets_interrupts() {
     let device = SelfResetting::that(Sight::Sees);
-    let (function, router) = msix(&device);
-    function.write_config(2, &ENABLE.to_le_bytes());
-    entry(&function, 1, message(1), 0);
+    let (function, router) = live(&device);
     device.reset_itself();
     device.lose_enable();
-    function.write_config(2, &(ENABLE | FUNCTION_MASK).to_le_bytes());
-    entry(&function, 1, message(1), 0);
-    function.write_config(2, &ENABLE.to_le_bytes());
+    restore(&function);
     device.raise(Vector(1));
     assert_eq!(router.take_delivered(), [message(1)]);
 }
 
-/// Linux writes Message Control, as it is, each time that it writes the message: an ordinary move to another CPU.
+/// For an ordinary move to another CPU, Linux writes Message Control unchanged each time that it writes the message.
 #[test]
 fn an_msi_vector_that_moves_is_not_requested_again() {
     for device in [Sight::Blind, Sight::Sees].map(SelfResetting::that) {
-        let layout =
-            MsiLayout::new(MessageCount::new(1).unwrap(), AddressWidth::Bits64, VectorMasking::Absent);
-        let router = Arc::new(FakeRouter::new(Failures::default()));
-        let function = MsiFunction::new(layout, router.clone(), device.clone());
+        let (function, router) = msi(&device);
         function.write_config(2, &1u16.to_le_bytes());
         for cpu in 0..4u32 {
             function.write_config(2, &1u16.to_le_bytes());

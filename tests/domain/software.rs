@@ -1,4 +1,4 @@
-//! The same rules for a device model inside the VMM, which triggers its vectors without any eventfd.
+//! Functions of device models in the VMM, which trigger their vectors without eventfds.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -20,7 +20,7 @@ struct Fixture {
 }
 
 impl Fixture {
-    /// MSI-X on, and vector 65 of 70 with a message and unmasked.
+    /// MSI-X is on. Vector 65 of 70 has a message and is unmasked.
     fn using_vector_65() -> Self {
         let bar = Bar::new(0).unwrap();
         let layout = Layout::new(TableSize::new(70).unwrap(), (bar, 0), (bar, 0x1000)).unwrap();
@@ -104,7 +104,7 @@ fn a_delivery_that_the_host_refuses_waits_and_is_tried_again() {
 }
 
 #[test]
-fn what_the_host_refuses_counts_once_however_often_it_is_tried() {
+fn a_refused_delivery_counts_once_however_often_it_is_tried() {
     let fixture = Fixture::using_vector_65();
     fixture.failures.schedule(0b111);
     fixture.trigger(65);
@@ -119,7 +119,7 @@ fn what_the_host_refuses_counts_once_however_often_it_is_tried() {
 }
 
 #[test]
-fn a_reset_forgets_what_waited() {
+fn a_reset_clears_pending_triggers() {
     let fixture = Fixture::using_vector_65();
     fixture.set_mask(1);
     fixture.trigger(65);
@@ -150,7 +150,7 @@ fn no_trigger_delivers_once_the_mask_has_been_written() {
     assert_eq!(late, 0, "delivered after the write had returned");
 }
 
-/// A router that takes its time to signal, and says when it has begun and ended.
+/// A router whose `signal` is slow, with flags for its begin and end.
 #[derive(Debug, Default)]
 struct SlowRouter {
     begun: AtomicBool,

@@ -1,4 +1,4 @@
-//! What an embedder does around a capability that is turned on in the host: INTx is off by then, and on again afterwards.
+//! The hooks around an enabled capability of the host: the embedder disables INTx before it and enables INTx after it.
 
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -37,7 +37,7 @@ impl Intx {
     }
 }
 
-/// MSI-X is off, and vector 3 has a message and is unmasked.
+/// MSI-X is off. Vector 3 has a message and is unmasked.
 fn fixture() -> (Fixture, Intx) {
     let fixture = Fixture::after_reset();
     fixture.set_message(3, message(3));

@@ -1,7 +1,6 @@
-//! What entries cost that nobody uses: at most 32 bytes of heap each, in the store and in the domain together, beside
-//! three that are used.
+//! The cost of unused entries: at most 32 bytes of heap each, in store and domain together, when three entries are used.
 //!
-//! A binary of one test, because it counts what all threads allocate.
+//! The binary has one test, because it counts the allocations of all threads.
 
 use std::alloc::System;
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! What a slot's interrupts carry beside their message: it is with the device before the first of them.
+//! Cookies: the number that a slot's interrupts carry beside their message. The device has it before the first interrupt.
 
 use std::sync::Arc;
 
@@ -80,7 +80,7 @@ fn a_slot_over_a_part_of_a_device_has_its_cookie_with_the_device_too() {
     assert_eq!(router.take_delivered(), [message(0)]);
 }
 
-/// A device without a place for cookies.
+/// A device that has no cookies.
 fn plain() -> FakeBackend {
     let capabilities = Capabilities { vectors: 2, cookies: false, ..Capabilities::UNLIMITED };
     FakeBackend::with_capabilities(Failures::default(), capabilities)
@@ -96,7 +96,7 @@ fn slots_with_cookies_are_refused_a_device_without_a_place_for_them() {
     assert!(ImsFunction::try_new(layout(1, without), router(), plain()).is_ok());
 }
 
-/// Where the embedder did not ask: it is no whim of the host's, so it is not tried again.
+/// The embedder did not ask for cookies. That is no failure of the host, so it is not tried again.
 #[test]
 fn a_device_without_a_place_for_cookies_keeps_the_slot_held_until_the_guest_wants_none() {
     let device = plain();

@@ -56,7 +56,7 @@ impl Fixture {
         Self { function, router, device, failures }
     }
 
-    /// With slots in use, each with a message of its own.
+    /// These slots are in use, each with its own message.
     pub(crate) fn using(slots: impl IntoIterator<Item = u32>) -> Self {
         let fixture = Self::after_reset(ControlFormat::DSA);
         for slot in slots {
@@ -86,7 +86,7 @@ impl Fixture {
         self.function.write_slots(u64::from(slot) * 16 + 12, &control.to_le_bytes());
     }
 
-    /// The device has an interrupt; what the guest gets of it at once.
+    /// Raises an interrupt, and returns the messages that the guest receives at once.
     pub(crate) fn raise(&self, slot: u32) -> Vec<MsiMessage> {
         self.device.raise(Vector(slot));
         self.delivered()

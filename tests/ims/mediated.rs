@@ -1,4 +1,4 @@
-//! Slots that take host vectors of a device while a guest uses them, and a mediator that has the device signal those.
+//! Slots that get host vectors of a device while a guest uses them, and a mediator that makes the device signal those vectors.
 
 use std::sync::Arc;
 
@@ -51,7 +51,7 @@ impl Mediated {
         self.function.write_slots(u64::from(slot) * 16, &[0; 12]);
     }
 
-    /// What a mediator does when the guest rings a queue.
+    /// A mediator handles the guest's ring of a queue.
     fn ring(&self, slot: u32) -> Vec<MsiMessage> {
         match self.function.latch(Vector(slot)) {
             Latched::Waits | Latched::NoSuchVector => {}

@@ -1,5 +1,5 @@
-//! A store that this crate knows nothing of, by the same traits and the same domains: 8-byte entries of which only
-//! destination and vector are kept, and whose mask bits are elsewhere and inverted.
+//! A store that is defined outside the crate, by the same traits and on the same domain. Its entries have 8 bytes, of which it keeps
+//! destination and vector. Its mask bits are in another register and inverted.
 
 use std::sync::{Arc, Mutex, MutexGuard};
 

@@ -1,4 +1,4 @@
-//! Slots in guest memory: in force as they were when their driver rang, and refused where there is nothing to read.
+//! Slots in guest memory. A slot takes effect as it was when the driver rang the doorbell, and is refused if it cannot be read.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -19,7 +19,7 @@ use crate::fixture::{MASK, PENDING, inverted, message, without_mask};
 
 const SLOTS: u32 = 4096;
 const SLOT: Vector = Vector(3000);
-/// Where the tests have their slot.
+/// The address of the tests' slot.
 const HERE: GuestAddress = GuestAddress(0x4560);
 const THERE: GuestAddress = GuestAddress(0x8000);
 
@@ -49,7 +49,7 @@ impl Fixture {
         Self { function, router, device, memory: GuestMemoryAtomic::new(ram()) }
     }
 
-    /// With the slot in use.
+    /// The slot is in use.
     fn using() -> Self {
         let fixture = Self::after_reset(ControlFormat::DSA);
         fixture.function.place(SLOT, HERE).unwrap();
@@ -66,7 +66,7 @@ impl Fixture {
         self.function.fetch(SLOT, &self.memory)
     }
 
-    /// The device has an interrupt; what the guest gets of it at once.
+    /// Raises an interrupt, and returns the messages that the guest receives at once.
     fn raise(&self) -> Vec<MsiMessage> {
         self.device.raise(SLOT);
         self.delivered()

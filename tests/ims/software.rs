@@ -1,4 +1,4 @@
-//! The slots of a device model inside the VMM, which triggers them without any eventfd.
+//! The slots of a device model in the VMM, which triggers them without eventfds.
 
 use std::sync::Arc;
 

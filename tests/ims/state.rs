@@ -1,4 +1,4 @@
-//! A store's state: it goes with what waits, and what no store could have is refused.
+//! A store's state has its pending interrupts. A state that no store could have is refused.
 
 use std::sync::Arc;
 

@@ -1,4 +1,4 @@
-//! Budgets: a guest that wants more host vectors than its VM may have waits for them, and loses nothing.
+//! Budgets: a guest that requests more host vectors than its VM may have waits for them, and loses no interrupt.
 
 use std::time::Duration;
 
@@ -13,13 +13,13 @@ fn handler(vector: u32) -> u8 {
     0x40 + vector as u8
 }
 
-/// All that the driver of a card of 8 vectors does for them.
+/// The accesses by which a driver requests the 8 vectors of a card.
 fn requests(card: &Card, first_handler: u8) -> Vec<Operation> {
     (0..8).flat_map(|vector| card.request(vector, fixed(0, first_handler + vector as u8))).collect()
 }
 
-/// A VM that may have 10 host vectors, and two cards of 8: all of the first one's are in use, and those of the second
-/// as far as they may be.
+/// A VM that may have 10 host vectors, and two cards of 8. All vectors of the first card are in use, and as many of the second as the
+/// budget allows.
 fn guest_with_a_budget_of_10() -> (Guest, [std::sync::Arc<Card>; 2], std::sync::Arc<VmBudget>) {
     let mut machine = Machine::new(Irqchip::Kernel, 1);
     let budget = machine.budget();

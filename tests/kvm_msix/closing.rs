@@ -1,4 +1,4 @@
-//! Many vectors at their end, all at once: closed together where nobody else has their eventfds.
+//! Many vectors that are disabled in one access: the domain closes their eventfds together if it is their only owner.
 
 use std::fs::File;
 use std::os::fd::{FromRawFd, IntoRawFd};
@@ -65,7 +65,7 @@ fn msi_x_turned_off_while_its_vectors_are_raised_is_silent_at_once_and_loses_non
     }
 }
 
-/// Lets the threads end, also when something has failed.
+/// Ends the threads, also if the test panics.
 struct End<'a>(&'a AtomicBool);
 
 impl Drop for End<'_> {
@@ -74,7 +74,7 @@ impl Drop for End<'_> {
     }
 }
 
-/// Why a backend has to say who has its eventfds: the kernel ends an irqfd only with the last descriptor.
+/// A backend must say whether it keeps duplicates of its eventfds, because the kernel ends an irqfd only with the last descriptor.
 #[test]
 fn an_eventfd_that_somebody_else_has_open_goes_on_delivering_after_it_was_closed() {
     let machine = Machine::new(Irqchip::Kernel, 1);
@@ -99,7 +99,7 @@ fn an_eventfd_that_somebody_else_has_open_goes_on_delivering_after_it_was_closed
     assert_eq!(guest.all_interrupts(0), 1, "the last of them was detached");
 }
 
-/// A refused barrier is told, and until some detach has waited no route changes under what may still be on its way.
+/// A refused barrier is reported. No route is changed until a detach has waited for the signals that may still be under way.
 #[test]
 fn eventfds_whose_end_the_kernel_refuses_to_wait_for_keep_their_routes_until_it_has_waited() {
     let machine = Machine::new(Irqchip::Kernel, 1);

@@ -1,4 +1,4 @@
-//! What a guest sees of MSI-X: its accesses as it makes them, its interrupts as they come.
+//! MSI-X as a guest sees it: the accesses that it makes, and the interrupts that it receives.
 
 use std::sync::Arc;
 

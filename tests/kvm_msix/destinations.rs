@@ -1,4 +1,4 @@
-//! Destinations of more than 8 bits: delivered to the vCPU that is meant, or refused. Never to another one.
+//! Destinations of more than 8 bits. An interrupt is delivered to the vCPU that the message names, or refused. No other vCPU gets it.
 
 use std::sync::Arc;
 
@@ -14,7 +14,7 @@ use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 use crate::bare_metal::{Device, DeviceBackend, ENABLE, IRQCHIPS, kvm};
 use crate::parked::Parked;
 
-/// As a guest writes it that was told of extended destinations.
+/// A message as a guest writes it that knows of extended destination IDs.
 fn extended(id: u32, data: u32) -> MsiMessage {
     MsiMessage { address: u64::from(0xfee0_0000 | (id & 0xff) << 12 | id >> 8 << 5), data }
 }

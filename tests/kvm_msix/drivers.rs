@@ -1,11 +1,11 @@
-//! What drivers, firmware and kernels do to MSI-X, in the order in which they do it, on real KVM. `tests/domain/drivers.rs` has
-//! more of them, over fakes.
+//! Sequences of accesses that drivers, firmware and kernels make to MSI-X, on real KVM. `tests/domain/drivers.rs` has more, over
+//! fakes.
 
 use vm_msi::MsiMessage;
 
 use crate::bare_metal::{ENABLE, FUNCTION_MASK, IRQCHIPS, Machine, Operation, fixed};
 
-/// iPXE: a message whose address is in the guest's memory, to be polled. The next driver writes an APIC's.
+/// iPXE: the driver polls a message whose address is in the guest's memory. The next driver writes the address of an APIC.
 #[test]
 fn a_message_to_memory_interrupts_no_cpu_and_is_no_interrupt_of_the_next_driver() {
     for irqchip in IRQCHIPS {
@@ -43,7 +43,7 @@ fn a_message_to_memory_interrupts_no_cpu_and_is_no_interrupt_of_the_next_driver(
     }
 }
 
-/// FreeBSD rewrites an entry while it is unmasked. illumos and Windows write QWORDs, of which the second has data and mask bit.
+/// FreeBSD rewrites an entry while it is unmasked. illumos and Windows write QWORDs. The second QWORD has the data and the mask bit.
 #[test]
 fn an_entry_that_is_rewritten_unmasked_and_by_qwords_fires_at_its_new_place() {
     for irqchip in IRQCHIPS {
@@ -72,7 +72,7 @@ fn an_entry_that_is_rewritten_unmasked_and_by_qwords_fires_at_its_new_place() {
     }
 }
 
-/// Linux, kexec with MSI-X left on: the last kernel has used 64 vectors, and the next one uses two.
+/// Linux, kexec while MSI-X is on: the last kernel has used 64 vectors, and the next one uses two.
 #[test]
 fn the_next_kernel_after_kexec_gets_its_own_interrupts_and_none_of_the_last_ones() {
     for irqchip in IRQCHIPS {
@@ -101,7 +101,7 @@ fn the_next_kernel_after_kexec_gets_its_own_interrupts_and_none_of_the_last_ones
     }
 }
 
-/// Linux, error recovery and resume: a reset of the function, and everything is written again.
+/// Linux, error recovery and resume: the function is reset, and the driver writes all registers again.
 #[test]
 fn a_driver_that_restores_msi_x_after_a_function_level_reset_gets_interrupts() {
     for irqchip in IRQCHIPS {

@@ -1,6 +1,5 @@
-//! A guest that accesses what it pleases, as it pleases: any offset, width and value, aligned or not, across the
-//! edges of table, pending bits and pages, from several CPUs at once while interrupts come. It gets the bytes that
-//! a bus with byte enables would give it, and the VMM lives.
+//! A guest that makes accesses of any offset, width and value, aligned or not, across the edges of table, PBA and pages, from several CPUs
+//! while interrupts arrive. It reads the bytes that a bus with byte enables would return, and the VMM keeps running.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -20,7 +19,7 @@ fn table(guest: &Guest, card: &Card, vectors: u16) -> Vec<u8> {
     guest.perform(0, &reads).into_iter().flat_map(u64::to_le_bytes).collect()
 }
 
-/// After whatever was done to it, the function works for a driver that begins anew.
+/// Checks that the function works for the next driver.
 fn assert_works(guest: &Guest, card: &Card, vector: u32) {
     card.msix.reset(|| card.device.reset());
     guest.settle(0);
@@ -135,7 +134,7 @@ impl Drop for Done<'_> {
     }
 }
 
-/// Any access, with a liking for what has an effect: valid messages, mask bits, Message Control.
+/// A random access. Valid messages, mask bits and Message Control are more likely than others.
 fn at_random(rng: &mut fastrand::Rng, card: &Card) -> Operation {
     let vector = rng.u32(0..8) * 292;
     let width = rng.choice(WIDTHS).unwrap_or(4);

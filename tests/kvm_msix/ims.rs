@@ -1,4 +1,4 @@
-//! IMS on real KVM: as many slots as a store can have, beside MSI-X, and alone.
+//! IMS on real KVM: a store of the largest size, beside MSI-X and alone.
 
 use std::collections::BTreeSet;
 use std::time::Instant;
@@ -14,11 +14,11 @@ use crate::shortage::{EventThread, ROUTES};
 
 const SLOTS: u32 = 65_536;
 const LIVE: u32 = 8192;
-/// Interrupts of one CPU, and so many CPUs that every live slot has its own.
+/// Interrupts of one CPU, and as many CPUs as give every live slot its own interrupt.
 const HANDLERS: u32 = 205;
 const CPUS: u8 = LIVE.div_ceil(HANDLERS) as u8;
 
-/// Where a live slot's interrupts go: no two to the same place.
+/// The CPU and interrupt of a live slot. No two slots share them.
 fn place(index: u32) -> (u8, u8) {
     ((index / HANDLERS) as u8, 0x20 + (index % HANDLERS) as u8)
 }
@@ -28,7 +28,7 @@ fn message(index: u32) -> MsiMessage {
     fixed(cpu, handler)
 }
 
-/// The live slots lie all over the store, up to its last.
+/// The live slots are spread over the whole store, up to its last slot.
 fn slot(index: u32) -> u32 {
     index * (SLOTS / LIVE) + index % (SLOTS / LIVE)
 }

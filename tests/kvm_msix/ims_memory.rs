@@ -66,8 +66,8 @@ fn every_slot_of_1024_in_memory_fires_its_own_handler() {
     }
 }
 
-/// A slot is rewritten without pause, from one message to another that differs in every part, while its doorbell is served.
-/// What the device reads is one of the two or a masked slot, and what it raises comes as that one, or waits for the next.
+/// A guest rewrites a slot without pause, between two messages that differ in every part, while the VMM handles its doorbell. The device
+/// reads one of the two messages or a masked slot. Its interrupt is delivered as the message that it has read, or stays pending.
 #[test]
 fn a_slot_that_is_rewritten_while_its_doorbell_is_served_is_one_of_its_messages_whole_or_none() {
     const DOORBELLS: u32 = 1000;
@@ -130,7 +130,7 @@ fn a_slot_that_is_rewritten_while_its_doorbell_is_served_is_one_of_its_messages_
     assert!(none > 0 && delivered.iter().all(|count| *count > 0), "the slot was rewritten meanwhile");
 }
 
-/// Ends the other thread, also where a test fails.
+/// Ends the other thread, also if the test panics.
 struct Ends<'a>(&'a AtomicBool);
 
 impl Drop for Ends<'_> {

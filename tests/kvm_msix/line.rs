@@ -1,4 +1,4 @@
-//! A line of the VMM's own on real KVM: its signals reach the vCPU that its message names, and none is lost between messages.
+//! An interrupt line of the VMM on real KVM. Its signals reach the vCPU that its message names, and none is lost when the message changes.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

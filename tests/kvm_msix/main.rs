@@ -1,7 +1,7 @@
-//! The crate on real KVM: a guest without an operating system makes the accesses of a driver and takes the
-//! interrupts, so each test states what a guest sees and what the kernel does, and no fake is between.
+//! The crate on real KVM. A guest without an operating system makes the accesses of a driver and takes the interrupts, so each test shows
+//! what a guest sees and what the kernel does.
 //!
-//! All need /dev/kvm, and say so where it does not open. One binary, so that the lab host is booted once for it.
+//! All tests need /dev/kvm, and fail with that reason without it. They are one binary, so that the lab host is booted once.
 #![cfg(target_arch = "x86_64")]
 
 mod bare_metal;

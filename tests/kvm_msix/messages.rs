@@ -20,7 +20,7 @@ fn layout(messages: u32, address: AddressWidth, masking: VectorMasking) -> MsiLa
     MsiLayout::new(MessageCount::new(messages).unwrap(), address, masking)
 }
 
-/// A guest of two CPUs with a function of so many messages, a 64-bit address and mask bits.
+/// A guest of two CPUs with a function of `messages` messages, a 64-bit address and mask bits.
 fn guest_with(irqchip: Irqchip, messages: u32) -> (Guest, std::sync::Arc<MsiCard>) {
     let mut machine = Machine::new(irqchip, 2);
     let card = machine.plug_messages(layout(messages, AddressWidth::Bits64, VectorMasking::Present));
@@ -31,7 +31,7 @@ fn handler(vector: u32) -> u8 {
     FIRST + vector as u8
 }
 
-/// PCIe r6 §7.7.1.2, §7.7.1.5: the function changes the low bits of the data, as many as it was given.
+/// PCIe r6 §7.7.1.2, §7.7.1.5: the function changes as many low bits of the data as it has vectors allocated.
 #[test]
 fn each_of_the_messages_that_were_granted_fires_its_own_handler() {
     for irqchip in IRQCHIPS {
@@ -134,8 +134,8 @@ fn messages_whose_data_is_no_interrupt_harm_no_other() {
     assert_eq!(guest.all_interrupts(1), 16);
 }
 
-/// A device raises all of 32 messages again and again, while a driver masks and unmasks one after the other. No ring is lost: when a
-/// vector is unmasked, its handler sees what the device noted last.
+/// A device raises all 32 messages repeatedly while a driver masks and unmasks one vector after the other. No interrupt is lost: when a
+/// vector is unmasked, its handler sees the device's last note.
 #[test]
 fn messages_that_are_masked_while_they_are_raised_lose_nothing() {
     const STEPS: u32 = 1000;
@@ -185,7 +185,7 @@ fn messages_that_are_masked_while_they_are_raised_lose_nothing() {
     }
 }
 
-/// Ends the device's thread, also where the test has failed.
+/// Ends the device's thread, also if the test panics.
 struct Done<'a>(&'a AtomicBool);
 
 impl Drop for Done<'_> {

@@ -1,5 +1,5 @@
-//! Three functions of 2048 vectors, all live at once: more than the routing table has room for when each vector has a
-//! message of its own, and no trouble at all when they share.
+//! Three functions of 2048 vectors, all live at once. The routing table has no room for them if each vector has its own message. It has
+//! room if they share messages.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -14,16 +14,16 @@ use crate::shortage::{EventThread, ROUTES};
 const CARDS: u32 = 3;
 const VECTORS: u32 = 2048;
 const ALL: u32 = CARDS * VECTORS;
-/// Interrupts of one CPU, and so many CPUs that every vector has its own.
+/// Interrupts of one CPU, and as many CPUs as give every vector its own interrupt.
 const HANDLERS: u32 = 205;
 const CPUS: u8 = ALL.div_ceil(HANDLERS) as u8;
 
-/// Where a vector's interrupts go: counted through all cards, no two to the same place.
+/// The CPU and interrupt of a vector, counted through all cards. No two vectors share them.
 fn place(index: u32) -> (u8, u8) {
     ((index / HANDLERS) as u8, 0x20 + (index % HANDLERS) as u8)
 }
 
-/// A guest that uses every vector of three cards, and the threads that deliver what the kernel does not.
+/// A guest that uses every vector of three cards, and the threads that deliver the relayed vectors.
 fn guest_with_three_cards(
     cpus: u8,
     message: impl Fn(u32) -> MsiMessage,
@@ -44,7 +44,7 @@ fn reports(cards: &[Arc<Card>]) -> Vec<DomainReport> {
     cards.iter().map(|card| card.msix.report()).collect()
 }
 
-/// How many vectors of each card the kernel delivers, and how many userspace does.
+/// For each card, the number of vectors that the kernel delivers, and of those that userspace delivers.
 fn live_and_relayed(cards: &[Arc<Card>]) -> Vec<(u32, u32)> {
     reports(cards).iter().map(|report| (report.live, report.relayed)).collect()
 }

@@ -1,5 +1,4 @@
-//! A guest's remapping unit before its interrupts, on real irqfds: vectors move when the guest invalidates an entry,
-//! and their messages stay as they are.
+//! A guest's remapping unit, on real irqfds. Vectors move when the guest invalidates a remapping entry. Their messages do not change.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -15,17 +14,17 @@ use vm_msi::{MsiMessage, RequesterId};
 
 use crate::bare_metal::{Card, ENABLE, Guest, IRQCHIPS, Machine, eventually, fixed};
 
-/// A function behind a unit, as a test has it.
+/// A function behind a remapping unit.
 pub(crate) type RemappedCard = Card;
 
-/// The unit of one guest, before one card.
+/// The remapping unit of one guest, for one card.
 pub(crate) struct Unit {
     stage: Arc<FakeStage>,
     requester: RequesterId,
 }
 
 impl Unit {
-    /// Puts a card of so many vectors behind a unit of its own.
+    /// Plugs in a card of `vectors` vectors behind its own remapping unit.
     pub(crate) fn plug(machine: &mut Machine, vectors: u16) -> (Self, Arc<RemappedCard>) {
         let (stage, requester) = (Arc::new(FakeStage::default()), RequesterId(0x0008));
         let router = Remapped::new(machine.router(), stage.clone(), requester);
@@ -33,7 +32,7 @@ impl Unit {
         (Self { stage, requester }, card)
     }
 
-    /// What a guest does to move the vectors of some entries, or to take them out of the table.
+    /// A guest changes or removes remapping entries, and invalidates them.
     pub(crate) fn remap(
         &self,
         card: &RemappedCard,
@@ -48,7 +47,7 @@ impl Unit {
     }
 }
 
-/// A guest of two CPUs with vectors 0 to 7 requested on entries of the same number, which are not present.
+/// A guest of two CPUs. Vectors 0 to 7 are requested with remapping entries of the same number, which are not present.
 fn guest_with_8_vectors(irqchip: Irqchip) -> (Guest, Unit, Arc<RemappedCard>) {
     let mut machine = Machine::new(irqchip, 2);
     let (unit, card) = Unit::plug(&mut machine, 8);

@@ -1,4 +1,4 @@
-//! The VM's routing table: what it costs, what it carries, and what happens when it is full.
+//! The VM's routing table: the number of commits, its content, and a full table.
 
 use kvm_bindings::KvmIrqRouting;
 use kvm_ioctls::VmFd;
@@ -16,7 +16,7 @@ use crate::bare_metal::{
 const SERIAL_GSI: u32 = 4;
 const SERIAL_VECTOR: u8 = 0x34;
 
-/// Has the guest send the serial port's interrupt to CPU 0, through the IOAPIC.
+/// The guest routes the serial port's interrupt to CPU 0 in the IOAPIC.
 fn route_serial_port(guest: &Guest) {
     const SELECT: u64 = 0xfec0_0000;
     const WINDOW: u64 = 0xfec0_0010;
@@ -53,7 +53,7 @@ fn the_serial_ports_interrupt_works_after_messages_were_committed() {
     guest.wait_for(0, SERIAL_VECTOR, 2);
 }
 
-/// The control of the test above: it would see a table that leaves the pins out.
+/// The control of the test above: a table without the irqchip's pins fails it.
 #[test]
 fn a_table_without_the_pins_cuts_the_serial_port_off() {
     let machine = Machine::new(Irqchip::Kernel, 1);
@@ -121,7 +121,7 @@ fn messages_have_the_gsis_of_the_embedders_allocator_and_leave_the_others_alone(
     }
 }
 
-/// The control of all tests that say that nothing is lost: this harness sees a loss.
+/// The control of all tests in which no interrupt is lost: this harness detects a lost interrupt.
 #[test]
 fn a_signal_that_meets_an_irqfd_without_a_route_is_lost_and_never_so_in_the_routers_order() {
     let machine = Machine::new(Irqchip::Kernel, 1);
@@ -157,7 +157,7 @@ fn a_signal_that_meets_an_irqfd_without_a_route_is_lost_and_never_so_in_the_rout
     }
 }
 
-/// All that a driver does for a card of 2048 vectors, 208 on each CPU.
+/// The accesses by which a driver requests the 2048 vectors of a card, 208 on each CPU.
 fn requests(card: &Card) -> Vec<Operation> {
     (0..2048)
         .flat_map(|vector| card.request(vector, fixed((vector / 208) as u8, 0x20 + (vector % 208) as u8)))

@@ -1,4 +1,4 @@
-//! Several VMs in one process: each has its own GSIs, routes and interrupts, also where all numbers are the same.
+//! Several VMs in one process. Each has its own GSIs, routes and interrupts, also if their numbers are equal.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -1,4 +1,4 @@
-//! Several functions and a sub-device of one device: each delivers its own interrupts, whatever becomes of the others.
+//! Several functions and a sub-device of one device. Each delivers its own interrupts, whatever happens to the others.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -13,7 +13,7 @@ use crate::bare_metal::{
     Card, Device, DeviceBackend, ENABLE, Guest, IRQCHIPS, Machine, eventually, fixed, table_layout,
 };
 
-/// A device of 16 vectors: 0 to 7 are its physical function's to use and to hand on.
+/// A device of 16 vectors. Vectors 0 to 7 belong to its physical function, which may give them to others.
 fn device() -> (Arc<Device>, Pool, Arc<vm_msi::pool::Window>) {
     let device = Device::new(16);
     let pool = Pool::new(DeviceBackend(device.clone()));
@@ -26,8 +26,8 @@ fn place(places: &Places, vector: u32) -> u32 {
     places.get(Vector(vector)).expect("it has one").vector.0
 }
 
-/// A guest with three cards of one device: the physical function, another, and a sub-device. Each has turned MSI-X
-/// on, and vector 0 of the n-th is interrupt 0x40 + n of CPU 1.
+/// A guest with three cards of one device: the physical function, another function, and a sub-device. Each has MSI-X enabled. Vector 0 of
+/// the n-th card is interrupt 0x40 + n of CPU 1.
 struct Shared {
     guest: Guest,
     cards: [Arc<Card>; 3],
@@ -177,7 +177,7 @@ fn while_one_function_comes_and_goes_the_others_lose_nothing_and_get_nothing_of_
     assert_eq!(cards.each_ref().map(|card| card.msix.report().live), [1, 1, 1]);
 }
 
-/// Lets the device's threads end also when the test has failed.
+/// Ends the device's threads, also if the test panics.
 struct Ends<'a>(&'a AtomicBool);
 
 impl Drop for Ends<'_> {

@@ -1,4 +1,4 @@
-//! A host that is short of something: interrupts wait, or take the long way, and none is lost.
+//! A host that runs out of a resource. Interrupts stay pending or are relayed by userspace, and none is lost.
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
@@ -24,11 +24,11 @@ type KvmDomain = DeviceDomain;
 
 /// Messages that the routing table has room for, beside the irqchip's pins.
 pub(crate) const ROUTES: u32 = 4056;
-/// Two cards of 2048 vectors have so many more.
+/// The messages of two cards of 2048 vectors for which it has no room.
 const EXCESS: u32 = 2 * 2048 - ROUTES;
 
-/// A guest of two cards of 2048 vectors, each with a message of its own. The last of them find no room: those are
-/// interrupts of CPU 0. All others are for CPUs that do not exist.
+/// A guest of two cards of 2048 vectors, each with its own message. The table has no room for the last vectors, which are interrupts of
+/// CPU 0. All others are for CPUs that do not exist.
 fn guest_with_too_many_messages(prepare: impl Fn(&Arc<Card>)) -> (Guest, [Arc<Card>; 2]) {
     let mut machine = Machine::new(Irqchip::Kernel, 1);
     let cards = [machine.plug(2048), machine.plug(2048)];
@@ -55,7 +55,7 @@ fn guest_with_too_many_messages(prepare: impl Fn(&Arc<Card>)) -> (Guest, [Arc<Ca
     (guest, cards)
 }
 
-/// The vectors of the second card that found no room.
+/// The vectors of the second card for which the table has no room.
 fn excess() -> std::ops::Range<u32> {
     2048 - EXCESS..2048
 }
@@ -212,7 +212,7 @@ fn vectors_without_an_open_file_wait_in_the_device_and_come_alive_when_there_is_
     );
 }
 
-/// How many more files this process can open under a limit.
+/// The number of files that this process can still open under a limit.
 fn files_to_open_below(limit: u64) -> usize {
     let numbers = std::fs::read_dir("/proc/self/fd").unwrap().map(|entry| entry.unwrap().file_name());
     let open: BTreeSet<u64> = numbers.map(|name| name.to_str().unwrap().parse().unwrap()).collect();
@@ -220,7 +220,7 @@ fn files_to_open_below(limit: u64) -> usize {
     (0..limit).filter(|number| !open.contains(number)).count() + 1
 }
 
-/// Runs the body of the test of that name in a process of its own, whose limits are no other test's.
+/// Runs the body of the test of that name in its own process, so that its limits apply to no other test.
 fn in_a_process_of_its_own(test: &str, body: impl FnOnce()) {
     const CHILD: &str = "VM_MSI_TEST_PROCESS";
     if env::var_os(CHILD).is_some() {

@@ -1,8 +1,8 @@
-//! Snapshots: what the device raised before one comes exactly once, in the VM that goes on and in the one that is
-//! restored; and a whole VM costs one commit of the routing table.
+//! Snapshots. An interrupt that the device raised before a snapshot is delivered exactly once in the VM that continues, and exactly once
+//! in the restored VM. Restoring a whole VM costs one commit of the routing table.
 //!
-//! The tests' CPUs go on running when functions are suspended, and take what their local APICs have: that is what
-//! would be in the local APICs' state.
+//! The CPUs of these tests keep running while functions are suspended, and take the interrupts of their local APICs. A real snapshot would
+//! save those interrupts in the state of the local APICs.
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -22,14 +22,14 @@ fn target(vector: u32) -> (u8, u8) {
     (vector as u8 % CPUS, 0x30 + vector as u8)
 }
 
-/// How many interrupts have come for a vector.
+/// The number of interrupts that the guest has taken for a vector.
 fn count(guest: &Guest, vector: u32) -> u64 {
     let (cpu, interrupt) = target(vector);
     guest.interrupts(cpu, interrupt)
 }
 
-/// Three threads of the device raise so many interrupts, and somewhere in the middle `work` is done. Each is noted in
-/// the guest's memory before it is raised.
+/// Three threads of the device raise interrupts, and `work` runs while they do. The device notes each interrupt in the guest's memory
+/// before it raises it.
 fn under_fire(guest: &Guest, card: &Card, notes: &[Mutex<u64>], signals: u32, work: impl FnOnce()) {
     let left = AtomicU32::new(signals);
     let one_less = |left: u32| left.checked_sub(1);

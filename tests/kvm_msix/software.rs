@@ -1,4 +1,5 @@
-//! A device model's vectors on real KVM: no eventfd, no route, no commit. What a trigger delivers, a guest takes.
+//! A device model's vectors on real KVM. A trigger is delivered without an eventfd, a route or a commit, and the guest takes the
+//! interrupt.
 
 use std::sync::Arc;
 

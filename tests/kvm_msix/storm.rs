@@ -1,6 +1,5 @@
-//! A storm: threads of the device raise interrupts while the guest masks, moves, frees and requests its vectors at
-//! random, by their messages or by the entries of a remapping unit. No interrupt is lost, and none comes where it
-//! must not.
+//! A storm: threads of the device raise interrupts while the guest masks, moves, frees and requests its vectors at random, by messages or
+//! by the entries of a remapping unit. No interrupt is lost, and no masked vector delivers one.
 //!
 //! `STORM_SIGNALS` sets how many interrupts are raised (default 100,000), `STORM_SEED` repeats a run.
 
@@ -79,8 +78,8 @@ fn in_a_storm_on_vectors_that_a_thread_grows_no_interrupt_is_lost_and_none_comes
     });
 }
 
-/// Each time the device raises the vector once, as soon as it has an eventfd for it. One that becomes an irqfd only then may
-/// deliver that twice: of 20,000 a few.
+/// The device raises the vector once, as soon as it has its eventfd. If the eventfd becomes an irqfd only later, KVM may deliver the signal
+/// twice: a few of 20,000.
 #[test]
 fn a_vector_that_is_raised_while_it_grows_fires_once() {
     let (guest, card) = Machine::with_card(Irqchip::Kernel, 1, 1);
@@ -118,7 +117,7 @@ fn a_vector_that_is_raised_while_it_grows_fires_once() {
     });
 }
 
-/// Ends the device's thread, also where the test has failed.
+/// Ends the device's thread, also if the test panics.
 struct EndOfGrowth<'a>(&'a AtomicU64);
 
 impl Drop for EndOfGrowth<'_> {
@@ -127,7 +126,7 @@ impl Drop for EndOfGrowth<'_> {
     }
 }
 
-/// Ends a thread, also where its test has failed.
+/// Ends a thread, also if its test panics.
 struct Done<'a>(&'a AtomicBool);
 
 impl Drop for Done<'_> {
@@ -141,19 +140,19 @@ fn storm_without_remapping(irqchip: Irqchip) {
     storm(&guest, &card, &ByMessage(&card));
 }
 
-/// How a guest says where a vector's interrupts go.
+/// How a guest sets the destination of a vector.
 trait Aim: Sync {
     /// The message that it writes.
     fn message(&self, vector: u32, cpu: u8) -> MsiMessage;
 
-    /// What comes before a vector is first requested.
+    /// The guest's preparation before it first requests a vector.
     fn prepare(&self, vector: u32, cpu: u8);
 
     /// Moves a vector, masked or not. Its handler is the same everywhere.
     fn turn(&self, guest: &Guest, by: u8, vector: u32, cpu: u8);
 }
 
-/// The message says it: a move is one write.
+/// The message has the destination. A move is one write.
 struct ByMessage<'a>(&'a Card);
 
 impl Aim for ByMessage<'_> {
@@ -168,7 +167,7 @@ impl Aim for ByMessage<'_> {
     }
 }
 
-/// An entry of a remapping table says it, and the message names the entry.
+/// A remapping entry has the destination, and the message names the entry.
 struct ByEntry<'a> {
     unit: &'a Unit,
     card: &'a RemappedCard,
@@ -310,7 +309,7 @@ impl<'a> Driver<'a> {
         driver
     }
 
-    /// One thing that drivers do, by some CPU.
+    /// A random operation of a driver, on a random CPU.
     fn step(&mut self) {
         let vector = self.rng.u32(0..VECTORS);
         let by = self.rng.u8(0..CPUS);
@@ -361,7 +360,7 @@ impl<'a> Driver<'a> {
         self.audit(0..VECTORS);
     }
 
-    /// At last everything is unmasked.
+    /// Unmasks every vector at the end.
     fn finish(&mut self) {
         self.check(0..VECTORS);
         let unmask: Vec<_> = (0..VECTORS).map(|vector| self.card.unmask(vector)).collect();
@@ -400,7 +399,7 @@ impl<'a> Driver<'a> {
         self.control == ENABLE && !told.masked && told.cpu == cpu
     }
 
-    /// What had to be silent has been.
+    /// Checks that no masked vector has delivered an interrupt.
     fn check(&self, vectors: std::ops::Range<u32>) {
         for (vector, cpu) in vectors.flat_map(|vector| (0..CPUS).map(move |cpu| (vector, cpu))) {
             if let Some(count) = self.silent[vector as usize][usize::from(cpu)] {
@@ -410,7 +409,7 @@ impl<'a> Driver<'a> {
         }
     }
 
-    /// Before a write: what it lets fire may do so at once.
+    /// Called before a write: the vectors that the write unmasks may deliver at once.
     fn expect(&mut self, vectors: std::ops::Range<u32>) {
         for (vector, cpu) in vectors.flat_map(|vector| (0..CPUS).map(move |cpu| (vector, cpu))) {
             if self.may_fire(vector, cpu) {
@@ -419,7 +418,7 @@ impl<'a> Driver<'a> {
         }
     }
 
-    /// After a write: what it silences has nothing more on the way than its CPU can take now.
+    /// Called after a write: the vectors that the write masks have no interrupt under way but those that the CPU can take now.
     fn fall_silent(&mut self, vectors: std::ops::Range<u32>) {
         let newly = vectors
             .flat_map(|vector| (0..CPUS).map(move |cpu| (vector, cpu)))

@@ -1,4 +1,4 @@
-//! Messages that no local APIC accepts: dropped, as hardware drops them, and never a failure of the host.
+//! Messages that no local APIC accepts. They are dropped, as hardware drops them, and are no failure of the host.
 
 use std::sync::Arc;
 

@@ -1,4 +1,4 @@
-//! A card that is unplugged in a storm of its own and another's interrupts, and the next one in its place.
+//! A card is unplugged while it and another card raise interrupts, and a new card takes its slot.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -15,12 +15,12 @@ use crate::bare_metal::{
 const VECTORS: u8 = 16;
 const ROUNDS: u32 = 20;
 
-/// The card that stays: its interrupts are CPU 0's.
+/// The card that stays. Its interrupts go to CPU 0.
 const STEADY: u8 = 0x40;
-/// The one that goes: CPU 1's.
+/// The card that is unplugged. Its interrupts go to CPU 1.
 const GOING: u8 = 0x60;
 
-/// A card that is no longer on any bus when it goes: the guest's accesses are made for it.
+/// A card on no bus. The test makes the guest's accesses itself, so that it can drop the card.
 fn plug(router: &Arc<KvmRouter>, budget: &Arc<DeviceBudget>, device: &Arc<Device>) -> MsixFunction {
     let backend = DeviceBackend(device.clone());
     let msix =
@@ -34,7 +34,7 @@ fn plug(router: &Arc<KvmRouter>, budget: &Arc<DeviceBudget>, device: &Arc<Device
     msix
 }
 
-/// The card that stays raises its vectors, and notes how often, until the test ends.
+/// The card that stays raises its vectors and counts them until the test ends.
 fn storm(guest: &Guest, card: &Card, notes: &[AtomicU64], ends: &AtomicBool) {
     while !ends.load(Ordering::Relaxed) {
         for _ in 0..fastrand::u32(1..10) {
@@ -109,7 +109,7 @@ fn a_card_unplugged_in_a_storm_is_silent_at_once_and_another_goes_on_and_the_nex
     }
 }
 
-/// Lets the threads end, also when something has failed.
+/// Ends the threads, also if the test panics.
 struct End<'a>(&'a AtomicBool);
 
 impl Drop for End<'_> {

@@ -1,4 +1,4 @@
-//! What `lspci -vvv` in a guest says of the passed-through devices.
+//! The output of `lspci -vvv` in a guest for the passed-through devices.
 
 use guest::{Result, Tools};
 use lab::Series;
@@ -6,11 +6,11 @@ use lab::Series;
 use crate::growth::{assert_disk_was_read, assert_every_ring_came};
 use crate::stage::{Passed, Stage};
 
-/// The class and identity of a device, as `lspci -nn` puts them.
+/// The class and IDs of a device, as `lspci -nn` prints them.
 const DISK: &str = "[0108]";
 const DOORBELL: &str = "[1af4:1110]";
 
-/// Right at first, and the same after drivers were rebound and after the function was reset; and all works then.
+/// The output is right at first, and does not change when drivers are rebound and the function is reset. The devices work afterwards.
 pub(crate) fn lspci_is_right_and_stays_so(stage: &Stage) -> Result<()> {
     if !stage.has_one_of(&[Passed::Disk, Passed::Doorbell]) {
         return Ok(());
@@ -40,14 +40,14 @@ pub(crate) fn lspci_is_right_and_stays_so(stage: &Stage) -> Result<()> {
     assert_disk_was_read(stage, &seen)
 }
 
-/// A device's part of the list, without what may change: the slot's number and the legacy interrupt's.
+/// A device's part of the output, without the numbers that may change: those of the slot and of the legacy interrupt.
 pub(crate) fn section(listed: &str, device: &str) -> String {
     let mut parts = listed.split("\n\n");
     let part = parts.find(|part| part.lines().next().is_some_and(|line| line.contains(device)));
     part.unwrap_or_else(|| panic!("lspci does not show {device}:\n{listed}")).trim().to_owned()
 }
 
-/// MSI-X is on, and of the same size and in the same place as in the hardware.
+/// MSI-X is enabled, and its table has the size and place that it has in the hardware.
 fn assert_as_on_the_host(stage: &Stage, passed: Passed, shown: &str) -> Result<()> {
     let hardware = stage.host.shell(&format!("lspci -vvv -nn -s {}", stage.address(passed)))?;
     assert!(shown.contains("MSI-X: Enable+"), "MSI-X is not on:\n{shown}");
@@ -63,7 +63,7 @@ fn assert_as_on_the_host(stage: &Stage, passed: Passed, shown: &str) -> Result<(
     Ok(())
 }
 
-/// No capability is broken, and none is shown that is not carried.
+/// No capability is malformed, and only those that the VMM supports are shown.
 fn assert_nothing_that_does_not_work(shown: &str) {
     for wrong in ["!!!", "<chain broken>", "Address Translation Service", "Page Request", "SR-IOV", "Unknown"]
     {

@@ -1,5 +1,5 @@
-//! A guest's day: vectors come in hundreds and go, move from CPU to CPU, sleep, are reset in the middle of growing, and
-//! the driver is loaded anew. Nothing is lost, and the host has all its interrupts back.
+//! A long run of one guest: hundreds of vectors are requested, freed and moved between CPUs, the guest suspends, functions are reset while
+//! vectors grow, and the driver is reloaded. No interrupt is lost, and the host gets all its interrupts back.
 
 use std::time::{Duration, Instant};
 
@@ -11,7 +11,7 @@ use crate::stage::{self, Passed, Stage, hold};
 
 /// A device of 2048 vectors, a card of 10 that can be reset, and a disk.
 const DEVICES: [Passed; 3] = [Passed::Wide, Passed::Card, Passed::Disk];
-/// How many of them the guest has at most: no more can be rung.
+/// The most vectors that the guest uses. The doorbell can ring no more.
 const MOST: [(Passed, u32); 2] = [(Passed::Wide, 256), (Passed::Card, 10)];
 const MOVES: u64 = 2;
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -75,7 +75,7 @@ pub(crate) fn loses_nothing_through_growth_moves_suspend_and_reset(stage: &Stage
     Ok(())
 }
 
-/// How many interrupts the host's kernel has described, requested or not.
+/// The number of interrupt descriptors in the host's kernel, requested or not.
 fn irqs(stage: &Stage) -> Result<usize> {
     Ok(stage.host.shell("ls /sys/kernel/irq")?.lines().count())
 }

@@ -1,10 +1,10 @@
-//! The control: that an interrupt lost by turning MSI-X off is seen here as lost, and that growing loses none.
+//! The control: these tests detect the interrupt that is lost when MSI-X is disabled, and growing loses none.
 
 use guest::{Line, Result};
 
 use crate::stage::{Passed, Stage};
 
-/// QEMU's e1000e loses an event that is raised while MSI-X is off, for certain.
+/// QEMU's e1000e always loses an event that is raised while MSI-X is off.
 pub(crate) fn turning_msix_off_loses_an_event_and_growing_does_not(stage: &Stage) -> Result<()> {
     let program = guest::built("demo")?;
     let (program, device) = (program.display(), stage.address(Passed::Control));

@@ -1,4 +1,4 @@
-//! How a guest ends is how the VMM ends.
+//! The VMM's exit status tells how the guest ended.
 
 use guest::{End, Result, Tools};
 use lab::Series;
@@ -10,7 +10,7 @@ pub(crate) fn a_reboot_is_a_good_end(stage: &Stage) -> Result<()> {
     ends(stage, &[], 0)
 }
 
-/// Its device is free again after that too.
+/// Its device is free again.
 pub(crate) fn a_triple_fault_is_a_crash(stage: &Stage) -> Result<()> {
     // `reboot=t` has Linux reboot by a triple fault.
     ends(stage, &[("reboot", "t")], stage::CRASHED)

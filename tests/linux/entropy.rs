@@ -1,16 +1,15 @@
-//! The VMM's own entropy device under Debian's own driver: the bytes come, and each interrupt that brings them is one
-//! trigger of the device.
+//! The VMM's entropy device under Debian's driver. The guest receives the bytes, and one interrupt for each trigger of the device.
 
 use guest::{Line, Result};
 use lab::Series;
 
 use crate::stage::{self, Stage, Where, hold, show};
 
-/// What the kernel asks for at once.
+/// Bytes of one request of the kernel.
 const REQUEST: u64 = 64;
 
-/// A guest draws from it, moves its vector about, and rebinds the driver ten times: with one kernel on one host, and with
-/// the other on the other. Linux waits a tick after each 64 bytes.
+/// A guest reads from the device, moves its vector, and rebinds the driver ten times. Each of two kernels runs on one of the two hosts.
+/// Linux waits a tick after each 64 bytes.
 pub(crate) fn each_of_its_interrupts_is_counted_once_by_guest_and_vmm(stage: &Stage) -> Result<()> {
     let kernel = match stage.place {
         Where::Lab(Series::V6_12) => Series::V6_1,
@@ -19,7 +18,7 @@ pub(crate) fn each_of_its_interrupts_is_counted_once_by_guest_and_vmm(stage: &St
     draws(stage, kernel, 16)
 }
 
-/// A MiB of it.
+/// The guest reads 1 MiB.
 pub(crate) fn a_mib_of_entropy_is_counted_alike(stage: &Stage) -> Result<()> {
     draws(stage, Series::V6_12, 1024)
 }
@@ -55,8 +54,8 @@ fn draws(stage: &Stage, kernel: Series, kib: u64) -> Result<()> {
     assert_is_random(seen.line("entropy")?, 4 << 10)
 }
 
-/// What the guest counts lies between what the VMM has delivered before and after it counted: its kernel draws now and
-/// then on its own account. Gives the guest's number.
+/// Checks that the guest's count is between the VMM's counts before and after it, because the guest's kernel reads from the device too.
+/// Returns the guest's count.
 fn counted_alike(stage: &Stage, session: &mut guest::Session<'_>) -> Result<u64> {
     let before = delivered(session)?;
     session.go_on()?;
@@ -72,7 +71,7 @@ fn counted_alike(stage: &Stage, session: &mut guest::Session<'_>) -> Result<u64>
     Ok(counted)
 }
 
-/// While the guest holds, what our VMM has delivered.
+/// The number of interrupts that our VMM has delivered, while the guest waits.
 fn delivered(session: &mut guest::Session<'_>) -> Result<Option<u64>> {
     hold(session)?;
     if !stage::is_ours() {
@@ -83,7 +82,7 @@ fn delivered(session: &mut guest::Session<'_>) -> Result<Option<u64>> {
     Ok(Some(triggers.delivered))
 }
 
-/// So many bytes came from the device, and they cannot be packed.
+/// Checks the number of bytes that the device has delivered, and that they do not compress.
 fn assert_is_random(drawn: &Line, bytes: u64) -> Result<()> {
     assert_eq!(drawn.value("current")?, "virtio_rng.0");
     assert_eq!(drawn.number("bytes")?, bytes);

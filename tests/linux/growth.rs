@@ -1,11 +1,11 @@
-//! The main job: a disk works through several queues, and a device's vectors grow one by one after enable.
+//! A disk works with several queues, and a device's vectors grow one by one after MSI-X is enabled.
 
 use guest::{Line, Result, Tools, Transcript};
 use lab::Series;
 
 use crate::stage::{self, Passed, Stage, hold};
 
-/// 64 of 64 vectors grown and received, none lost, without MSI-X ever having been off.
+/// All 64 vectors grow and receive their interrupts. None is lost, and MSI-X stays enabled in the device.
 pub(crate) fn grows_vector_by_vector(stage: &Stage) -> Result<()> {
     if !stage.has_one_of(&[Passed::Disk, Passed::Doorbell]) {
         return Ok(());
@@ -41,8 +41,8 @@ pub(crate) fn grows_vector_by_vector(stage: &Stage) -> Result<()> {
     assert_disk_was_read(stage, &seen)
 }
 
-/// A table of 2048 entries fills eight pages. What a driver writes there exits, what it reads does not. The doorbell is in a
-/// BAR of 256 bytes that has its page to itself.
+/// A table of 2048 entries fills eight pages. A driver's writes to it exit to the VMM, and its reads do not. The doorbell is in a BAR of
+/// 256 bytes, alone in its page.
 pub(crate) fn a_full_page_of_a_table_is_read_and_a_doorbell_is_rung_without_an_exit(
     stage: &Stage,
 ) -> Result<()> {
@@ -67,7 +67,7 @@ pub(crate) fn a_full_page_of_a_table_is_read_and_a_doorbell_is_rung_without_an_e
     assert_every_ring_came(stage::finish(session)?.line("doorbell")?)
 }
 
-/// At least 32 MiB, right to the last bit, through more than one queue.
+/// The guest reads at least 32 MiB through more than one queue, and every byte is right.
 pub(crate) fn assert_disk_was_read(stage: &Stage, seen: &Transcript) -> Result<()> {
     if !stage.has(Passed::Disk) {
         return Ok(());

@@ -1,4 +1,4 @@
-//! One vector rings without pause while all the others come and go: no ring is lost.
+//! One vector rings without pause while all others are requested and freed. No ring is lost.
 
 use guest::{Result, Tools};
 use lab::Series;

@@ -1,6 +1,6 @@
-//! The VMM's IMS devices under a Linux driver that has its slots from an interrupt domain of its own.
+//! The VMM's IMS devices under a Linux driver that allocates slots from its own interrupt domain.
 //!
-//! They need nothing of the host but KVM, so one host kernel tells all.
+//! The devices need KVM only, so one host kernel is enough.
 
 use guest::{Line, Result, Tools, Transcript};
 use lab::Series;
@@ -10,9 +10,9 @@ use crate::stage::{self, Stage};
 
 const TIMERS: u64 = 64;
 
-/// Slots in a BAR and as many in memory come in random order, are rung, moved to another CPU and rung there, masked
-/// and rung, go and are rung in vain, come again and are rung. As many as the CPUs have vectors for are live at once.
-/// MSI-X of the same device works beside them, timers need none. All is as before after a reset of the device.
+/// The guest allocates slots in a BAR and as many in memory, in random order. It rings each slot, also after a move to another CPU, while
+/// it is masked, after it is freed, and after it is allocated again. As many slots are live at once as the CPUs have vectors for. MSI-X of
+/// the same device works beside them. Timers need no MSI-X. After a reset of the device everything works as before.
 pub(crate) fn slots_come_move_and_go_and_no_ring_is_lost(stage: &Stage) -> Result<()> {
     let slots = 256;
     let jobs = ["lspci", "ims", "imsfill", "imsreset:50", "imstimer:5", "rebind:1", "lspci"];
@@ -31,7 +31,7 @@ pub(crate) fn slots_come_move_and_go_and_no_ring_is_lost(stage: &Stage) -> Resul
     assert_timers(seen.line("imstimer")?)
 }
 
-/// Slots of both kinds come and go while one is rung without pause, with the kernel that had no such domains yet.
+/// Slots of both kinds are allocated and freed while one is rung without pause, on the kernel that has no such domains yet.
 pub(crate) fn slots_come_and_go_while_one_is_rung(stage: &Stage) -> Result<()> {
     let slots = 64;
     let seen = run(stage, Series::V6_1, 2, slots, &["ims", "imspound:1000", "imstimer:2"])?;
@@ -48,7 +48,7 @@ pub(crate) fn slots_come_and_go_while_one_is_rung(stage: &Stage) -> Result<()> {
     assert_timers(seen.line("imstimer")?)
 }
 
-/// The same with 2048 slots, all of them at once: twelve CPUs have vectors for them, and for their moves.
+/// The same with 2048 slots, all live at once. Twelve CPUs have vectors for them and for their moves.
 pub(crate) fn thousands_of_slots_are_live_at_once(stage: &Stage) -> Result<()> {
     let seen = run(stage, Series::V6_12, 12, 1024, &["ims:2048"])?;
     let ims = seen.line("ims")?;
@@ -66,8 +66,8 @@ fn run(stage: &Stage, kernel: Series, cpus: u32, slots: u64, jobs: &[&str]) -> R
     stage.run(&jobs.iter().fold(machine, |machine, job| machine.job(job)))
 }
 
-/// Every queue through all: six interrupts at least, of which one on another CPU and one of two rings while it was masked;
-/// and a ring in vain.
+/// Checks that every queue has received at least six interrupts, one of them on another CPU and one for two rings while it was masked, and
+/// none after it was freed.
 pub(crate) fn assert_went_through_all(ims: &Line, slots: u64, memory_slots: u64) -> Result<()> {
     let queues = slots + memory_slots;
     assert_eq!((ims.number("bar_slots")?, ims.number("memory_slots")?), (slots, memory_slots));
@@ -88,7 +88,7 @@ pub(crate) fn assert_went_through_all(ims: &Line, slots: u64, memory_slots: u64)
     Ok(())
 }
 
-/// Each ring was received within a second, exactly once, and on its own slot; each of MSI-X on its own vector.
+/// Each ring was received within a second, exactly once, on its own slot or on its own MSI-X vector.
 pub(crate) fn assert_every_ring_came(ims: &Line) -> Result<()> {
     assert!(ims.number("rung")? > 0);
     let wrong = ["late", "lost", "uneven", "stray", "unhandled", "msix_lost", "msix_uneven"];
@@ -102,7 +102,7 @@ pub(crate) fn assert_every_ring_came(ims: &Line) -> Result<()> {
     Ok(())
 }
 
-/// Each timer came once, and not before its time by the device's clock; none that was disarmed came.
+/// Each timer expired once, and not before its time by the device's clock. No disarmed timer expired.
 fn assert_timers(timer: &Line) -> Result<()> {
     assert_eq!(timer.number("timers")?, TIMERS);
     assert_eq!(timer.number("received")?, timer.number("armed")?, "{timer}");

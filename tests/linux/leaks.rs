@@ -1,4 +1,4 @@
-//! Drivers come and go; what they took is given back.
+//! Drivers are bound and unbound. The host gets back every interrupt that they used.
 
 use guest::{Result, Session, Tools};
 use lab::Series;
@@ -6,22 +6,22 @@ use lab::Series;
 use crate::growth::assert_disk_was_read;
 use crate::stage::{self, Passed, Stage, hold};
 
-/// How much more memory of its own the monitor may have after the drivers were rebound.
+/// The most memory that the VMM may have gained after the drivers were rebound.
 const SLACK_KIB: u64 = 1024;
 const DEVICES: [Passed; 2] = [Passed::Disk, Passed::Doorbell];
 
-/// What a guest's devices cost the host at one moment.
+/// The host's resources that a guest's devices use at one moment.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 struct Holdings {
     descriptors: usize,
-    /// Interrupts that the host's kernel has described, requested or not.
+    /// Interrupt descriptors in the host's kernel, requested or not.
     irqs: usize,
     requested: u32,
     /// GSIs that a vector is live on.
     in_use: u64,
 }
 
-/// Both drivers are unbound and bound ten times, using all their vectors each time.
+/// Both drivers are unbound and bound ten times, and use all their vectors each time.
 pub(crate) fn unbinding_leaks_nothing(stage: &Stage) -> Result<()> {
     if !stage.has_one_of(&DEVICES) {
         return Ok(());
@@ -59,7 +59,7 @@ fn holdings(stage: &Stage, session: &Session<'_>) -> Result<Holdings> {
     })
 }
 
-/// What the monitor has in memory. All of the guest's memory is pinned for its devices, so only its own part grows.
+/// The VMM's resident memory. All guest memory is pinned for its devices, so only the VMM's own memory can grow.
 fn memory_kib(stage: &Stage, session: &Session<'_>) -> Result<u64> {
     let script = format!("awk '/^VmRSS:/ {{ print $2 }}' /proc/{}/status", session.pid()?);
     Ok(stage.host.shell(&script)?.trim().parse().expect("VmRSS is a number"))

@@ -1,9 +1,8 @@
 //! Linux guests with passed-through devices, end to end: on a host with dynamic MSI-X, and on one without.
 //!
-//! Every behaviour is tested once on each lab host; the tests of a host share it, so this binary wants
-//! `--test-threads=1`. What is `ignored` belongs to the long version, or wants devices of this machine:
-//! `LINUX_TESTS_DEVICES="<bdf> <bdf>" ... --ignored this_machine` runs the same tests on its own KVM and VFIO.
-//! With `LINUX_TESTS_MONITOR=qemu`, QEMU runs the guests: what fails then as well is the test's mistake, not ours.
+//! Every behaviour is tested once on each lab host. The tests of a host share it, so this binary needs `--test-threads=1`. Ignored tests
+//! are long, or need devices of this machine: `LINUX_TESTS_DEVICES="<bdf> <bdf>" ... --ignored this_machine` runs the same tests on its
+//! own KVM and VFIO. With `LINUX_TESTS_MONITOR=qemu`, QEMU runs the guests: a test that fails there too is wrong itself.
 #![cfg(target_arch = "x86_64")]
 
 mod bus;
@@ -19,13 +18,14 @@ mod masking;
 mod mediated;
 mod msi;
 mod own;
+mod passed;
 mod refusals;
 mod self_reset;
 mod shapes;
 mod sparse;
 mod stage;
 
-/// One test a line, on each host: those of `everywhere` on this machine too.
+/// One test a line, on each host. Tests of `everywhere` run on this machine too.
 macro_rules! on_hosts {
     (
         everywhere { $($(#[$attribute:meta])* $module:ident::$test:ident;)* }
@@ -45,7 +45,7 @@ macro_rules! on_hosts {
             $($(#[$attribute])* #[test] fn $test() { on(Where::Lab(lab::Series::V6_1), crate::$module::$test); })*
             $(#[test] fn $lab_test() { on(Where::Lab(lab::Series::V6_1), crate::$lab_module::$lab_test); })*
         }
-        /// Whatever its VFIO can.
+        /// With the features that this machine's VFIO has.
         mod this_machine {
             use crate::stage::{Where, on};
             $(#[ignore = "wants devices of this machine: make test DEVICE='<bdf> <bdf>'"]

@@ -1,4 +1,4 @@
-//! Masked vectors of a passed-through device: their interrupts wait in the PBA, and come when they are unmasked.
+//! Masked vectors of a passed-through device. Their interrupts are pending in the PBA, and are delivered when they are unmasked.
 //!
 //! Real parts: KVM, VFIO, and the devices' own PBA. The guest masks by its table entry and reads its PBA.
 
@@ -69,7 +69,7 @@ pub(crate) fn a_vector_rung_without_pause_is_silent_while_masked_and_loses_no_ri
     assert_every_ring_came(seen.line("doorbell")?)
 }
 
-/// What each of the devices said last.
+/// The last line of each device.
 fn last_of_each<'a>(stage: &Stage, seen: &'a Transcript) -> Vec<&'a Line> {
     let devices = DEVICES.iter().filter(|&&device| stage.has(device)).count();
     let lines: Vec<_> = seen.all("doorbell").collect();
@@ -77,7 +77,7 @@ fn last_of_each<'a>(stage: &Stage, seen: &'a Transcript) -> Vec<&'a Line> {
     lines[lines.len() - devices..].to_vec()
 }
 
-/// One interrupt waits, and these vectors are pending.
+/// Checks that one interrupt is pending, and that these vectors show it.
 fn assert_pending(stage: &Stage, seen: &Transcript, pending: &str) -> Result<()> {
     for line in last_of_each(stage, seen) {
         assert_eq!(line.value("pending")?, pending, "{line}");
@@ -86,7 +86,7 @@ fn assert_pending(stage: &Stage, seen: &Transcript, pending: &str) -> Result<()>
     Ok(())
 }
 
-/// Nothing waits any more.
+/// Checks that no interrupt is pending.
 pub(crate) fn assert_delivered(stage: &Stage, seen: &Transcript) -> Result<()> {
     for line in last_of_each(stage, seen) {
         assert_eq!(line.value("pending")?, "", "{line}");
@@ -95,7 +95,7 @@ pub(crate) fn assert_delivered(stage: &Stage, seen: &Transcript) -> Result<()> {
     Ok(())
 }
 
-/// The host's kernel has requested so many vectors of each device.
+/// Checks the number of vectors that the host's kernel has requested of each device.
 pub(crate) fn assert_requested(stage: &Stage, vectors: u32) -> Result<()> {
     for device in DEVICES.into_iter().filter(|&device| stage.has(device)) {
         assert_eq!(stage.host.vectors(stage.address(device))?.requested, vectors, "{device:?}");
@@ -103,7 +103,7 @@ pub(crate) fn assert_requested(stage: &Stage, vectors: u32) -> Result<()> {
     Ok(())
 }
 
-/// Our VMM has no host vector for this vector of any of the devices.
+/// Checks that our VMM has no host vector for this vector of any device.
 fn assert_no_host_vector(stage: &Stage, session: &Session<'_>, vector: u32) -> Result<()> {
     if !stage::is_ours() {
         return Ok(());

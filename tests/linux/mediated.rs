@@ -1,5 +1,5 @@
-//! Functions with an IMS of their own whose slots a device of the host's fires, under the Linux driver that knows nothing of
-//! that: on a host that gives interrupts one by one, and on one that does not.
+//! Mediated functions with an IMS, whose slots a device of the host signals, under an unchanged Linux driver: on a host with dynamic MSI-X,
+//! and on one without.
 
 use std::fs;
 use std::thread;
@@ -11,9 +11,9 @@ use lab::Series;
 use crate::ims::{assert_every_ring_came, assert_went_through_all};
 use crate::stage::{self, Passed, Stage, Where, hold};
 
-/// All of the doorbell's but the mediator's own.
+/// All vectors of the doorbell but the mediator's own.
 const SLOTS: u64 = 63;
-/// Longer than a host vector is kept for a slot that was freed.
+/// Longer than the release delay of a freed slot's host vector.
 const GIVEN_BACK: Duration = Duration::from_secs(20);
 
 /// Two functions of one device, each through all that can happen to its slots, then reset with slots in use; the driver lets
@@ -95,7 +95,7 @@ pub(crate) fn slots_grow_while_one_is_rung_and_no_ring_is_lost(stage: &Stage) ->
     stage::finish(session).map(drop)
 }
 
-/// A guest with functions of so many slots of the doorbell.
+/// A guest with functions of these numbers of slots of the doorbell.
 fn start<'stage>(stage: &'stage Stage, slots: &[u64], jobs: &[&str]) -> Result<Session<'stage>> {
     let host = stage.address(Passed::Doorbell);
     let machine = stage.guest(Series::V6_12, Tools::None, &[])?;
@@ -113,7 +113,7 @@ fn requested(stage: &Stage) -> Result<u32> {
     Ok(stage.host.vectors(stage.address(Passed::Doorbell))?.requested)
 }
 
-/// How many of the device's interrupts the host has set aside, requested or not.
+/// The number of the device's interrupts that the host has allocated, requested or not.
 fn set_aside(stage: &Stage) -> Result<u64> {
     let list = format!("ls /sys/bus/pci/devices/{}/msi_irqs | wc -l", stage.address(Passed::Doorbell));
     let count = stage.host.shell(&list)?;
@@ -149,7 +149,7 @@ fn while_counting<T>(stage: &Stage, work: impl FnOnce() -> T) -> (Vec<u32>, T) {
     })
 }
 
-/// The guest has freed every slot: soon nothing is requested.
+/// The guest has freed every slot. Waits until the host has released every vector.
 fn assert_given_back(stage: &Stage) -> Result<()> {
     let start = Instant::now();
     while requested(stage)? > 0 {

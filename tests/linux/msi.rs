@@ -10,8 +10,8 @@ use crate::stage::{self, Passed, Stage, hold};
 
 const READ_MIB: u64 = 16;
 
-/// A guest reads a disk while its controller's interrupt moves from CPU to CPU. What it reads is right, and the host
-/// has one MSI vector.
+/// A guest reads a disk while its controller's interrupt moves from CPU to CPU. The data is right, and the host has requested one MSI
+/// vector.
 pub(crate) fn a_controller_with_one_message_reads_a_disk_on_every_cpu(stage: &Stage) -> Result<()> {
     let drivers = ["pci:v00008086d00002922sv00001AF4sd00001100bc01sc06i01", "scsi:t-0x00"];
     let machine = stage.guest_with_drivers(Passed::Sata, &drivers)?;

@@ -6,21 +6,20 @@ use std::fs;
 use std::path::Path;
 
 use guest::{Error, Result};
-use lab::{Cache, Refresh, Series};
 
-use crate::stage::{Passed, Stage, say};
+use crate::passed::{Addresses, Passed, say};
 
 /// Names the devices, with spaces or commas between.
 const NAMES: &str = "LINUX_TESTS_DEVICES";
 
-/// This machine, with the devices that were named.
-pub(crate) fn stage() -> Result<Stage> {
+/// The addresses of the named devices.
+pub(crate) fn devices() -> Result<Addresses> {
     let names = std::env::var(NAMES).unwrap_or_default();
     let names: Vec<_> = names.split([' ', ',']).filter(|name| !name.is_empty()).collect();
     if names.is_empty() {
         return Err(refuse(NAMES, "names no device: set it to \"<bdf> <bdf>\""));
     }
-    let mut addresses = [const { None }; Passed::ALL.len()];
+    let mut addresses: Addresses = [const { None }; Passed::ALL.len()];
     for name in names {
         let dir = lab::vfio::device_dir(name)?;
         let address = dir.file_name().expect("a device's directory").to_string_lossy().into_owned();
@@ -39,16 +38,14 @@ pub(crate) fn stage() -> Result<Stage> {
         }
     }
     assert_virtualises();
-    let cache = Cache::open()?;
-    lab::provision(&cache, &Series::ALL, Refresh::Keep)?;
-    Ok(Stage::own(cache, addresses))
+    Ok(addresses)
 }
 
 fn refuse(device: &str, why: &str) -> Error {
     lab::Error::Device(device.to_owned(), why.to_owned()).into()
 }
 
-/// What the device is to a test.
+/// The kind of device that a test uses it as.
 fn kind(dir: &Path) -> Option<Passed> {
     let number = |attribute: &str| {
         let text = fs::read_to_string(dir.join(attribute)).ok()?;
@@ -84,7 +81,7 @@ fn msix_table_size(dir: &Path) -> Option<u16> {
     None
 }
 
-/// Linux guests want more of KVM than our small ones do.
+/// Linux guests need hardware virtualisation. The small guests of `kvm_msix` do not.
 fn assert_virtualises() {
     let cpu = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let has = |flag: &str| cpu.split_whitespace().any(|word| word == flag);

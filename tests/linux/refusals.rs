@@ -1,4 +1,4 @@
-//! Real reasons not to start, on a real host: one clear line with the cure, and a status that is not 0.
+//! Reasons not to start, on a real host. The VMM prints one line with the remedy, and its status is not 0.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! Devices that lose their MSI-X table behind the host's back, as one does that resets itself.
+//! Devices that lose their MSI-X table without the host's knowledge, as a device does that resets itself.
 //!
 //! Real parts: KVM, VFIO, and the devices' own tables, which the lab host's root clears through sysfs. The host's kernel
 //! notices nothing (Linux commit b8f02af096b1).
@@ -12,8 +12,8 @@ use crate::stage::{self, Passed, Stage, hold, show};
 /// A table entry after a reset (PCIe r6 §7.7.2.8).
 const LOST: &str = "00000000 00000000 00000000 00000001";
 
-/// The driver writes the values that the entry has already. The host's kernel programs the device again, and what the device
-/// raises is delivered. Entries that the device has kept are left alone.
+/// The driver writes the values that the entry already has. The host's kernel programs the device again, and the device's interrupts are
+/// delivered. Entries that the device has kept are not programmed again.
 pub(crate) fn an_entry_that_the_device_has_lost_is_programmed_again_when_the_driver_rewrites_it(
     stage: &Stage,
 ) -> Result<()> {

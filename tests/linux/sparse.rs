@@ -1,4 +1,4 @@
-//! The host allocates what the guest uses, not what the device's table has room for.
+//! The host allocates only the vectors that the guest uses, not the whole table.
 
 use guest::{Result, Session, Tools};
 use lab::Series;

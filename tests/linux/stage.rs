@@ -6,7 +6,7 @@
 
 use std::fmt;
 use std::fs;
-use std::io::{Read, Write};
+use std::io::Read;
 use std::os::unix::fs::FileExt;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::{Path, PathBuf};
@@ -14,28 +14,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use guest::{Event, Host, Image, Machine, Monitor, Result, Session, Tools, Transcript, sha256};
-use lab::{Cache, Config, Device, Disk, Lab, Refresh, Series};
+use lab::{At, Cache, Config, Device, Disk, Lab, Refresh, Series};
 
 use crate::own;
-
-/// A device that tests pass through, by its number in a lab host.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) enum Passed {
-    /// An NVMe disk with 2048 vectors.
-    Disk = 0,
-    /// A doorbell with 64 vectors.
-    Doorbell = 1,
-    /// A doorbell with 2048 vectors.
-    Wide = 2,
-    /// An e1000e, for the control.
-    Control = 3,
-    /// An Ethernet controller whose vectors a guest can ring, and that has a function-level reset.
-    Card = 4,
-    /// A SATA controller with one MSI message and no MSI-X, and a disk.
-    Sata = 5,
-    /// A USB controller with 16 MSI messages and no MSI-X, and a tablet.
-    Usb = 6,
-}
+pub(crate) use crate::passed::{Addresses, Passed, say};
 
 /// Two devices behind a bridge to conventional PCI, which cannot tell them apart: one IOMMU group.
 const SHARED_GROUP: [&str; 8] = [
@@ -66,18 +48,13 @@ fn behind_controllers(file: &Path) -> [String; 6] {
     ]
 }
 
-impl Passed {
-    pub(crate) const ALL: [Self; 7] =
-        [Self::Disk, Self::Doorbell, Self::Wide, Self::Control, Self::Card, Self::Sata, Self::Usb];
-}
-
 /// A host with devices bound to vfio-pci.
 pub(crate) struct Stage {
     pub(crate) place: Where,
     pub(crate) host: Host,
     cache: Cache,
-    addresses: [Option<String>; Passed::ALL.len()],
-    /// What is on both disks, where we know it.
+    addresses: Addresses,
+    /// The content of both disks, if it is known.
     disk: Option<fs::File>,
 }
 
@@ -99,7 +76,7 @@ impl fmt::Display for Where {
     }
 }
 
-/// The hosts, once they are booted, and why one is not.
+/// Each host that is booted, or the reason why it is not.
 struct Stages {
     dynamic: Option<Result<Stage, String>>,
     noresize: Option<Result<Stage, String>>,
@@ -118,7 +95,7 @@ impl Stages {
     fn stage(&mut self, place: Where) -> &Stage {
         let made = || match place {
             Where::Lab(series) => Stage::boot(series),
-            Where::Own => own::stage(),
+            Where::Own => Stage::own(),
         };
         let stage = self.place(place).get_or_insert_with(|| made().map_err(|error| error.to_string()));
         stage.as_ref().unwrap_or_else(|error| panic!("{error}"))
@@ -194,8 +171,7 @@ impl Stage {
         let cache = Cache::open()?;
         lab::provision(&cache, &Series::ALL, Refresh::Keep)?;
         let path = cache.root().join(format!("test-disk-{series}-{}.img", std::process::id()));
-        let failed = |source| guest::Error::File { action: "create", path: path.clone(), source };
-        let disk = noise(&path).map_err(failed)?;
+        let disk = noise(&path).at("create", &path)?;
         let nvme = Device::Nvme { vectors: 2048, queues: 64, disk: Disk::File(path.clone()) };
         // In the order of `Passed`.
         let sata = Device::Other("ich9-ahci,id=sata".to_owned());
@@ -206,7 +182,7 @@ impl Stage {
         let config = config.qemu_arguments(SHARED_GROUP).qemu_arguments(behind_controllers(&path));
         let lab = Lab::boot(&cache, config.trace_msix())?;
         // The lab host has it open, and so do we: it goes when both are gone.
-        fs::remove_file(&path).map_err(failed)?;
+        fs::remove_file(&path).at("remove", &path)?;
         let mut addresses = [const { None }; Passed::ALL.len()];
         for (number, address) in addresses.iter_mut().enumerate() {
             *address = Some(lab.bind_to_vfio(number)?);
@@ -220,9 +196,12 @@ impl Stage {
         })
     }
 
-    /// This machine, with these devices of its own.
-    pub(crate) fn own(cache: Cache, addresses: [Option<String>; Passed::ALL.len()]) -> Self {
-        Self { place: Where::Own, host: Host::Here, cache, addresses, disk: None }
+    /// This machine, with the devices that its owner names.
+    fn own() -> Result<Self> {
+        let addresses = own::devices()?;
+        let cache = Cache::open()?;
+        lab::provision(&cache, &Series::ALL, Refresh::Keep)?;
+        Ok(Self { place: Where::Own, host: Host::Here, cache, addresses, disk: None })
     }
 
     /// Whether the host has this device.
@@ -337,7 +316,7 @@ impl EnableWatch<'_> {
     }
 }
 
-/// Waits until the guest holds still.
+/// Waits until the guest has reached its `hold` job.
 pub(crate) fn hold(session: &mut Session<'_>) -> Result<()> {
     session.until("holding", show).map(drop)
 }
@@ -363,12 +342,6 @@ pub(crate) fn show(event: &Event) {
 /// The VMM's status for a guest that crashed.
 pub(crate) const CRASHED: i32 = 3;
 
-/// Says something that is seen also when the test passes.
-pub(crate) fn say(what: &str) {
-    // There is nobody to tell if standard error is closed.
-    let _ = writeln!(std::io::stderr(), "    {what}");
-}
-
 fn monitor() -> Result<Monitor> {
     match std::env::var("LINUX_TESTS_MONITOR").as_deref() {
         Ok("qemu") => Ok(Monitor::Qemu),
@@ -382,7 +355,7 @@ pub(crate) fn is_ours() -> bool {
     monitor().is_ok_and(|monitor| monitor != Monitor::Qemu)
 }
 
-/// A disk whose content nobody can know beforehand.
+/// A disk with random content.
 fn noise(path: &Path) -> std::io::Result<fs::File> {
     let mut disk = fs::File::options().read(true).write(true).create_new(true).open(path)?;
     let mut noise = fs::File::open("/dev/urandom")?.take(64 << 20);

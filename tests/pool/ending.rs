@@ -1,4 +1,4 @@
-//! A host that does not let go of an eventfd when a function's interrupts are turned off.
+//! A host that refuses to detach an eventfd when a function's interrupts are disabled.
 
 use std::sync::Arc;
 
@@ -44,8 +44,8 @@ impl Using {
         self.router.take_delivered()
     }
 
-    /// While the first `calls` to its VM are refused that are made when MSI-X goes off, its vector stays attached; and on
-    /// its way up again it loses nothing.
+    /// The VM refuses the first `calls` that are made when MSI-X is disabled. The vector stays attached meanwhile, and loses no interrupt when
+    /// MSI-X is enabled again.
     fn stays_attached_and_comes_back(&self, calls: u32) {
         // The guest's write looks at the vector once more before it returns.
         let calls = calls << 1 | 1;
@@ -84,7 +84,7 @@ fn a_vector_that_the_host_does_not_detach_when_its_function_is_turned_off_ends_l
     Using::over(device.clone(), device).stays_attached_and_comes_back(0b1);
 }
 
-/// Of a part of a device others may have the eventfd open: closing it would end nothing.
+/// Other parts of a device may have a duplicate of the eventfd, so closing it would not end the irqfd.
 #[test]
 fn a_vector_of_a_part_of_a_device_that_the_host_does_not_detach_ends_later() {
     let device = FakeBackend::new(Failures::default());

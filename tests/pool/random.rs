@@ -1,4 +1,4 @@
-//! Random operations of guests, devices, embedder and host, held against the model after each.
+//! Random operations of guests, devices, embedder and host. The functions are compared with the model after each operation.
 //!
 //! `POOL_CASES` sets how many sequences run (default 10,000 of 100 operations on average: a million).
 
@@ -25,7 +25,7 @@ enum Op {
         masked: bool,
     },
     Control(usize, u8),
-    /// All that a driver does to begin with a vector.
+    /// The accesses by which a driver requests a vector.
     Request(usize, usize),
     Reset(usize),
     Raise(usize, u32),
@@ -65,7 +65,7 @@ fn op() -> impl Strategy<Value = Op> {
     ]
 }
 
-/// Runs a sequence; a regression is one line: what proptest printed.
+/// Runs a sequence. A regression is one line, as proptest has printed it.
 fn run(ops: &[Op], seed: u64) {
     let mut world = World::new(GUESTS);
     for op in ops {

@@ -1,5 +1,5 @@
-//! Functions that come, grow and go on threads of their own while the device fires at all of them. What they share
-//! are locks.
+//! Functions that are made, grow and are dropped on threads of their own while the device raises interrupts of all. They share locks
+//! only.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -13,10 +13,10 @@ use vm_msi::{Backend, MsiMessage, Vector};
 use crate::{Function, layout};
 
 const ROUNDS: u32 = 300;
-/// Threads with functions of their own: as many of fixed vectors as of vectors on demand.
+/// Threads with their own functions. Half of them have fixed vectors, half have vectors on demand.
 const OWNERS: u32 = 4;
 
-/// What came, by message.
+/// The number of interrupts by message.
 #[derive(Default)]
 struct Delivered(Mutex<BTreeMap<MsiMessage, u64>>);
 
@@ -45,7 +45,7 @@ fn turn_on(function: &Function) {
     function.write_config(2, &0x8000u16.to_le_bytes());
 }
 
-/// A guest begins with a vector.
+/// A guest requests a vector.
 fn request(function: &Function, vector: u32, message: MsiMessage) {
     let entry = [message.address_low(), message.address_high(), message.data, 0].map(u32::to_le_bytes);
     function.write_table(u64::from(vector) * 16, &entry.concat());

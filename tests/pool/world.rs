@@ -1,5 +1,5 @@
-//! Two devices, what is made of them, and a model of each function: which vectors should be live, and which
-//! interrupts are owed.
+//! Two devices, their functions, and a model of each function: the vectors that should be live, and the interrupts that are still to
+//! be delivered.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -17,7 +17,7 @@ use crate::{Function, layout};
 
 /// Vectors of each device.
 pub(crate) const HOST_VECTORS: u32 = 12;
-/// Of them, those that the first device's physical function may hand on.
+/// The vectors of the first device that its physical function may give to others: 0 to 5.
 const TABLE: u32 = 6;
 /// The most vectors of a function.
 const VECTORS: usize = 4;
@@ -28,9 +28,9 @@ const MANAGEMENT: HostVector = HostVector(0);
 pub(crate) enum Kind {
     /// The management vector and any two of the physical function's window.
     Physical,
-    /// Vectors of one device, whichever are free.
+    /// Free vectors of one device.
     Of(usize),
-    /// Of both devices.
+    /// Free vectors of both devices.
     OfBoth,
     /// All vectors on demand.
     SubDevice,
@@ -38,7 +38,7 @@ pub(crate) enum Kind {
     Mixed,
 }
 
-/// A device, and who has what of it.
+/// A device and its pool.
 struct Host {
     device: FakeBackend,
     pool: Pool,
@@ -49,12 +49,12 @@ struct Guest {
     function: Function,
     places: Places,
     model: Model<MsixReference>,
-    /// In the destination of its messages: no other function has it.
+    /// Part of the destination of its messages. No other function has it.
     tag: u32,
     on_demand: bool,
 }
 
-/// All of it.
+/// The devices, their functions, and the router of the VM.
 pub(crate) struct World {
     hosts: [Host; 2],
     table: Arc<Window>,
@@ -62,13 +62,13 @@ pub(crate) struct World {
     guests: Vec<Option<Guest>>,
     loose: Vec<VectorHandle>,
     router: Arc<FakeRouter>,
-    /// Of the devices, and of the VM.
+    /// The failures of the devices, and of the VM.
     pub(crate) failures: [Failures; 2],
     tags: u32,
 }
 
 impl World {
-    /// Room for so many functions, and none there.
+    /// A world without functions, with room for `guests` of them.
     pub(crate) fn new(guests: usize) -> Self {
         let failures = [Failures::default(), Failures::default()];
         let hosts = [Growth::Dynamic, Growth::Reserved].map(|growth| {
@@ -89,7 +89,7 @@ impl World {
         Self { hosts, table, parent: None, guests, loose: Vec::new(), router, failures, tags: 0 }
     }
 
-    /// A function takes a place, if all its vectors are to be had.
+    /// Makes a function in a place, if all its vectors are available.
     pub(crate) fn make(&mut self, guest: usize, kind: Kind) {
         self.drop(guest);
         let [first, second] = [0, 1].map(|host| self.hosts[host].pool.clone());
@@ -124,7 +124,7 @@ impl World {
         self.guests[guest] = Some(Guest { function, places, model, tag: self.tags, on_demand });
     }
 
-    /// Why a device's vector was not given must be so.
+    /// Checks that the reason why a vector was refused is true.
     fn is_excused(&self, host: usize, error: &PoolError) {
         match error {
             PoolError::InUse { asked } => assert!(self.held(host).contains(&asked.0), "{error}"),
@@ -139,7 +139,7 @@ impl World {
         self.guests[guest] = None;
     }
 
-    /// One vector goes to nobody in particular, or comes back.
+    /// Allocates one vector for no function.
     pub(crate) fn take_loose(&mut self, host: usize, vector: u32) {
         let held = self.held(host).contains(&vector);
         match self.hosts[host].pool.alloc_at(HostVector(vector)) {
@@ -158,7 +158,7 @@ impl World {
         }
     }
 
-    /// The physical function begins to hand vectors on, if it can.
+    /// The physical function begins to give vectors to others, if it can.
     pub(crate) fn adopt(&mut self) {
         let report = self.hosts[0].pool.report();
         let expected = if report.windows_open == 0 {
@@ -213,7 +213,7 @@ impl World {
         });
     }
 
-    /// A device raises a vector, whoever has it.
+    /// A device raises a vector, whichever function has it.
     pub(crate) fn raise(&mut self, host: usize, vector: u32) {
         let Host { device, pool } = &self.hosts[host];
         if device.raise(Vector(vector)) {
@@ -234,7 +234,7 @@ impl World {
         self.hosts.iter().for_each(|host| host.pool.retry());
     }
 
-    /// The host vectors of one device that someone has; nobody has another's.
+    /// The host vectors of one device that are allocated. Checks that none is allocated twice.
     fn held(&self, host: usize) -> BTreeSet<u32> {
         let pool = &self.hosts[host].pool;
         let of_guests = self
@@ -251,7 +251,7 @@ impl World {
         held
     }
 
-    /// Everything that can be seen from outside.
+    /// Checks everything that can be observed from outside.
     pub(crate) fn check(&mut self) {
         for message in self.router.take_delivered() {
             // All are asked: no two have the same message.
@@ -281,7 +281,7 @@ impl World {
         assert_eq!(bound, 0, "what functions have bound is bound in the devices");
     }
 
-    /// The host recovers: all is as it should be, and given back at the end, in an order that `seed` sets.
+    /// The host recovers. Checks that every vector is as its guest wants it, and that all are released, in an order that `seed` sets.
     pub(crate) fn finish(mut self, seed: u64) {
         self.failures.iter().for_each(|failures| failures.schedule(0));
         // What one gives back another may need.
@@ -311,7 +311,7 @@ impl World {
 }
 
 impl Guest {
-    /// Each vector is as its guest wants it, and every interrupt that has not come is pending.
+    /// Checks that each vector is as its guest wants it, and that every undelivered interrupt is pending.
     fn check(&mut self) {
         let Self { function, model, .. } = self;
         let mut pba = [0; 8];

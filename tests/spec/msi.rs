@@ -1,4 +1,4 @@
-//! MSI, PCIe r6 §7.7.1 and §6.1.4.
+//! MSI: its registers (PCIe r6 §7.7.1) and its messages (§6.1.4).
 
 use std::sync::Arc;
 
@@ -29,7 +29,7 @@ impl Fixture {
         Self { function, router, device, layout }
     }
 
-    /// A function of 8 vectors with all registers, which was given as many as `multiple_message_enable` says.
+    /// A function of 8 vectors with all registers, which was allocated as many as `multiple_message_enable` says.
     fn using(multiple_message_enable: u16) -> Self {
         let fixture = Self::after_reset(8, AddressWidth::Bits64, VectorMasking::Present);
         fixture.set(4, ADDRESS);
@@ -58,7 +58,7 @@ impl Fixture {
         self.delivered()
     }
 
-    /// The data of what the guest got; the address is always the one.
+    /// The data of the messages that the guest has received. Their address is always `ADDRESS`.
     fn delivered(&self) -> Vec<u32> {
         let data = |message: MsiMessage| {
             assert_eq!(message.address, u64::from(ADDRESS));

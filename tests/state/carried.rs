@@ -1,4 +1,4 @@
-//! What waits for a passed-through function's vectors is in its state, wherever it waited.
+//! The state of a passed-through function has every pending interrupt, wherever it was pending.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! States that are made from another VMM's snapshot: whatever bits it has, the function restores them by rule.
+//! States that are made from another VMM's snapshot. Reserved bits and pending bits of any value are restored by fixed rules.
 
 use std::sync::Arc;
 

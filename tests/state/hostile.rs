@@ -1,4 +1,4 @@
-//! States that are none, or another function's: each is refused with its reason, and nothing changes.
+//! Invalid states and states of another function. Each is refused with a reason, and the function does not change.
 //!
 //! `MODEL_CASES` sets how many are tried (default 10,000).
 
@@ -11,7 +11,7 @@ use vm_msi::testing::{function_state, restore_anything};
 
 type State = FunctionState<MsixState>;
 
-/// One thing that is not as the function has it.
+/// One change to a valid state.
 #[derive(Clone, Debug)]
 enum Change {
     Control(u16),
@@ -47,7 +47,7 @@ impl Change {
     }
 }
 
-/// Mostly changes that a function could have made itself.
+/// A random change, mostly one that a function could have made itself.
 fn change() -> impl Strategy<Value = Change> {
     let message = prop_oneof![
         (0u32..4, 0x20u32..0x30).prop_map(|(cpu, data)| (u64::from(0xfee0_0000 | cpu << 12), data)),

@@ -1,6 +1,7 @@
-//! Suspending functions, taking their state, restoring it: what is in a state, what comes of it, and what is none.
+//! Suspending functions, and saving and restoring their state: what a state has, what a restored function does, and which data is
+//! refused.
 //!
-//! With a real kernel the same is in `kvm_msix`, and against the reference model in `model`.
+//! `kvm_msix` tests the same on a real kernel, and `model` against the reference model.
 
 mod carried;
 mod foreign;

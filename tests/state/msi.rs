@@ -1,4 +1,4 @@
-//! The state of MSI: one message, and what waits for each of its vectors.
+//! The state of MSI: one message, and the pending interrupt of each vector.
 
 use std::sync::Arc;
 

@@ -1,4 +1,4 @@
-//! A host that does not let go: a function that cannot be suspended runs on.
+//! A host that refuses to detach: a function that cannot be suspended keeps running.
 
 use std::sync::Arc;
 

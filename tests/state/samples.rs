@@ -47,7 +47,7 @@ fn fakes() -> (Arc<FakeRouter>, FakeBackend) {
     (Arc::new(FakeRouter::new(failures.clone())), FakeBackend::new(failures))
 }
 
-/// Every sample of `kind` restores `state`; those of the newest version are, byte for byte, what is written today.
+/// Every sample of `kind` restores `state`. Samples of the newest version equal the data that is written today, byte for byte.
 fn restore_samples<C>(
     kind: &str,
     state: &FunctionState<C::State>,

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::Args;
 use guest::{HostVectors, Image, Machine, Result, Session, Tools};
-use lab::{Cache, Refresh, Series};
+use lab::{At, Cache, Refresh, Series};
 
 use crate::monitor::MonitorKind;
 use crate::report::{Expected, Report};
@@ -122,8 +122,7 @@ fn machine(cli: &Run, image: &Image, stage: &Stage, report: &std::path::Path) ->
 /// What sysfs says about a device.
 fn sysfs(address: &str, attribute: &str) -> Result<String> {
     let path = lab::vfio::device_dir(address)?.join(attribute);
-    let text = std::fs::read_to_string(&path);
-    let text = text.map_err(|source| guest::Error::File { action: "read", path, source })?;
+    let text = std::fs::read_to_string(&path).at("read", &path)?;
     Ok(text.trim().to_owned())
 }
 

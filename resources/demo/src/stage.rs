@@ -5,7 +5,7 @@ use std::io::Read;
 use std::path::PathBuf;
 
 use guest::{Host, Result, sha256};
-use lab::{Cache, Config, Device, Disk, Lab, Series};
+use lab::{At, Cache, Config, Device, Disk, Lab, Series};
 
 /// The smallest disk: a guest reads the first part of it.
 const DISK_MIB: u64 = 64;
@@ -72,7 +72,7 @@ impl Stage {
         let Some(path) = &self.disk else { return Ok(None) };
         let mut content = Vec::new();
         let read = fs::File::open(path).and_then(|file| file.take(bytes).read_to_end(&mut content));
-        read.map_err(|source| guest::Error::File { action: "read", path: path.clone(), source })?;
+        read.at("read", path)?;
         Ok(Some(sha256(&content)))
     }
 }
@@ -80,9 +80,8 @@ impl Stage {
 /// A disk whose content nobody can know beforehand.
 fn random_disk(cache: &Cache, mib: u64) -> Result<PathBuf> {
     let path = cache.root().join("demo-disk.img");
-    let failed = |source| guest::Error::File { action: "create", path: path.clone(), source };
-    let mut disk = fs::File::create(&path).map_err(failed)?;
-    let mut noise = fs::File::open("/dev/urandom").map_err(failed)?.take(mib << 20);
-    std::io::copy(&mut noise, &mut disk).map_err(failed)?;
+    let mut disk = fs::File::create(&path).at("create", &path)?;
+    let mut noise = fs::File::open("/dev/urandom").at("read", "/dev/urandom")?.take(mib << 20);
+    std::io::copy(&mut noise, &mut disk).at("write", &path)?;
     Ok(path)
 }

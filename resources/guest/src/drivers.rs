@@ -2,9 +2,9 @@
 
 use std::fs;
 
-use lab::Kernel;
+use lab::{At, Kernel};
 
-use crate::error::{At, Result};
+use crate::error::Result;
 
 /// The modules for a device with this modalias (`/sys/bus/pci/devices/*/modalias`). There may be none, or several.
 pub(crate) fn of(kernel: &Kernel, modalias: &str) -> Result<Vec<String>> {

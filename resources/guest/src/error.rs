@@ -1,43 +1,14 @@
-//! Everything that can go wrong around a Linux guest, as seen from outside it.
+//! What can go wrong with a Linux guest, as seen from the host.
 
-use std::io;
 use std::path::PathBuf;
 
 /// Why a guest could not be made, run or understood.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// The lab host, or what was provisioned for it.
+    /// A file or a program of the machine could not be used, or the lab host failed.
     #[error(transparent)]
     Lab(#[from] lab::Error),
-    /// A file could not be used.
-    #[error("cannot {action} {}: {source}", path.display())]
-    File {
-        /// The verb: read, write, create ...
-        action: &'static str,
-        /// The file.
-        path: PathBuf,
-        /// What the system said.
-        source: io::Error,
-    },
-    /// A program could not be started.
-    #[error("cannot start `{program}`: {source}")]
-    Start {
-        /// The program.
-        program: String,
-        /// What the system said.
-        source: io::Error,
-    },
-    /// A program ended badly.
-    #[error("`{command}` failed ({status}):\n{output}")]
-    Program {
-        /// What was run.
-        command: String,
-        /// How it ended.
-        status: String,
-        /// What it printed.
-        output: String,
-    },
     /// A binary of this project was not built.
     #[error("no `{name}` at {}: build it with `cargo build --release`", path.display())]
     NotBuilt {
@@ -97,15 +68,3 @@ pub enum Error {
 
 /// The result of this crate's functions.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
-
-/// Names the file in an I/O error.
-pub(crate) trait At<T> {
-    /// Turns an I/O error into one that says what was being done to which file.
-    fn at(self, action: &'static str, path: impl Into<PathBuf>) -> Result<T>;
-}
-
-impl<T> At<T> for io::Result<T> {
-    fn at(self, action: &'static str, path: impl Into<PathBuf>) -> Result<T> {
-        self.map_err(|source| Error::File { action, path: path.into(), source })
-    }
-}

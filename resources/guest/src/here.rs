@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use lab::Said;
 
-use crate::error::{Error, Result};
+use crate::error::Result;
 
 /// A program that runs.
 #[derive(Debug)]
@@ -32,7 +32,7 @@ impl Process {
         command.args(words.iter().skip(1));
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child =
-            command.spawn().map_err(|source| Error::Start { program: program.clone(), source })?;
+            command.spawn().map_err(|source| lab::Error::Start { program: program.clone(), source })?;
         let (sender, from) = mpsc::channel();
         pump(child.stdout.take(), sender.clone(), Said::Stdout);
         pump(child.stderr.take(), sender, Said::Stderr);
@@ -52,9 +52,8 @@ impl Process {
             Ok(said) => Ok(said),
             Err(RecvTimeoutError::Disconnected) => {
                 let status = self.child.wait();
-                status
-                    .map(Said::Ended)
-                    .map_err(|source| Error::Start { program: self.program.clone(), source })
+                let failed = |source| lab::Error::Start { program: self.program.clone(), source };
+                Ok(Said::Ended(status.map_err(failed)?))
             }
             Err(RecvTimeoutError::Timeout) => {
                 let (command, seconds) = (self.program.clone(), self.patience.as_secs());
@@ -66,7 +65,8 @@ impl Process {
     /// Gives it input.
     pub(crate) fn send(&mut self, bytes: &[u8]) -> Result<()> {
         let Some(input) = &mut self.input else { return Ok(()) };
-        input.write_all(bytes).map_err(|source| Error::Start { program: self.program.clone(), source })
+        let failed = |source| lab::Error::Start { program: self.program.clone(), source };
+        Ok(input.write_all(bytes).map_err(failed)?)
     }
 }
 

@@ -51,12 +51,13 @@ impl Host {
             }
             Self::Here => {
                 let output = Command::new("sh").args(["-c", script]).output();
-                let output = output.map_err(|source| Error::Start { program: "sh".into(), source })?;
+                let output = output.map_err(|source| lab::Error::Start { program: "sh".into(), source })?;
                 if output.status.success() {
                     return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
                 }
                 let (status, said) = (output.status.to_string(), String::from_utf8_lossy(&output.stderr));
-                Err(Error::Program { command: script.to_owned(), status, output: said.into_owned() })
+                Err(lab::Error::Program { command: script.to_owned(), status, output: said.into_owned() }
+                    .into())
             }
         }
     }

@@ -5,11 +5,11 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use lab::{Cache, Initramfs, Kernel, Series};
+use lab::{At, Cache, Initramfs, Kernel, Series};
 
 use crate::built::built;
 use crate::digest::sha256;
-use crate::error::{At, Error, Result};
+use crate::error::{Error, Result};
 use crate::kbuild::{self, MODULES};
 use crate::{drivers, program};
 

@@ -7,10 +7,10 @@ use std::fs;
 use std::path::PathBuf;
 use std::process::Command;
 
-use lab::{Cache, Kernel};
+use lab::{At, Cache, Kernel};
 
 use crate::digest::sha256;
-use crate::error::{At, Error, Result};
+use crate::error::Result;
 
 /// A module's sources.
 pub(crate) struct Module {
@@ -55,19 +55,20 @@ pub(crate) fn build(cache: &Cache, kernel: &Kernel, module: &Module) -> Result<P
     }
     let mut make = Command::new("make");
     make.arg("-C").arg(&kernel.headers_dir).arg(format!("M={}", partial.display())).arg("modules");
-    let output = make.output().map_err(|source| Error::Start { program: "make".into(), source })?;
+    let output = make.output().map_err(|source| lab::Error::Start { program: "make".into(), source })?;
     if !output.status.success() {
-        return Err(Error::Program {
+        return Err(lab::Error::Program {
             command: format!("{make:?}"),
             status: output.status.to_string(),
             output: String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned(),
-        });
+        }
+        .into());
     }
     if let Err(error) = fs::rename(&partial, &dir) {
         // Another process was quicker; its module is as good.
         fs::remove_dir_all(&partial).at("remove", &partial)?;
         if !file.is_file() {
-            return Err(error).at("create", dir);
+            Err::<(), _>(error).at("create", dir)?;
         }
     }
     Ok(file)

@@ -3,14 +3,14 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::error::{Error, Result};
+use crate::error::Result;
 
 /// The libraries that a program loads. Each belongs at its own path in the guest.
 pub(crate) fn libraries(program: &Path) -> Result<Vec<PathBuf>> {
     let listed = Command::new("ldd")
         .arg(program)
         .output()
-        .map_err(|source| Error::Start { program: "ldd".into(), source })?;
+        .map_err(|source| lab::Error::Start { program: "ldd".into(), source })?;
     Ok(listed_files(&String::from_utf8_lossy(&listed.stdout)).collect())
 }
 

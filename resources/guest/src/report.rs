@@ -7,7 +7,9 @@ use std::path::Path;
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::error::{At, Error, Result};
+use lab::At;
+
+use crate::error::{Error, Result};
 
 /// The whole report.
 #[derive(Clone, Debug, Deserialize)]

@@ -1,4 +1,4 @@
-//! Everything that can go wrong around the lab host, each with what it was about and, where there is one, the cure.
+//! What can go wrong with files, programs and the lab host. Each message names the subject, and the remedy if there is one.
 
 use std::io;
 use std::path::PathBuf;
@@ -128,8 +128,11 @@ impl Error {
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// Names the file in an I/O error.
-pub(crate) trait At<T> {
-    /// Turns an I/O error into one that says what was being done to which file.
+pub trait At<T> {
+    /// Turns an I/O error into one that names the action and the file.
+    ///
+    /// # Errors
+    /// The I/O error, as [`Error::File`].
     fn at(self, action: &'static str, path: impl Into<PathBuf>) -> Result<T>;
 }
 

@@ -37,7 +37,7 @@ mod wire;
 pub use agent::serve as run_agent;
 pub use cache::Cache;
 pub use device::{Device, Disk};
-pub use error::{Error, Result};
+pub use error::{At, Error, Result};
 pub use host::{Command, Config, Input, Job, Lab, Output, Said};
 pub use initramfs::Initramfs;
 pub use interrupts::{Interrupt, interrupts};

@@ -8,6 +8,7 @@ mod code;
 mod device;
 mod guest;
 mod layout;
+mod memory;
 mod messages;
 mod patience;
 mod queue;
@@ -82,7 +83,7 @@ impl Machine {
                 })
                 .unwrap(),
         }
-        let memory = layout::image();
+        let memory = memory::image();
         let region = kvm_userspace_memory_region {
             slot: 0,
             flags: 0,

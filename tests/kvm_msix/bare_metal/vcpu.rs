@@ -12,9 +12,10 @@ use vm_memory::GuestMemoryMmap;
 
 use super::code;
 use super::layout::{
-    self, AREA_BYTES, CODE_SELECTOR, CONTROL, CONTROL_FAULT, DATA_SELECTOR, GDT, GDT_BYTES, IDT, LOCAL_APIC,
-    NOTES, PML4, PROGRAM, area,
+    AREA_BYTES, CODE_SELECTOR, CONTROL, CONTROL_FAULT, DATA_SELECTOR, GDT, GDT_BYTES, IDT, LOCAL_APIC, NOTES,
+    PML4, PROGRAM, area,
 };
+use super::memory::altered;
 
 /// Offset into the control window: a write ends the CPU's thread.
 pub(super) const CONTROL_STOP: u64 = 16;
@@ -92,9 +93,9 @@ pub(super) fn run(
             // On AMD the registers are gone by now (`shutdown_interception` resets them); memory is not. A CPU whose
             // tables and handlers are as they were made has no reason for a triple fault.
             Ok(VcpuExit::Shutdown) => {
-                let altered = layout::altered(memory);
+                let places = altered(memory);
                 return Err(format!(
-                    "triple fault; tables and program altered at {altered:x?}: {:x?}",
+                    "triple fault; tables and program altered at {places:x?}: {:x?}",
                     vcpu.get_regs()
                 ));
             }

@@ -8,8 +8,8 @@ use std::fmt;
 use std::fs;
 use std::path::PathBuf;
 
-use guest::{Error, Result};
-use lab::Series;
+use guest::Result;
+use lab::{At, Series};
 use serde_json::json;
 
 use super::figure::{Figure, Goal, Readings};
@@ -88,7 +88,7 @@ impl Table {
         let path = PathBuf::from(DIRECTORY).join("guest.json");
         let written =
             fs::create_dir_all(DIRECTORY).and_then(|()| fs::write(&path, format!("{:#}", json!(rows))));
-        written.map_err(|source| Error::File { action: "write", path: path.clone(), source })?;
+        written.at("write", &path)?;
         Ok(path.canonicalize().unwrap_or(path))
     }
 }
