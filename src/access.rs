@@ -1,6 +1,6 @@
 //! Byte lanes: how a guest's access, of any offset and width, falls onto naturally aligned DWORDs.
 //!
-//! The specification asks software for aligned DWORD or QWORD accesses (PCIe r6 §7.7.2.3) and leaves the rest
+//! The specification asks software for aligned DWORD or QWORD accesses (PCIe r6 §7.7.2) and leaves the rest
 //! undefined. Here the rest behaves as on a bus with byte enables, so that no access is ever an error and none
 //! is lost. Pure arithmetic: nothing here can overflow, index out of bounds or panic.
 

@@ -9,7 +9,7 @@ use std::fmt;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct MsiMessage {
-    /// Where the function writes: 64 bits, the lowest two of them 0 (PCIe r6 §7.9.2.1).
+    /// Where the function writes: 64 bits, the lowest two of them 0 (PCIe r6 §7.7.1.3, §7.7.2.5).
     pub address: u64,
     /// What it writes: one DWORD.
     pub data: u32,

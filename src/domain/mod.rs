@@ -9,7 +9,7 @@
 //! vectors that the panic has left. A host call that panics counts as not made.
 //!
 //! Locking: one fair lock a domain (`fair.rs`), taken before the router's and the store's. Most guest accesses that change
-//! nothing in the host do not take it. A read of the PBA does, because pending bits belong to the domain (PCIe r6 §7.7.2.7).
+//! nothing in the host do not take it. A read of the PBA does, because pending bits belong to the domain (PCIe r6 §7.7.2.9).
 
 mod bus_master;
 mod error;

@@ -40,7 +40,7 @@ pub struct WindowRegister {
     pub offset_qwords: u32,
 }
 
-/// Vector Control of a table entry, PCIe r6 §7.7.2.5.
+/// Vector Control of a table entry, PCIe r6 §7.7.2.8.
 ///
 /// The steering tag (bits 31:16) belongs to TPH, which is not emulated: these bits are reserved, read 0 and ignore writes.
 #[bitfield(u32)]

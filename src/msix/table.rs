@@ -1,5 +1,5 @@
 //! The MSI-X table as memory that any number of vCPUs use at once, with one rule: Vector Control keeps only its mask bit
-//! (PCIe r6 §7.7.2.5).
+//! (PCIe r6 §7.7.2.5 to §7.7.2.8).
 //!
 //! Owns the entries, and neither the enable bit nor the function mask. An access may have any offset and width. Bytes beyond the last
 //! entry read 0 and ignore writes.

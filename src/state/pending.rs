@@ -1,4 +1,4 @@
-//! Pending bits as plain data, laid out as the Pending Bit Array is (PCIe r6 §7.7.2.7).
+//! Pending bits as plain data, laid out as the Pending Bit Array is (PCIe r6 §7.7.2.9).
 
 use super::RestoreError;
 use crate::delivery::Vector;

@@ -140,7 +140,7 @@ impl Backend for VfioMsix {
     }
 }
 
-/// Offset of Vector Control in a table entry, PCIe r6 §7.7.2.5.
+/// Offset of Vector Control in a table entry, PCIe r6 §7.7.2.8.
 const VECTOR_CONTROL: u64 = 12;
 
 #[cfg(test)]

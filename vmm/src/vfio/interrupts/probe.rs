@@ -143,7 +143,7 @@ impl HostFunction<'_> {
     }
 }
 
-/// Size of the Pending Bits register, the last one of the capability (PCIe r6 §7.7.1.9).
+/// Size of the Pending Bits register, the last one of the capability (PCIe r6 §7.7.1.8).
 const PENDING_BYTES: u16 = 4;
 /// Offset of Message Control in the MSI-X capability (PCIe r6 §7.7.2.2).
 const MESSAGE_CONTROL: u16 = 2;
