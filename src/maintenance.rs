@@ -1,7 +1,8 @@
 //! One descriptor and one call for everything of a function that is not on a guest's path.
 //!
 //! Owns an epoll descriptor over the function's eventfds and a timer. Invariant: it is readable while something is owed, or
-//! becomes readable when that is due. Work that is owed: interrupts that userspace delivers because the kernel has no route for
+//! becomes readable when that is due. The exception is work that a panic in a backend, router or stage left: the next call of the
+//! function does it. Work that is owed: interrupts that userspace delivers because the kernel has no route for
 //! their message, host vectors whose request is deferred, steps that the host refused, and freed host vectors whose delay is over.
 //!
 //! Locking: none of its own. [`Maintenance::run`] takes the domain's lock for at most 16 host vectors at a time, so that a
@@ -51,7 +52,7 @@ pub struct Maintenance {
 }
 
 impl Maintenance {
-    /// The maintenance of `function`. Make one for each function; a second one for the same function does no harm.
+    /// The maintenance of `function`. Make one for each function. If there are two for the same function, watch both.
     ///
     /// # Errors
     /// The host has no descriptor, or does not let one be watched.
@@ -77,14 +78,14 @@ impl Maintenance {
     ///
     /// Interrupts meanwhile: none is lost, and none is delivered for a vector that is masked.
     pub fn run(&self) {
-        // Nothing to read where something else than the time has woken the caller.
+        // It fails if another descriptor than the timer has woken the caller.
         let _ = read(&self.timer, &mut [0; 8]);
         let wait = self.function.maintain(Instant::now());
         // Zero would disarm it.
         let value = wait.map_or(Duration::ZERO, |wait| wait.max(Duration::from_nanos(1)));
         let value = Timespec::try_from(value).unwrap_or(Timespec { tv_sec: 1, tv_nsec: 0 });
         let once = Itimerspec { it_interval: Timespec::default(), it_value: value };
-        // The kernel refuses only what is no time.
+        // The kernel refuses only invalid times.
         let _ = timerfd_settime(&self.timer, TimerfdTimerFlags::empty(), &once);
     }
 }

@@ -4,8 +4,9 @@
 //! is that of [`DeviceDomain::maintain`](crate::DeviceDomain::maintain): a guest's access reads no clock for a retry.
 //!
 //! Invariant: the notice is signalled when a step fails or a vector is freed. It stays signalled until the next call of `maintain`
-//! returns the due time. Owed work therefore always has a due time or a signalled notice. Locking: none of its own; it is part of a
-//! domain's host.
+//! returns the due time. Refused steps and freed vectors therefore always have a due time or a signalled notice. A panic in a
+//! backend, router or stage signals nothing: the function's next call works on what the panic left. Locking: none of its own; it is
+//! part of a domain's host.
 
 use std::io;
 use std::os::fd::OwnedFd;
