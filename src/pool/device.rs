@@ -1,8 +1,8 @@
-//! The device behind a pool: its backend, and who has which of its vectors.
+//! The device of a pool: its backend, and the state of each of its vectors.
 //!
-//! Owns the backend. Invariant: a vector has at most one holder, only a held one has an eventfd, and the backend's
-//! window is open while any holder's is. Who gets a vector is decided in `alloc.rs`. Used under the pool's lock; calls nobody but the backend, so nothing can
-//! come back to it.
+//! Invariant: a vector has at most one handle, only a vector with a handle is bound to a function's eventfd, and the backend's window
+//! is open while a function's is. `alloc.rs` allocates and frees the vectors. Locking: used under the pool's lock. It calls only the
+//! backend.
 
 mod alloc;
 
@@ -10,12 +10,12 @@ use std::io;
 
 use vmm_sys_util::eventfd::EventFd;
 
-use super::host_vector::HostVector;
 use super::report::{Counters, Holding, HostVectorReport, PoolReport};
+use super::vector_map::HostVector;
 use crate::backend::{Backend, BackendError, Capabilities, Cookie, Programming};
 use crate::counter::Increment;
 
-/// A window's name in its pool; never used again.
+/// The ID of a reservation. It is not reused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct WindowId(u64);
 
@@ -23,22 +23,22 @@ pub(super) struct WindowId(u64);
 #[derive(Clone, Copy, Debug)]
 struct Entry {
     holding: Holding,
-    /// The window that it is reserved for.
+    /// The reservation that it belongs to.
     window: Option<WindowId>,
-    /// A holder has given it a cookie.
+    /// A handle has set its cookie.
     has_cookie: bool,
 }
 
-/// The device, its vectors and their holders.
+/// The device and its vectors.
 pub(super) struct Device {
     backend: Box<dyn Backend>,
     capabilities: Capabilities,
     entries: Vec<Entry>,
-    /// The backend's window is open.
-    open: bool,
-    /// EventfdOwner' windows that are.
-    users: u32,
-    /// Why the backend's window is open though nobody's is.
+    /// The device's capability is enabled in the host.
+    is_open: bool,
+    /// How many functions have it enabled.
+    open_functions: u32,
+    /// The host has refused to disable the capability, although no function has it enabled.
     close_error: Option<BackendError>,
     windows: u64,
     counters: Counters,
@@ -53,8 +53,8 @@ impl Device {
             backend,
             capabilities,
             entries,
-            open: false,
-            users: 0,
+            is_open: false,
+            open_functions: 0,
             close_error: None,
             windows: 0,
             counters: Counters::default(),
@@ -65,12 +65,12 @@ impl Device {
         self.capabilities
     }
 
-    /// Some holder's window is open.
+    /// Whether a function has the capability enabled.
     pub(super) fn is_in_use(&self) -> bool {
-        self.users > 0
+        self.open_functions > 0
     }
 
-    pub(super) fn is_held(&self, vector: HostVector) -> bool {
+    pub(super) fn is_allocated(&self, vector: HostVector) -> bool {
         matches!(self.holding(vector), Some(Holding::Held | Holding::Bound))
     }
 
@@ -78,30 +78,31 @@ impl Device {
         self.holding(vector) == Some(Holding::Bound)
     }
 
-    /// A holder's window opens.
-    pub(super) fn enter(&mut self) -> Result<(), BackendError> {
-        self.turn_on()?;
-        self.users.increment();
+    /// A function enables the capability.
+    pub(super) fn open_function(&mut self) -> Result<(), BackendError> {
+        self.open()?;
+        self.open_functions.increment();
         Ok(())
     }
 
-    /// A holder's window closes, with all its `vectors`. On failure [`Device::is_bound`] tells what is left.
-    pub(super) fn leave(&mut self, vectors: &[HostVector]) -> Result<(), BackendError> {
-        if self.users == 1 {
-            self.turn_off()?;
+    /// A function that has `vectors` disables the capability. If the host refuses, some vectors may still be bound: see
+    /// [`Device::is_bound`].
+    pub(super) fn close_function(&mut self, vectors: &[HostVector]) -> Result<(), BackendError> {
+        if self.open_functions == 1 {
+            self.close()?;
         } else {
             for vector in vectors {
                 self.unbind(*vector)?;
             }
         }
-        self.users = self.users.saturating_sub(1);
+        self.open_functions = self.open_functions.saturating_sub(1);
         Ok(())
     }
 
-    /// A holder has gone whose window could not be closed: its vectors are given back already.
-    pub(super) fn abandon(&mut self) {
-        self.users = self.users.saturating_sub(1);
-        self.rest();
+    /// A function is dropped for which [`Device::close_function`] has failed. Its handles are dropped already.
+    pub(super) fn forget_function(&mut self) {
+        self.open_functions = self.open_functions.saturating_sub(1);
+        self.close_if_unused();
     }
 
     pub(super) fn bind(&mut self, vector: HostVector, eventfd: &EventFd) -> Result<(), BackendError> {
@@ -110,7 +111,7 @@ impl Device {
         Ok(())
     }
 
-    /// A vector that is bound is so no more; one that is not stays as it is.
+    /// Unbinds the vector if it is bound.
     pub(super) fn unbind(&mut self, vector: HostVector) -> Result<(), BackendError> {
         if matches!(self.holding(vector), Some(Holding::Bound | Holding::Orphaned)) {
             self.backend.unbind(vector.of_device()).inspect_err(|_| self.counters.fail())?;
@@ -119,32 +120,32 @@ impl Device {
         Ok(())
     }
 
-    /// The device's pending bits for 64 vectors. Those of vectors without an eventfd mean something.
+    /// The device's pending bits of 64 vectors. The bit of a bound vector has no meaning.
     pub(super) fn pending(&mut self, group: u32) -> u64 {
         self.backend.pending(group)
     }
 
-    /// Those of the pending bits that end with this process.
+    /// The pending bits that only this process has.
     pub(super) fn pending_to_save(&mut self, group: u32) -> u64 {
         self.backend.pending_to_save(group)
     }
 
-    /// The device's pending bit for one.
+    /// The device's pending bit of one vector.
     pub(super) fn is_pending(&mut self, vector: HostVector) -> bool {
         self.pending(vector.0 / 64).wrapping_shr(vector.0 % 64) & 1 != 0
     }
 
-    /// Forgets what is pending in the backend itself for a vector that is not bound.
+    /// Clears the pending bit that the backend itself keeps for an unbound vector.
     pub(super) fn clear_pending(&mut self, HostVector(vector): HostVector) {
         self.backend.clear_pending(vector..vector.saturating_add(1));
     }
 
-    /// The eventfd that the vector is about to be bound to.
+    /// The eventfd for the next bind of the vector.
     pub(super) fn eventfd(&mut self, vector: HostVector) -> io::Result<EventFd> {
         self.backend.eventfd(vector.of_device())
     }
 
-    /// Whether the device still has the vector's message.
+    /// Whether the device still has the message that the host programmed.
     pub(super) fn vector_programming(&mut self, vector: HostVector) -> Programming {
         self.backend.vector_programming(vector.of_device())
     }
@@ -161,17 +162,17 @@ impl Device {
         Ok(())
     }
 
-    /// Tries again what the host has not taken back.
+    /// Tries the refused steps again.
     pub(super) fn retry(&mut self) {
         for vector in (0..self.capabilities.vectors).map(HostVector) {
             if self.holding(vector) == Some(Holding::Orphaned) && self.unbind(vector).is_ok() {
                 self.set(vector, Holding::Free);
             }
         }
-        self.rest();
+        self.close_if_unused();
     }
 
-    /// How many steps wait for another try.
+    /// How many refused steps are left.
     pub(super) fn failed_steps(&self) -> usize {
         let orphans = self.entries.iter().filter(|entry| entry.holding == Holding::Orphaned).count();
         orphans.saturating_add(self.close_error.is_some().into())
@@ -190,30 +191,30 @@ impl Device {
         }
         PoolReport {
             capabilities: self.capabilities,
-            open: self.open,
-            windows_open: self.users,
+            open: self.is_open,
+            windows_open: self.open_functions,
             error: self.close_error.as_ref().map(ToString::to_string),
             counters: self.counters,
             vectors,
         }
     }
 
-    /// Every pending bit of the device.
+    /// All pending bits of the device.
     fn pending_groups(&mut self) -> Vec<u64> {
         (0..self.capabilities.vectors.div_ceil(64)).map(|group| self.pending(group)).collect()
     }
 
-    fn turn_on(&mut self) -> Result<(), BackendError> {
-        if !self.open {
+    fn open(&mut self) -> Result<(), BackendError> {
+        if !self.is_open {
             self.backend.open(self.capabilities.vectors).inspect_err(|_| self.counters.fail())?;
             self.counters.opens.increment();
         }
-        self.open = true;
+        self.is_open = true;
         self.close_error = None;
         Ok(())
     }
 
-    fn turn_off(&mut self) -> Result<(), BackendError> {
+    fn close(&mut self) -> Result<(), BackendError> {
         if let Err(error) = self.backend.close() {
             self.counters.fail();
             if let BackendError::Close { unbound, .. } = &error {
@@ -222,16 +223,15 @@ impl Device {
             return Err(error);
         }
         self.counters.closes.increment();
-        self.open = false;
+        self.is_open = false;
         self.close_error = None;
         (0..self.capabilities.vectors).map(HostVector).for_each(|vector| self.set_unbound(vector));
         Ok(())
     }
 
-    /// Nothing is left on where nobody needs it.
-    fn rest(&mut self) {
-        if self.users == 0 && self.open {
-            self.close_error = self.turn_off().err();
+    fn close_if_unused(&mut self) {
+        if self.open_functions == 0 && self.is_open {
+            self.close_error = self.close().err();
         }
     }
 
@@ -239,7 +239,7 @@ impl Device {
         self.entries.get(vector.0 as usize).map(|entry| entry.holding)
     }
 
-    /// The device has let go of a vector in a close.
+    /// Records that closing the device has unbound a vector.
     fn set_unbound(&mut self, vector: HostVector) {
         if let Some(entry) = self.entries.get_mut(vector.0 as usize) {
             entry.holding = match entry.holding {
@@ -261,12 +261,11 @@ fn is_set(pending: &[u64], vector: u32) -> bool {
     pending.get((vector / 64) as usize).is_some_and(|bits| bits.wrapping_shr(vector % 64) & 1 != 0)
 }
 
-/// The last holder and the last pool have gone.
 impl Drop for Device {
     fn drop(&mut self) {
-        if self.open {
-            // Where the host refuses, the kernel does it when the device's descriptor goes.
-            let _ = self.turn_off();
+        if self.is_open {
+            // If the host refuses, the kernel does it when the device's descriptor is closed.
+            let _ = self.close();
         }
     }
 }

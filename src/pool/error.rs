@@ -1,55 +1,54 @@
-//! Why a pool gives no host vector, and why a function cannot be a parent.
+//! The errors of a pool and of a parent.
 
 use std::ops::Range;
 
-use super::host_vector::HostVector;
+use super::vector_map::HostVector;
 use crate::backend::BackendError;
 
-/// Why no host vector was given. Nothing has changed then.
+/// Why no host vector was allocated or reserved. Nothing has changed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum PoolError {
     /// The device has fewer vectors.
-    #[error("the device has {vectors} host vectors: {asked} is not among them")]
+    #[error("the device has {vectors} host vectors: {asked} does not exist")]
     OutOfRange {
-        /// The one that was asked for.
+        /// The requested vector.
         asked: HostVector,
-        /// How many the device has.
+        /// How many vectors the device has.
         vectors: u32,
     },
-    /// It is somebody's.
+    /// The vector has a handle.
     #[error("host vector {asked} is in use")]
     InUse {
-        /// The one that was asked for.
+        /// The requested vector.
         asked: HostVector,
     },
-    /// It may be given, but not to the one who asks: it is in another window, in one and asked for outside, outside
-    /// of the one that was asked, or its parent's management vector.
+    /// The vector belongs to another window, or to none, or it is its parent's management vector.
     #[error("host vector {asked} is reserved for others")]
     Reserved {
-        /// The one that was asked for.
+        /// The requested vector.
         asked: HostVector,
     },
-    /// All that may be given are in use.
-    #[error("every host vector of {} to {} that may be given is in use", .among.start, .among.end)]
+    /// All vectors of the range are reserved or in use.
+    #[error("host vectors {} to {} are reserved or in use", .range.start, .range.end.saturating_sub(1))]
     Exhausted {
-        /// Where one was looked for: from the first to before the second.
-        among: Range<u32>,
+        /// The range.
+        range: Range<u32>,
     },
-    /// An interrupt waits for it that is nobody's, and could not be taken away.
-    #[error("host vector {asked} could not be cleared of what waits for it: {source}")]
+    /// An earlier owner's interrupt is pending, and the host refused to clear it.
+    #[error("the pending interrupt of host vector {asked} could not be cleared: {source}")]
     Unclean {
-        /// The one that was asked for.
+        /// The requested vector.
         asked: HostVector,
-        /// The host's reason.
+        /// The host's error.
         source: BackendError,
     },
-    /// Its last holder has gone, and the host has not taken it back yet. It is tried again.
-    #[error("host vector {asked} is not given back yet: {source}")]
+    /// The vector's last handle is dropped, and the host refuses to unbind the vector. That is tried again.
+    #[error("host vector {asked} is still bound for its last owner: {source}")]
     Orphaned {
-        /// The one that was asked for.
+        /// The requested vector.
         asked: HostVector,
-        /// The host's reason.
+        /// The host's error.
         source: BackendError,
     },
 }
@@ -58,19 +57,19 @@ pub enum PoolError {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ParentError {
-    /// Its vectors are MSI's, which come as one block: only those of MSI-X and IMS can be handed on.
-    #[error("the parent's vectors are one block: a parent needs MSI-X or IMS")]
+    /// Its vectors are MSI's, which are allocated as one block. Only vectors of MSI-X and IMS can be shared.
+    #[error("the parent's vectors are one block of MSI: a parent needs MSI-X or IMS")]
     NotIndependent,
-    /// Nobody has turned its MSI-X on.
-    #[error("the parent's interrupts are off")]
+    /// No function of the device has the capability enabled.
+    #[error("the parent's interrupts are disabled")]
     Off,
-    /// Its host gives no vectors after its MSI-X was turned on.
+    /// The host cannot add vectors while the capability is enabled.
     #[error("the parent's host vectors cannot grow while they are in use")]
     CannotGrow,
-    /// It has no management vector of its own yet.
-    #[error("the parent has no management vector: nobody holds host vector {expected}")]
+    /// The management vector is not allocated.
+    #[error("the parent's management vector, host vector {expected}, is not allocated")]
     NoManagementVector {
-        /// The one that it was said to be.
+        /// The given management vector.
         expected: HostVector,
     },
 }

@@ -1,8 +1,7 @@
-//! A logical function: vectors counted from 0 over host vectors of one or several devices, as a backend.
+//! A logical function: a backend whose vectors count from 0, over host vectors of one or several devices.
 //!
-//! Owns the handles of its vectors, and its window in each pool that they are of. Invariant: a vector is bound only
-//! while its pool is entered. Locking: none of its own, but for the view of its places; its domain calls it under the
-//! domain's lock, and it takes one pool's lock at a time.
+//! Owns the handles of its vectors. Invariant: a vector is bound only while the function has the capability of the vector's device
+//! enabled. Locking: its domain calls it under the domain's lock, and it takes one pool's lock at a time.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -12,19 +11,18 @@ use vmm_sys_util::eventfd::EventFd;
 
 use super::Pool;
 use super::device::Device;
-use super::host_vector::HostVector;
 use super::parent::Parent;
-use super::place::Places;
 use super::vector::VectorHandle;
+use super::vector_map::{HostVector, VectorMap};
 use crate::backend::{Backend, BackendError, Capabilities, Cookie, Growth, Programming};
 use crate::delivery::Vector;
 
-/// Where one of a function's vectors comes from.
+/// How one vector of a function gets its host vector.
 #[derive(Debug)]
 enum Slot {
-    /// It is held as long as the function is.
+    /// It has it until the function is dropped.
     Fixed(VectorHandle),
-    /// It is taken from the parent when it is first bound, and given back when it is unbound.
+    /// It is allocated from the parent when the vector is first bound, and freed after the guest has freed the vector.
     OnDemand(Parent, Option<VectorHandle>),
 }
 
@@ -36,7 +34,7 @@ impl Slot {
         }
     }
 
-    /// Where it is from, or would be.
+    /// The pool of its host vector, even if it has none now.
     fn pool(&self) -> &Pool {
         match self {
             Self::Fixed(handle) => handle.pool(),
@@ -52,50 +50,54 @@ impl Slot {
     }
 }
 
-/// A part of a device, or of several, with vectors of its own: a [`Backend`], so that a guest's MSI-X runs on it as on
-/// a device of its own. All is given back in one drop.
+/// A [`Backend`] whose vectors count from 0: a part of one device or of several. A guest's MSI-X runs on it as on a device of its
+/// own. Dropping it frees all its vectors.
 ///
-/// Its window opens and closes with its guest's; the device's own is open while any of its functions' is. An interrupt
-/// reaches the function whose vector it is of and no other, also while others come and go.
+/// It enables the capability of its devices while its guest has MSI-X enabled. A device's capability is enabled while at least one
+/// function has it enabled.
+///
+/// Interrupts meanwhile: an interrupt reaches only the function that has its vector, also while others open and close.
 #[derive(Debug)]
 pub struct LogicalFunction {
     slots: Vec<Slot>,
-    /// The pools whose window is open for this function.
-    entered: Vec<Pool>,
-    places: Places,
-    /// What vectors carry that are taken on demand, whichever host vector they have.
+    /// The devices whose capability this function has enabled.
+    opened: Vec<Pool>,
+    vector_map: VectorMap,
+    /// The cookies of on-demand vectors, which every host vector of theirs gets.
     cookies: BTreeMap<Vector, Cookie>,
 }
 
 impl LogicalFunction {
-    /// A function whose vector n is the n-th of these, for as long as the function lives.
+    /// A function whose vector n is the n-th of `vectors`.
     pub fn new(vectors: impl IntoIterator<Item = VectorHandle>) -> Self {
         let slots: Vec<Slot> = vectors.into_iter().map(Slot::Fixed).collect();
         let function =
-            Self { slots, entered: Vec::new(), places: Places::default(), cookies: BTreeMap::new() };
+            Self { slots, opened: Vec::new(), vector_map: VectorMap::default(), cookies: BTreeMap::new() };
         for (index, slot) in function.slots.iter().enumerate() {
-            function.places.set(index, slot.handle().map(VectorHandle::place));
+            function.vector_map.set(index, slot.handle().map(VectorHandle::host_vector_ref));
         }
         function
     }
 
-    /// The same with `vectors` vectors more, which it takes from `parent` one by one: when the guest first uses one, and
-    /// until it frees it. Which host vector that is, [`LogicalFunction::places`] tells.
+    /// Adds `vectors` on-demand vectors. Each gets a host vector of `parent` when the guest first uses it, until the guest frees it.
+    /// [`LogicalFunction::vector_map`] names that host vector.
     ///
-    /// Interrupts meanwhile: a vector for which one waits in the device when it is freed keeps its host vector, until
-    /// it was delivered or the device was reset. Where the parent has none left the vector is held and tried again.
+    /// Interrupts meanwhile: if an interrupt is pending in the device when the guest frees the vector, the vector keeps its host
+    /// vector until the interrupt is delivered or the device is reset. While the parent has no free vector, the vector is held and
+    /// tried again.
     #[must_use]
     pub fn and_on_demand(mut self, vectors: u32, parent: &Parent) -> Self {
         self.slots.extend((0..vectors).map(|_| Slot::OnDemand(parent.clone(), None)));
         self
     }
 
-    /// Where its vectors are; the view stays when the function is given away, and is empty when it is gone.
-    pub fn places(&self) -> Places {
-        self.places.clone()
+    /// The host vector of each vector. The map stays valid after the function was given to its domain, and is empty once the function
+    /// is dropped.
+    pub fn vector_map(&self) -> VectorMap {
+        self.vector_map.clone()
     }
 
-    /// The pools that its vectors are of, each once.
+    /// The pools of its vectors, each once.
     fn pools(&self) -> Vec<Pool> {
         let mut pools: Vec<Pool> = Vec::new();
         for pool in self.slots.iter().map(Slot::pool) {
@@ -106,17 +108,17 @@ impl LogicalFunction {
         pools
     }
 
-    fn enter(&mut self, pool: Pool) -> Result<(), BackendError> {
-        if !self.entered.contains(&pool) {
-            pool.device().enter()?;
-            self.entered.push(pool);
+    fn open_device(&mut self, pool: Pool) -> Result<(), BackendError> {
+        if !self.opened.contains(&pool) {
+            pool.device().open_function()?;
+            self.opened.push(pool);
         }
         Ok(())
     }
 
-    /// Closes its window in each pool; what the host refuses stays as it is.
-    fn leave(&mut self) -> Result<(), BackendError> {
-        while let Some(pool) = self.entered.last() {
+    /// Closes each device. A device that the host refuses to close stays open, and so do the ones after it.
+    fn close_devices(&mut self) -> Result<(), BackendError> {
+        while let Some(pool) = self.opened.last() {
             let own: Vec<HostVector> = self
                 .slots
                 .iter()
@@ -124,37 +126,36 @@ impl LogicalFunction {
                 .filter(|handle| handle.pool() == pool)
                 .map(VectorHandle::host_vector)
                 .collect();
-            pool.device().leave(&own)?;
-            self.entered.pop();
+            pool.device().close_function(&own)?;
+            self.opened.pop();
         }
         Ok(())
     }
 
-    /// As far as the host lets it.
-    fn abandon(&mut self) {
-        self.entered.drain(..).for_each(|pool| pool.device().abandon());
+    fn forget_devices(&mut self) {
+        self.opened.drain(..).for_each(|pool| pool.device().forget_function());
     }
 
-    /// The handle of a vector, which is taken now where it is on demand.
-    fn take(&mut self, vector: Vector) -> Result<&mut VectorHandle, BackendError> {
+    /// The handle of a vector. An on-demand vector is allocated now.
+    fn handle_or_alloc(&mut self, vector: Vector) -> Result<&mut VectorHandle, BackendError> {
         let reserved = self.slots.len() as u32;
         let beyond = BackendError::BeyondReservation { vector, reserved };
         match self.slots.get_mut(vector.index()).ok_or(beyond)? {
             Slot::Fixed(handle) | Slot::OnDemand(_, Some(handle)) => Ok(handle),
-            Slot::OnDemand(parent, taken) => {
+            Slot::OnDemand(parent, allocated) => {
                 let mut handle = parent
                     .alloc_any()
                     .map_err(|error| BackendError::Bind { vector, source: io::Error::other(error) })?;
                 if let Some(cookie) = self.cookies.get(&vector) {
                     handle.set_cookie(Some(*cookie)).map_err(|error| cookie_refused(vector, error))?;
                 }
-                self.places.set(vector.index(), Some(handle.place()));
-                Ok(taken.insert(handle))
+                self.vector_map.set(vector.index(), Some(handle.host_vector_ref()));
+                Ok(allocated.insert(handle))
             }
         }
     }
 
-    /// The bits of 64 of its vectors, out of the bits of the devices' groups of 64.
+    /// Bits of 64 of its vectors, put together from the devices' groups of 64.
     fn gather(&self, group: u32, bits_of: impl Fn(&mut Device, u32) -> u64) -> u64 {
         let first = (group as usize).saturating_mul(64);
         let handles = self.slots.get(first..).unwrap_or_default().iter().take(64).map(Slot::handle);
@@ -162,7 +163,7 @@ impl LogicalFunction {
         let mut bits = 0;
         for (index, handle) in (0..).zip(handles).filter_map(|(index, handle)| Some((index, handle?))) {
             let (pool, HostVector(vector)) = (handle.pool(), handle.host_vector());
-            // Neighbours here are mostly neighbours there: one read of the device's then.
+            // Neighbours in the function are mostly neighbours in the device: then one read of the device is enough.
             let device = match last {
                 Some((of, group, device)) if of == pool && group == vector / 64 => device,
                 _ => bits_of(&mut pool.device(), vector / 64),
@@ -173,17 +174,17 @@ impl LogicalFunction {
         bits
     }
 
-    /// Gives a vector that was taken on demand back, unless it is bound or an interrupt waits for it.
-    fn give_back(&mut self, index: usize) {
+    /// Frees the host vector of an on-demand vector, unless it is bound or has a pending interrupt.
+    fn free_on_demand(&mut self, index: usize) {
         if let Some(Slot::OnDemand(_, slot)) = self.slots.get_mut(index)
             && slot.take_if(|handle| !handle.is_bound() && !handle.is_pending()).is_some()
         {
-            self.places.set(index, None);
+            self.vector_map.set(index, None);
         }
     }
 
-    fn give_all_back(&mut self) {
-        (0..self.slots.len()).for_each(|index| self.give_back(index));
+    fn free_all_on_demand(&mut self) {
+        (0..self.slots.len()).for_each(|index| self.free_on_demand(index));
     }
 
     fn is_bound(&self, vector: Vector) -> bool {
@@ -192,7 +193,7 @@ impl LogicalFunction {
 }
 
 impl Parent {
-    /// A sub-device of up to `vectors` vectors, none of which it has yet: see [`LogicalFunction::and_on_demand`].
+    /// A sub-device of `vectors` on-demand vectors: see [`LogicalFunction::and_on_demand`].
     pub fn sub_device(&self, vectors: u32) -> LogicalFunction {
         LogicalFunction::new([]).and_on_demand(vectors, self)
     }
@@ -211,18 +212,17 @@ impl Backend for LogicalFunction {
             ims: true,
             cookies: true,
         };
-        self.pools().iter().fold(own, |all, pool| {
-            // From however many devices.
-            Capabilities { vectors, ..all.intersection(pool.capabilities()) }
-        })
+        self.pools()
+            .iter()
+            .fold(own, |all, pool| Capabilities { vectors, ..all.intersection(pool.capabilities()) })
     }
 
     fn open(&mut self, _vectors: u32) -> Result<(), BackendError> {
-        // A reset of the device may have taken away what some of these waited for.
-        self.give_all_back();
+        // A reset of the device may have cleared the pending bits that kept some host vectors.
+        self.free_all_on_demand();
         for pool in self.pools() {
-            if let Err(error) = self.enter(pool) {
-                self.abandon();
+            if let Err(error) = self.open_device(pool) {
+                self.forget_devices();
                 return Err(error);
             }
         }
@@ -230,14 +230,14 @@ impl Backend for LogicalFunction {
     }
 
     fn bind(&mut self, vector: Vector, eventfd: &EventFd) -> Result<(), BackendError> {
-        let pool = self.take(vector)?.pool().clone();
-        // Not so only where closing it has failed halfway.
-        let bound = self.enter(pool).and_then(|()| {
+        let pool = self.handle_or_alloc(vector)?.pool().clone();
+        // It is open already, except after a close that has failed halfway.
+        let bound = self.open_device(pool).and_then(|()| {
             let handle = self.slots.get_mut(vector.index()).and_then(Slot::handle_mut);
             handle.map_or(Ok(()), |handle| handle.bind(eventfd))
         });
         bound.map_err(|error| {
-            self.give_back(vector.index());
+            self.free_on_demand(vector.index());
             BackendError::Bind { vector, source: io::Error::other(error) }
         })
     }
@@ -250,18 +250,18 @@ impl Backend for LogicalFunction {
     }
 
     fn release(&mut self, vector: Vector) {
-        self.give_back(vector.index());
+        self.free_on_demand(vector.index());
     }
 
     fn close(&mut self) -> Result<(), BackendError> {
         let vectors = (0..self.slots.len() as u32).map(Vector);
         let mut unbound: Vec<Vector> = vectors.filter(|vector| self.is_bound(*vector)).collect();
-        let left = self.leave().map_err(|error| {
+        let closed = self.close_devices().map_err(|error| {
             unbound.retain(|vector| !self.is_bound(*vector));
             BackendError::Close { unbound, source: io::Error::other(error) }
         });
-        self.give_all_back();
-        left
+        self.free_all_on_demand();
+        closed
     }
 
     fn pending(&mut self, group: u32) -> u64 {
@@ -272,11 +272,10 @@ impl Backend for LogicalFunction {
         self.gather(group, Device::pending_to_save)
     }
 
-    /// The device's own.
     fn eventfd(&mut self, vector: Vector) -> io::Result<EventFd> {
-        let eventfd = self.take(vector).map_err(io::Error::other)?.eventfd();
+        let eventfd = self.handle_or_alloc(vector).map_err(io::Error::other)?.eventfd();
         if eventfd.is_err() {
-            self.give_back(vector.index());
+            self.free_on_demand(vector.index());
         }
         eventfd
     }
@@ -292,18 +291,18 @@ impl Backend for LogicalFunction {
         handle.map_or(Programming::Unknown, VectorHandle::programming)
     }
 
-    /// The guest's enable bit is not the device's, which other functions use too.
+    /// The device's enable bit is not the guest's: other functions use the device too.
     fn enable_programming(&mut self) -> Programming {
         Programming::Kept
     }
 
-    /// One that is taken on demand carries it on every host vector that it has from now on.
+    /// Every later host vector of an on-demand vector gets the cookie too.
     fn set_cookie(&mut self, vector: Vector, cookie: Option<Cookie>) -> Result<(), BackendError> {
         let reserved = self.slots.len() as u32;
         let Some(slot) = self.slots.get_mut(vector.index()) else {
             return Err(BackendError::BeyondReservation { vector, reserved });
         };
-        // Also where it has no host vector yet: it would be refused one then.
+        // Checked now even if the vector has no host vector yet. Otherwise its next bind would fail.
         if cookie.is_some() && !slot.pool().capabilities().cookies {
             return Err(BackendError::NoCookies { vector });
         }
@@ -319,7 +318,7 @@ impl Backend for LogicalFunction {
     }
 }
 
-/// A refusal by the device's number of a vector, by the function's.
+/// The error with the function's number of the vector instead of the device's.
 fn cookie_refused(vector: Vector, error: BackendError) -> BackendError {
     match error {
         BackendError::NoCookies { .. } => BackendError::NoCookies { vector },
@@ -327,12 +326,12 @@ fn cookie_refused(vector: Vector, error: BackendError) -> BackendError {
     }
 }
 
-/// All is given back, and what the host does not take back is the pools' to try again.
+/// Frees all vectors. The pools try the steps again that the host refuses.
 impl Drop for LogicalFunction {
     fn drop(&mut self) {
-        let _ = self.leave();
-        self.places.clear();
+        let _ = self.close_devices();
+        self.vector_map.clear();
         self.slots.clear();
-        self.abandon();
+        self.forget_devices();
     }
 }

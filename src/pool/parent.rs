@@ -1,18 +1,18 @@
-//! A PCI function that hands entries of its table on to its sub-devices.
+//! A PCI function whose sub-devices allocate vectors of its table.
 //!
-//! Invariant: a parent exists only where sub-devices can work (see [`Parent::enable`]), and none of them is ever given
-//! its management vector.
+//! Invariant: a parent exists only if sub-devices can work (see [`Parent::enable`]), and no sub-device ever gets its management
+//! vector.
 
 use std::sync::Arc;
 
 use super::error::{ParentError, PoolError};
-use super::host_vector::HostVector;
 use super::vector::VectorHandle;
+use super::vector_map::HostVector;
 use super::window::Window;
 use crate::backend::Growth;
 
-/// The parent of sub-devices, which take their vectors from its window. Clones are the same parent; the window is
-/// released when the last of them and of its sub-devices has gone, in whatever order.
+/// The parent of sub-devices, which allocate their vectors in its window. Clones are the same parent. The reservation ends when
+/// the last clone and the last sub-device are dropped.
 #[derive(Clone, Debug)]
 pub struct Parent {
     table: Arc<Window>,
@@ -20,13 +20,14 @@ pub struct Parent {
 }
 
 impl Parent {
-    /// From now on the vectors of `table` may be handed on. Four things are seen to first, in this order.
+    /// Lets sub-devices allocate the vectors of `table`.
     ///
     /// # Errors
-    /// 1. [`ParentError::NotIndependent`]: the parent's vectors must be such as can be had one by one, MSI-X's or IMS's.
-    /// 2. [`ParentError::Off`]: its interrupts must be turned on, by whichever function of the device.
-    /// 3. [`ParentError::CannotGrow`]: its host must take more vectors while they are.
-    /// 4. [`ParentError::NoManagementVector`]: its own vector `management` must exist, held by someone.
+    /// These conditions are checked in this order:
+    /// 1. [`ParentError::NotIndependent`]: the device's vectors can be bound one by one, as those of MSI-X and IMS can.
+    /// 2. [`ParentError::Off`]: a function of the device has the capability enabled.
+    /// 3. [`ParentError::CannotGrow`]: the host can add vectors while it is enabled.
+    /// 4. [`ParentError::NoManagementVector`]: the vector `management` is allocated.
     pub fn enable(table: Arc<Window>, management: HostVector) -> Result<Self, ParentError> {
         let device = table.pool().device();
         let capabilities = device.capabilities();
@@ -39,27 +40,27 @@ impl Parent {
         if capabilities.growth == Growth::Fixed {
             return Err(ParentError::CannotGrow);
         }
-        if !device.is_held(management) {
+        if !device.is_allocated(management) {
             return Err(ParentError::NoManagementVector { expected: management });
         }
         drop(device);
         Ok(Self { table, management })
     }
 
-    /// The window that sub-devices take their vectors from.
+    /// The window in which sub-devices allocate their vectors.
     pub fn table(&self) -> &Window {
         &self.table
     }
 
-    /// The vector that stays the parent's.
+    /// The vector that no sub-device gets.
     pub fn management(&self) -> HostVector {
         self.management
     }
 
-    /// One certain vector, for a sub-device that needs it at a fixed place.
+    /// Allocates the given vector, for a sub-device that needs a fixed one.
     ///
     /// # Errors
-    /// As [`Window::alloc_at`]; the management vector is nobody else's also while the parent has let it go.
+    /// As [`Window::alloc_at`]. The management vector is refused even if its handle is dropped.
     pub fn alloc_at(&self, vector: HostVector) -> Result<VectorHandle, PoolError> {
         if vector == self.management {
             return Err(PoolError::Reserved { asked: vector });
@@ -67,7 +68,7 @@ impl Parent {
         self.table.alloc_at(vector)
     }
 
-    /// Any vector.
+    /// Allocates any vector.
     ///
     /// # Errors
     /// As [`Window::alloc_any`].

@@ -1,22 +1,22 @@
-//! A view of a pool: who has what of the device, and what was done so far.
+//! The report of a pool: the state of its device and of each vector, and counters.
 
-use super::host_vector::HostVector;
+use super::vector_map::HostVector;
 use crate::backend::Capabilities;
 use crate::counter::Increment;
 
-/// What a pool has done and refused since it was made. They only grow.
+/// What has happened since the pool was created. The counters never decrease.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct Counters {
-    /// Host vectors given to holders.
+    /// Host vectors that were allocated.
     pub claims: u64,
-    /// Interrupts that waited for a host vector which nobody held when it was given out: dropped. Any number of them
-    /// for one vector count as one, as the device keeps one bit.
+    /// Interrupts that were pending for a free host vector when it was allocated, and were dropped. Any number of them for one
+    /// vector count as one, because the device has one pending bit.
     pub strays: u64,
-    /// Times the device's interrupts were turned on in the host.
+    /// How often the capability was enabled in the host.
     pub opens: u64,
-    /// Times they were turned off.
+    /// How often it was disabled.
     pub closes: u64,
     /// Steps that the host refused.
     pub host_failures: u64,
@@ -28,50 +28,50 @@ impl Counters {
     }
 }
 
-/// Who has a host vector.
+/// The state of a host vector.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize), serde(rename_all = "lowercase"))]
 pub enum Holding {
-    /// Nobody.
+    /// It has no handle.
     Free,
-    /// Someone, and it signals nothing.
+    /// It has a handle and is not bound.
     Held,
-    /// Someone, and it signals an eventfd.
+    /// It has a handle and is bound to an eventfd.
     Bound,
-    /// Nobody any more, but the host has not taken it back: it signals what nobody reads, and is given to nobody.
+    /// Its handle is dropped, but the host refuses to unbind it. It signals an eventfd that nobody reads.
     Orphaned,
 }
 
-/// One host vector.
+/// The report of one host vector.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct HostVectorReport {
-    /// Its number.
+    /// Its number in the device.
     pub vector: HostVector,
-    /// Who has it.
+    /// Its state.
     pub holding: Holding,
-    /// It is set aside for a window.
+    /// It belongs to a window.
     pub reserved: bool,
-    /// Nobody holds it and the device has signalled it.
+    /// It is free, and an interrupt is pending for it.
     pub stray: bool,
 }
 
-/// A pool at one moment.
+/// The report of a pool.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct PoolReport {
-    /// What the device can do.
+    /// The device's capabilities.
     pub capabilities: Capabilities,
-    /// Its interrupts are turned on in the host.
+    /// The capability is enabled in the host.
     pub open: bool,
-    /// How many functions have theirs on.
+    /// How many functions have it enabled.
     pub windows_open: u32,
-    /// Why the device's interrupts are still on though no function's are, where that stands.
+    /// Why the host refuses to disable the capability although no function has it enabled.
     pub error: Option<String>,
-    /// What was done so far.
+    /// Counters since the pool was created.
     pub counters: Counters,
-    /// Every host vector that is held, reserved or signalled.
+    /// Every host vector that is not free, is reserved, or has a pending interrupt.
     pub vectors: Vec<HostVectorReport>,
 }

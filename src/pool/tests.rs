@@ -9,8 +9,9 @@ use std::sync::Arc;
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use super::*;
-use crate::backend::{BackendError, Cookie, Growth};
+use crate::backend::{Backend, BackendError, Capabilities, Cookie, Growth};
 use crate::delivery::Vector;
+use crate::msi::MessageCount;
 use crate::testing::{Failures, FakeBackend};
 
 const DYNAMIC: Capabilities = Capabilities {
@@ -46,8 +47,8 @@ fn at(pool: &Pool, vector: u32) -> VectorHandle {
     pool.alloc_at(HostVector(vector)).unwrap()
 }
 
-fn host(vector: Option<Place>) -> Option<u32> {
-    vector.map(|place| place.vector.0)
+fn host(vector: Option<HostVectorRef>) -> Option<u32> {
+    vector.map(|host| host.vector.0)
 }
 
 /// A parent whose management vector 0 is bound, and the function that holds it.

@@ -1,54 +1,90 @@
-//! The right to one host vector: owned, never copied, given back when it is dropped.
+//! A handle: the right to use one host vector, and how it is allocated.
 
 use std::fmt;
 use std::io;
+use std::ops::Range;
 
 use vmm_sys_util::eventfd::EventFd;
 
 use super::Pool;
-use super::host_vector::HostVector;
-use super::place::Place;
+use super::device::WindowId;
+use super::error::PoolError;
+use super::vector_map::{HostVector, HostVectorRef};
 use crate::backend::{BackendError, Cookie, Programming};
 
-/// The right to one of a device's host vectors. Nobody else can touch it, nor can its holder touch another: it is the
-/// same type for every device, so a function may have vectors of several.
+/// The right to use one host vector of a device. Nobody else can use the vector, and the handle gives access to no other one. The
+/// type is the same for every device, so a function may have vectors of several devices.
 ///
-/// Dropped, it is unbound and then free. What the device signals for it from then on is nobody's: the device keeps it
-/// pending, and it is dropped and counted ([`Counters::strays`](super::Counters::strays)) before anyone gets the vector
-/// again. So a holder has its part of the device quiet before it lets go, as a driver has before it frees an interrupt.
-#[must_use = "a host vector that is dropped is free again"]
-pub struct VectorHandle(Place);
+/// Dropping the handle unbinds and frees the vector. Make the queue that signals it quiet before, as a driver does before it frees
+/// an interrupt.
+///
+/// Interrupts meanwhile: a later signal stays pending in the device. It is dropped and counted
+/// ([`Counters::strays`](super::Counters::strays)) before the vector is allocated again.
+#[must_use = "dropping a handle frees its host vector"]
+pub struct VectorHandle(HostVectorRef);
 
-impl VectorHandle {
-    /// For the pool, which has claimed it.
-    pub(super) fn new(pool: Pool, vector: HostVector) -> Self {
-        Self(Place { pool, vector })
+impl Pool {
+    /// Allocates the given host vector, which must not be reserved.
+    ///
+    /// # Errors
+    /// The vector does not exist, is reserved or in use, or the host refuses to clear its pending interrupt.
+    pub fn alloc_at(&self, vector: HostVector) -> Result<VectorHandle, PoolError> {
+        self.alloc_at_in(vector, None)
     }
 
-    /// Its number in the device.
+    /// Allocates any host vector of a range that is not reserved.
+    ///
+    /// # Errors
+    /// All vectors of the range are reserved or in use, or the host refuses to clear the free ones.
+    pub fn alloc_any(&self, range: Range<u32>) -> Result<VectorHandle, PoolError> {
+        self.alloc_any_in(range, None, None)
+    }
+
+    pub(super) fn alloc_at_in(
+        &self,
+        vector: HostVector,
+        window: Option<WindowId>,
+    ) -> Result<VectorHandle, PoolError> {
+        self.device().alloc_at(vector, window)?;
+        Ok(VectorHandle(HostVectorRef { pool: self.clone(), vector }))
+    }
+
+    pub(super) fn alloc_any_in(
+        &self,
+        range: Range<u32>,
+        window: Option<WindowId>,
+        except: Option<HostVector>,
+    ) -> Result<VectorHandle, PoolError> {
+        let vector = self.device().alloc_any(range, window, except)?;
+        Ok(VectorHandle(HostVectorRef { pool: self.clone(), vector }))
+    }
+}
+
+impl VectorHandle {
+    /// The vector's number in the device.
     pub fn host_vector(&self) -> HostVector {
         self.0.vector
     }
 
-    /// The pool that it is of.
+    /// The device's pool.
     pub fn pool(&self) -> &Pool {
         &self.0.pool
     }
 
-    /// What the vector's interrupts carry beside their message, from its next eventfd on. It is taken away before
-    /// someone else gets the vector.
+    /// Sets the cookie that the vector's interrupts carry beside their message, from its next bind on. The pool removes it before
+    /// it allocates the vector again.
     ///
     /// # Errors
-    /// [`BackendError::NoCookies`] where the device has no place for one, and the backend's own.
+    /// [`BackendError::NoCookies`] if the device has none, and the backend's errors.
     pub fn set_cookie(&mut self, cookie: Option<Cookie>) -> Result<(), BackendError> {
         self.pool().device().set_cookie(self.host_vector(), cookie)
     }
 
-    pub(super) fn place(&self) -> Place {
+    pub(super) fn host_vector_ref(&self) -> HostVectorRef {
         self.0.clone()
     }
 
-    /// The pool's window must have been entered.
+    /// The function's window in the pool must be open.
     pub(super) fn bind(&mut self, eventfd: &EventFd) -> Result<(), BackendError> {
         self.pool().device().bind(self.host_vector(), eventfd)
     }
@@ -81,7 +117,7 @@ impl VectorHandle {
 
 impl Drop for VectorHandle {
     fn drop(&mut self) {
-        self.pool().device().release(self.host_vector());
+        self.pool().device().free(self.host_vector());
     }
 }
 

@@ -345,17 +345,17 @@ fn another_cookie_loses_nothing_and_keeps_the_host_vector() {
     let mut management = LogicalFunction::new([table.alloc_at(HostVector(0)).unwrap()]);
     management.open(1).unwrap();
     let part = Parent::enable(table, HostVector(0)).unwrap().sub_device(8);
-    let places = part.places();
+    let vector_map = part.vector_map();
     let layout = SlotArrayLayout { slots: SlotCount::new(8).unwrap(), control: ControlFormat::DSA };
     let function = ImsFunction::try_new(layout, router.clone(), part).unwrap();
     function.write_slots(0, &0xfee0_0000u64.to_le_bytes());
     function.write_slots(8, &(0x41u64 | 0x0000_1008u64 << 32).to_le_bytes());
-    let place = places.get(Vector(0)).unwrap();
+    let host = vector_map.get(Vector(0)).unwrap();
     raise.store(true, Ordering::SeqCst);
     // Another PASID, and the device raises the vector meanwhile.
     function.write_slots(12, &0x0000_2008u32.to_le_bytes());
     assert!(!raise.load(Ordering::SeqCst), "it was raised");
     assert_eq!((function.report().live, router.take_delivered().len()), (1, 1));
-    assert_eq!(places.get(Vector(0)), Some(place), "the host vector is the same");
+    assert_eq!(vector_map.get(Vector(0)), Some(host), "the host vector is the same");
     assert_eq!(pool.report().counters.strays, 0);
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use vm_msi::domain::{BusMaster, Latched};
 use vm_msi::ims::ControlFormat;
-use vm_msi::pool::{HostVector, LogicalFunction, Parent, Places, Pool};
+use vm_msi::pool::{HostVector, LogicalFunction, Parent, Pool, VectorMap};
 use vm_msi::testing::{Failures, FakeBackend, FakeRouter};
 use vm_msi::{DeviceBudget, ImsFunction, MsiMessage, Vector};
 
@@ -13,7 +13,7 @@ use crate::fixture::{MASK, layout, message};
 /// Eight slots over a device of which the mediator has vector 0, and the device is on.
 struct Mediated {
     function: ImsFunction,
-    places: Places,
+    vector_map: VectorMap,
     _management: LogicalFunction,
     device: FakeBackend,
     router: Arc<FakeRouter>,
@@ -29,10 +29,10 @@ impl Mediated {
         let mut management = LogicalFunction::new([table.alloc_at(HostVector(0)).unwrap()]);
         vm_msi::Backend::open(&mut management, 1).unwrap();
         let part = Parent::enable(table, HostVector(0)).unwrap().sub_device(8);
-        let (places, budget) = (part.places(), DeviceBudget::new(None));
+        let (vector_map, budget) = (part.vector_map(), DeviceBudget::new(None));
         let function = ImsFunction::try_new(layout(8, ControlFormat::DSA), router.clone(), part).unwrap();
         let function = function.with_budget(budget.clone());
-        Self { function, places, _management: management, device, router, budget }
+        Self { function, vector_map, _management: management, device, router, budget }
     }
 
     fn set_up(&self, slot: u32, control: u32) {
@@ -56,8 +56,8 @@ impl Mediated {
         match self.function.latch(Vector(slot)) {
             Latched::Waits | Latched::NoSuchVector => {}
             Latched::HasHostVector => {
-                let place = self.places.get(Vector(slot)).expect("a place for what has a host vector");
-                assert!(self.device.raise(Vector(place.vector.0)));
+                let host = self.vector_map.get(Vector(slot)).expect("it has a host vector");
+                assert!(self.device.raise(Vector(host.vector.0)));
             }
         }
         self.delivered()
@@ -79,12 +79,12 @@ fn a_ring_reaches_its_slot_wherever_that_has_its_host_vector() {
     for slot in [5, 2, 7] {
         mediated.set_up(slot, 0);
     }
-    let place = |slot| mediated.places.get(Vector(slot)).map(|place| place.vector);
-    assert_eq!([5, 2, 7].map(place), [1, 2, 3].map(|vector| Some(HostVector(vector))));
+    let host = |slot| mediated.vector_map.get(Vector(slot)).map(|host| host.vector);
+    assert_eq!([5, 2, 7].map(host), [1, 2, 3].map(|vector| Some(HostVector(vector))));
     mediated.free(5);
     mediated.set_up(0, 0);
     mediated.set_up(5, 0);
-    assert_eq!([0, 5].map(place), [1, 4].map(|vector| Some(HostVector(vector))), "they have changed");
+    assert_eq!([0, 5].map(host), [1, 4].map(|vector| Some(HostVector(vector))), "they have changed");
     for slot in [0, 2, 5, 7] {
         assert_eq!(mediated.ring(slot), [message(slot)]);
     }
@@ -138,7 +138,7 @@ fn a_reset_forgets_what_waited_and_leaves_the_device_on() {
     assert_eq!(mediated.ring(2), []);
     mediated.function.reset(|| ());
     assert_eq!(mediated.device.in_use(), (0, true));
-    assert_eq!([1, 2].map(|slot| mediated.places.get(Vector(slot))), [None, None]);
+    assert_eq!([1, 2].map(|slot| mediated.vector_map.get(Vector(slot))), [None, None]);
     mediated.set_up(2, 0);
     assert_eq!(mediated.delivered(), []);
     assert_eq!(mediated.ring(2), [message(2)]);

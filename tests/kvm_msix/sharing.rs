@@ -6,7 +6,7 @@ use std::thread;
 use std::time::Duration;
 
 use vm_msi::kvm::{Irqchip, KvmRouter};
-use vm_msi::pool::{HostVector, LogicalFunction, Parent, Places, Pool};
+use vm_msi::pool::{HostVector, LogicalFunction, Parent, Pool, VectorMap};
 use vm_msi::{MsixFunction, Vector};
 
 use crate::bare_metal::{
@@ -22,8 +22,8 @@ fn device() -> (Arc<Device>, Pool, Arc<vm_msi::pool::Window>) {
 }
 
 /// The host vector of a function's vector.
-fn place(places: &Places, vector: u32) -> u32 {
-    places.get(Vector(vector)).expect("it has one").vector.0
+fn host(vector_map: &VectorMap, vector: u32) -> u32 {
+    vector_map.get(Vector(vector)).expect("it has one").vector.0
 }
 
 /// A guest with three cards of one device: the physical function, another function, and a sub-device. Each has MSI-X enabled. Vector 0 of
@@ -51,7 +51,7 @@ fn shared(irqchip: Irqchip) -> Shared {
     vm_msi::Backend::open(&mut first, 1).unwrap();
     let parent = Parent::enable(table, HostVector(0)).unwrap();
     let sub_device = parent.sub_device(4);
-    let places = [physical.places(), other.places(), sub_device.places()];
+    let vector_map = [physical.vector_map(), other.vector_map(), sub_device.vector_map()];
     let cards = [
         machine.plug_part(2, &device, physical),
         machine.plug_part(2, &device, other),
@@ -63,7 +63,7 @@ fn shared(irqchip: Irqchip) -> Shared {
         guest.perform(0, &card.request(0, fixed(1, handler)));
     }
     drop(first);
-    let hosts = places.each_ref().map(|places| place(places, 0));
+    let hosts = vector_map.each_ref().map(|vector_map| host(vector_map, 0));
     Shared { guest, cards, hosts, device, pool, parent, router }
 }
 
@@ -149,7 +149,7 @@ fn while_one_function_comes_and_goes_the_others_lose_nothing_and_get_nothing_of_
                 u64::from(2 * round),
                 "each is taken away once, and counted"
             );
-            let places = part.places();
+            let vector_map = part.vector_map();
             let function = MsixFunction::new(table_layout(2), router.clone(), part);
             function.write_config(2, &ENABLE.to_le_bytes());
             for vector in 0..2u32 {
@@ -160,7 +160,7 @@ fn while_one_function_comes_and_goes_the_others_lose_nothing_and_get_nothing_of_
             guest.settle(1);
             let came = [0x50, 0x51].map(|handler| guest.interrupts(1, handler));
             assert_eq!(came, [u64::from(round); 2], "nothing of the one before it");
-            let own = [0, 1].map(|vector| place(&places, vector));
+            let own = [0, 1].map(|vector| host(&vector_map, vector));
             for (handler, host) in (0x50..).zip(own) {
                 device.raise(host);
                 guest.wait_for(1, handler, u64::from(round) + 1);

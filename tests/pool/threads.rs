@@ -81,16 +81,16 @@ fn functions_that_come_grow_and_go_at_once_get_their_own_interrupts_and_no_other
                     } else {
                         parent.sub_device(3)
                     };
-                    let places = function.places();
+                    let vector_map = function.vector_map();
                     let function = Function::new(layout(3), router.clone(), function);
                     turn_on(&function);
                     for vector in 0..3 {
                         let message = message(owner, round, vector);
                         assert_eq!(delivered.count(router, message), 0, "from an earlier holder");
                         request(&function, vector, message);
-                        let place = places.get(Vector(vector)).expect("it is bound");
+                        let host = vector_map.get(Vector(vector)).expect("it is bound");
                         let before = delivered.count(router, message);
-                        device.raise(Vector(place.vector.0));
+                        device.raise(Vector(host.vector.0));
                         assert!(delivered.count(router, message) > before, "its own interrupt has come");
                     }
                     drop(function);

@@ -8,8 +8,8 @@ use vm_msi::Vector;
 use vm_msi::backend::{Backend, Capabilities, Growth};
 use vm_msi::domain::State;
 use vm_msi::pool::{
-    Holding, HostVector, LogicalFunction, Parent, ParentError, Place, Places, Pool, PoolError, VectorHandle,
-    Window,
+    Holding, HostVector, HostVectorRef, LogicalFunction, Parent, ParentError, Pool, PoolError, VectorHandle,
+    VectorMap, Window,
 };
 use vm_msi::testing::{Failures, FakeBackend, FakeRouter, Model, MsixReference, Write};
 
@@ -47,7 +47,7 @@ struct Host {
 /// A function that a guest uses.
 struct Guest {
     function: Function,
-    places: Places,
+    vector_map: VectorMap,
     model: Model<MsixReference>,
     /// Part of the destination of its messages. No other function has it.
     tag: u32,
@@ -117,11 +117,11 @@ impl World {
             _ => (LogicalFunction::new(handles), false),
         };
         let vectors = function.capabilities().vectors as u16;
-        let places = function.places();
+        let vector_map = function.vector_map();
         let function = Function::new(layout(vectors), self.router.clone(), function);
         let model = Model::new(function.layout());
         self.tags += 1;
-        self.guests[guest] = Some(Guest { function, places, model, tag: self.tags, on_demand });
+        self.guests[guest] = Some(Guest { function, vector_map, model, tag: self.tags, on_demand });
     }
 
     /// Checks that the reason why a vector was refused is true.
@@ -202,13 +202,13 @@ impl World {
 
     /// A part of the device is reset.
     pub(crate) fn reset(&mut self, guest: usize) {
-        let Some(Guest { function, model, places, .. }) = &mut self.guests[guest] else { return };
+        let Some(Guest { function, model, vector_map, .. }) = &mut self.guests[guest] else { return };
         model.reset();
-        let places: Vec<Place> = (0..VECTORS as u32).filter_map(|v| places.get(Vector(v))).collect();
+        let own: Vec<HostVectorRef> = (0..VECTORS as u32).filter_map(|v| vector_map.get(Vector(v))).collect();
         function.reset(|| {
-            for place in places {
-                let host = self.hosts.iter().find(|host| host.pool == place.pool).unwrap();
-                host.device.forget(Vector(place.vector.0));
+            for HostVectorRef { pool, vector } in own {
+                let host = self.hosts.iter().find(|host| host.pool == pool).unwrap();
+                host.device.forget(Vector(vector.0));
             }
         });
     }
@@ -217,10 +217,10 @@ impl World {
     pub(crate) fn raise(&mut self, host: usize, vector: u32) {
         let Host { device, pool } = &self.hosts[host];
         if device.raise(Vector(vector)) {
-            let owned = |place: &Place| place.pool == *pool && place.vector.0 == vector;
+            let owned = |host: &HostVectorRef| host.pool == *pool && host.vector.0 == vector;
             for guest in self.guests.iter_mut().flatten() {
-                let own =
-                    (0..VECTORS as u32).find(|v| guest.places.get(Vector(*v)).as_ref().is_some_and(owned));
+                let own = (0..VECTORS as u32)
+                    .find(|v| guest.vector_map.get(Vector(*v)).as_ref().is_some_and(owned));
                 if let Some(own) = own {
                     guest.model.raise(own as usize);
                 }
@@ -237,13 +237,12 @@ impl World {
     /// The host vectors of one device that are allocated. Checks that none is allocated twice.
     fn held(&self, host: usize) -> BTreeSet<u32> {
         let pool = &self.hosts[host].pool;
-        let of_guests = self
-            .guests
-            .iter()
-            .flatten()
-            .flat_map(|guest| (0..VECTORS as u32).filter_map(|vector| guest.places.get(Vector(vector))));
+        let of_guests =
+            self.guests.iter().flatten().flat_map(|guest| {
+                (0..VECTORS as u32).filter_map(|vector| guest.vector_map.get(Vector(vector)))
+            });
         let loose = self.loose.iter().map(|handle| (handle.pool().clone(), handle.host_vector()));
-        let all = of_guests.map(|place| (place.pool, place.vector)).chain(loose);
+        let all = of_guests.map(|host| (host.pool, host.vector)).chain(loose);
         let mut held = BTreeSet::new();
         for (_, vector) in all.filter(|(of, _)| of == pool) {
             assert!(held.insert(vector.0), "host vector {vector} has two holders");

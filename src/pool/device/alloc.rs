@@ -1,4 +1,4 @@
-//! Who gets which vector: what is set aside, given out, and taken back.
+//! Reserving, allocating and freeing the device's vectors.
 
 use std::ops::Range;
 
@@ -8,11 +8,11 @@ use super::{Device, Entry, WindowId};
 use crate::backend::BackendError;
 use crate::counter::Increment;
 use crate::pool::error::PoolError;
-use crate::pool::host_vector::HostVector;
 use crate::pool::report::Holding;
+use crate::pool::vector_map::HostVector;
 
 impl Device {
-    /// Sets vectors aside, all or none.
+    /// Reserves all vectors of a range, or none.
     pub(in crate::pool) fn reserve(&mut self, vectors: Range<u32>) -> Result<WindowId, PoolError> {
         for asked in vectors.clone().map(HostVector) {
             match self.entry(asked)? {
@@ -33,15 +33,15 @@ impl Device {
         Ok(id)
     }
 
-    /// Ends a reservation. What is held of it stays its holders'.
+    /// Ends a reservation. Its allocated vectors stay allocated.
     pub(in crate::pool) fn unreserve(&mut self, id: WindowId) {
         for entry in self.entries.iter_mut().filter(|entry| entry.window == Some(id)) {
             entry.window = None;
         }
     }
 
-    /// Gives one vector to a holder, cleared of what waits for it.
-    pub(in crate::pool) fn claim(
+    /// Allocates one vector, and clears its pending interrupt and its cookie.
+    pub(in crate::pool) fn alloc_at(
         &mut self,
         asked: HostVector,
         window: Option<WindowId>,
@@ -57,7 +57,7 @@ impl Device {
             }
             Holding::Free => {}
         }
-        // Not the holder's yet: a vector that cannot be cleared is nobody's.
+        // A vector that cannot be cleared stays free.
         self.set(asked, Holding::Free);
         self.clear(asked).map_err(|source| PoolError::Unclean { asked, source })?;
         self.set(asked, Holding::Held);
@@ -65,17 +65,17 @@ impl Device {
         Ok(())
     }
 
-    /// Gives the first of some vectors that is free. Those that cost the host nothing go first.
-    pub(in crate::pool) fn claim_any(
+    /// Allocates the first free vector of a range. A vector that has to be cleared is taken only if there is no other.
+    pub(in crate::pool) fn alloc_any(
         &mut self,
-        among: Range<u32>,
+        range: Range<u32>,
         window: Option<WindowId>,
         except: Option<HostVector>,
     ) -> Result<HostVector, PoolError> {
-        // Those of 64 vectors, read where one of them is free.
+        // The last group of pending bits that was read.
         let mut pending = None;
         let mut unclean = Vec::new();
-        for vector in among.start..among.end.min(self.capabilities.vectors) {
+        for vector in range.start..range.end.min(self.capabilities.vectors) {
             let asked = HostVector(vector);
             let Some(&entry) = self.entries.get(vector as usize) else { break };
             if entry.window != window || Some(asked) == except {
@@ -84,14 +84,14 @@ impl Device {
             match entry.holding {
                 Holding::Held | Holding::Bound => {}
                 Holding::Free if !entry.has_cookie && !self.is_pending_in(&mut pending, asked) => {
-                    return self.claim(asked, window).map(|()| asked);
+                    return self.alloc_at(asked, window).map(|()| asked);
                 }
                 Holding::Free | Holding::Orphaned => unclean.push(asked),
             }
         }
-        let mut refused = PoolError::Exhausted { among };
+        let mut refused = PoolError::Exhausted { range };
         for asked in unclean {
-            match self.claim(asked, window) {
+            match self.alloc_at(asked, window) {
                 Ok(()) => return Ok(asked),
                 Err(error) => refused = error,
             }
@@ -99,7 +99,7 @@ impl Device {
         Err(refused)
     }
 
-    /// The device's pending bit for a vector, out of the last group that was read where it is in that.
+    /// The device's pending bit of a vector. It reads the device only if the vector is not in the last group.
     fn is_pending_in(&mut self, last: &mut Option<(u32, u64)>, HostVector(vector): HostVector) -> bool {
         let bits = match *last {
             Some((group, bits)) if group == vector / 64 => bits,
@@ -109,17 +109,17 @@ impl Device {
         bits.wrapping_shr(vector % 64) & 1 != 0
     }
 
-    /// Takes a vector back from its holder. One that the host does not take back is nobody's, and tried again.
-    pub(in crate::pool) fn release(&mut self, vector: HostVector) {
-        let given_back = match self.holding(vector) {
+    /// Frees a vector whose handle is dropped. If the host refuses to unbind it, it is orphaned and tried again.
+    pub(in crate::pool) fn free(&mut self, vector: HostVector) {
+        let is_unbound = match self.holding(vector) {
             Some(Holding::Bound) => self.unbind(vector).is_ok(),
             _ => true,
         };
-        self.set(vector, if given_back { Holding::Free } else { Holding::Orphaned });
+        self.set(vector, if is_unbound { Holding::Free } else { Holding::Orphaned });
     }
 
-    /// Takes away what is left of earlier holders: what they stored with the vector, and an interrupt that waits. A device that
-    /// does not forget the interrupt by itself is given an eventfd that takes it and is dropped.
+    /// Clears what earlier owners have left: the cookie and a pending interrupt. If the backend cannot clear the pending bit, the
+    /// vector is bound for a moment to an eventfd that nobody reads.
     fn clear(&mut self, vector: HostVector) -> Result<(), BackendError> {
         if self.entries.get(vector.0 as usize).is_some_and(|entry| entry.has_cookie) {
             self.set_cookie(vector, None)?;
@@ -132,17 +132,17 @@ impl Device {
             self.counters.strays.increment();
             return Ok(());
         }
-        let nobodys = EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)
+        let unread = EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)
             .map_err(|source| BackendError::Bind { vector: vector.of_device(), source })?;
-        self.turn_on()?;
-        let taken = self.bind(vector, &nobodys).and_then(|()| {
+        self.open()?;
+        let cleared = self.bind(vector, &unread).and_then(|()| {
             self.counters.strays.increment();
-            // Where the host does not take it back it stays bound, to what nobody reads.
+            // If the host refuses to unbind it, it stays bound to that eventfd.
             self.set(vector, Holding::Orphaned);
             self.unbind(vector)
         });
-        self.rest();
-        taken
+        self.close_if_unused();
+        cleared
     }
 
     fn entry(&self, asked: HostVector) -> Result<&Entry, PoolError> {

@@ -7,8 +7,8 @@ use crate::backend::{EventfdSet, Programming, StableEventfds};
 fn a_function_counts_its_vectors_from_0_and_tells_where_they_are() {
     let (device, pool, _) = device();
     let mut function = LogicalFunction::new([at(&pool, 9), at(&pool, 2), at(&pool, 5)]);
-    let places = function.places();
-    let all: Vec<_> = (0..4).map(|vector| host(places.get(Vector(vector)))).collect();
+    let vector_map = function.vector_map();
+    let all: Vec<_> = (0..4).map(|vector| host(vector_map.get(Vector(vector)))).collect();
     assert_eq!(all, [Some(9), Some(2), Some(5), None]);
 
     let eventfds = [eventfd(), eventfd(), eventfd()];
@@ -24,7 +24,7 @@ fn a_function_counts_its_vectors_from_0_and_tells_where_they_are() {
     ));
 
     drop(function);
-    assert_eq!(host(places.get(Vector(0))), None, "it is gone");
+    assert_eq!(host(vector_map.get(Vector(0))), None, "it is gone");
     assert_eq!(device.in_use(), (0, false));
     assert_eq!(pool.report().vectors, []);
 }
@@ -66,7 +66,7 @@ fn a_function_may_have_vectors_of_several_devices() {
         function.bind(vector, eventfd).unwrap();
     }
     assert_eq!(eventfds.each_ref().map(taken), [0, 1, 1]);
-    assert_eq!(function.places().get(Vector(1)).unwrap().pool, second);
+    assert_eq!(function.vector_map().get(Vector(1)).unwrap().pool, second);
     function.close().unwrap();
     assert_eq!((one.in_use(), two.in_use()), ((0, false), (0, false)));
 }
@@ -153,14 +153,14 @@ fn a_functions_cookies_are_its_vectors_wherever_they_are() {
     let (device, pool, _) = device();
     let (parent, _physical) = parent(&pool);
     let mut function = LogicalFunction::new([at(&pool, 9)]).and_on_demand(2, &parent);
-    let places = function.places();
+    let vector_map = function.vector_map();
     function.open(3).unwrap();
     function.set_cookie(Vector(0), Some(Cookie(5))).unwrap();
     assert_eq!(device.cookie(Vector(9)), Some(Cookie(5)));
 
     function.set_cookie(Vector(2), Some(Cookie(6))).unwrap();
     function.bind(Vector(2), &eventfd()).unwrap();
-    assert_eq!(host(places.get(Vector(2))), Some(1));
+    assert_eq!(host(vector_map.get(Vector(2))), Some(1));
     assert_eq!(device.cookie(Vector(1)), Some(Cookie(6)), "from its first eventfd on");
 
     function.unbind(Vector(2)).unwrap();
@@ -171,14 +171,14 @@ fn a_functions_cookies_are_its_vectors_wherever_they_are() {
         "it was the function's, not the host vector's"
     );
     function.bind(Vector(2), &eventfd()).unwrap();
-    let place = host(places.get(Vector(2))).map(Vector);
-    assert_eq!(place.and_then(|place| device.cookie(place)), Some(Cookie(6)), "also on another one");
+    let bound = host(vector_map.get(Vector(2))).map(Vector);
+    assert_eq!(bound.and_then(|vector| device.cookie(vector)), Some(Cookie(6)), "also on another one");
 
     function.unbind(Vector(2)).unwrap();
     function.set_cookie(Vector(2), None).unwrap();
     function.bind(Vector(2), &eventfd()).unwrap();
-    let place = host(places.get(Vector(2))).map(Vector);
-    assert_eq!(place.and_then(|place| device.cookie(place)), None);
+    let bound = host(vector_map.get(Vector(2))).map(Vector);
+    assert_eq!(bound.and_then(|vector| device.cookie(vector)), None);
     assert!(matches!(
         function.set_cookie(Vector(3), None),
         Err(BackendError::BeyondReservation { vector: Vector(3), reserved: 3 })
@@ -218,7 +218,7 @@ fn a_functions_eventfds_are_those_of_the_device() {
     let (producer, _pool, mut function) = of_stable_eventfds();
     function.open(2).unwrap();
     let eventfds = [0, 1].map(|vector| function.eventfd(Vector(vector)).unwrap());
-    assert_eq!(host(function.places().get(Vector(1))), Some(2), "taken for its eventfd");
+    assert_eq!(host(function.vector_map().get(Vector(1))), Some(2), "taken for its eventfd");
     [0, 1].into_iter().for_each(|vector| {
         function.bind(Vector(vector), &eventfds[vector as usize]).unwrap();
     });

@@ -24,7 +24,7 @@ fn any_vector_of_a_range_is_the_lowest_that_is_free_and_not_reserved() {
         (0..4).map(|_| pool.alloc_any(1..6).map(|handle| (handle.host_vector().0, handle))).collect();
     let (held, refused): (Vec<_>, Vec<_>) = held.into_iter().partition(Result::is_ok);
     assert_eq!(held.into_iter().flatten().map(|(vector, _)| vector).collect::<Vec<_>>(), [1, 4, 5]);
-    assert!(matches!(refused[0], Err(PoolError::Exhausted { among: std::ops::Range { start: 1, end: 6 } })));
+    assert!(matches!(refused[0], Err(PoolError::Exhausted { range: std::ops::Range { start: 1, end: 6 } })));
     assert!(pool.alloc_any(2..4).is_err(), "reserved");
     assert_eq!(window.alloc_any().unwrap().host_vector(), HostVector(2));
 }

@@ -32,21 +32,21 @@ fn a_sub_device_takes_an_entry_when_it_is_bound_and_gives_it_back_when_it_is_rel
     let (device, pool, _) = device();
     let (parent, _physical) = parent(&pool);
     let mut sub_device = parent.sub_device(4);
-    let places = sub_device.places();
+    let vector_map = sub_device.vector_map();
     sub_device.open(4).unwrap();
-    assert_eq!(host(places.get(Vector(2))), None);
+    assert_eq!(host(vector_map.get(Vector(2))), None);
 
     let own = eventfd();
     sub_device.bind(Vector(2), &own).unwrap();
-    assert_eq!(host(places.get(Vector(2))), Some(1), "0 is the parent's");
+    assert_eq!(host(vector_map.get(Vector(2))), Some(1), "0 is the parent's");
     device.raise(Vector(1));
     assert_eq!(taken(&own), 1);
     assert!(matches!(parent.alloc_at(HostVector(1)), Err(PoolError::InUse { .. })), "it is the child's");
 
     sub_device.unbind(Vector(2)).unwrap();
-    assert_eq!(host(places.get(Vector(2))), Some(1), "it may be bound again, with another cookie");
+    assert_eq!(host(vector_map.get(Vector(2))), Some(1), "it may be bound again, with another cookie");
     sub_device.release(Vector(2));
-    assert_eq!(host(places.get(Vector(2))), None);
+    assert_eq!(host(vector_map.get(Vector(2))), None);
     assert_eq!(parent.alloc_at(HostVector(1)).unwrap().host_vector(), HostVector(1));
 }
 
@@ -56,24 +56,24 @@ fn a_sub_device_keeps_an_entry_that_an_interrupt_waits_for_until_it_has_come_or_
     let pool = Pool::new(device.clone().restless());
     let (parent, _physical) = parent(&pool);
     let mut sub_device = parent.sub_device(1);
-    let places = sub_device.places();
+    let vector_map = sub_device.vector_map();
     let own = eventfd();
     for whole in [false, true] {
         sub_device.open(1).unwrap();
         sub_device.bind(Vector(0), &own).unwrap();
-        let place = places.get(Vector(0)).unwrap();
+        let host = vector_map.get(Vector(0)).unwrap();
         if whole { sub_device.close() } else { sub_device.unbind(Vector(0)) }.unwrap();
         assert_eq!(sub_device.pending(0), 1);
-        assert_eq!(places.get(Vector(0)).as_ref(), Some(&place));
-        assert_ne!(parent.alloc_any().unwrap().host_vector(), place.vector);
+        assert_eq!(vector_map.get(Vector(0)).as_ref(), Some(&host));
+        assert_ne!(parent.alloc_any().unwrap().host_vector(), host.vector);
 
         sub_device.open(1).unwrap();
         sub_device.bind(Vector(0), &own).unwrap();
         assert_eq!(taken(&own), 1);
         sub_device.close().unwrap();
-        device.forget(Vector(place.vector.0));
+        device.forget(Vector(host.vector.0));
         sub_device.open(1).unwrap();
-        assert_eq!(places.get(Vector(0)), None, "given back");
+        assert_eq!(vector_map.get(Vector(0)), None, "given back");
         sub_device.close().unwrap();
     }
 }

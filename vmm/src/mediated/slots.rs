@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use serde_json::{Map, Value, json};
 use vm_msi::domain::{BusMaster, Latched, VectorReport};
 use vm_msi::ims::SlotArrayLayout;
-use vm_msi::pool::Places;
+use vm_msi::pool::VectorMap;
 use vm_msi::{Delivery, ImsFunction, Router, Store, Vector};
 
 use super::physical::{BusMasterGuard, PhysicalDevice};
@@ -27,7 +27,7 @@ use crate::vfio::interrupts::probe::RELEASE_DELAY;
 /// The slots.
 pub struct MediatedSlots {
     function: ImsFunction,
-    places: Places,
+    vector_map: VectorMap,
     relay: Arc<OwnedFd>,
     /// Set from the function's first Bus Master Enable to its reset.
     running: Mutex<Option<BusMasterGuard>>,
@@ -47,12 +47,12 @@ impl MediatedSlots {
     ) -> Result<Self> {
         let context = || format!("creating a function of device {}", physical.address());
         let part = physical.sub_device(layout.slots.get()).context(context())?;
-        let places = part.places();
+        let vector_map = part.vector_map();
         let function = ImsFunction::try_new(layout, router, part).context(context())?;
         let function = function.with_budget(Arc::clone(physical.budget()));
         function.set_release_delay(RELEASE_DELAY);
         let relay = function.relay_fd().context(context())?;
-        Ok(Self { function, places, relay, running: Mutex::default(), physical })
+        Ok(Self { function, vector_map, relay, running: Mutex::default(), physical })
     }
 
     fn set_running(&self, running: Option<BusMasterGuard>) {
@@ -68,9 +68,9 @@ impl MediatedSlots {
         let listed = std::fs::read_to_string(host_interrupts::PATH).unwrap_or_default();
         let counted = HostInterrupts::of(&listed, "msix", self.physical.address());
         let row = |vector: &VectorReport| {
-            let place = self.places.get(vector.vector).map(|place| place.vector.0);
-            let count = place.and_then(|place| counted.count(place));
-            let more = [("host_vector", json!(place)), ("host_interrupts", json!(count))];
+            let host = self.vector_map.get(vector.vector).map(|host| host.vector.0);
+            let count = host.and_then(|host| counted.count(host));
+            let more = [("host_vector", json!(host)), ("host_interrupts", json!(count))];
             extended(json!(vector), more.map(|(name, value)| (name.to_owned(), value)))
         };
         reported.iter().map(row).collect()
@@ -98,8 +98,8 @@ impl BarSlots for MediatedSlots {
             Latched::Waits => {}
             // The host vector stays allocated while the caller holds the IMS device's lock.
             Latched::HasHostVector => {
-                if let Some(place) = self.places.get(slot) {
-                    self.physical.doorbell().ring(place.vector);
+                if let Some(host) = self.vector_map.get(slot) {
+                    self.physical.doorbell().ring(host.vector);
                 }
             }
             Latched::NoSuchVector => return Triggered::Dropped,
