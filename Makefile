@@ -21,7 +21,7 @@ T       ?= 60
 TURNS   ?= 4
 
 .DEFAULT_GOAL := help
-.PHONY: help build run test test-fast test-kvm test-lab test-linux test-arm64 examples api check-api spec-table compare bench bench-guest instructions check fuzz mutants lab provision clean
+.PHONY: help build run test test-fast test-kvm test-lab test-linux test-arm64 examples api check-api spec-table compare matrix bench bench-guest instructions check fuzz mutants lab provision clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -124,6 +124,9 @@ $(DENY):
 
 bench-guest: build  ## boot, growth, moves and disk reads in pairs of Linux guests, ours beside Debian's QEMU, in the lab host; TURNS=4, HOST=6.1
 	target/release/demo bench-guest --host $(HOST) --turns $(TURNS)
+
+matrix: build  ## each kind of device, doing work that is checked, ours beside QEMU's: target/matrix.md; HOST=6.1
+	target/release/demo matrix --host $(HOST) --write target/matrix.md
 
 compare: build  ## boot time and lost interrupts, ours beside Debian's QEMU, in the lab host
 	target/release/demo bench-guest boot --turns 6

@@ -345,6 +345,7 @@ job_sata() {
 # interrupts DEVICE: its interrupts that came, and how often.
 interrupts() {
     irqs=$(ls "$pci/devices/$1/msi_irqs" 2>/dev/null | tr '\n' ' ')
+    [ -n "$irqs" ] || irqs="$(cat "$pci/devices/$1/irq") "
     awk -v at="$1" -v irqs=" $irqs" 'NR == 1 { cpus = NF; next }
         { sub(":", "", $1); sum = 0 }
         index(irqs, " " $1 " ") {
@@ -419,6 +420,67 @@ job_affinity() {
         before=$(count_on "$irq" "$cpu")
         draw "${number:-4}"
         say "affinity irq=$irq cpu=$cpu requests=$((${number:-4} * 16)) count=$(($(count_on "$irq" "$cpu") - before))"
+    done
+}
+
+# pci_device PATH: the address of the PCI function that a device in sysfs belongs to, if it belongs to one.
+pci_device() { readlink -f "$1" | grep -o '[0-9a-f]*:..:..\.[0-7]' | tail -n 1; }
+
+# say_work KIND DEVICE FILE BEFORE: the function, how it signals, what was transferred, and the interrupts that took.
+say_work() {
+    device=$pci/devices/$2
+    signals=$(cat "$device"/msi_irqs/* 2>/dev/null | sort -u)
+    id=$(cat "$device/vendor"):$(cat "$device/device")
+    say "$1 at=$2 id=$id driver=$(basename "$(readlink "$device/driver")") signals=${signals:-intx}" \
+        "bytes=$(wc -c <"$3") sha256=$(sha256sum <"$3" | cut -d' ' -f1) interrupts=$(($(taken "$2") - $4))"
+    rm -f "$3"
+}
+
+any_disk() { for disk in /sys/block/*; do [ -z "$(pci_device "$disk")" ] || return 0; done; return 1; }
+
+# disks:MIB of each disk behind a PCI function, read past the page cache
+job_disks() {
+    until_true 20 any_disk || { fail 'no disk after 20 s'; return; }
+    sleep "${settle:-0}"
+    for disk in /sys/block/*; do
+        at=$(pci_device "$disk")
+        [ -n "$at" ] || continue
+        # A path of an NVMe disk (nvme0c0n1) belongs to a function; its node (nvme0n1) is the disk's.
+        node=/dev/$(echo "${disk##*/}" | sed 's/^\(nvme[0-9]*\)c[0-9]*/\1/')
+        before=$(taken "$at")
+        dd if="$node" of=/tmp/read bs=64k count=$((${number:-4} * 16)) iflag=direct 2>/dev/null
+        say_work disk "$at" /tmp/read "$before"
+    done
+}
+
+# links: a file fetched by TFTP from QEMU's user network, through one network function after the other
+job_links() {
+    for link in /sys/class/net/*; do
+        at=$(pci_device "$link")
+        [ -n "$at" ] || continue
+        name=${link##*/}
+        before=$(taken "$at")
+        busybox ip link set "$name" up || fail "$name does not come up"
+        busybox ip address add 10.0.2.15/24 dev "$name"
+        until_true 10 grep -q 1 "$link/carrier" || fail "$name has no carrier"
+        timeout 60 busybox tftp -g -b 1428 -r noise -l /tmp/fetched 10.0.2.2 || fail "$name: nothing was fetched"
+        [ -e /tmp/fetched ] || : >/tmp/fetched
+        say_work link "$at" /tmp/fetched "$before"
+        busybox ip address flush dev "$name"
+        busybox ip link set "$name" down
+    done
+}
+
+# serials:BYTES written to each serial port of a PCI function
+job_serials() {
+    for port in /sys/class/tty/ttyS*; do
+        at=$(pci_device "$port/device")
+        [ -n "$at" ] || continue
+        before=$(taken "$at")
+        stty -F "/dev/${port##*/}" raw -echo 115200
+        head -c "${number:-4096}" /bin/busybox | od -An -tx1 >/tmp/sent
+        timeout 60 cp /tmp/sent "/dev/${port##*/}" || fail "${port##*/} does not take what is written"
+        say_work serial "$at" /tmp/sent "$before"
     done
 }
 

@@ -8,6 +8,7 @@ use clap::{Parser, Subcommand};
 use crate::bench::{self, BenchGuest};
 use crate::compare::{self, CompareLosses};
 use crate::control::{self, Control};
+use crate::matrix::{self, Matrix};
 use crate::messages;
 use crate::run::{self, Run};
 
@@ -27,6 +28,8 @@ enum Verb {
     CompareLosses(CompareLosses),
     /// What interrupts cost a Linux guest, ours beside QEMU's.
     BenchGuest(BenchGuest),
+    /// Each kind of device, doing work that is checked: ours beside QEMU's.
+    Matrix(Matrix),
     /// A device that loses an event for certain when MSI-X is turned off in order to grow, and what we do with it.
     Control(Control),
     /// In a lab host: raise every MSI message of the USB controller at this address.
@@ -45,6 +48,7 @@ impl Cli {
             None => run::run(&self.run)?,
             Some(Verb::CompareLosses(compare)) => compare::losses(&compare)?,
             Some(Verb::BenchGuest(bench)) => bench::run(&bench)?,
+            Some(Verb::Matrix(matrix)) => matrix::run(&matrix)?,
             Some(Verb::Control(Control { inside: Some(address), .. })) => control::inside(&address)?,
             Some(Verb::Control(control)) => control::run(&control)?,
             Some(Verb::Messages { inside }) => messages::inside(&inside)?,

@@ -4,6 +4,7 @@ mod bench;
 mod cli;
 mod compare;
 mod control;
+mod matrix;
 mod messages;
 mod monitor;
 mod report;
