@@ -4,6 +4,8 @@
 //! change the emulated bit (*writable*), reach the device (*forwarded*), both, or neither. Pure state: no I/O, no
 //! lock, no panic.
 
+use std::ops::Range;
+
 /// Bytes of a PCIe function's configuration space (PCIe r6 §7.2.2).
 pub const CONFIG_SIZE: usize = 4096;
 
@@ -58,7 +60,14 @@ impl ConfigSpace {
 
     /// Defines a table's registers, at offsets from `base`.
     pub fn define(&mut self, base: u16, registers: &[Register]) {
+        self.define_within(base..u16::MAX, registers);
+    }
+
+    /// Defines the part of a table's registers that lies in `range`, at offsets from its start.
+    pub fn define_within(&mut self, range: Range<u16>, registers: &[Register]) {
         for register in registers {
+            let at = range.start.saturating_add(register.offset);
+            let width = register.width.min(range.end.saturating_sub(at));
             let lanes = register
                 .reset
                 .to_le_bytes()
@@ -66,8 +75,7 @@ impl ConfigSpace {
                 .zip(register.emulated.to_le_bytes())
                 .zip(register.writable.to_le_bytes())
                 .zip(register.forwarded.to_le_bytes())
-                .take(usize::from(register.width));
-            let at = base.saturating_add(register.offset);
+                .take(usize::from(width));
             for (byte, (((reset, emulated), writable), forwarded)) in self.from(at).zip(lanes) {
                 *byte = Byte { value: reset, reset, emulated, writable, forwarded };
             }
@@ -200,6 +208,18 @@ mod tests {
         let mut holes = space();
         holes.hide(0x51, 1);
         assert_eq!(holes.forwarded(0x50, &[1, 2, 3]), vec![(0x50, vec![1]), (0x52, vec![3])]);
+    }
+
+    #[test]
+    fn a_table_ends_where_its_range_does() {
+        let emulated = |offset| Register { offset, width: 4, emulated: u32::MAX, ..Register::default() };
+        let mut space = ConfigSpace::device(256);
+        space.define_within(0x40..0x46, &[emulated(0), emulated(4), emulated(8)]);
+        let mut data = [0xee; 12];
+        space.merge(0x40, &mut data);
+        assert_eq!(data, [0, 0, 0, 0, 0, 0, 0xee, 0xee, 0xee, 0xee, 0xee, 0xee]);
+        space.define_within(0x50..0x50, &[emulated(0)]);
+        assert!(space.reads_device(0x50, 1), "an empty range has no registers");
     }
 
     #[test]
