@@ -6,7 +6,7 @@
 
 use std::ops::Range;
 
-use super::capabilities::{self, CapabilityOffsets, id};
+use super::capabilities::{self, ExposedCapabilities, id};
 use super::registers::{self, COMMAND_BUS_MASTER, COMMAND_INTX_DISABLE};
 use crate::pci::bar::COMMAND;
 use crate::pci::{BAR_COUNT, Bars, ConfigSpace, Decoding, Register, Root, WindowFull};
@@ -45,7 +45,7 @@ pub struct WriteEffects {
 pub struct GuestConfig {
     space: ConfigSpace,
     bars: Bars,
-    offsets: CapabilityOffsets,
+    capabilities: ExposedCapabilities,
     /// Offsets and bits that initiate a function level reset.
     flr: Vec<(u16, u8)>,
     power: Option<Power>,
@@ -81,12 +81,12 @@ impl GuestConfig {
         };
         space.define(0, &[command]);
         bars.define(&mut space);
-        let offsets = capabilities::relink(&mut space, host, &emulated);
+        let capabilities = capabilities::relink(&mut space, host, &emulated);
         for bytes in bytes {
             space.hide(bytes.start, bytes.len());
         }
         let mut config =
-            Self { space, bars, offsets, flr: Vec::new(), power: None, forwarded_at_reset: Vec::new() };
+            Self { space, bars, capabilities, flr: Vec::new(), power: None, forwarded_at_reset: Vec::new() };
         config.define_express(host, reset);
         config.define_advanced_features(host, reset);
         config.define_power(host, reset);
@@ -94,67 +94,83 @@ impl GuestConfig {
     }
 
     fn define_express(&mut self, host: &[u8], reset: HostReset) {
-        let Some(at) = self.offsets.of(id::PCI_EXPRESS) else {
+        let Some(bytes) = self.capabilities.of(id::PCI_EXPRESS) else {
             return;
         };
-        if value(host, at.saturating_add(2), 1) & 0xf >= 2 {
-            self.space.define(at, registers::PCI_EXPRESS_2);
-            self.note_in_device(host, at.saturating_add(registers::DEVICE_CONTROL_2), 2);
+        let version = value(host, bytes.start.saturating_add(2), 1) & 0xf;
+        if version == 0 {
+            self.space.define_within(bytes.clone(), registers::PCI_EXPRESS_0);
         }
-        self.note_in_device(host, at.saturating_add(registers::DEVICE_CONTROL), 2);
-        let capabilities = value(host, at.saturating_add(registers::DEVICE_CAPABILITIES), 4);
+        if version >= 2 {
+            self.space.define_within(bytes.clone(), registers::PCI_EXPRESS_2);
+            self.note_in_device(host, &bytes, registers::DEVICE_CONTROL_2);
+        }
+        self.note_in_device(host, &bytes, registers::DEVICE_CONTROL);
+        let capabilities = value(host, bytes.start.saturating_add(registers::DEVICE_CAPABILITIES), 4);
+        let has_flr = capabilities & registers::DEVICE_CAPABILITIES_FLR != 0;
         match reset {
-            HostReset::Supported if capabilities & registers::DEVICE_CAPABILITIES_FLR != 0 => {
-                let (offset, bit) = registers::DEVICE_CONTROL_FLR;
-                self.flr.push((at.saturating_add(offset), bit));
-            }
+            HostReset::Supported if has_flr => self.add_flr(&bytes, registers::DEVICE_CONTROL_FLR),
             HostReset::Supported => {}
             HostReset::Unsupported => {
                 let emulated = registers::DEVICE_CAPABILITIES_FLR;
                 let offset = registers::DEVICE_CAPABILITIES;
-                self.space.define(at, &[Register { offset, width: 4, emulated, ..Register::default() }]);
+                let register = Register { offset, width: 4, emulated, ..Register::default() };
+                self.space.define_within(bytes, &[register]);
             }
         }
     }
 
-    fn note_in_device(&mut self, host: &[u8], offset: u16, width: usize) {
-        let found = host.iter().skip(usize::from(offset)).take(width).copied().collect::<Vec<_>>();
-        self.forwarded_at_reset.extend(self.space.forwarded(offset, &found));
+    /// Notes the device's value of a control register of two bytes, which a reset restores.
+    fn note_in_device(&mut self, host: &[u8], capability: &Range<u16>, offset: u16) {
+        let at = capability.start.saturating_add(offset);
+        let width = usize::from(capability.end.saturating_sub(at).min(2));
+        let found = host.iter().skip(usize::from(at)).take(width).copied().collect::<Vec<_>>();
+        self.forwarded_at_reset.extend(self.space.forwarded(at, &found));
+    }
+
+    /// Adds the bit of a capability that initiates a function level reset, if the byte is the capability's.
+    fn add_flr(&mut self, capability: &Range<u16>, (offset, bit): (u16, u8)) {
+        let at = capability.start.saturating_add(offset);
+        if capability.contains(&at) {
+            self.flr.push((at, bit));
+        }
     }
 
     fn define_advanced_features(&mut self, host: &[u8], reset: HostReset) {
-        let Some(at) = self.offsets.of(id::ADVANCED_FEATURES) else {
+        let Some(bytes) = self.capabilities.of(id::ADVANCED_FEATURES) else {
             return;
         };
-        let (capabilities, flr) = registers::ADVANCED_FEATURES_CAPABILITIES;
-        let has_flr = value(host, at.saturating_add(capabilities), 1) & u32::from(flr) != 0;
+        let (offset, flr) = registers::ADVANCED_FEATURES_CAPABILITIES;
+        let capabilities = bytes.start.saturating_add(offset);
+        let has_flr = value(host, capabilities, 1) & u32::from(flr) != 0;
         match reset {
-            HostReset::Supported if has_flr => {
-                let (offset, bit) = registers::ADVANCED_FEATURES_FLR;
-                self.flr.push((at.saturating_add(offset), bit));
-            }
+            HostReset::Supported if has_flr => self.add_flr(&bytes, registers::ADVANCED_FEATURES_FLR),
             HostReset::Supported => {}
-            HostReset::Unsupported => self.space.hide(at.saturating_add(capabilities), 1),
+            HostReset::Unsupported => self.space.hide(capabilities, 1),
         }
     }
 
     fn define_power(&mut self, host: &[u8], reset: HostReset) {
-        self.power = self.offsets.of(id::POWER_MANAGEMENT).map(|at| {
-            let control = at.saturating_add(registers::PMCSR);
-            let own = value(host, control, 2) & registers::PMCSR_NO_SOFT_RESET;
-            let no_soft_reset = own != 0 || reset == HostReset::Unsupported;
-            let kept = if no_soft_reset { registers::PMCSR_NO_SOFT_RESET } else { 0 };
-            let register = Register {
-                offset: control,
-                width: 2,
-                reset: kept,
-                emulated: u32::MAX,
-                writable: registers::PMCSR_STATE,
-                ..Register::default()
-            };
-            self.space.define(0, &[register]);
-            Power { control, no_soft_reset }
-        });
+        let Some(bytes) = self.capabilities.of(id::POWER_MANAGEMENT) else {
+            return;
+        };
+        let control = bytes.start.saturating_add(registers::PMCSR);
+        if !bytes.contains(&control) {
+            return;
+        }
+        let own = value(host, control, 2) & registers::PMCSR_NO_SOFT_RESET;
+        let no_soft_reset = own != 0 || reset == HostReset::Unsupported;
+        let kept = if no_soft_reset { registers::PMCSR_NO_SOFT_RESET } else { 0 };
+        let register = Register {
+            offset: registers::PMCSR,
+            width: 2,
+            reset: kept,
+            emulated: u32::MAX,
+            writable: registers::PMCSR_STATE,
+            ..Register::default()
+        };
+        self.space.define_within(bytes, &[register]);
+        self.power = Some(Power { control, no_soft_reset });
     }
 
     /// Programs the BARs as firmware would.

@@ -47,4 +47,6 @@ pub use maintenance::Maintenance;
 pub use sysfs::{HostAddress, HostDevice, Sysfs};
 
 #[cfg(test)]
+mod config_tests;
+#[cfg(test)]
 mod tests;

@@ -87,6 +87,10 @@ pub const PCI_EXPRESS: &[Register] = &[
     Register { offset: 0x0c, width: 4, emulated: ALL, ..NONE },
     Register { offset: 0x10, width: 4, emulated: ALL, ..NONE },
 ];
+/// The same for version 0, which virtual functions of the Intel 82599 report: the guest sees version 1, as the registers
+/// are.
+pub const PCI_EXPRESS_0: &[Register] =
+    &[Register { offset: 0x02, width: 2, emulated: 0x00ff, reset: 0x0091, ..NONE }];
 /// Registers that version 2 of the capability adds.
 pub const PCI_EXPRESS_2: &[Register] = &[
     Register { offset: 0x14, width: 4, emulated: ALL, ..NONE },
@@ -95,8 +99,9 @@ pub const PCI_EXPRESS_2: &[Register] = &[
     Register { offset: 0x20, width: 4, emulated: ALL, ..NONE },
     // Device capabilities 2: no LTR, OBFF or TPH, which nothing on this bus uses.
     Register { offset: 0x24, width: 4, emulated: (1 << 11) | (0b11 << 12) | (0b11 << 18), ..NONE },
-    // Device control 2: completion timeout, atomic operations, ID-based ordering.
-    Register { offset: DEVICE_CONTROL_2, width: 2, forwarded: 0x035f, ..NONE },
+    // Device control 2: completion timeout, atomic operations, ID-based ordering. The rest reads 0, because the guest
+    // has no capability for it.
+    Register { offset: DEVICE_CONTROL_2, width: 2, emulated: !0x035f, forwarded: 0x035f, ..NONE },
     Register { offset: 0x2a, width: 2, emulated: ALL, ..NONE },
     // Link and slot registers of version 2.
     Register { offset: 0x2c, width: 4, emulated: ALL, ..NONE },

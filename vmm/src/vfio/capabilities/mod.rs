@@ -5,11 +5,26 @@
 //! not, are hidden, so that no driver uses one that does not work. Scalable IOV is hidden: the device's own IMS is
 //! not emulated, and the host must not accept messages that a guest writes to it. Pure: the host's configuration
 //! space becomes registers of a [`ConfigSpace`].
+//!
+//! Invariant: the bytes of two capabilities never overlap. A capability has the bytes that the specification gives it,
+//! up to the next capability of the host's list. All bytes between capabilities are registers of the device, and the
+//! guest's accesses to them reach it. Drivers depend on such registers.
+//!
+//! | part | owns |
+//! |---|---|
+//! | `list` | the walk over the host's lists |
+//! | `length`, `extended_length` | the lengths that the specification gives capabilities |
+
+mod extended_length;
+mod length;
+mod list;
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 use vm_msi::ims::SiovDvsec;
 
+use self::list::{CONVENTIONAL_END, EXTENDED_END, EXTENDED_FIRST, List, POINTER, STATUS_CAPABILITIES, dword};
 use super::registers;
 use crate::pci::{ConfigSpace, Register};
 
@@ -60,82 +75,86 @@ const EXPOSED_EXTENDED: &[u16] = &[
     id::DESIGNATED_VENDOR_SPECIFIC,
 ];
 
-const STATUS: u16 = 0x06;
-const STATUS_CAPABILITIES: u8 = 1 << 4;
-const POINTER: u16 = 0x34;
-const FIRST: u16 = 0x40;
-/// Bytes of an MSI capability with 64-bit address and masks (PCIe r6 §7.7.1).
-const MSI_LONGEST: usize = 24;
-const EXTENDED_FIRST: u16 = 0x100;
-const CONVENTIONAL_END: u16 = 0x100;
-const CONFIG_END: u16 = 0x1000;
-
-/// A capability list in list order: offset and ID. An ID may occur several times, an offset once.
-type List<I> = Vec<(u16, I)>;
-
-/// Offsets of the exposed capabilities in the first 256 bytes: the first of each ID.
+/// The bytes of the exposed capabilities in the first 256 bytes: the first of each ID.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct CapabilityOffsets(BTreeMap<u8, u16>);
+pub struct ExposedCapabilities(BTreeMap<u8, Range<u16>>);
 
-impl CapabilityOffsets {
-    /// The capability's offset, if the guest sees it.
+impl ExposedCapabilities {
+    /// The capability's bytes from its ID on, if the guest sees it.
     #[must_use]
-    pub fn of(&self, id: u8) -> Option<u16> {
-        self.0.get(&id).copied()
+    pub fn of(&self, id: u8) -> Option<Range<u16>> {
+        self.0.get(&id).cloned()
     }
 }
 
 /// The offset of a capability of the device, exposed or not.
 #[must_use]
 pub fn find(host: &[u8], id: u8) -> Option<u16> {
-    walk(host).into_iter().find(|(_, found)| *found == id).map(|(offset, _)| offset)
+    list::conventional(host).into_iter().find(|(_, found)| *found == id).map(|(offset, _)| offset)
+}
+
+/// The bytes from `offset` to the next capability of the device, or to the end of the list's area.
+#[must_use]
+pub fn room(host: &[u8], offset: u16) -> Range<u16> {
+    list::bytes(&list::conventional(host), offset, CONVENTIONAL_END, CONVENTIONAL_END)
+}
+
+/// The bytes of all capabilities of the device, of both lists.
+#[cfg(test)]
+pub(super) fn all(host: &[u8]) -> Vec<Range<u16>> {
+    let (list, extended) = (list::conventional(host), list::extended(host));
+    let conventional = list.iter().map(|(offset, id)| {
+        list::bytes(&list, *offset, length::length(host, *offset, *id), CONVENTIONAL_END)
+    });
+    let extended = extended.iter().map(|(offset, id)| {
+        let len = extended_length::extended_length(host, *offset, *id);
+        list::bytes(&extended, *offset, len, EXTENDED_END)
+    });
+    conventional.chain(extended).collect()
 }
 
 /// Builds the guest's capability lists in `space` from the host's configuration space. Capabilities with an ID in
 /// `emulated` are exposed, too. Their owner emulates the registers.
-pub fn relink(space: &mut ConfigSpace, host: &[u8], emulated: &[u8]) -> CapabilityOffsets {
-    let list = walk(host);
-    let registers = |id: u8| {
-        let exposed = EXPOSED.iter().find(|exposed| exposed.id == id).map(|exposed| exposed.registers);
-        exposed.or(emulated.contains(&id).then_some(&[][..]))
-    };
-    for (offset, id, len) in hidden(&list, CONVENTIONAL_END, |_, id| registers(id).is_some()) {
-        // The bytes behind a capability of known length may be device registers.
-        space.hide(offset, if id == id::MSI { len.min(MSI_LONGEST) } else { len });
-    }
-    let mut offsets = CapabilityOffsets::default();
+pub fn relink(space: &mut ConfigSpace, host: &[u8], emulated: &[u8]) -> ExposedCapabilities {
+    let list = list::conventional(host);
+    let mut exposed = ExposedCapabilities::default();
     let mut pointer = POINTER;
     space.hide(POINTER, 4);
     for (offset, id) in &list {
-        let Some(registers) = registers(*id) else {
+        let bytes = list::bytes(&list, *offset, length::length(host, *offset, *id), CONVENTIONAL_END);
+        let Some(registers) = registers_of(*id, emulated, &exposed) else {
+            space.hide(*offset, bytes.len());
             continue;
         };
         space.fix(pointer, &[offset.to_le_bytes()[0]]);
         space.fix(*offset, &[*id, 0]);
-        // Only vendor-specific capabilities may occur twice. The tables apply to the first of each ID.
-        if !offsets.0.contains_key(id) {
-            offsets.0.insert(*id, *offset);
-            space.define(*offset, registers);
-        }
+        space.define_within(bytes.clone(), registers);
+        exposed.0.entry(*id).or_insert(bytes);
         pointer = offset.saturating_add(1);
     }
-    let has_list = if offsets.0.is_empty() { 0 } else { u32::from(STATUS_CAPABILITIES) };
+    let has_list = if exposed.0.is_empty() { 0 } else { u32::from(STATUS_CAPABILITIES) };
     space.define(0, &[Register { reset: has_list, ..registers::STATUS }]);
     relink_extended(space, host);
-    offsets
+    exposed
+}
+
+/// The registers of a capability that the guest sees. Only vendor-specific capabilities may occur twice: another one of
+/// an exposed ID is hidden, because nothing emulates its registers.
+fn registers_of(id: u8, emulated: &[u8], exposed: &ExposedCapabilities) -> Option<&'static [Register]> {
+    let registers = EXPOSED.iter().find(|exposed| exposed.id == id).map(|exposed| exposed.registers);
+    let registers = registers.or(emulated.contains(&id).then_some(&[][..]));
+    registers.filter(|_| id == id::VENDOR_SPECIFIC || !exposed.0.contains_key(&id))
 }
 
 fn relink_extended(space: &mut ConfigSpace, host: &[u8]) {
-    let list = walk_extended(host);
-    let exposed = |offset: u16, id| {
-        let [_, second, third] = [0, 4, 8].map(|at| dword(host, offset.saturating_add(at)).unwrap_or(0));
-        EXPOSED_EXTENDED.contains(&id) && !SiovDvsec::is_at([id.into(), second, third])
-    };
-    for (offset, _, len) in hidden(&list, CONFIG_END, exposed) {
-        space.hide(offset, len);
+    let list = list::extended(host);
+    let (kept, hidden): (List<u16>, List<u16>) =
+        list.iter().copied().partition(|(offset, id)| is_exposed_extended(host, *offset, *id));
+    for (offset, id) in hidden {
+        let len = extended_length::extended_length(host, offset, id);
+        space.hide(offset, list::bytes(&list, offset, len, EXTENDED_END).len());
     }
-    let kept: Vec<u16> =
-        list.iter().filter(|(offset, id)| exposed(*offset, *id)).map(|(offset, _)| *offset).collect();
+    let kept: Vec<u16> = kept.into_iter().map(|(offset, _)| offset).collect();
     // The extended list always starts at 0x100. A hidden capability there becomes a null capability with a next
     // pointer.
     let starts = kept.iter().copied().filter(|offset| *offset != EXTENDED_FIRST);
@@ -149,64 +168,19 @@ fn relink_extended(space: &mut ConfigSpace, host: &[u8]) {
     }
 }
 
+fn is_exposed_extended(host: &[u8], offset: u16, id: u16) -> bool {
+    let [second, third] = [4, 8].map(|at| dword(host, offset.saturating_add(at)).unwrap_or(0));
+    EXPOSED_EXTENDED.contains(&id) && !SiovDvsec::is_at([id.into(), second, third])
+}
+
 /// An extended capability's header: ID and version of `own`, with another next pointer.
 fn header(own: u32, next: u16) -> [u8; 4] {
     ((own & 0x000f_ffff) | (u32::from(next) << 20)).to_le_bytes()
 }
 
-/// The hidden capabilities with their maximum lengths: each ends where the next one starts.
-fn hidden<I: Copy>(list: &List<I>, end: u16, exposed: impl Fn(u16, I) -> bool) -> Vec<(u16, I, usize)> {
-    let len = |offset: u16| {
-        let starts = list.iter().map(|(other, _)| *other).filter(|other| *other > offset);
-        usize::from(starts.min().unwrap_or(end).saturating_sub(offset))
-    };
-    let hidden = list.iter().filter(|(offset, id)| !exposed(*offset, *id));
-    hidden.map(|(offset, id)| (*offset, *id, len(*offset))).collect()
-}
-
-/// The list at 0x34. The walk ends at a loop, an offset outside the area, or a missing capability.
-fn walk(host: &[u8]) -> List<u8> {
-    let mut list = List::new();
-    if byte(host, STATUS).is_none_or(|status| status & STATUS_CAPABILITIES == 0) {
-        return list;
-    }
-    let mut next = byte(host, POINTER);
-    while let Some(offset) = next.map(|next| u16::from(next & !3)) {
-        let seen = list.iter().any(|(earlier, _)| *earlier == offset);
-        let Some(id) = byte(host, offset).filter(|id| offset >= FIRST && !seen && *id != 0xff) else {
-            break;
-        };
-        list.push((offset, id));
-        next = byte(host, offset.saturating_add(1));
-    }
-    list
-}
-
-/// The list at 0x100, by the same rules.
-fn walk_extended(host: &[u8]) -> List<u16> {
-    let mut list = List::new();
-    let mut offset = EXTENDED_FIRST;
-    while let Some(header) = dword(host, offset).filter(|header| *header != 0 && *header != u32::MAX) {
-        if offset < EXTENDED_FIRST || list.iter().any(|(earlier, _)| *earlier == offset) {
-            break;
-        }
-        list.push((offset, (header & 0xffff) as u16));
-        offset = ((header >> 20) & 0xffc) as u16;
-    }
-    list
-}
-
-fn byte(host: &[u8], offset: u16) -> Option<u8> {
-    host.get(usize::from(offset)).copied()
-}
-
-fn dword(host: &[u8], offset: u16) -> Option<u32> {
-    let bytes = host.get(usize::from(offset)..)?.first_chunk()?;
-    Some(u32::from_le_bytes(*bytes))
-}
-
 #[cfg(test)]
 mod tests {
+    use super::list::{conventional as walk, extended as walk_extended};
     use super::*;
 
     /// A device's configuration space: capabilities at (offset, ID, next), extended ones at (offset, ID, next).
@@ -226,7 +200,7 @@ mod tests {
     }
 
     /// The space as a guest reads it.
-    fn guest(host: &[u8], emulated: &[u8]) -> (Vec<u8>, CapabilityOffsets) {
+    fn guest(host: &[u8], emulated: &[u8]) -> (Vec<u8>, ExposedCapabilities) {
         let mut space = ConfigSpace::device(host.len());
         space.define(0, registers::HEADER);
         let offsets = relink(&mut space, host, emulated);
@@ -248,24 +222,30 @@ mod tests {
         );
         let (seen, offsets) = guest(&host, &[id::MSIX]);
         assert_eq!(walk(&seen), [(0x58, id::POWER_MANAGEMENT), (0x80, id::MSIX)]);
-        assert_eq!((offsets.of(id::MSIX), offsets.of(id::MSI)), (Some(0x80), None));
-        assert!(seen[0x40..0x58].iter().all(|byte| *byte == 0), "the MSI capability");
-        assert!(seen[0x70..0x80].iter().all(|byte| *byte == 0), "an unknown capability, up to the next");
-        assert_eq!(seen[0x90..0xa0], [0xee; 0x10], "registers outside of the list are the device's");
+        assert_eq!((offsets.of(id::MSIX), offsets.of(id::MSI)), (Some(0x80..0x8c), None));
+        assert!(seen[0x40..0x4e].iter().all(|byte| *byte == 0), "MSI with a 64-bit address");
+        assert_eq!(seen[0x4e..0x58], [0xee; 10]);
+        assert!(seen[0x70..0x78].iter().all(|byte| *byte == 0), "the SATA capability");
+        assert_eq!(seen[0x78..0x80], [0xee; 8], "registers between capabilities are the device's");
+        assert_eq!(seen[0x90..0xa0], [0xee; 0x10], "and so are registers outside of the list");
     }
 
     #[test]
     fn registers_behind_a_hidden_msi_capability_stay() {
-        let (seen, _) = guest(&host(&[(0x70, id::POWER_MANAGEMENT, 0x80), (0x80, id::MSI, 0)], &[]), &[]);
-        assert_eq!(walk(&seen), [(0x70, id::POWER_MANAGEMENT)]);
-        assert_eq!((seen[0x97], seen[0x98]), (0, 0xee));
+        let mut host = host(&[(0x70, id::POWER_MANAGEMENT, 0x80), (0x80, id::MSI, 0)], &[]);
+        for (control, len) in [(0x00, 10), (0x80, 14), (0x100, 20), (0x180, 24)] {
+            host[0x82..0x84].copy_from_slice(&u16::to_le_bytes(control));
+            let (seen, _) = guest(&host, &[]);
+            assert_eq!(walk(&seen), [(0x70, id::POWER_MANAGEMENT)]);
+            assert_eq!((seen[0x7f + len], seen[0x80 + len]), (0, 0xee), "{control:#x}");
+        }
     }
 
     #[test]
     fn a_device_that_keeps_nothing_has_no_list() {
         let (seen, offsets) = guest(&host(&[(0x40, id::MSI, 0x60), (0x60, id::MSIX, 0)], &[]), &[]);
         assert_eq!((seen[6] & STATUS_CAPABILITIES, seen[0x34]), (0, 0));
-        assert_eq!(offsets, CapabilityOffsets::default());
+        assert_eq!(offsets, ExposedCapabilities::default());
         let mut none = host(&[(0x40, id::MSIX, 0)], &[]);
         none[6] = 0;
         assert_eq!(guest(&none, &[]).0[0x34], 0);
@@ -292,8 +272,11 @@ mod tests {
         ];
         let (seen, _) = guest(&host(&[], &list), &[]);
         assert_eq!(walk_extended(&seen), [(0x100, 0), (0x140, 0x03), (0x190, 0x23)]);
-        assert!(seen[0x104..0x140].iter().chain(&seen[0x150..0x190]).all(|byte| *byte == 0));
-        assert!(seen[0x1a0..].iter().all(|byte| *byte == 0), "the last one reaches to the end");
+        assert!(seen[0x150..0x190].iter().all(|byte| *byte == 0), "SR-IOV reaches to the next one");
+        assert!(seen[0x1a0..0x1b0].iter().all(|byte| *byte == 0), "page requests");
+        assert_eq!(seen[0x104..0x108], [0; 4], "ATS");
+        assert_eq!(seen[0x108..0x140], [0xee; 0x38], "registers of the device behind ATS");
+        assert_eq!(seen[0x1b0..], [0xee; 0xe50]);
 
         let (seen, _) =
             guest(&host(&[], &[(0x100, 0x01, 0x148), (0x148, 0x1b, 0x200), (0x200, 0x03, 0)]), &[]);
@@ -313,8 +296,43 @@ mod tests {
         }
         let (seen, _) = guest(&device, &[]);
         assert_eq!(walk_extended(&seen), [(0x100, 0x23), (0x180, 0x23)]);
-        assert!(seen[0x140..0x180].iter().all(|byte| *byte == 0));
+        assert!(seen[0x140..0x158].iter().all(|byte| *byte == 0));
+        assert_eq!(seen[0x158..0x180], device[0x158..0x180]);
         assert_eq!(seen[0x104..0x118], device[0x104..0x118]);
+    }
+
+    #[test]
+    fn an_unknown_capability_is_hidden_but_for_the_registers_behind_its_header() {
+        let (seen, _) = guest(
+            &host(
+                &[(0x40, 0x7f, 0x60), (0x60, id::POWER_MANAGEMENT, 0)],
+                &[(0x100, 0x7f, 0x120), (0x120, 3, 0)],
+            ),
+            &[],
+        );
+        assert_eq!((walk(&seen), walk_extended(&seen)), (vec![(0x60, 1)], vec![(0x100, 0), (0x120, 3)]));
+        assert_eq!(seen[0x40..0x44], [0, 0, 0xee, 0xee]);
+        assert_eq!(seen[0x104..0x120], [0xee; 0x1c]);
+    }
+
+    #[test]
+    fn a_second_capability_of_an_id_is_hidden_unless_it_is_a_vendors() {
+        let list = [(0x40, id::VENDOR_SPECIFIC, 0x50), (0x50, id::MSIX, 0x60), (0x60, id::MSIX, 0x70)];
+        let list = [&list[..], &[(0x70, id::VENDOR_SPECIFIC, 0x80), (0x80, 1, 0x90), (0x90, 1, 0)]].concat();
+        let (seen, offsets) = guest(&host(&list, &[]), &[id::MSIX]);
+        assert_eq!(walk(&seen), [(0x40, 9), (0x50, 0x11), (0x70, 9), (0x80, 1)]);
+        assert_eq!((offsets.of(id::MSIX), offsets.of(1)), (Some(0x50..0x5c), Some(0x80..0x88)));
+        assert!(seen[0x60..0x6c].iter().chain(&seen[0x90..0x98]).all(|byte| *byte == 0));
+        assert_eq!((seen[0x6c], seen[0x98]), (0xee, 0xee));
+    }
+
+    #[test]
+    fn the_room_of_a_capability_ends_at_the_next_one() {
+        let host = host(&[(0x80, 9, 0x40), (0x40, id::MSI, 0x50), (0x50, id::MSIX, 0)], &[]);
+        assert_eq!(
+            [0x40, 0x50, 0x80].map(|offset| room(&host, offset)),
+            [0x40..0x50, 0x50..0x80, 0x80..0x100]
+        );
     }
 
     #[test]
