@@ -15,6 +15,7 @@ use super::device_info::OpenedDevice;
 use super::guest_config::GuestConfig;
 use super::interrupts::Interrupts;
 use super::mapping::BarMapping;
+use super::quirks::Identity;
 use super::region::Region;
 use super::sysfs::HostDevice;
 use crate::error::{Context, Result};
@@ -68,6 +69,9 @@ fn open(host: &HostDevice, container: &Arc<Container>, resources: VmResources<'_
     let context = |what: &str| format!("device {address}: {what}");
     let opened = OpenedDevice::open(host, container)?;
     let OpenedDevice { registers, regions, .. } = &opened;
+    for warning in Identity::of(registers).into_iter().flat_map(Identity::warnings) {
+        tracing::warn!("device {address}: {warning}");
+    }
     let bars = Bars::new(std::array::from_fn(|index| {
         let register = registers.get(usize::from(BAR0).saturating_add(index.saturating_mul(4))..)?;
         Bar::new(u32::from_le_bytes(*register.first_chunk()?), regions.get(index)?.as_ref()?.size())

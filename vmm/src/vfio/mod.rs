@@ -6,6 +6,7 @@
 //! | [`container`], `coherency` | the IOMMU mappings of guest memory, shared by all devices, and KVM's VFIO device |
 //! | [`region`], `ioctl` | access to a device's regions |
 //! | [`guest_config`], [`capabilities`], [`registers`] | the guest's configuration space: plain state and tables |
+//! | [`quirks`] | known devices that need care |
 //! | [`mmap_ranges`], [`mapping`] | BAR pages that the guest accesses without an exit |
 //! | [`table_pages`] | MSI-X table pages that the guest reads without an exit |
 //! | [`interrupts`], [`host_interrupts`] | MSI and MSI-X, which the vm-msi crate emulates, and the host's counts |
@@ -34,6 +35,7 @@ mod ioctl;
 pub mod maintenance;
 pub mod mapping;
 pub mod mmap_ranges;
+pub mod quirks;
 pub mod region;
 pub mod registers;
 pub mod sysfs;
