@@ -342,6 +342,21 @@ job_sata() {
     rm -f /tmp/whole
 }
 
+# registers:OFFSET. A DWORD of a SATA controller's configuration space is inverted. Its value before and after.
+job_registers() {
+    for at in $(devices ahci); do
+        config=$pci/devices/$at/config dword=$((number / 4))
+        register() { dd if="$config" bs=4 count=1 skip=$dword 2>/dev/null | hexdump -v -e '1/4 "%u"'; }
+        found=$(register)
+        value=$((found ^ 0xffffffff)) bytes=
+        for shift in 0 8 16 24; do
+            bytes=$bytes$(printf '\\x%02x' $((value >> shift & 255)))
+        done
+        printf "$bytes" | dd of="$config" bs=4 count=1 seek=$dword conv=notrunc 2>/dev/null
+        say "registers at=$at offset=$number found=$found now=$(register)"
+    done
+}
+
 # interrupts DEVICE: its interrupts that came, and how often.
 interrupts() {
     irqs=$(ls "$pci/devices/$1/msi_irqs" 2>/dev/null | tr '\n' ' ')

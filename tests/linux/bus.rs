@@ -4,11 +4,13 @@ use guest::{Result, Tools};
 use lab::Series;
 
 use crate::growth::{assert_disk_was_read, assert_every_ring_came};
-use crate::stage::{Passed, Stage};
+use crate::stage::{Passed, Stage, finish, hold, say};
 
 /// The class and IDs of a device, as `lspci -nn` prints them.
 const DISK: &str = "[0108]";
 const DOORBELL: &str = "[1af4:1110]";
+/// The SATA controller, for the modules of a guest.
+const CONTROLLER: &str = "pci:v00008086d00002922sv00001AF4sd00001100bc01sc06i01";
 
 /// The output is right at first, and does not change when drivers are rebound and the function is reset. The devices work afterwards.
 pub(crate) fn lspci_is_right_and_stays_so(stage: &Stage) -> Result<()> {
@@ -38,6 +40,44 @@ pub(crate) fn lspci_is_right_and_stays_so(stage: &Stage) -> Result<()> {
         assert_every_ring_came(seen.line("doorbell")?)?;
     }
     assert_disk_was_read(stage, &seen)
+}
+
+/// A SATA controller has a hidden capability of 8 bytes at 0xa8. The guest reads and writes the device's registers before and
+/// behind it, and has none in it. The host reads what the guest wrote.
+pub(crate) fn registers_around_a_hidden_capability_are_the_devices(stage: &Stage) -> Result<()> {
+    const BETWEEN: [u32; 4] = [0x94, 0xa4, 0xb0, 0xfc];
+    const HIDDEN: [u32; 2] = [0xa8, 0xac];
+    let address = stage.address(Passed::Sata);
+    let host_registers = |offsets: &[u32]| -> Result<Vec<u64>> {
+        let of = |offset: &u32| {
+            let shown = stage.host.shell(&format!("setpci -s {address} {offset:x}.l"))?;
+            Ok(u64::from_str_radix(shown.trim(), 16).expect("setpci prints a number"))
+        };
+        offsets.iter().map(of).collect()
+    };
+    let before = host_registers(&BETWEEN)?;
+    let hidden_before = host_registers(&HIDDEN)?;
+    assert_ne!(hidden_before, [0, 0], "the host sees the SATA capability");
+
+    let machine = stage.guest_with_drivers(Passed::Sata, &[CONTROLLER])?;
+    let jobs = BETWEEN.iter().chain(&HIDDEN).map(|offset| format!("registers:{offset}"));
+    let machine = jobs.fold(machine, |machine, job| machine.job(&job)).job("hold");
+    let mut session = stage.start(&machine)?;
+    hold(&mut session)?;
+    let (after, hidden_after) = (host_registers(&BETWEEN)?, host_registers(&HIDDEN)?);
+    session.go_on()?;
+    let seen = finish(session)?;
+    let values: Vec<_> = seen
+        .all("registers")
+        .map(|line| Ok((line.number("found")?, line.number("now")?)))
+        .collect::<Result<_>>()?;
+    let inverted: Vec<_> = before.iter().map(|value| value ^ 0xffff_ffff).collect();
+    let between: Vec<_> = before.iter().copied().zip(inverted.iter().copied()).collect();
+    assert_eq!(values[..BETWEEN.len()], between);
+    assert_eq!(values[BETWEEN.len()..], [(0, 0); 2]);
+    assert_eq!((after, hidden_after), (inverted, hidden_before));
+    say(&format!("{}: {} registers around a hidden capability reach the device", stage.place, BETWEEN.len()));
+    Ok(())
 }
 
 /// A device's part of the output, without the numbers that may change: those of the slot and of the legacy interrupt.

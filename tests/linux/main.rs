@@ -80,6 +80,7 @@ on_hosts! {
     }
     // Devices with what is known of QEMU's models, not of the silicon.
     in_the_lab {
+        bus::registers_around_a_hidden_capability_are_the_devices;
         control::turning_msix_off_loses_an_event_and_growing_does_not;
         msi::each_of_sixteen_messages_reaches_its_own_vector;
         msi::a_controller_with_one_message_reads_a_disk_on_every_cpu;
