@@ -63,9 +63,9 @@ fn slots_op() -> impl Strategy<Value = Op> {
 /// With its slots in guest memory.
 fn queue_op() -> impl Strategy<Value = Op> {
     let slot = prop_oneof![
-        6 => (any::<u16>(), any::<u8>()).prop_map(|(slot, at)| SlotOp::Place { slot, at }),
-        1 => (any::<u16>(), any::<u64>()).prop_map(|(slot, address)| SlotOp::PlaceAnywhere { slot, address }),
-        1 => any::<u16>().prop_map(SlotOp::Unplace),
+        6 => (any::<u16>(), any::<u8>()).prop_map(|(slot, at)| SlotOp::SetAddress { slot, at }),
+        1 => (any::<u16>(), any::<u64>()).prop_map(|(slot, address)| SlotOp::SetAnyAddress { slot, address }),
+        1 => any::<u16>().prop_map(SlotOp::ClearAddress),
         16 => any::<u16>().prop_map(SlotOp::Ring),
         1 => any::<bool>().prop_map(|all| SlotOp::Plug { all }),
     ];

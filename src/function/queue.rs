@@ -20,23 +20,23 @@ impl<D: Domain> InterruptFunction<QueueStore, D> {
         self.registers.layout()
     }
 
-    /// See [`QueueStore::place`].
+    /// See [`QueueStore::set_address`].
     ///
     /// # Errors
     /// The guest's mistake: nothing has changed. A device model shows it to its guest.
-    pub fn place(&self, slot: Vector, address: GuestAddress) -> Result<(), SlotRefusal> {
-        self.registers.place(slot, address)
+    pub fn set_address(&self, slot: Vector, address: GuestAddress) -> Result<(), SlotRefusal> {
+        self.registers.set_address(slot, address)
     }
 
-    /// See [`QueueStore::unplace`].
+    /// See [`QueueStore::clear_address`].
     ///
     /// Interrupts meanwhile: none is delivered for the slot once this has returned. They wait until the slot is used again or the
     /// function is reset.
     ///
     /// # Errors
     /// The guest's mistake: nothing has changed.
-    pub fn unplace(&self, slot: Vector) -> Result<(), SlotRefusal> {
-        let touched = self.registers.unplace(slot)?;
+    pub fn clear_address(&self, slot: Vector) -> Result<(), SlotRefusal> {
+        let touched = self.registers.clear_address(slot)?;
         self.sync(touched);
         Ok(())
     }

@@ -1,9 +1,11 @@
-//! An array of slots in a BAR, as plain memory with one rule: a control DWORD keeps only what its format has.
+//! An array of slots in a BAR. It is plain memory with one rule: a control DWORD keeps only the bits of its
+//! format.
 //!
-//! Every access of any offset and width is answered; what lies beyond the last slot reads 0 and ignores writes. A
-//! slot takes 16 bytes from the first write after a reset on, and nothing before.
+//! An access may have any offset and width. Bytes beyond the last slot read 0 and ignore writes. Slots are
+//! allocated, 16 bytes each, by the guest's first write after a reset.
 //!
-//! Locking: one mutex around the plain values ([`Slots`]), held for one access and for no system call.
+//! Locking: one mutex around the plain values ([`Slots`]), held for one access. No system call is made under
+//! it.
 
 use super::layout::SlotArrayLayout;
 use super::slot::Slot;
@@ -23,9 +25,9 @@ use crate::state::RestoreError;
 ///
 /// let slots = SlotCount::new(65_536).unwrap();
 /// let ims = SlotArray::new(SlotArrayLayout { slots, control: ControlFormat::DSA });
-/// assert_eq!(ims.vectors(), 0, "nobody has used it yet");
+/// assert_eq!(ims.vectors(), 0, "the store is not in use");
 ///
-/// // What a driver does: the message of slot 40,000, and then its control with the mask bit clear.
+/// // A driver writes the message of slot 40,000, and then its control with the mask bit clear.
 /// let slot = 40_000 * 16;
 /// let _ = ims.write_slots(slot, &0xfee0_0000u64.to_le_bytes());
 /// let _ = ims.write_slots(slot + 8, &0x41u32.to_le_bytes());
@@ -47,12 +49,13 @@ impl SlotArray {
         Self { layout, slots: Mutex::new(Slots::new(layout)) }
     }
 
-    /// How many slots there are, and what their control is.
+    /// The number of slots, and their control format.
     pub fn layout(&self) -> &SlotArrayLayout {
         &self.layout
     }
 
-    /// Reads the slots; `offset` counts from the first. Pending bits read 0: they belong to the domain.
+    /// Reads the slots. `offset` is in bytes from the first slot. Pending bits read 0: they belong to the
+    /// domain.
     pub fn read_slots(&self, offset: u64, data: &mut [u8]) {
         self.slots.lock().read(offset, data);
     }
@@ -77,8 +80,8 @@ pub(super) struct Slots {
     slots: Vec<Slot>,
 }
 
-/// Which slot and which of its four registers a lane is for.
-fn place(lane: &Lane) -> (usize, u64) {
+/// The slot of a lane, and which of the slot's four registers it is.
+fn slot_and_register(lane: &Lane) -> (usize, u64) {
     (usize::try_from(lane.dword / 4).unwrap_or(usize::MAX), lane.dword % 4)
 }
 
@@ -101,7 +104,7 @@ impl Slots {
 
     pub(super) fn read(&self, offset: u64, data: &mut [u8]) {
         for lane in lanes(offset, data.len()) {
-            let (index, register) = place(&lane);
+            let (index, register) = slot_and_register(&lane);
             let slot = self.slot(index);
             lane.read(slot.map_or(0, |slot| slot.register(register)), data);
         }
@@ -111,7 +114,7 @@ impl Slots {
         let format = self.layout.control;
         let mut touched = Touched::NOTHING;
         for lane in lanes(offset, data.len()) {
-            let (index, register) = place(&lane);
+            let (index, register) = slot_and_register(&lane);
             let Some(slot) = self.slot(index) else { continue };
             let written = slot.with_register(register, lane.merge(slot.register(register), data), format);
             touched = touched.and(self.put(index, written));
@@ -119,18 +122,18 @@ impl Slots {
         touched
     }
 
-    /// Puts a slot in the place of the one that is there.
+    /// Replaces a slot.
     pub(super) fn put(&mut self, index: usize, slot: Slot) -> Touched {
         let format = self.layout.control;
         let answer = |slot: Slot| (slot.delivery(format), format.cookie(slot.control()));
         let Some(before) = self.slot(index) else { return Touched::NOTHING };
-        // From the first write on the device may signal, whatever was written.
+        // The device may signal after the first write, whatever was written.
         let is_first = self.slots.is_empty();
         if is_first {
             self.slots = vec![Slot::reset(format); self.layout.slots.get() as usize];
         }
-        if let Some(place) = self.slots.get_mut(index) {
-            *place = slot;
+        if let Some(entry) = self.slots.get_mut(index) {
+            *entry = slot;
         }
         if is_first || answer(slot) != answer(before) {
             Touched::one(Vector(index as u32))
@@ -160,7 +163,7 @@ impl Slots {
         (self.delivery(vector), self.cookie(vector))
     }
 
-    /// A slot, also while none is stored.
+    /// A slot, also before slots are allocated.
     fn slot(&self, index: usize) -> Option<Slot> {
         let unused = || index < self.layout.slots.get() as usize && self.slots.is_empty();
         self.slots.get(index).copied().or_else(|| unused().then(|| Slot::reset(self.layout.control)))
@@ -168,7 +171,7 @@ impl Slots {
 }
 
 impl SlotArrayLayout {
-    /// Each vector on its own, when the guest first unmasks it.
+    /// Independent vectors, because each is bound when the guest first unmasks it.
     pub(super) fn needs(&self) -> Capabilities {
         Capabilities {
             vectors: self.slots.get(),

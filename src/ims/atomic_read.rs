@@ -1,9 +1,10 @@
-//! 16 bytes of guest memory, read once and at once.
+//! A read of 16 bytes of guest memory that is atomic where the CPU allows it.
 //!
-//! Others may write there meanwhile. What a CPU with AVX reads by one aligned instruction is what was there at one
-//! moment (Intel SDM volume 3, §10.1.1; AMD APM volume 2, §7.3.2), so a driver that masks a slot, rewrites it and unmasks
-//! it is never seen half way. On other CPUs, and where the host has the region at an odd place, the bytes are read one after
-//! another: then a guest that rewrites a slot while it is read may get half of either, which harms nobody else.
+//! vCPUs may write to the memory at the same time. On a CPU with AVX, one aligned 16-byte load is atomic
+//! (Intel SDM volume 3, §10.1.1; AMD APM volume 2, §7.3.2). A driver that masks a slot, rewrites it and
+//! unmasks it is therefore never seen half way. On other CPUs, and where the host maps the region unaligned,
+//! the bytes are read one after another. A guest that rewrites a slot during such a read may get a mix of
+//! both. It harms only itself.
 //!
 //! Owns the one instruction. No lock.
 
@@ -13,14 +14,15 @@ use vm_memory::bitmap::BitmapSlice;
 /// The bytes of a slot.
 pub(super) type Bytes = [u8; 16];
 
-/// Reads a slot that begins where `memory` does; `None` where that is shorter.
+/// Reads the slot at the start of `memory`. `None` if `memory` is shorter than a slot.
 pub(super) fn read<B: BitmapSlice>(memory: &VolatileSlice<'_, B>) -> Option<Bytes> {
     let slot = memory.subslice(0, size_of::<Bytes>()).ok()?;
     #[cfg(target_arch = "x86_64")]
     if std::arch::is_x86_feature_detected!("avx") {
         let guard = slot.ptr_guard();
         if guard.as_ptr().cast::<u128>().is_aligned() {
-            // SAFETY: the slice is of 16 bytes, mapped as long as the guard lives, and aligned as was just seen.
+            // SAFETY: the slice has 16 bytes, is mapped while the guard lives, and has just been checked to
+            // be aligned.
             return Some(unsafe { x86_64::load(guard.as_ptr()) });
         }
     }
@@ -33,13 +35,14 @@ pub(super) fn read<B: BitmapSlice>(memory: &VolatileSlice<'_, B>) -> Option<Byte
 mod x86_64 {
     use std::arch::asm;
 
-    /// One load of 16 bytes, which the compiler cannot take apart.
+    /// One load of 16 bytes, which the compiler cannot split.
     ///
     /// # Safety
-    /// `at` is aligned to 16 bytes, and 16 bytes can be read there. Others may write them at the same time.
+    /// `at` is aligned to 16 bytes, and 16 bytes can be read there. Other threads may write them at the same
+    /// time.
     pub(super) unsafe fn load(at: *const u8) -> super::Bytes {
         let (low, high): (u64, u64);
-        // SAFETY: it reads what the caller vouches for, and writes registers only.
+        // SAFETY: the asm reads only the 16 bytes that the caller guarantees, and writes only registers.
         unsafe {
             asm!(
                 "movdqa {whole}, [{at}]",

@@ -1,10 +1,10 @@
-//! How a guest learns that a device has an IMS: Intel's Scalable IOV capability, a Designated Vendor-Specific Extended
-//! Capability in extended configuration space (PCIe r6 §7.9.6; Intel Scalable I/O Virtualization specification, the
-//! "Designated Vendor-Specific Extended Capability" of its device chapter). `pci_find_dvsec_capability(pdev, 0x8086, 5)`
-//! finds it in Linux.
+//! Intel's Scalable IOV capability, by which a guest learns that a device has an IMS. It is a Designated
+//! Vendor-Specific Extended Capability in extended configuration space (PCIe r6 §7.9.6; Intel Scalable I/O
+//! Virtualization specification, the "Designated Vendor-Specific Extended Capability" of its device chapter).
+//! Linux finds it with `pci_find_dvsec_capability(pdev, 0x8086, 5)`.
 //!
-//! Owns its registers. Invariant: one exists only where every parent of the function carries an IMS, so a guest is shown
-//! no more than works. No I/O, no lock.
+//! Owns its registers. Invariant: the capability exists only if every parent of the function supports an IMS.
+//! No I/O, no lock.
 
 use bitfield_struct::bitfield;
 
@@ -20,7 +20,7 @@ pub struct ExtendedHeader {
     /// Bits 19:16: 1.
     #[bits(4)]
     pub version: u8,
-    /// Bits 31:20: where the next capability is. It is the embedder's.
+    /// Bits 31:20: the offset of the next capability. The embedder sets it.
     #[bits(12)]
     pub next: u16,
 }
@@ -34,38 +34,38 @@ pub struct DvsecHeader {
     /// Bits 19:16: 1.
     #[bits(4)]
     pub revision: u8,
-    /// Bits 31:20: bytes of the whole capability, 0x18.
+    /// Bits 31:20: the length of the capability, 0x18 bytes.
     #[bits(12)]
     pub length: u16,
 }
 
-/// Offset 0x08, Header 2 and what follows it, PCIe r6 §7.9.6.3. Read-only.
+/// Offset 0x08, Header 2 and the two fields after it, PCIe r6 §7.9.6.3. Read-only.
 #[bitfield(u32)]
 #[derive(PartialEq, Eq)]
 pub struct SiovHeader {
     /// Bits 15:0: 5, Scalable IOV.
     pub id: u16,
-    /// Bits 23:16: Function Dependency Link, the function that has to be used together with this one: itself where there
-    /// is none, which is 0 for a function 0.
+    /// Bits 23:16: Function Dependency Link, the function that must be used together with this one. A
+    /// function without a dependency names itself, which is 0 for function 0.
     pub dependency: u8,
-    /// Bits 31:24: Flags. Bit 0 says that all functions of a dependency list must be used alike.
+    /// Bits 31:24: Flags. Bit 0: all functions of a dependency list must be used in the same way.
     pub flags: u8,
 }
 
-/// Offsets 0x0c and 0x10: a set of page sizes, of which bit n is 2ⁿ⁺¹² bytes.
+/// Offsets 0x0c and 0x10: a set of page sizes. Bit n stands for 2ⁿ⁺¹² bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PageSizes(u32);
 
 impl PageSizes {
-    /// 4 KiB alone, which every device has.
+    /// 4 KiB only, which every device supports.
     pub const SIZE_4K: Self = Self(1);
 
-    /// `None` without 4 KiB, the size after reset.
+    /// `None` if `sizes` lacks 4 KiB, the page size after reset.
     pub const fn new(sizes: u32) -> Option<Self> {
         if sizes & 1 == 1 { Some(Self(sizes)) } else { None }
     }
 
-    /// As in the register.
+    /// The value of the register.
     pub const fn into_bits(self) -> u32 {
         self.0
     }
@@ -86,13 +86,13 @@ const DVSEC: u16 = 0x0023;
 const INTEL: u16 = 0x8086;
 const SCALABLE_IOV: u16 = 5;
 
-/// Which of the capability's DWORDs is System Page Size.
+/// The index of the DWORD System Page Size.
 const SYSTEM_PAGE_SIZE: usize = 4;
 
 /// The capability's registers.
 ///
-/// An embedder with a configuration space of its own takes [`SiovDvsec::registers`] and [`SiovDvsec::WRITABLE`] instead of
-/// forwarding accesses.
+/// An embedder with a configuration space of its own can use [`SiovDvsec::registers`] and
+/// [`SiovDvsec::WRITABLE`] instead of forwarding accesses.
 ///
 /// ```
 /// use vm_msi::backend::{Capabilities, Unsupported};
@@ -113,29 +113,30 @@ pub struct SiovDvsec {
 }
 
 impl SiovDvsec {
-    /// Bytes of the capability.
+    /// Length of the capability in bytes.
     pub const LENGTH: u16 = 0x18;
 
-    /// The bits that software may write, a DWORD each: System Page Size.
+    /// The writable bits of each DWORD. Only System Page Size has any.
     pub const WRITABLE: [u32; 6] = {
         let mut writable = [0; 6];
         writable[SYSTEM_PAGE_SIZE] = u32::MAX;
         writable
     };
 
-    /// Whether an extended capability that begins with these DWORDs is one of Scalable IOV: for an embedder that hands on
-    /// what a physical device has. It tells a guest of an IMS that nobody emulates, so it must not be handed on: a
-    /// message that a guest writes there is not one of the host's.
+    /// Whether an extended capability that begins with these DWORDs is a Scalable IOV capability. An embedder
+    /// must hide such a capability of a physical device. It announces an IMS that nothing emulates, and a
+    /// message that a guest writes there is not a message of the host.
     pub fn is_at([header, dvsec, siov]: [u32; 3]) -> bool {
         let (header, dvsec) = (ExtendedHeader::from_bits(header), DvsecHeader::from_bits(dvsec));
         header.id() == DVSEC && dvsec.vendor() == INTEL && SiovHeader::from_bits(siov).id() == SCALABLE_IOV
     }
 
-    /// The capability of a function whose parents together can do `parents`: as it is asked for an IMS by
-    /// [`InterruptFunction::try_new`](crate::InterruptFunction::try_new), so one that was refused there is refused here.
+    /// The capability of a function whose parents together support `parents`. The check is that of
+    /// [`InterruptFunction::try_new`](crate::InterruptFunction::try_new), so a function that was refused
+    /// there is refused here.
     ///
     /// # Errors
-    /// [`Unsupported::Ims`]: the guest must not be shown one.
+    /// [`Unsupported::Ims`]: the guest must not be shown the capability.
     pub fn try_new(parents: Capabilities, supported: PageSizes) -> Result<Self, Unsupported> {
         if !parents.ims {
             return Err(Unsupported::Ims);
@@ -153,21 +154,22 @@ impl SiovDvsec {
         Ok(Self { registers })
     }
 
-    /// The registers as they are now, a DWORD each.
+    /// The present value of each DWORD.
     pub fn registers(&self) -> [u32; 6] {
         self.registers
     }
 
-    /// Bytes of a page as software has set it: a power of two from 4096 on. `None` where it has set what it must not: no
-    /// size, several, or one that is not supported; the effects of that are undefined.
+    /// The page size that software has set, in bytes: a power of two, at least 4096. `None` if software has
+    /// set no size, several sizes, or an unsupported size. The specification leaves the effect of these
+    /// undefined.
     pub fn page_size(&self) -> Option<u64> {
         let [_, _, _, supported, system, _] = self.registers;
         let is_supported = system.is_power_of_two() && system & supported != 0;
         is_supported.then(|| u64::from(system).wrapping_shl(12))
     }
 
-    /// Reads; `offset` counts from the capability's ID. The pointer to the next capability reads 0, it is the
-    /// embedder's, and so does what lies beyond.
+    /// Reads. `offset` is in bytes from the capability's ID. The pointer to the next capability reads 0,
+    /// because the embedder owns it. Bytes beyond the capability read 0.
     pub fn read_config(&self, offset: u16, data: &mut [u8]) {
         for lane in lanes(offset.into(), data.len()) {
             let register = usize::try_from(lane.dword).ok().and_then(|dword| self.registers.get(dword));
@@ -175,7 +177,7 @@ impl SiovDvsec {
         }
     }
 
-    /// Writes. System Page Size takes any bits; nothing else takes any.
+    /// Writes. Only System Page Size is writable. It takes any bits.
     pub fn write_config(&mut self, offset: u16, data: &[u8]) {
         for lane in lanes(offset.into(), data.len()) {
             let Ok(dword) = usize::try_from(lane.dword) else { continue };
@@ -185,7 +187,7 @@ impl SiovDvsec {
         }
     }
 
-    /// A reset of the function: pages are of 4 KiB again.
+    /// Resets the function: System Page Size is 4 KiB again.
     pub fn reset(&mut self) {
         let [.., system, _] = &mut self.registers;
         *system = PageSizes::SIZE_4K.into_bits();
@@ -202,7 +204,7 @@ mod tests {
 
     #[test]
     fn the_image_is_intels_with_an_ims() {
-        // As Intel's emulation of a DSA shows it, but for the last bit: that one has no IMS.
+        // As Intel's emulation of a DSA shows it, except for the last bit: the emulated DSA has no IMS.
         let image: [u64; 3] = [0x0181_8086_0001_0023, 0x0000_0001_0000_0005, 0x0000_0001_0000_0001];
         let mut bytes = [0xee; 32];
         dvsec(1).read_config(0, &mut bytes);
@@ -240,7 +242,7 @@ mod tests {
         let expected = [0x0001_0023, 0x0181_8086, 5, 3, u32::MAX, 1];
         assert_eq!(bytes[..], expected.map(u32::to_le_bytes).concat());
         assert_eq!(dvsec.page_size(), None, "several sizes are none");
-        // By bytes as by DWORDs.
+        // The same by bytes as by DWORDs.
         for (offset, byte) in (0x10..).zip(2u32.to_le_bytes()) {
             dvsec.write_config(offset, &[byte]);
         }

@@ -1,8 +1,8 @@
-//! What the bits of a slot's control DWORD mean: where a device has its mask bit, if any, its pending bit, and what
-//! its interrupts carry beside their message.
+//! The format of a slot's control DWORD: the position of its mask bit, of its pending bit and of the cookie
+//! of its interrupts.
 //!
-//! Immutable, and checked when it is made: no two fields share a bit. Bits of no field are reserved: they read 0 and
-//! ignore writes.
+//! A format is checked when it is made, and immutable afterwards. Invariant: no two fields share a bit. Bits
+//! of no field are reserved: they read 0 and ignore writes.
 
 use crate::backend::Cookie;
 
@@ -21,37 +21,37 @@ impl Bit {
     }
 }
 
-/// Which value of a mask bit masks.
+/// The value of a mask bit that masks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MaskedWhen {
     /// 1 masks, as in MSI-X.
     Set,
-    /// 0 masks: the bit says that the slot may signal.
+    /// 0 masks: the bit enables the slot.
     Clear,
 }
 
-/// A slot's mask bit. After reset the slot is masked.
+/// A slot's mask bit. Each slot is masked after reset.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MaskBit {
-    /// Where it is.
+    /// The bit's position.
     pub bit: Bit,
-    /// What it says.
+    /// The value that masks.
     pub masked_when: MaskedWhen,
 }
 
-/// A number that the slot's interrupts carry, such as a PASID.
+/// The cookie field: a number that the slot's interrupts carry, such as a PASID.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CookieField {
-    /// They carry it while this bit is set.
+    /// The interrupts carry the number while this bit is set.
     pub enable: Bit,
-    /// The number's lowest bit.
+    /// The lowest bit of the number.
     pub lowest: Bit,
-    /// Its highest.
+    /// The highest bit of the number.
     pub highest: Bit,
 }
 
 impl CookieField {
-    /// The number's bits.
+    /// The bits of the number.
     const fn value(self) -> u32 {
         let below = self.lowest.mask().wrapping_sub(1);
         let up_to = self.highest.mask().wrapping_sub(1) | self.highest.mask();
@@ -59,13 +59,13 @@ impl CookieField {
     }
 }
 
-/// Why a control DWORD cannot be as it was asked for.
+/// Why a control format is invalid.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum FormatError {
     /// Fields share bits.
     #[error("bits {bits:#x} are in more than one field")]
     Overlap {
-        /// The bits.
+        /// The shared bits.
         bits: u32,
     },
     /// A cookie's lowest bit is above its highest.
@@ -73,7 +73,7 @@ pub enum FormatError {
     EmptyCookie,
 }
 
-/// The meaning of a slot's control DWORD.
+/// The format of a slot's control DWORD.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ControlFormat {
     mask: Option<MaskBit>,
@@ -82,19 +82,19 @@ pub struct ControlFormat {
 }
 
 impl ControlFormat {
-    /// As in Intel's Data Streaming Accelerator: bit 0 masks, bit 3 says that the slot has a PASID, and bits 31:12
-    /// are the PASID. Besides, bit 1 is the pending bit, which is this crate's definition.
+    /// The format of Intel's Data Streaming Accelerator: bit 0 masks, bit 3 says that the slot has a PASID,
+    /// and bits 31:12 are the PASID. Bit 1 as the pending bit is this crate's own definition.
     pub const DSA: Self = Self {
         mask: Some(MaskBit { bit: Bit(0), masked_when: MaskedWhen::Set }),
         pending: Some(Bit(1)),
         cookie: Some(CookieField { enable: Bit(3), lowest: Bit(12), highest: Bit(31) }),
     };
 
-    /// Puts a control DWORD together. Without a mask bit a slot signals as long as it has a message; without a
-    /// pending bit a guest cannot see what waits.
+    /// A format with these fields. Without a mask bit, a slot signals while it has a message. Without a
+    /// pending bit, the guest cannot see waiting interrupts.
     ///
     /// # Errors
-    /// [`FormatError`] where the fields do not fit beside each other.
+    /// [`FormatError`] if fields share bits or the cookie has none.
     pub fn new(
         mask: Option<MaskBit>,
         pending: Option<Bit>,
@@ -115,12 +115,12 @@ impl ControlFormat {
         Ok(format)
     }
 
-    /// Whether a slot can be masked at all.
+    /// Whether slots have a mask bit.
     pub fn can_mask(self) -> bool {
         self.mask.is_some()
     }
 
-    /// The pending bit; 0 where there is none.
+    /// The pending bit, or 0 if there is none.
     pub(crate) fn pending_bit(self) -> u32 {
         self.pending.map_or(0, Bit::mask)
     }
@@ -137,7 +137,7 @@ impl ControlFormat {
         }
     }
 
-    /// The DWORD after a write of `value`: the pending bit is read-only.
+    /// The control DWORD after a write of `value`. The pending bit is read-only.
     pub(super) fn written(self, value: u32) -> u32 {
         let cookie = self.cookie.map_or(0, |cookie| cookie.enable.mask() | cookie.value());
         value & (self.mask_bit() | cookie)
@@ -147,7 +147,7 @@ impl ControlFormat {
         control & self.mask_bit() == self.reset() & self.mask_bit() && self.can_mask()
     }
 
-    /// Whether it has a place for a cookie.
+    /// Whether slots have a cookie field.
     pub(super) fn has_cookies(self) -> bool {
         self.cookie.is_some()
     }

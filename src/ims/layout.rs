@@ -1,11 +1,11 @@
-//! How many slots a store has, and what they look like. Checked when it is made, immutable afterwards.
+//! The number of slots of a store, and their format. Checked when it is made, immutable afterwards.
 
 use super::format::ControlFormat;
 
 /// Bytes of a slot: address low, address high, data, control.
 pub const SLOT_BYTES: u64 = 16;
 
-/// How many slots a store has: 1 to 65,536.
+/// The number of slots of a store: 1 to 65,536.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct SlotCount(u32);
 
@@ -24,34 +24,34 @@ impl SlotCount {
     }
 }
 
-/// The shape of an array of slots. Where it is in which BAR is the embedder's to know.
+/// The layout of an array of slots. The embedder chooses its BAR and offset.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SlotArrayLayout {
-    /// How many slots.
+    /// The number of slots.
     pub slots: SlotCount,
-    /// What their control DWORD means.
+    /// The format of their control DWORD.
     pub control: ControlFormat,
 }
 
 impl SlotArrayLayout {
-    /// Bytes of the whole array.
+    /// Size of the array in bytes.
     pub fn bytes(self) -> u64 {
         SLOT_BYTES.saturating_mul(self.slots.get().into())
     }
 }
 
-/// The shape of a store whose slots are in guest memory. Where is the guest's to say, slot by slot.
+/// The layout of a store whose slots are in guest memory. The guest sets the address of each slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct QueueLayout {
-    /// How many slots.
+    /// The number of slots.
     pub slots: SlotCount,
-    /// What their control DWORD means. A pending bit reads as one in the copies alone: nothing is ever written to guest
-    /// memory.
+    /// The format of their control DWORD. A pending bit reads as 1 only in the copies, because the device
+    /// never writes to guest memory.
     pub control: ControlFormat,
 }
 
 impl QueueLayout {
-    /// The copies of the slots are an array.
+    /// The layout of the copies, which are an array.
     pub(super) fn copies(self) -> SlotArrayLayout {
         let Self { slots, control } = self;
         SlotArrayLayout { slots, control }

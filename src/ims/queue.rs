@@ -1,19 +1,20 @@
-//! Slots in guest memory: each where its driver has placed it, and as it was when the driver last rang for it.
+//! Slots in guest memory, at addresses that the driver sets. The device uses the copy of a slot that it made
+//! at the last doorbell.
 //!
-//! A driver places a slot, writes it, and tells the device by a command, most simply one register write. Then, and never
-//! else, the device reads the slot: once, whole, under the lock of these registers. What a domain sees is that copy, so a
-//! guest that rewrites its slot changes nothing until it rings again, and what it rewrites while the device reads harms
-//! only itself. Nothing is written to guest memory.
+//! A driver sets a slot's address, writes the slot, and rings a doorbell, which is usually one register
+//! write. The device reads the slot only then: once, as a whole, and under the lock of these registers. A
+//! domain sees the copy. A guest that rewrites its slot changes nothing until the next doorbell, and a guest
+//! that rewrites it during the read harms only itself. The device never writes to guest memory.
 //!
-//! Invariant: a slot that is nowhere is off, and so is one that could not be read when it was rung for.
+//! Invariant: a slot without an address is off, and so is a slot that could not be read at its last doorbell.
 
 use vm_memory::{GuestAddress, GuestAddressSpace, GuestMemory, Permissions};
 
 use super::array::Slots;
 use super::atomic_read;
 use super::layout::{QueueLayout, SLOT_BYTES};
-use super::place::{SlotAddress, SlotRefusal};
 use super::slot::Slot;
+use super::slot_address::{SlotAddress, SlotRefusal};
 use super::state::QueueState;
 use crate::backend::{Capabilities, Cookie};
 use crate::counter::Increment;
@@ -33,8 +34,8 @@ use crate::state::RestoreError;
 /// let slots = SlotCount::new(1024).unwrap();
 /// let ims = QueueStore::new(QueueLayout { slots, control: ControlFormat::DSA });
 ///
-/// // What a driver does: it says where slot 7 is, writes it, and rings.
-/// ims.place(Vector(7), GuestAddress(0x4560)).unwrap();
+/// A driver sets the address of slot 7, writes the slot, and rings its doorbell.
+/// ims.set_address(Vector(7), GuestAddress(0x4560)).unwrap();
 /// memory.write_obj(0xfee0_0000u64, GuestAddress(0x4560)).unwrap();
 /// memory.write_obj(0x41u64, GuestAddress(0x4568)).unwrap();
 /// assert_eq!(ims.delivery(Vector(7)), Delivery::Off, "the device has not read it yet");
@@ -47,64 +48,64 @@ use crate::state::RestoreError;
 #[derive(Debug)]
 pub struct QueueStore {
     layout: QueueLayout,
-    plain: Mutex<Queue>,
+    queue: Mutex<Queue>,
 }
 
 impl QueueStore {
-    /// Slots after power-on: none is placed, and the store is not in use.
+    /// Slots after power-on: none has an address, and the store is not in use.
     pub fn new(layout: QueueLayout) -> Self {
-        Self { layout, plain: Mutex::new(Queue::new(&layout)) }
+        Self { layout, queue: Mutex::new(Queue::new(&layout)) }
     }
 
-    /// How many slots there are, and what their control is.
+    /// The number of slots, and their control format.
     pub fn layout(&self) -> &QueueLayout {
         &self.layout
     }
 
-    /// Reads the slots as they were last read, as if they were an array: bytes beyond the last slot read 0. Pending bits read 0:
-    /// they belong to the domain.
+    /// Reads the copies as if they were an array. `offset` is in bytes. Bytes beyond the last slot read 0.
+    /// Pending bits read 0: they belong to the domain.
     pub fn read_copies(&self, offset: u64, data: &mut [u8]) {
-        self.plain.lock().copies.read(offset, data);
+        self.queue.lock().copies.read(offset, data);
     }
 
-    /// Where a slot is.
+    /// The address of a slot, if the guest has set one.
     pub fn address(&self, slot: Vector) -> Option<GuestAddress> {
-        self.plain.lock().address(slot)
+        self.queue.lock().address(slot)
     }
 
-    /// How many commands were refused since power-on.
+    /// The number of refused commands since power-on.
     pub fn refusals(&self) -> u64 {
-        self.plain.lock().refusals
+        self.queue.lock().refusals
     }
 
-    /// From now on `slot` is at `address`. What was read of it before stays in force until it is
-    /// [fetched](QueueStore::fetch) from there, so a driver that moves a slot misses nothing.
+    /// Sets the address of `slot`. The copy stays in force until the next [`fetch`](QueueStore::fetch), so a
+    /// driver that moves a slot loses no interrupt.
     ///
     /// # Errors
-    /// [`SlotRefusal::NoSuchSlot`] or [`SlotRefusal::Misaligned`]; nothing has changed then. Whether there is memory is
-    /// asked when it is read.
-    pub fn place(&self, slot: Vector, address: GuestAddress) -> Result<(), SlotRefusal> {
-        self.plain.lock().place(slot, address)
+    /// [`SlotRefusal::NoSuchSlot`] or [`SlotRefusal::Misaligned`]. Nothing has changed. Whether memory exists
+    /// at the address is checked by `fetch`.
+    pub fn set_address(&self, slot: Vector, address: GuestAddress) -> Result<(), SlotRefusal> {
+        self.queue.lock().set_address(slot, address)
     }
 
-    /// From now on `slot` is nowhere, and off: what a driver does that frees it, before it uses the memory for something
-    /// else.
+    /// Clears the address of `slot`, and turns the slot off. A driver does this when it frees the slot,
+    /// before it reuses the memory.
     ///
     /// # Errors
     /// [`SlotRefusal::NoSuchSlot`].
-    pub fn unplace(&self, slot: Vector) -> Result<Touched, SlotRefusal> {
-        self.plain.lock().unplace(slot)
+    pub fn clear_address(&self, slot: Vector) -> Result<Touched, SlotRefusal> {
+        self.queue.lock().clear_address(slot)
     }
 
-    /// The driver rings for `slot`: it is read, now and once, and is in force as it was read. `memory` is asked for as
-    /// it is at this moment.
+    /// Handles the doorbell of `slot`: reads the slot from `memory` once, and puts the copy in force.
     ///
-    /// A slot that cannot be read is off until it is read again: its driver has changed it, so it must not be delivered as
-    /// it was. Its interrupts wait meanwhile, in the domain or in the device.
+    /// A slot that cannot be read is off until a later `fetch` reads it. The driver has changed it, so
+    /// interrupts on its old message would be wrong. Its interrupts wait meanwhile, in the domain or in the
+    /// device.
     ///
-    /// The refusal comes beside what was touched, because a refusal touches the slot too.
+    /// Returns the touched vectors also with a refusal, because a refusal turns the slot off.
     pub fn fetch(&self, slot: Vector, memory: &impl GuestAddressSpace) -> (Touched, Result<(), SlotRefusal>) {
-        self.plain.lock().fetch(slot, memory)
+        self.queue.lock().fetch(slot, memory)
     }
 }
 
@@ -114,11 +115,11 @@ impl From<QueueLayout> for QueueStore {
     }
 }
 
-/// The slots as plain values, without a lock.
+/// The slots as queue values, without a lock.
 #[derive(Debug)]
 pub(super) struct Queue {
-    /// Empty until the guest places one.
-    places: Vec<Option<SlotAddress>>,
+    /// Empty until the guest sets an address.
+    addresses: Vec<Option<SlotAddress>>,
     copies: Slots,
     refusals: u64,
 }
@@ -128,12 +129,12 @@ impl Queue {
         Self::of_parts(Vec::new(), Slots::new(layout.copies()))
     }
 
-    pub(super) fn of_parts(places: Vec<Option<SlotAddress>>, copies: Slots) -> Self {
-        Self { places, copies, refusals: 0 }
+    pub(super) fn of_parts(addresses: Vec<Option<SlotAddress>>, copies: Slots) -> Self {
+        Self { addresses, copies, refusals: 0 }
     }
 
-    pub(super) fn places(&self) -> &[Option<SlotAddress>] {
-        &self.places
+    pub(super) fn addresses(&self) -> &[Option<SlotAddress>] {
+        &self.addresses
     }
 
     pub(super) fn copies(&self) -> &Slots {
@@ -141,27 +142,27 @@ impl Queue {
     }
 
     fn address(&self, slot: Vector) -> Option<GuestAddress> {
-        self.places.get(slot.index()).copied().flatten().map(SlotAddress::address)
+        self.addresses.get(slot.index()).copied().flatten().map(SlotAddress::address)
     }
 
-    fn place(&mut self, slot: Vector, address: GuestAddress) -> Result<(), SlotRefusal> {
+    fn set_address(&mut self, slot: Vector, address: GuestAddress) -> Result<(), SlotRefusal> {
         self.check(slot)?;
-        let Some(place) = SlotAddress::new(address) else {
+        let Some(valid) = SlotAddress::new(address) else {
             return Err(self.refused(SlotRefusal::Misaligned { slot, address }));
         };
-        if self.places.is_empty() {
-            self.places = vec![None; self.capacity() as usize];
+        if self.addresses.is_empty() {
+            self.addresses = vec![None; self.capacity() as usize];
         }
-        if let Some(at) = self.places.get_mut(slot.index()) {
-            *at = Some(place);
+        if let Some(entry) = self.addresses.get_mut(slot.index()) {
+            *entry = Some(valid);
         }
         Ok(())
     }
 
-    fn unplace(&mut self, slot: Vector) -> Result<Touched, SlotRefusal> {
+    fn clear_address(&mut self, slot: Vector) -> Result<Touched, SlotRefusal> {
         self.check(slot)?;
-        if let Some(at) = self.places.get_mut(slot.index()) {
-            *at = None;
+        if let Some(entry) = self.addresses.get_mut(slot.index()) {
+            *entry = None;
         }
         Ok(self.turn_off(slot))
     }
@@ -175,9 +176,10 @@ impl Queue {
 
     fn read(&mut self, slot: Vector, memory: &impl GuestAddressSpace) -> Result<Slot, SlotRefusal> {
         let Some(address) = self.address(slot) else {
-            return Err(self.refused(SlotRefusal::Unplaced { slot }));
+            return Err(self.refused(SlotRefusal::NoAddress { slot }));
         };
-        // Under the lock of these registers: of two that ring, the one who comes last has read last.
+        // Under the lock of these registers: of two concurrent doorbells, the later one has also read the
+        // slot later.
         let memory = memory.memory();
         let slices = memory.get_slices(address, SLOT_BYTES as usize, Permissions::Read);
         let bytes = match slices.ok().and_then(|mut slices| slices.next()) {
@@ -190,7 +192,7 @@ impl Queue {
         }
     }
 
-    /// A slot that is not in force. A store that nobody has rung for is not used yet, and stays so.
+    /// Turns a slot off. A store without a doorbell since reset is not in use, and stays so.
     fn turn_off(&mut self, slot: Vector) -> Touched {
         if self.copies.vectors() == 0 {
             return Touched::NOTHING;
@@ -213,16 +215,16 @@ impl Queue {
     }
 
     fn reset(&mut self) -> Touched {
-        self.places = Vec::new();
+        self.addresses = Vec::new();
         self.copies.reset()
     }
 }
 
 impl Queue {
     fn to_state(&self) -> QueueState {
-        let address = |place: &Option<SlotAddress>| place.map(|place| place.address().0);
+        let address = |entry: &Option<SlotAddress>| entry.map(|address| address.address().0);
         QueueState {
-            addresses: self.places().iter().map(address).collect(),
+            addresses: self.addresses().iter().map(address).collect(),
             copies: self.copies().to_state(),
         }
     }
@@ -233,7 +235,7 @@ impl Queue {
         if found != 0 && found != expected {
             return Err(RestoreError::TableSize { found, expected });
         }
-        let place = |(vector, address): (Vector, &Option<u64>)| match address.map(GuestAddress) {
+        let parse = |(vector, address): (Vector, &Option<u64>)| match address.map(GuestAddress) {
             None => Ok(None),
             Some(address) => SlotAddress::new(address).map(Some).ok_or(RestoreError::Reserved {
                 register: "Address",
@@ -241,15 +243,15 @@ impl Queue {
                 found: address.0,
             }),
         };
-        let places: Result<Vec<_>, RestoreError> = (0..).map(Vector).zip(addresses).map(place).collect();
-        let (places, copies) = (places?, Slots::try_from_state(&layout.copies(), copies)?);
-        // What was never read, or is no longer in force, is as after a reset.
+        let addresses: Result<Vec<_>, RestoreError> = (0..).map(Vector).zip(addresses).map(parse).collect();
+        let (addresses, copies) = (addresses?, Slots::try_from_state(&layout.copies(), copies)?);
+        // A slot that was never read, or was turned off, has its reset value.
         let unread = Slot::reset(layout.control);
-        let is_placed = places.iter().map(Option::is_some).chain(std::iter::repeat(false));
-        let mut copied = (0..).map(Vector).zip(copies.slots()).zip(is_placed);
-        match copied.find(|((_, slot), is_placed)| !is_placed && **slot != unread) {
-            Some(((vector, _), _)) => Err(RestoreError::Unplaced { vector }),
-            None => Ok(Self::of_parts(places, copies)),
+        let has_address = addresses.iter().map(Option::is_some).chain(std::iter::repeat(false));
+        let mut copied = (0..).map(Vector).zip(copies.slots()).zip(has_address);
+        match copied.find(|((_, slot), has_address)| !has_address && **slot != unread) {
+            Some(((vector, _), _)) => Err(RestoreError::NoAddress { vector }),
+            None => Ok(Self::of_parts(addresses, copies)),
         }
     }
 }
@@ -266,39 +268,39 @@ impl Registers for QueueStore {
     }
 
     fn state(&self) -> QueueState {
-        self.plain.lock().to_state()
+        self.queue.lock().to_state()
     }
 
-    /// Guest memory is not read: the slots are in force as `state` has them.
+    /// Guest memory is not read: the copies of `state` are in force.
     fn restored(&self, state: &QueueState) -> Result<Self, RestoreError> {
-        let plain = Queue::try_from_state(&self.layout, state)?;
-        Ok(Self { layout: self.layout, plain: Mutex::new(plain) })
+        let queue = Queue::try_from_state(&self.layout, state)?;
+        Ok(Self { layout: self.layout, queue: Mutex::new(queue) })
     }
 
     fn replace(&self, other: Self) {
-        *self.plain.lock() = other.plain.into_inner();
+        *self.queue.lock() = other.queue.into_inner();
     }
 
     fn reset(&self) -> Touched {
-        self.plain.lock().reset()
+        self.queue.lock().reset()
     }
 }
 
-/// Answers from the slots as they were last read.
+/// Reads the copies.
 impl Store for QueueStore {
     fn vectors(&self) -> u32 {
-        self.plain.lock().copies.vectors()
+        self.queue.lock().copies.vectors()
     }
 
     fn delivery(&self, vector: Vector) -> Delivery {
-        self.plain.lock().copies.delivery(vector)
+        self.queue.lock().copies.delivery(vector)
     }
 
     fn cookie(&self, vector: Vector) -> Option<Cookie> {
-        self.plain.lock().copies.cookie(vector)
+        self.queue.lock().copies.cookie(vector)
     }
 
     fn answer(&self, vector: Vector) -> (Delivery, Option<Cookie>) {
-        self.plain.lock().copies.answer(vector)
+        self.queue.lock().copies.answer(vector)
     }
 }

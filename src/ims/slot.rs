@@ -1,18 +1,18 @@
-//! One slot: four DWORDs, and what its vector should be by them.
+//! One slot: four DWORDs, and the resulting delivery.
 
 use super::format::ControlFormat;
 use crate::delivery::Delivery;
 use crate::message::MsiMessage;
 
-/// Which DWORD of a slot is its control.
+/// The index of the control DWORD in a slot.
 pub(crate) const CONTROL: u64 = 3;
 
-/// Address low, address high, data, control. All that a slot costs while nobody uses it.
+/// Address low, address high, data, control. An unused slot costs these 16 bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Slot([u32; 4]);
 
 impl Slot {
-    /// After reset: masked, and blank.
+    /// The value after reset: masked, and blank.
     pub(super) fn reset(format: ControlFormat) -> Self {
         Self::new(MsiMessage::BLANK, format.reset())
     }
@@ -21,7 +21,8 @@ impl Slot {
         Self([message.address_low(), message.address_high(), message.data, control])
     }
 
-    /// A slot as it is in memory, little-endian. Reserved bits and the pending bit are as after a write: 0.
+    /// A slot from its bytes in memory, little-endian. Reserved bits and the pending bit are dropped, as in a
+    /// write.
     pub(super) fn from_memory(bytes: [u8; 16], format: ControlFormat) -> Self {
         let bytes = u128::from_le_bytes(bytes);
         let [low, high, data, control] = [0, 32, 64, 96].map(|shift| bytes.wrapping_shr(shift) as u32);
@@ -50,7 +51,8 @@ impl Slot {
         self
     }
 
-    /// A slot without a message that nobody has unmasked is one that its driver has not requested yet, or has freed.
+    /// A slot without a message is off if it is masked or has no mask bit: its driver has not requested it,
+    /// or has freed it.
     pub(super) fn delivery(self, format: ControlFormat) -> Delivery {
         let is_masked = format.is_masked(self.control());
         let message = self.message();

@@ -1,4 +1,4 @@
-//! The slots of a store as plain data. The stores refuse data that no store of their layout could have.
+//! The slots of a store as plain data. Restoring refuses data that no store of the layout could have.
 
 use crate::message::MsiMessage;
 
@@ -6,7 +6,7 @@ use crate::message::MsiMessage;
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct SlotArrayState {
-    /// All of them, or none where the guest has not written to any since the last reset.
+    /// All slots, or none if the guest has not written to any since the last reset.
     pub slots: Vec<SlotState>,
 }
 
@@ -24,8 +24,8 @@ pub struct SlotState {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct QueueState {
-    /// Where each slot is; none where the guest has not placed any since the last reset.
+    /// The address of each slot. Empty if the guest has not set any since the last reset.
     pub addresses: Vec<Option<u64>>,
-    /// The slots as they were last read.
+    /// The copies of the slots that are in force.
     pub copies: SlotArrayState,
 }

@@ -39,7 +39,7 @@ pub enum RestoreError {
     },
     /// A slot in guest memory is in use in the state, and nowhere.
     #[error("slot {vector} is in use in the state, and has no address")]
-    Unplaced {
+    NoAddress {
         /// The slot.
         vector: Vector,
     },

@@ -127,21 +127,21 @@ pub enum Op {
 #[cfg_attr(feature = "arbitrary", derive(arbitrary::Arbitrary))]
 pub enum SlotOp {
     /// It says that a slot is at the `at`-th multiple of 16.
-    Place {
+    SetAddress {
         /// The slot.
         slot: u16,
         /// Modulo some more than there is memory.
         at: u8,
     },
     /// It says that a slot is at any address at all.
-    PlaceAnywhere {
+    SetAnyAddress {
         /// The slot.
         slot: u16,
         /// Where it is to be.
         address: u64,
     },
     /// It says that a slot is nowhere.
-    Unplace(u16),
+    ClearAddress(u16),
     /// It rings.
     Ring(u16),
     /// Half of its memory is there, or all of it.

@@ -89,7 +89,7 @@ fn an_idle_entry_costs_32_bytes_of_heap_at_the_most() {
         for slot in used(65_536) {
             let address = GuestAddress(u64::from(slot) * 16);
             memory.write_slice(&entry(slot), address).unwrap();
-            function.place(Vector(slot), address).unwrap();
+            function.set_address(Vector(slot), address).unwrap();
             function.fetch(Vector(slot), &&memory).unwrap();
         }
         assert_eq!(function.report().live, 3);

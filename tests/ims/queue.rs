@@ -52,7 +52,7 @@ impl Fixture {
     /// The slot is in use.
     fn using() -> Self {
         let fixture = Self::after_reset(ControlFormat::DSA);
-        fixture.function.place(SLOT, HERE).unwrap();
+        fixture.function.set_address(SLOT, HERE).unwrap();
         fixture.write(HERE, message(1), 0);
         fixture.fetch().unwrap();
         fixture
@@ -95,7 +95,7 @@ fn write(memory: &GuestMemoryMmap, address: GuestAddress, message: MsiMessage, c
 fn a_slot_is_in_force_from_its_doorbell_on_and_costs_nothing_before() {
     let fixture = Fixture::after_reset(ControlFormat::DSA);
     fixture.write(HERE, message(1), 0);
-    fixture.function.place(SLOT, HERE).unwrap();
+    fixture.function.set_address(SLOT, HERE).unwrap();
     assert_eq!((fixture.function.vectors(), fixture.device.in_use()), (0, (0, false)));
     fixture.fetch().unwrap();
     assert_eq!((fixture.device.in_use(), fixture.raise()), ((1, true), vec![message(1)]));
@@ -128,7 +128,7 @@ fn a_masked_slot_latches_says_so_in_its_copy_and_fires_once_on_unmask() {
         [(ControlFormat::DSA, MASK, 0, PENDING), (inverted(), 0, 1 << 31, 1)]
     {
         let fixture = Fixture::after_reset(format);
-        fixture.function.place(SLOT, HERE).unwrap();
+        fixture.function.set_address(SLOT, HERE).unwrap();
         fixture.write(HERE, message(1), masked);
         fixture.fetch().unwrap();
         assert_eq!((fixture.raise(), fixture.raise()), (vec![], vec![]));
@@ -154,7 +154,7 @@ fn what_a_guest_writes_into_reserved_and_pending_bits_is_not_in_the_copy() {
 #[test]
 fn a_slot_without_a_mask_bit_signals_until_its_message_is_cleared() {
     let fixture = Fixture::after_reset(without_mask());
-    fixture.function.place(SLOT, HERE).unwrap();
+    fixture.function.set_address(SLOT, HERE).unwrap();
     fixture.write(HERE, message(1), u32::MAX);
     fixture.fetch().unwrap();
     assert_eq!(fixture.raise(), [message(1)]);
@@ -175,7 +175,7 @@ fn a_cookie_is_with_the_device_when_the_doorbell_has_been_served() {
 #[test]
 fn a_slot_that_is_moved_stays_in_force_until_it_is_read_at_its_new_place() {
     let fixture = Fixture::using();
-    fixture.function.place(SLOT, THERE).unwrap();
+    fixture.function.set_address(SLOT, THERE).unwrap();
     assert_eq!(fixture.raise(), [message(1)]);
     fixture.write(THERE, message(2), 0);
     fixture.fetch().unwrap();
@@ -188,10 +188,10 @@ fn a_slot_that_is_moved_stays_in_force_until_it_is_read_at_its_new_place() {
 #[test]
 fn a_slot_that_is_taken_from_its_place_is_off_at_once_and_what_came_meanwhile_comes_when_it_is_back() {
     let fixture = Fixture::using();
-    fixture.function.unplace(SLOT).unwrap();
+    fixture.function.clear_address(SLOT).unwrap();
     assert_eq!((fixture.raise(), fixture.device.in_use()), (vec![], (0, true)));
-    assert_eq!(fixture.fetch(), Err(SlotRefusal::Unplaced { slot: SLOT }));
-    fixture.function.place(SLOT, HERE).unwrap();
+    assert_eq!(fixture.fetch(), Err(SlotRefusal::NoAddress { slot: SLOT }));
+    fixture.function.set_address(SLOT, HERE).unwrap();
     fixture.fetch().unwrap();
     assert_eq!(fixture.delivered(), [message(1)]);
 }
@@ -201,13 +201,13 @@ fn slots_that_do_not_exist_and_addresses_that_are_not_aligned_are_refused_counte
     let fixture = Fixture::using();
     let beyond = Vector(SLOTS);
     let no_such_slot = Err(SlotRefusal::NoSuchSlot { slot: beyond, slots: SLOTS });
-    assert_eq!(fixture.function.place(beyond, HERE), no_such_slot);
-    assert_eq!(fixture.function.unplace(beyond), no_such_slot);
+    assert_eq!(fixture.function.set_address(beyond, HERE), no_such_slot);
+    assert_eq!(fixture.function.clear_address(beyond), no_such_slot);
     assert_eq!(fixture.function.fetch(beyond, &fixture.memory), no_such_slot);
     for odd in 1..16 {
         let address = GuestAddress(THERE.0 + odd);
         let misaligned = Err(SlotRefusal::Misaligned { slot: SLOT, address });
-        assert_eq!(fixture.function.place(SLOT, address), misaligned);
+        assert_eq!(fixture.function.set_address(SLOT, address), misaligned);
     }
     assert_eq!(fixture.function.look(QueueStore::refusals), 18);
     assert_eq!(fixture.function.look(|queue| queue.address(SLOT)), Some(HERE));
@@ -221,7 +221,7 @@ fn a_slot_that_cannot_be_read_is_off_and_loses_nothing_until_it_can() {
     let [hole, end] = [GuestAddress(0x10000), GuestAddress(u64::MAX - 15)];
     for address in [hole, end, straddling] {
         let fixture = Fixture::using();
-        fixture.function.place(SLOT, address).unwrap();
+        fixture.function.set_address(SLOT, address).unwrap();
         let refused = fixture.fetch().unwrap_err();
         if address == straddling {
             assert_eq!(refused, SlotRefusal::Straddles { slot: SLOT, address });
@@ -230,7 +230,7 @@ fn a_slot_that_cannot_be_read_is_off_and_loses_nothing_until_it_can() {
         }
         assert_eq!(fixture.function.look(QueueStore::refusals), 1);
         assert_eq!((fixture.raise(), fixture.control()), (vec![], MASK | PENDING));
-        fixture.function.place(SLOT, THERE).unwrap();
+        fixture.function.set_address(SLOT, THERE).unwrap();
         fixture.write(THERE, message(2), 0);
         fixture.fetch().unwrap();
         assert_eq!(fixture.delivered(), [message(2)]);
@@ -243,12 +243,12 @@ fn a_slot_across_two_regions_that_touch_is_refused() {
         GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 0x1008), (GuestAddress(0x1008), 0x1000)]).unwrap();
     let fixture = Fixture::after_reset(ControlFormat::DSA);
     let address = GuestAddress(0x1000);
-    fixture.function.place(SLOT, address).unwrap();
+    fixture.function.set_address(SLOT, address).unwrap();
     let refused = fixture.function.fetch(SLOT, &&memory);
     assert_eq!(refused, Err(SlotRefusal::Straddles { slot: SLOT, address }));
     // Where the host has a region at another alignment than the guest, a slot of it is read all the same.
     let address = GuestAddress(0x1010);
-    fixture.function.place(SLOT, address).unwrap();
+    fixture.function.set_address(SLOT, address).unwrap();
     write(&memory, address, message(1), 0);
     fixture.function.fetch(SLOT, &&memory).unwrap();
     assert_eq!(fixture.raise(), [message(1)]);
@@ -287,7 +287,7 @@ fn a_slot_that_a_careful_driver_rewrites_while_it_is_read_is_never_half_of_two_m
     const READS: u32 = 200_000;
     let memory = ram();
     let queue = QueueStore::new(layout(ControlFormat::DSA));
-    queue.place(SLOT, HERE).unwrap();
+    queue.set_address(SLOT, HERE).unwrap();
     let messages = [message(1), MsiMessage { address: 0xfee7_7000, data: 0xffff }];
     let ended = AtomicBool::new(false);
     let mut seen = [0; 2];
@@ -335,10 +335,10 @@ fn a_reset_forgets_places_copies_and_what_waited() {
     assert_eq!(fixture.raise(), []);
     fixture.function.reset(|| fixture.device.reset());
     assert_eq!((fixture.device.in_use(), fixture.control()), ((0, false), MASK));
-    assert_eq!(fixture.fetch(), Err(SlotRefusal::Unplaced { slot: SLOT }));
+    assert_eq!(fixture.fetch(), Err(SlotRefusal::NoAddress { slot: SLOT }));
     assert_eq!(fixture.function.vectors(), 0, "a doorbell for nothing does not begin anything");
     fixture.write(HERE, message(1), 0);
-    fixture.function.place(SLOT, HERE).unwrap();
+    fixture.function.set_address(SLOT, HERE).unwrap();
     fixture.fetch().unwrap();
     assert_eq!((fixture.delivered(), fixture.raise()), (vec![], vec![message(1)]));
 }
@@ -349,16 +349,16 @@ fn a_device_models_slot_in_memory_delivers_without_a_route_and_waits_while_it_is
     let model = SoftwareQueue::try_software(layout(ControlFormat::DSA), router.clone()).unwrap();
     let memory = ram();
     write(&memory, HERE, message(1), 0);
-    model.place(SLOT, HERE).unwrap();
+    model.set_address(SLOT, HERE).unwrap();
     model.trigger(SLOT);
     assert_eq!((router.take_delivered(), model.counters().dropped), (vec![], 1), "before the first doorbell");
     model.fetch(SLOT, &&memory).unwrap();
     model.trigger(SLOT);
     assert_eq!((router.take_delivered(), router.commits()), (vec![message(1)], 0));
-    model.unplace(SLOT).unwrap();
+    model.clear_address(SLOT).unwrap();
     model.trigger(SLOT);
     assert_eq!(router.take_delivered(), []);
-    model.place(SLOT, HERE).unwrap();
+    model.set_address(SLOT, HERE).unwrap();
     model.fetch(SLOT, &&memory).unwrap();
     assert_eq!(router.take_delivered(), [message(1)]);
 }
@@ -402,7 +402,7 @@ fn a_state_that_no_store_in_memory_could_have_is_refused_with_nothing_changed() 
         "{error}"
     );
     for error in [with(|state| state.addresses[SLOT.index()] = None), with(|state| state.addresses.clear())] {
-        assert!(matches!(error, RestoreError::Unplaced { vector: SLOT }), "{error}");
+        assert!(matches!(error, RestoreError::NoAddress { vector: SLOT }), "{error}");
     }
     let error = with(|state| state.addresses.truncate(7));
     assert!(matches!(error, RestoreError::TableSize { found: 7, .. }), "{error}");

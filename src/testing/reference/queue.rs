@@ -39,9 +39,9 @@ pub enum QueueWrite {
     /// It writes to its memory.
     Memory(usize, Vec<u8>),
     /// It says that a slot is at an address.
-    Place(usize, u64),
+    SetAddress(usize, u64),
     /// It says that a slot is nowhere.
-    Unplace(usize),
+    ClearAddress(usize),
     /// It rings for a slot.
     Ring(usize),
     /// So much of its memory is there from now on.
@@ -103,11 +103,13 @@ impl Reference for QueueReference {
                 let data = data[..usize::from(len % 9)].to_vec();
                 QueueWrite::Memory(usize::from(offset) % ALL, data)
             }
-            Op::Slot(SlotOp::Place { slot: of, at }) => {
-                QueueWrite::Place(slot(of), (usize::from(at) % (ALL / 16 + 4)) as u64 * 16)
+            Op::Slot(SlotOp::SetAddress { slot: of, at }) => {
+                QueueWrite::SetAddress(slot(of), (usize::from(at) % (ALL / 16 + 4)) as u64 * 16)
             }
-            Op::Slot(SlotOp::PlaceAnywhere { slot: of, address }) => QueueWrite::Place(slot(of), address),
-            Op::Slot(SlotOp::Unplace(of)) => QueueWrite::Unplace(slot(of)),
+            Op::Slot(SlotOp::SetAnyAddress { slot: of, address }) => {
+                QueueWrite::SetAddress(slot(of), address)
+            }
+            Op::Slot(SlotOp::ClearAddress(of)) => QueueWrite::ClearAddress(slot(of)),
             Op::Slot(SlotOp::Ring(of)) => QueueWrite::Ring(slot(of)),
             Op::Slot(SlotOp::Plug { all }) => QueueWrite::Plug(if all { ALL } else { FIRST }),
             _ => match self.copies.write(op)? {
@@ -125,12 +127,12 @@ impl Reference for QueueReference {
                     self.memory.write_obj(*byte, GuestAddress(at as u64)).expect("memory that is there");
                 }
             }
-            QueueWrite::Place(slot, address) => {
+            QueueWrite::SetAddress(slot, address) => {
                 if address.is_multiple_of(16) {
                     self.places.insert(*slot, *address);
                 }
             }
-            QueueWrite::Unplace(slot) => {
+            QueueWrite::ClearAddress(slot) => {
                 self.places.remove(slot);
                 self.copies.clear(*slot);
             }
@@ -149,10 +151,10 @@ impl Reference for QueueReference {
         let before = function.look(QueueStore::refusals);
         let vector = |slot: usize| Vector(slot as u32);
         let (done, expected): (Result<(), SlotRefusal>, bool) = match *write {
-            QueueWrite::Place(slot, address) => {
-                (function.place(vector(slot), GuestAddress(address)), address.is_multiple_of(16))
+            QueueWrite::SetAddress(slot, address) => {
+                (function.set_address(vector(slot), GuestAddress(address)), address.is_multiple_of(16))
             }
-            QueueWrite::Unplace(slot) => (function.unplace(vector(slot)), true),
+            QueueWrite::ClearAddress(slot) => (function.clear_address(vector(slot)), true),
             QueueWrite::Ring(slot) => {
                 (function.fetch(vector(slot), &&self.memory), self.readable(slot).is_some())
             }

@@ -116,7 +116,7 @@ impl DeviceMmio for Registers {
         let slot = Vector(value as u32);
         match offset {
             ADDRESS => *self.address.lock().unwrap() = value,
-            PLACE => drop(self.ims.place(slot, GuestAddress(*self.address.lock().unwrap()))),
+            PLACE => drop(self.ims.set_address(slot, GuestAddress(*self.address.lock().unwrap()))),
             RING => drop(self.ims.fetch(slot, &&self.memory)),
             _ => {}
         }

@@ -72,8 +72,8 @@ impl Queues {
 
     fn place(&self, slot: Vector, slots: &SoftwareQueue) -> Result<(), SlotRefusal> {
         match self.address.whole() {
-            0 => slots.unplace(slot),
-            address => slots.place(slot, GuestAddress(address)),
+            0 => slots.clear_address(slot),
+            address => slots.set_address(slot, GuestAddress(address)),
         }
     }
 
@@ -112,7 +112,7 @@ fn result(done: Result<(), SlotRefusal>) -> u32 {
         Err(SlotRefusal::NoSuchSlot { .. }) => NO_SUCH_SLOT,
         Err(SlotRefusal::NotMemory { .. } | SlotRefusal::Straddles { .. }) => 2,
         Err(SlotRefusal::Misaligned { .. }) => 3,
-        Err(SlotRefusal::Unplaced { .. }) => 4,
+        Err(SlotRefusal::NoAddress { .. }) => 4,
         Err(_) => 5,
     }
 }
