@@ -5,7 +5,7 @@ use super::regs::MessageControl;
 /// The capability's ID, PCIe r6 §7.7.1.1.
 pub const CAPABILITY_ID: u8 = 0x05;
 
-/// How many vectors a function asks for: 1, 2, 4, 8, 16 or 32.
+/// The number of vectors that a function supports: 1, 2, 4, 8, 16 or 32.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct MessageCount {
     log2: u8,
@@ -24,7 +24,7 @@ impl MessageCount {
     }
 }
 
-/// Whether the address has an upper half.
+/// Whether the message address has 32 or 64 bits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AddressWidth {
     /// Message Address only.
@@ -33,18 +33,18 @@ pub enum AddressWidth {
     Bits64,
 }
 
-/// Whether vectors can be masked one by one.
+/// Whether the function has Mask Bits and Pending Bits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum VectorMasking {
-    /// There are no mask and no pending bits: a vector in use is never masked.
+    /// No mask and no pending bits: a vector in use is never masked.
     Absent,
     /// There are Mask Bits and Pending Bits.
     Present,
 }
 
-/// A capability that cannot be: it asks for more than 32 vectors, or its ID is another's.
+/// The bytes are not an MSI capability, or its Multiple Message Capable is above 5 (32 vectors).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("capability ID {id:#x} with Message Control {control:#06x} is no MSI capability")]
+#[error("capability ID {id:#x} with Message Control {control:#06x} is not a valid MSI capability")]
 pub struct MsiLayoutError {
     /// The capability's ID.
     pub id: u8,
@@ -52,7 +52,7 @@ pub struct MsiLayoutError {
     pub control: u16,
 }
 
-/// The shape of a capability.
+/// The layout of a function's MSI capability.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MsiLayout {
     messages: MessageCount,
@@ -61,15 +61,15 @@ pub struct MsiLayout {
 }
 
 impl MsiLayout {
-    /// A capability of this shape.
+    /// A capability with these registers.
     pub fn new(messages: MessageCount, address: AddressWidth, masking: VectorMasking) -> Self {
         Self { messages, address, masking }
     }
 
-    /// Reads the first four bytes of a function's own capability.
+    /// Parses the first four bytes of a function's MSI capability.
     ///
     /// # Errors
-    /// Bytes that are no MSI capability.
+    /// The bytes are not a valid MSI capability.
     pub fn parse([id, _next, low, high]: [u8; 4]) -> Result<Self, MsiLayoutError> {
         let control = MessageControl::from_bits(u16::from_le_bytes([low, high]));
         let log2 = control.multiple_message_capable();
@@ -87,22 +87,22 @@ impl MsiLayout {
         })
     }
 
-    /// How many vectors the function asks for.
+    /// The number of vectors that the function supports.
     pub fn messages(&self) -> MessageCount {
         self.messages
     }
 
-    /// Whether the address has an upper half.
+    /// Whether the message address has 32 or 64 bits.
     pub fn address(&self) -> AddressWidth {
         self.address
     }
 
-    /// Whether vectors can be masked one by one.
+    /// Whether the function has Mask Bits and Pending Bits.
     pub fn masking(&self) -> VectorMasking {
         self.masking
     }
 
-    /// How many bytes of configuration space the capability takes.
+    /// Length of the capability in bytes.
     pub fn bytes(&self) -> u16 {
         match (self.address, self.masking) {
             (AddressWidth::Bits32, VectorMasking::Absent) => 10,
@@ -120,7 +120,7 @@ impl MsiLayout {
             .with_per_vector_masking(self.masking == VectorMasking::Present)
     }
 
-    /// The registers, one for each DWORD of the capability.
+    /// The registers in order, one for each DWORD of the capability.
     pub(super) fn registers(&self) -> &'static [Register] {
         use Register::{AddressHigh, AddressLow, Control, Data, Mask, Pending};
         match (self.address, self.masking) {

@@ -1,13 +1,13 @@
 //! MSI as a guest sees it (PCIe r6 §6.1.4, §7.7.1): one message for 1 to 32 vectors.
 //!
-//! Owns the registers. The vectors' messages are contiguous: they differ in the low bits of the data, which the function sets.
-//! Locking: one mutex around the plain values (`plain.rs`), held for one access and for no system call. Pending bits belong to the
-//! domain.
+//! Owns the registers. The vectors' messages are contiguous: they differ in the low bits of the data, which
+//! the function sets. Locking: one mutex around the plain values (`values.rs`), held for one access. No
+//! system call is made under it. Pending bits belong to the domain.
 
 pub mod layout;
-mod plain;
 pub mod regs;
 mod state;
+mod values;
 
 pub use layout::{AddressWidth, MessageCount, MsiLayout, MsiLayoutError, VectorMasking};
 pub use regs::MessageControl;
@@ -20,19 +20,19 @@ use crate::registers::{PciCapability, Registers};
 use crate::sealed::Sealed;
 use crate::state::RestoreError;
 use layout::Register;
-use plain::Plain;
+use values::Values;
 
 /// A function's MSI registers.
 #[derive(Debug)]
 pub struct Msi {
     layout: MsiLayout,
-    plain: Mutex<Plain>,
+    values: Mutex<Values>,
 }
 
 impl Msi {
     /// Registers after power-on.
     pub fn new(layout: MsiLayout) -> Self {
-        Self { layout, plain: Mutex::new(Plain::new(layout)) }
+        Self { layout, values: Mutex::new(Values::new(layout)) }
     }
 
     /// The capability's layout.
@@ -42,7 +42,7 @@ impl Msi {
 
     /// Message Control as it reads now.
     pub fn control(&self) -> MessageControl {
-        self.plain.lock().control
+        self.values.lock().control
     }
 }
 
@@ -59,7 +59,7 @@ impl Registers for Msi {
         self.layout.messages().get()
     }
 
-    /// All messages together, if there are several.
+    /// One block of vectors, because a guest may enable all of them at once.
     fn needs(&self) -> Capabilities {
         let vectors = self.capacity();
         Capabilities {
@@ -73,20 +73,20 @@ impl Registers for Msi {
     }
 
     fn state(&self) -> MsiState {
-        self.plain.lock().to_state()
+        self.values.lock().to_state()
     }
 
     fn restored(&self, state: &MsiState) -> Result<Self, RestoreError> {
-        let plain = Plain::try_from_state(&self.layout, state)?;
-        Ok(Self { layout: self.layout, plain: Mutex::new(plain) })
+        let values = Values::try_from_state(&self.layout, state)?;
+        Ok(Self { layout: self.layout, values: Mutex::new(values) })
     }
 
     fn replace(&self, other: Self) {
-        *self.plain.lock() = other.plain.into_inner();
+        *self.values.lock() = other.values.into_inner();
     }
 
     fn reset(&self) -> Touched {
-        self.plain.lock().reset()
+        self.values.lock().reset()
     }
 }
 
@@ -99,24 +99,24 @@ impl PciCapability for Msi {
     }
 
     fn shows_silence(&self) -> bool {
-        self.plain.lock().shows_silence()
+        self.values.lock().shows_silence()
     }
 
     fn read_config(&self, offset: u16, data: &mut [u8]) {
-        self.plain.lock().read_config(offset, data);
+        self.values.lock().read_config(offset, data);
     }
 
     fn write_config(&self, offset: u16, data: &[u8]) -> Touched {
-        self.plain.lock().write_config(offset, data)
+        self.values.lock().write_config(offset, data)
     }
 }
 
 impl Store for Msi {
     fn vectors(&self) -> u32 {
-        self.plain.lock().vectors()
+        self.values.lock().vectors()
     }
 
     fn delivery(&self, vector: Vector) -> Delivery {
-        self.plain.lock().delivery(vector)
+        self.values.lock().delivery(vector)
     }
 }

@@ -8,13 +8,13 @@ use bitfield_struct::bitfield;
 pub struct MessageControl {
     /// Bit 0: the function may use MSI, and may not use INTx or MSI-X.
     pub enable: bool,
-    /// Bits 3:1: how many vectors the function asks for, as a power of two (0 to 5). Read-only.
+    /// Bits 3:1: the number of vectors that the function supports, as a power of two (0 to 5). Read-only.
     #[bits(3)]
     pub multiple_message_capable: u8,
-    /// Bits 6:4: how many it was given, as a power of two.
+    /// Bits 6:4: the number of vectors that software has allocated, as a power of two.
     #[bits(3)]
     pub multiple_message_enable: u8,
-    /// Bit 7: there is an upper half of the address. Read-only.
+    /// Bit 7: the address has 64 bits. Read-only.
     pub address_64: bool,
     /// Bit 8: there are mask and pending bits. Read-only.
     pub per_vector_masking: bool,

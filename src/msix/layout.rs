@@ -33,7 +33,7 @@ impl TableSize {
     }
 }
 
-/// A Base Address Register: 0 to 5.
+/// A Base Address Register (BAR): 0 to 5.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Bar(u8);
 
@@ -64,10 +64,10 @@ pub enum LayoutError {
     /// The bytes are not an MSI-X capability.
     #[error("capability ID is {0:#x}, not MSI-X (0x11)")]
     NotMsix(u8),
-    /// A BAR indicator of 6 or 7.
+    /// The BAR indicator is 6 or 7.
     #[error("BAR indicator {0} is reserved")]
     ReservedBar(u8),
-    /// An offset that is no multiple of 8.
+    /// The offset is not a multiple of 8.
     #[error("offset {0:#x} is not QWORD aligned")]
     Unaligned(u32),
     /// Table and PBA overlap.
@@ -90,7 +90,7 @@ pub struct Layout {
     pba: Window,
 }
 
-/// The owner of the bytes of a part of a BAR access.
+/// The owner of a part of a BAR access.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Owner {
     /// The MSI-X table, from this byte offset into the table.
@@ -105,7 +105,7 @@ impl Layout {
     /// A layout with the given table and pending bit array. Offsets are in bytes, and multiples of 8.
     ///
     /// # Errors
-    /// A misaligned offset, or windows that overlap.
+    /// An offset is misaligned, or the two windows overlap.
     pub fn new(size: TableSize, table: (Bar, u32), pba: (Bar, u32)) -> Result<Self, LayoutError> {
         let window = |(bar, offset): (Bar, u32), len: u64| {
             let start = u64::from(offset);
@@ -117,8 +117,8 @@ impl Layout {
         let vectors = u64::from(size.get());
         let table = window(table, vectors.saturating_mul(ENTRY_BYTES))?;
         let pba = window(pba, vectors.div_ceil(64).saturating_mul(8))?;
-        let apart = table.bytes.end <= pba.bytes.start || pba.bytes.end <= table.bytes.start;
-        if table.bar == pba.bar && !apart {
+        let disjoint = table.bytes.end <= pba.bytes.start || pba.bytes.end <= table.bytes.start;
+        if table.bar == pba.bar && !disjoint {
             let bar = table.bar.index();
             return Err(LayoutError::Overlap { bar, table: table.bytes, pba: pba.bytes });
         }
@@ -149,17 +149,17 @@ impl Layout {
         self.size
     }
 
-    /// Where the table is.
+    /// The window of the table.
     pub fn table(&self) -> &Window {
         &self.table
     }
 
-    /// Where the pending bit array is.
+    /// The window of the pending bit array.
     pub fn pba(&self) -> &Window {
         &self.pba
     }
 
-    /// The capability's two window registers: Table Offset/BIR, PBA Offset/BIR.
+    /// The capability's two window registers: Table Offset/Table BIR and PBA Offset/PBA BIR.
     pub(super) fn registers(&self) -> [u32; 2] {
         [&self.table, &self.pba].map(|window| {
             let offset = u32::try_from(window.bytes.start).unwrap_or_default();
@@ -167,7 +167,8 @@ impl Layout {
         })
     }
 
-    /// Splits an access to a BAR into parts with one owner each. An item is the owner, and the part's range in the access's buffer.
+    /// Splits a BAR access into parts with one owner each. Yields each part's owner, and its range in the
+    /// buffer of the access.
     pub fn split(&self, bar: Bar, offset: u64, len: usize) -> impl Iterator<Item = (Owner, Range<usize>)> {
         let windows = [(&self.table, true), (&self.pba, false)].map(|(window, is_table)| {
             (if window.bar == bar { window.bytes.clone() } else { 0..0 }, is_table)
@@ -230,7 +231,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_capability_is_refused() {
+    fn bytes_of_another_capability_are_refused() {
         let mut bytes = [0u8; 12];
         assert_eq!(Layout::parse(&bytes), Err(LayoutError::NotMsix(0)));
         bytes[0] = CAPABILITY_ID;

@@ -1,8 +1,10 @@
-//! MSI-X as a guest sees it (PCIe r6 §6.1.4, §7.7.2): capability and table, which any number of vCPUs use at once.
+//! MSI-X as a guest sees it (PCIe r6 §6.1.4, §7.7.2): capability and table. All vCPUs may access them at the
+//! same time.
 //!
-//! Owns the registers. The pending bits belong to the domain. Invariant: after any access of any offset, width and value, the state is
-//! one that a function could have. [`Touched`] names each vector whose [`Delivery`] changed so that the host must follow, also if
-//! several vCPUs change it at once (`registers.rs`). No I/O, no lock, no log, no panic.
+//! Owns the registers. Pending bits belong to the domain. Invariant: after any access of any offset, width
+//! and value, the state is one that a function could have. [`Touched`] names each vector whose [`Delivery`]
+//! changed so that the host must follow, also if several vCPUs change it at once (`registers.rs`). No I/O, no
+//! lock, no log, no panic.
 
 pub mod layout;
 mod registers;
@@ -41,7 +43,7 @@ use registers::{ControlAndTable, first_dword};
 /// let layout = Layout::new(TableSize::new(2).unwrap(), (bar, 0), (bar, 0x1000)).unwrap();
 /// let msix = Msix::new(layout);
 ///
-/// // What a driver does: the message and then the mask bit of entry 1, and MSI-X Enable.
+/// A driver writes the message and then the mask bit of entry 1, and then sets MSI-X Enable.
 /// let _ = msix.write_table(16, &0xfee0_0000u32.to_le_bytes());
 /// let _ = msix.write_table(24, &0x41u32.to_le_bytes());
 /// let _ = msix.write_table(28, &0u32.to_le_bytes());
@@ -75,13 +77,13 @@ impl Msix {
         self.registers.control()
     }
 
-    /// Reads the table; `offset` counts from its first entry.
+    /// Reads the table. `offset` is in bytes from its first entry.
     #[inline]
     pub fn read_table(&self, offset: u64, data: &mut [u8]) {
         self.registers.table().read(offset, data);
     }
 
-    /// Writes the table. Bytes beyond its end are ignored.
+    /// Writes the table. `offset` is in bytes from its first entry. Bytes beyond the table are ignored.
     #[inline]
     pub fn write_table(&self, offset: u64, data: &[u8]) -> Touched {
         self.registers.write_table(offset, data)
@@ -137,7 +139,7 @@ impl From<Layout> for Msix {
 impl Sealed for Msix {}
 
 impl PciCapability for Msix {
-    /// The pending bits are in a BAR.
+    /// None: MSI-X has its pending bits in a BAR.
     fn pending_register(&self) -> Option<u16> {
         None
     }

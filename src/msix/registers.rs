@@ -1,12 +1,14 @@
 //! The registers that several vCPUs change at once: the table, and Message Control.
 //!
-//! Owns the decision which changes the host must follow. Invariant: the host misses none of several concurrent changes, although
-//! there is no lock. Each writer reads the other registers that a vector's delivery depends on *after* its own write. All reads and
-//! writes are `SeqCst`, so the later of two writers sees both changes.
+//! Owns the decision which changes the host must follow. Invariant: the host misses none of several
+//! concurrent changes, although there is no lock. Each writer reads the other registers that a vector's
+//! delivery depends on *after* its own write. All reads and writes are `SeqCst`, so the later of two writers
+//! sees both changes.
 //!
-//! A domain reads the function mask first, then the vector's mask bit, then the message. It does so under its lock. A write that masks
-//! a vector takes that lock before it returns, and the driver rewrites the message only then. The message of a vector that the domain
-//! has read as unmasked is therefore whole. A reader without the domain's lock may see half a message.
+//! A domain reads the function mask first, then the vector's mask bit, then the message. It holds its lock
+//! meanwhile. A write that masks a vector takes that lock before it returns, and the driver rewrites the
+//! message only afterwards. If the domain has read the vector as unmasked, the message is therefore whole. A
+//! reader without the domain's lock may see half a message.
 
 use super::atomic::AtomicU16;
 use super::atomic::Ordering::SeqCst;
@@ -45,12 +47,12 @@ impl ControlAndTable {
     pub(super) fn write_table(&self, offset: u64, data: &[u8]) -> Touched {
         self.table.write(offset, data, |before, after| {
             if before == after {
-                // The driver has rewritten the message unchanged: its device may have lost it. A masked vector is synced when it is
-                // unmasked.
+                // The driver has rewritten the message unchanged: the device may have lost it. A masked
+                // vector is synced when it is unmasked.
                 return matches!(delivery(self.control(), after), Delivery::Live(_));
             }
-            // A new mask bit is always followed. Message Control may mask the vector already by another vCPU's access that has not
-            // detached it yet.
+            // Each newly set mask bit is followed. Another vCPU may have masked the function already, but may
+            // not have detached the vector yet.
             let is_masked_now = after.is_masked() && !before.is_masked();
             let control = self.control();
             is_masked_now || delivery(control, after).concerns_host(delivery(control, before))
@@ -87,8 +89,8 @@ impl ControlAndTable {
         let control = self.control();
         let Some(entry) = self.table.entry(vector) else { return Delivery::Off };
         match delivery(control, &entry) {
-            // Another vCPU may have masked the function meanwhile. If it did so before this entry was first written, its access does
-            // not touch the entry.
+            // Another vCPU may have masked the function meanwhile. If it did so before the first write of
+            // this entry, its access did not touch the entry.
             Delivery::Live(_) => delivery(self.control(), &entry),
             silent => silent,
         }
@@ -107,13 +109,13 @@ impl ControlAndTable {
     }
 }
 
-/// Message Control, and the capability's ID before it.
+/// The capability's first DWORD: its ID and Message Control.
 pub(super) fn first_dword(control: MessageControl) -> u32 {
     u32::from(control.into_bits()) << 16 | u32::from(CAPABILITY_ID)
 }
 
-/// The delivery that a guest wants for an entry. A masked entry without a message is off: its driver has not requested it, or has
-/// freed it.
+/// The delivery that the guest has set for an entry. A masked entry without a message is off: its driver has
+/// not requested it, or has freed it.
 fn delivery(control: MessageControl, entry: &Entry) -> Delivery {
     if !control.enable() || entry.is_masked() && entry.is_blank() {
         Delivery::Off

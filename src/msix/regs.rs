@@ -6,12 +6,12 @@ use bitfield_struct::bitfield;
 #[bitfield(u16)]
 #[derive(PartialEq, Eq)]
 pub struct MessageControl {
-    /// Bits 10:0: the table's size, less one. Read-only.
+    /// Bits 10:0: the table size minus one. Read-only.
     #[bits(11)]
     pub table_size_less_one: u16,
     #[bits(3)]
     __: u8,
-    /// Bit 14: every vector is masked, whatever its own mask bit says.
+    /// Bit 14: all vectors are masked, whatever their own mask bits.
     pub function_mask: bool,
     /// Bit 15: the function may use MSI-X, and may not use INTx or MSI.
     pub enable: bool,
@@ -42,7 +42,8 @@ pub struct WindowRegister {
 
 /// Vector Control of a table entry, PCIe r6 §7.7.2.8.
 ///
-/// The steering tag (bits 31:16) belongs to TPH, which is not emulated: these bits are reserved, read 0 and ignore writes.
+/// The steering tag (bits 31:16) belongs to TPH, which is not emulated. These bits are reserved: they read 0
+/// and ignore writes.
 #[bitfield(u32)]
 #[derive(PartialEq, Eq)]
 pub struct VectorControl {

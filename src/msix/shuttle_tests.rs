@@ -1,10 +1,10 @@
-//! The code of `registers.rs` and `table.rs` over the atomics of `shuttle`, which tries every order in which the steps of several
-//! threads can come. All steps are sequentially consistent, so their orders are all that can happen.
+//! The code of `registers.rs` and `table.rs` over the atomics of `shuttle`, which tries every order of the
+//! steps of two threads. All steps are `SeqCst`, so no other outcome is possible.
 //!
-//! The host is that of two vectors: what a domain makes of them, under the domain's lock.
+//! A model of the domain reads two vectors under a mutex, as the real domain does under its lock.
 
 #![allow(dead_code, reason = "the copies have more than these tests use")]
-#![allow(clippy::duplicate_mod, reason = "the same code over other atomics is what is wanted")]
+#![allow(clippy::duplicate_mod, reason = "the tests need the same code over other atomics")]
 
 use std::sync::Arc;
 
@@ -29,13 +29,13 @@ mod table;
 const ENABLE: u16 = 1 << 15;
 const FUNCTION_MASK: u16 = 1 << 14;
 
-/// What a vCPU writes.
+/// A write of a vCPU.
 #[derive(Clone, Copy, Debug)]
 enum Write {
     Address(u32),
     Data(u32),
     Control(u32),
-    /// Data and Vector Control by one access.
+    /// Data and Vector Control in one access.
     Both(u64),
     MessageControl(u16),
 }
@@ -44,7 +44,7 @@ use Write::*;
 const MASK: Write = Control(1);
 const UNMASK: Write = Control(0);
 
-/// A function of two vectors, and its host. All writes are to the second one.
+/// A function of two vectors, and the model of its domain. All writes are to the second vector.
 struct Function {
     registers: ControlAndTable,
     host: Mutex<[Delivery; 2]>,
@@ -71,7 +71,7 @@ impl Function {
         }
     }
 
-    /// The second vector is then.
+    /// Returns the new delivery of the second vector.
     fn sync(&self, touched: Touched) -> Delivery {
         let mut host = self.host.lock().unwrap();
         touched.vectors().for_each(|vector| host[vector.index()] = self.registers.delivery(vector));
@@ -82,8 +82,8 @@ impl Function {
         self.host.lock().unwrap()[1]
     }
 
-    /// The host has followed. What it does not need to know is that a vector which was off is masked.
-    fn agrees(&self) -> bool {
+    /// Whether the model has followed. It need not follow a vector from off to held.
+    fn has_followed(&self) -> bool {
         let host = self.host();
         match self.registers.delivery(Vector(1)) {
             Delivery::Held => matches!(host, Delivery::Held | Delivery::Off),
@@ -93,7 +93,7 @@ impl Function {
 }
 
 #[test]
-fn of_any_two_writes_at_the_same_moment_the_host_follows_both() {
+fn the_host_follows_both_of_any_two_concurrent_writes() {
     let writes = [
         Address(0),
         Address(0xfee0_1000),
@@ -117,7 +117,7 @@ fn of_any_two_writes_at_the_same_moment_the_host_follows_both() {
         })
         .collect();
     for before in befores {
-        // In which order the two are named makes no difference.
+        // The order within a pair makes no difference.
         let pairs = (0..).zip(&writes).flat_map(|(n, one)| writes[n..].iter().map(|other| (*one, *other)));
         for (one, other) in pairs {
             let before = before.clone();
@@ -129,7 +129,7 @@ fn of_any_two_writes_at_the_same_moment_the_host_follows_both() {
                 });
                 function.write(one);
                 vcpu.join().unwrap();
-                assert!(function.agrees(), "{one:?} and {other:?} after {before:?}");
+                assert!(function.has_followed(), "{one:?} and {other:?} after {before:?}");
             };
             check_dfs(run, None);
         }
@@ -137,7 +137,7 @@ fn of_any_two_writes_at_the_same_moment_the_host_follows_both() {
 }
 
 #[test]
-fn a_vector_that_a_vcpu_has_masked_is_silent_whatever_another_one_does_to_message_control() {
+fn a_masked_vector_is_silent_whatever_another_vcpu_writes_to_message_control() {
     for other in [0, FUNCTION_MASK, ENABLE, ENABLE | FUNCTION_MASK].map(MessageControl) {
         for control in [ENABLE, ENABLE | FUNCTION_MASK] {
             let run = move || {
@@ -158,14 +158,14 @@ fn a_vector_that_a_vcpu_has_masked_is_silent_whatever_another_one_does_to_messag
 }
 
 #[test]
-fn a_function_that_is_masked_is_silent_though_a_vector_is_written_for_the_first_time() {
+fn a_masked_function_is_silent_during_the_first_write_of_a_vector() {
     let run = || {
         let function = Function::after(&[MessageControl(ENABLE)]);
         let spawn = |work: fn(&Function)| {
             let function = function.clone();
             thread::spawn(move || work(&function))
         };
-        // A message without an address is one here.
+        // A message whose address is 0.
         let others = [
             spawn(|function| _ = function.sync(Touched::one(Vector(1)))),
             spawn(|function| function.write(Both(0x41))),
@@ -174,17 +174,17 @@ fn a_function_that_is_masked_is_silent_though_a_vector_is_written_for_the_first_
         others.into_iter().for_each(|other| other.join().unwrap());
         assert!(!matches!(function.host(), Delivery::Live(_)), "{:?}", function.host());
     };
-    // Three threads have too many orders to try all. Wrong is one of few changes from one thread to another.
+    // Three threads have too many orders to try all. An error would show after few switches between threads.
     check_pct(run, 20_000, 3);
 }
 
-/// Whether address and data are of one message, where each has the same odd or even number.
+/// Whether address and data belong to one message: both have an even or an odd number.
 fn is_whole(MsiMessage { address, data }: MsiMessage) -> bool {
     address >> 12 & 1 == u64::from(data & 1)
 }
 
 #[test]
-fn whoever_looks_while_a_vector_moves_sees_its_old_or_its_new_message() {
+fn a_thread_that_reads_a_moving_vector_sees_its_old_or_its_new_message() {
     let to_move = |before: Write, after: Write| [before, Address(0xfee0_1000), Data(0x41), after];
     let moves =
         [to_move(MASK, UNMASK), to_move(MessageControl(ENABLE | FUNCTION_MASK), MessageControl(ENABLE))];
@@ -192,7 +192,7 @@ fn whoever_looks_while_a_vector_moves_sees_its_old_or_its_new_message() {
         let run = move || {
             let function =
                 Function::after(&[Address(0xfee0_0000), Data(0x40), UNMASK, MessageControl(ENABLE)]);
-            // A thread that tries something again, or a vCPU on behalf of another vector.
+            // Another thread, such as one that retries, or a vCPU that writes another vector.
             let other = thread::spawn({
                 let function = function.clone();
                 move || function.sync(Touched::one(Vector(1)))

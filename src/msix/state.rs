@@ -15,9 +15,9 @@ use crate::state::RestoreError;
 pub struct MsixState {
     /// Message Control.
     pub message_control: u16,
-    /// Table Offset/Table BIR. It is read-only: a restore only checks that it is the function's.
+    /// Table Offset/Table BIR. It is read-only: a restore checks that it equals the function's.
     pub table_window: u32,
-    /// PBA Offset/PBA BIR. It is read-only, too.
+    /// PBA Offset/PBA BIR. It is read-only, and checked in the same way.
     pub pba_window: u32,
     /// The table.
     pub entries: Vec<EntryState>,
@@ -34,7 +34,7 @@ pub struct EntryState {
 }
 
 impl MsixState {
-    /// A state from what another VMM's snapshot keeps: Message Control, and the table.
+    /// A state from the registers in another VMM's snapshot: Message Control, and the table.
     ///
     /// The result is one that a function of `layout` can have:
     /// - Message Control keeps Enable and Function Mask. The other bits are read-only or reserved, and are those of `layout`.

@@ -1,11 +1,11 @@
-//! The MSI-X table as memory that any number of vCPUs use at once, with one rule: Vector Control keeps only its mask bit
-//! (PCIe r6 §7.7.2.5 to §7.7.2.8).
+//! The MSI-X table, which all vCPUs may access at the same time (PCIe r6 §7.7.2.5 to §7.7.2.8). Of Vector
+//! Control, only the mask bit is writable.
 //!
-//! Owns the entries, and neither the enable bit nor the function mask. An access may have any offset and width. Bytes beyond the last
-//! entry read 0 and ignore writes.
+//! Owns the entries. The enable bit and the function mask belong to `registers.rs`. An access may have any
+//! offset and width. Bytes beyond the last entry read 0 and ignore writes.
 //!
-//! Locking: none. An entry is two QWORDs. Each write of a QWORD, or of a part of it, is one atomic step, and reads are wait-free. The
-//! order in which an entry's halves are read matters: see `registers.rs`.
+//! Locking: none. An entry is two QWORDs. Each write of a QWORD, or of a part of it, is one atomic step, and
+//! reads are wait-free. The order in which an entry's halves are read matters: see `registers.rs`.
 
 use super::atomic::Ordering::SeqCst;
 use super::atomic::{AtomicU64, AtomicUsize};
@@ -23,7 +23,7 @@ pub(super) struct Entry([u64; 2]);
 const WRITABLE: [u64; 2] = [u64::MAX, (VectorControl::WRITABLE.into_bits() as u64) << 32 | u32::MAX as u64];
 
 impl Entry {
-    /// After reset an entry is masked. The specification leaves the message undefined. Here it is blank.
+    /// The value after reset: masked. The specification leaves the message undefined; here it is blank.
     const RESET: Self = Self([0, (VectorControl::RESET.into_bits() as u64) << 32]);
 
     pub(super) fn new(message: MsiMessage, control: VectorControl) -> Self {
@@ -50,7 +50,7 @@ impl Entry {
     }
 }
 
-/// An entry as vCPUs share it.
+/// An entry in the table, which vCPUs share.
 #[derive(Debug)]
 struct AtomicEntry([AtomicU64; 2]);
 
@@ -77,7 +77,7 @@ impl AtomicEntry {
 #[derive(Debug)]
 pub(super) struct Table {
     entries: Box<[AtomicEntry]>,
-    /// No entry from this index on was ever written.
+    /// Entries from this index on have never been written.
     extent: AtomicUsize,
     /// A bit for each entry whose Message Data the driver has rewritten unchanged. A driver writes Data last, so it has rewritten the
     /// whole message, unless address or data have changed since.
@@ -93,13 +93,13 @@ impl Table {
 
     pub(super) fn from_entries(entries: impl Iterator<Item = Entry>) -> Self {
         let mut extent = 0;
-        let place = |(index, entry): (usize, Entry)| {
+        let atomic = |(index, entry): (usize, Entry)| {
             if entry != Entry::RESET {
                 extent = index.saturating_add(1);
             }
             AtomicEntry::new(entry)
         };
-        let entries: Box<[AtomicEntry]> = entries.enumerate().map(place).collect();
+        let entries: Box<[AtomicEntry]> = entries.enumerate().map(atomic).collect();
         let flags = || Flags::new(entries.len());
         Self { rewritten: flags(), moving: flags(), extent: AtomicUsize::new(extent), entries }
     }
@@ -118,17 +118,18 @@ impl Table {
 
     pub(super) fn reset(&self) {
         let extent = self.extent.load(SeqCst);
-        self.entries.iter().take(extent).for_each(|place| place.store(Entry::RESET));
+        self.entries.iter().take(extent).for_each(|shared| shared.store(Entry::RESET));
     }
 
     /// Replaces the entries by those of another table.
     pub(super) fn replace(&self, other: &Self) {
         self.extent.fetch_max(other.extent.load(SeqCst), SeqCst);
-        self.entries.iter().zip(other.entries()).for_each(|(place, entry)| place.store(entry));
+        self.entries.iter().zip(other.entries()).for_each(|(shared, entry)| shared.store(entry));
     }
 
-    /// The entries that a change of Message Control touches: all that were ever written, and entry 0 in any case, so that the domain is
-    /// called. A driver that uses the first entries of a large table does not pay for the others.
+    /// The entries that a change of Message Control touches: all entries that were ever written, and always
+    /// entry 0, so that the domain is called. A driver that uses only the first entries of a large table does
+    /// not pay for the others.
     pub(super) fn written(&self) -> Touched {
         Touched::first(self.extent.load(SeqCst).max(1) as u32)
     }
@@ -139,14 +140,14 @@ impl Table {
     }
 
     #[inline]
-    fn place(&self, qword: u64) -> Option<(usize, u64, &AtomicEntry)> {
+    fn half(&self, qword: u64) -> Option<(usize, u64, &AtomicEntry)> {
         let index = usize::try_from(qword / 2).ok()?;
         Some((index, qword % 2, self.entries.get(index)?))
     }
 
     #[inline]
     fn read_qword(&self, qword: u64) -> u64 {
-        let Some((_, half, AtomicEntry([first, second]))) = self.place(qword) else { return 0 };
+        let Some((_, half, AtomicEntry([first, second]))) = self.half(qword) else { return 0 };
         if half == 0 { first.load(SeqCst) } else { second.load(SeqCst) }
     }
 
@@ -162,7 +163,8 @@ impl Table {
         }
     }
 
-    /// Not inlined: otherwise every read would pay for its stack frame. The same holds for `write_any`.
+    /// Not inlined: otherwise every read would pay for this function's stack frame. The same holds for
+    /// `write_any`.
     #[inline(never)]
     fn read_any(&self, offset: u64, data: &mut [u8]) {
         match data.as_chunks_mut() {
@@ -171,9 +173,9 @@ impl Table {
         }
     }
 
-    /// Writes entries, and returns the vectors that the host must follow. `follows` decides that from an entry before and after the
-    /// write. It reads other registers only when it is called, which is after the write. It is also called for an entry that is
-    /// rewritten unchanged: see [`Table::take_rewritten`].
+    /// Writes entries, and returns the vectors that the host must follow. `follows` decides that from an
+    /// entry before and after the write. It is called after the write, and reads other registers only then.
+    /// It is also called for an entry that is rewritten unchanged: see [`Table::take_rewritten`].
     #[inline]
     pub(super) fn write(
         &self,
@@ -182,7 +184,7 @@ impl Table {
         follows: impl Fn(&Entry, &Entry) -> bool,
     ) -> Touched {
         match data.as_chunks() {
-            // An aligned DWORD, as Linux writes and the specification allows.
+            // An aligned DWORD, which Linux writes.
             ([value], []) if offset.is_multiple_of(4) => {
                 self.write_dword(offset / 4, u32::MAX, u32::from_le_bytes(*value), follows)
             }
@@ -225,7 +227,7 @@ impl Table {
         value: u64,
         follows: impl Fn(&Entry, &Entry) -> bool,
     ) -> Touched {
-        let Some((index, half, AtomicEntry([address, data_and_control]))) = self.place(qword) else {
+        let Some((index, half, AtomicEntry([address, data_and_control]))) = self.half(qword) else {
             return Touched::NOTHING;
         };
         let [_, writable] = WRITABLE;
@@ -255,7 +257,7 @@ impl Table {
             let stays_masked = !is_unmasked(before) && !is_unmasked(after);
             (Entry([first, before]), Entry([first, after]), stays_masked && after as u32 != 0)
         };
-        // A masked entry with a message needs nothing of the host, whatever message it had.
+        // A masked entry with a message needs no host call, whatever its message was before.
         if !is_silent && follows(&before, &after) {
             Touched::one(Vector(index as u32))
         } else {
@@ -280,7 +282,7 @@ impl Table {
         }
     }
 
-    /// Whether a write of an entry's Message Data has written the whole message as it was.
+    /// Whether a write of an entry's Message Data leaves the whole message unchanged.
     fn is_rewritten(&self, index: usize, before: u64, after: u64) -> bool {
         let was_moving = is_unmasked(after) && self.moving.take(index);
         before as u32 == after as u32 && !was_moving
@@ -295,7 +297,7 @@ impl Table {
     }
 }
 
-/// A bit for each entry, set and taken by any vCPU.
+/// One bit for each entry. Any vCPU may set or take it.
 #[derive(Debug)]
 struct Flags(Box<[AtomicU64]>);
 
@@ -319,12 +321,12 @@ impl Flags {
     }
 }
 
-/// Whether an entry's second QWORD leaves it unmasked.
+/// Whether an entry with this second QWORD is unmasked.
 fn is_unmasked(second: u64) -> bool {
     !VectorControl::from_bits((second >> 32) as u32).mask()
 }
 
-/// Where a DWORD begins in its QWORD, in bits.
+/// The position of a DWORD in its QWORD, in bits.
 fn shift(dword: u64) -> u32 {
     if dword.is_multiple_of(2) { 0 } else { 32 }
 }

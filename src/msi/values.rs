@@ -1,7 +1,7 @@
-//! MSI's registers as plain values, without a lock.
+//! The values of MSI's registers, without a lock.
 //!
-//! Invariant: after any access of any offset, width and value the values are ones that a function could have, and the returned
-//! [`Touched`] names every vector whose [`Delivery`] changed.
+//! Invariant: after any access of any offset, width and value, the values are ones that a function could
+//! have. The returned [`Touched`] names every vector whose [`Delivery`] changed.
 
 use super::MessageControl;
 use super::layout::{CAPABILITY_ID, MsiLayout, Register};
@@ -11,19 +11,20 @@ use crate::message::MsiMessage;
 
 /// The registers' values.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Plain {
+pub(super) struct Values {
     pub(super) layout: MsiLayout,
     pub(super) control: MessageControl,
     pub(super) message: MsiMessage,
     pub(super) mask: u32,
 }
 
-impl Plain {
+impl Values {
     pub(super) fn new(layout: MsiLayout) -> Self {
         Self { layout, control: layout.control(), message: MsiMessage::BLANK, mask: 0 }
     }
 
-    /// How many vectors the function was given: what software allows, and no more than it asked for.
+    /// The number of vectors in use: Multiple Message Enable, limited to the number that the function
+    /// supports.
     fn granted(&self) -> u32 {
         1u32.wrapping_shl(self.control.multiple_message_enable().into()).min(self.layout.messages().get())
     }
@@ -47,19 +48,19 @@ impl Plain {
             // The address is DWORD aligned: its low bits are read-only zeros.
             Register::AddressLow => self.message = MsiMessage::from_registers(value & !3, high, data),
             Register::AddressHigh => self.message = MsiMessage::from_registers(low, value, data),
-            // Extended data is not carried: the upper half is reserved.
+            // Extended Message Data is not supported: the upper half is reserved.
             Register::Data => self.message.data = value & 0xffff,
             Register::Mask => self.mask = value & self.vector_bits(),
             Register::Pending => {}
         }
     }
 
-    /// A bit for each vector that the function asks for; the other mask bits are reserved.
+    /// One bit for each vector of the function. The other mask bits are reserved.
     pub(super) fn vector_bits(&self) -> u32 {
         u32::MAX.wrapping_shr(32u32.saturating_sub(self.layout.messages().get()))
     }
 
-    /// What a change of these registers may have altered.
+    /// The vectors that a change of these registers may have altered.
     fn touched_since(&self, before: &Self) -> Touched {
         let used = Touched::first(self.granted().max(before.granted()));
         let one = |mask: u32| Touched::one(Vector(mask.trailing_zeros()));
