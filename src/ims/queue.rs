@@ -34,7 +34,7 @@ use crate::state::RestoreError;
 /// let slots = SlotCount::new(1024).unwrap();
 /// let ims = QueueStore::new(QueueLayout { slots, control: ControlFormat::DSA });
 ///
-/// A driver sets the address of slot 7, writes the slot, and rings its doorbell.
+/// // A driver sets the address of slot 7, writes the slot, and rings its doorbell.
 /// ims.set_address(Vector(7), GuestAddress(0x4560)).unwrap();
 /// memory.write_obj(0xfee0_0000u64, GuestAddress(0x4560)).unwrap();
 /// memory.write_obj(0x41u64, GuestAddress(0x4568)).unwrap();

@@ -43,7 +43,7 @@ use registers::{ControlAndTable, first_dword};
 /// let layout = Layout::new(TableSize::new(2).unwrap(), (bar, 0), (bar, 0x1000)).unwrap();
 /// let msix = Msix::new(layout);
 ///
-/// A driver writes the message and then the mask bit of entry 1, and then sets MSI-X Enable.
+/// // A driver writes the message and then the mask bit of entry 1, and then sets MSI-X Enable.
 /// let _ = msix.write_table(16, &0xfee0_0000u32.to_le_bytes());
 /// let _ = msix.write_table(24, &0x41u32.to_le_bytes());
 /// let _ = msix.write_table(28, &0u32.to_le_bytes());

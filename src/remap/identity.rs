@@ -1,7 +1,6 @@
-//! The stage that changes no message: for a guest that has turned remapping off, or never had it.
+//! A stage that changes no message, for a guest that has no remapping unit or has turned it off.
 //!
-//! It may still allow a function less than its device can do: an embedder's policy, in the one place where what a
-//! function can have is asked.
+//! It can still restrict the features of the functions behind it, as a policy of the embedder.
 
 use super::Stage;
 use crate::backend::Capabilities;
@@ -9,21 +8,21 @@ use crate::interrupt::RequesterId;
 use crate::message::MsiMessage;
 use crate::refusal::Fault;
 
-/// Every message is what it is.
+/// Translates every message to itself.
 #[derive(Clone, Copy, Debug)]
 pub struct Identity {
     allowed: Capabilities,
 }
 
 impl Identity {
-    /// Functions behind it can do no more than `allowed`.
+    /// Functions behind the stage have only the features in `allowed`.
     pub fn allowing(allowed: Capabilities) -> Self {
         Self { allowed }
     }
 }
 
 impl Default for Identity {
-    /// No limit.
+    /// Restricts nothing.
     fn default() -> Self {
         Self::allowing(Capabilities::UNLIMITED)
     }

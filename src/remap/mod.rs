@@ -1,20 +1,23 @@
-//! Interrupt remapping: what stands between a guest's messages and its interrupt controllers.
+//! Interrupt remapping: a remapping unit between a guest's messages and its interrupt controllers.
 //!
-//! A guest with a remapping unit writes messages that only this unit can read, and moves an interrupt by
-//! changing the unit's table: the message stays as it is. So what a message means is state of its own, which
-//! changes behind the vectors' backs. A [`Stage`] is that state, and [`Remapped`] puts it in front of a VM's
-//! router for one function. The function's domain runs behind it unchanged, with its irqfds: it asks the router
-//! what each message is *now* and compares that with what the vector is live on.
+//! A guest with a remapping unit writes messages that name entries of the unit's table. It moves an interrupt
+//! by changing the table, and the message stays the same. The meaning of a message is therefore state of its
+//! own, and it can change without a write to the vector. A [`Stage`] is that state, and [`Remapped`] puts it
+//! in front of a VM's router for one function. The function's domain and its irqfds work as without
+//! remapping. The domain asks the router for the *present* translation of each message, and compares it with
+//! the message that the vector is live on.
 //!
-//! An invalidation is two steps, in this order: the stage forgets what it had cached, so that it answers by the
-//! guest's table as it is now; then [`InterruptFunction::invalidate`](crate::InterruptFunction::invalidate) is called for every
-//! function behind it, which compares all over again. A [`Unit`] knows them all, and does both. When that has returned, no vector of the function delivers
-//! on an old translation, also if the guest masked, unmasked or rewrote it meanwhile: whoever comes second finds
-//! the new one. A vector whose message the table does not let through is held, and comes alive at the
-//! invalidation after which it does.
+//! An invalidation has two steps, in this order. First the stage drops its cache, so that it answers from the
+//! guest's present table. Then [`InterruptFunction::invalidate`](crate::InterruptFunction::invalidate) is
+//! called for each function behind the stage, and compares every vector again. A [`Unit`] knows its
+//! functions, and does both. Afterwards no vector of the function delivers on an old translation. This holds
+//! also if the guest has masked, unmasked or rewritten a vector meanwhile: the later of two syncs finds the
+//! new translation. A vector whose message the table does not let through is held until an invalidation after
+//! which the table does.
 //!
-//! Locking: the stage's lock is innermost, as the store's; it is taken under a domain's, alone, and held for no
-//! system call. A stage never calls back into a domain.
+//! Locking: the stage's lock is innermost, like that of a store. A domain takes it under its own lock, never
+//! together with a store's lock or a router's, and no system call is made under it. A stage must not call a
+//! domain.
 //!
 //! ```
 //! use std::collections::HashMap;
@@ -29,7 +32,7 @@
 //!
 //! /// The least of a remapping unit: a table of messages.
 //! #[derive(Default)]
-//! struct Table(RwLock<HashMap<u32, MsiMessage>>);
+//! /// A minimal remapping unit: a table of messages.
 //!
 //! impl Stage for Table {
 //!     fn translate(&self, _: RequesterId, message: MsiMessage) -> Result<MsiMessage, Fault> {
@@ -46,15 +49,15 @@
 //! // Each function is made behind the unit, with a router of its own.
 //! let function = unit.admit(router, RequesterId(0x0a00), |router| MsixFunction::try_new(layout, router, backend))?;
 //!
-//! // The guest names entry 7, which is not present: held.
+//! // The guest's message names entry 7. The entry is not present, so the vector is held.
 //! function.write_config(2, &[0, 0x80]);
 //! function.write_table(0, &handle::message(7).address.to_le_bytes());
 //! function.write_table(12, &[0; 4]);
 //! assert_eq!(function.report().live, 0);
-//! // It fills the entry in, and says so.
+//! // The guest fills the entry, and then invalidates.
 //! let target = MsiMessage { address: 0xfee0_1000, data: 0x41 };
 //! unit.stage().0.write().unwrap().insert(7, target);
-//! unit.invalidate(|_table| { /* forget what was cached */ });
+//! unit.invalidate(|_table| { /* drop the cached entries */ });
 //! assert_eq!(function.report().vectors[0].message, Some(target));
 //! # Ok(())
 //! # }

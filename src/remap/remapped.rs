@@ -1,7 +1,8 @@
 //! A router with a remapping stage in front, for one function.
 //!
-//! Owns nothing but the order: the stage says what the function's message is, the VM's router whether that is an
-//! interrupt. Everything after is the VM's router alone, so eventfds attach as without remapping. No lock.
+//! The stage translates the function's message, and then the VM's router says whether the result is an
+//! interrupt. Everything else goes to the VM's router directly, so eventfds attach as without remapping. No
+//! lock.
 
 use std::fmt;
 use std::sync::Arc;
@@ -15,9 +16,11 @@ use crate::message::MsiMessage;
 use crate::refusal::Refusal;
 use crate::router::{Route, Router, RouterError, Signalled, Unclosed};
 
-/// The router of one function behind a remapping stage. It is a router itself, so stages may stand in a row.
+/// The router of one function behind a remapping stage. It is itself a router, so several stages can be
+/// chained.
 ///
-/// Its own messages (an IOAPIC's, say) are remapped too where they are [translated](Router::translate).
+/// An embedder that remaps other messages (of an IOAPIC, for example) calls [`translate`](Router::translate)
+/// for them.
 pub struct Remapped {
     router: Arc<dyn Router>,
     stage: Arc<dyn Stage>,
@@ -25,7 +28,7 @@ pub struct Remapped {
 }
 
 impl Remapped {
-    /// What `requester` sends goes through `stage` to `router`.
+    /// The messages of `requester` go through `stage` to `router`.
     pub fn new(router: Arc<dyn Router>, stage: Arc<dyn Stage>, requester: RequesterId) -> Self {
         Self { router, stage, requester }
     }

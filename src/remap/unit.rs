@@ -1,7 +1,7 @@
-//! A remapping stage with every function behind it, so that an invalidation forgets none.
+//! A remapping stage together with the functions behind it, so that an invalidation reaches all of them.
 //!
-//! Owns the list, and no function: each is known as long as someone else has it. Locking: the list's lock is outermost
-//! and held for no call, so that functions may come and go while an invalidation runs.
+//! Owns the list of functions, by weak references. Locking: the list's lock is outermost. No call is made
+//! under it, so functions may be added and dropped while an invalidation runs.
 
 use std::fmt;
 use std::sync::{Arc, Weak};
@@ -15,7 +15,7 @@ use crate::registers::Registers;
 use crate::router::Router;
 use crate::sealed::Sealed;
 
-/// What is told of an invalidation.
+/// A function that an invalidation reaches.
 pub trait Invalidate: Sealed + Send + Sync {
     /// See [`InterruptFunction::invalidate`].
     fn invalidate(&self);
@@ -44,10 +44,11 @@ impl<S: Stage + 'static> Unit<S> {
         &self.stage
     }
 
-    /// A function behind the unit, which sends as `requester`: `make` is given its router, in front of `router`.
+    /// Makes a function behind the unit, which sends its messages as `requester`. `make` gets the function's
+    /// router, which puts the stage in front of `router`.
     ///
     /// # Errors
-    /// That of `make`; there is no function then.
+    /// The error of `make`. No function is added.
     pub fn admit<F: Invalidate + 'static, E>(
         &self,
         router: Arc<dyn Router>,
@@ -56,12 +57,13 @@ impl<S: Stage + 'static> Unit<S> {
     ) -> Result<Arc<F>, E> {
         let remapped = Remapped::new(router, self.stage.clone(), requester);
         let function = Arc::new(make(Arc::new(remapped))?);
-        // Before anybody else has it, so before its guest can have it send anything.
+        // Before the caller has the function, so before its guest can make it signal.
         self.add(&function);
         Ok(function)
     }
 
-    /// One more function behind the unit, where something else stands between: call it before its guest can reach it.
+    /// Adds a function behind the unit, for an embedder with its own router in between. Call it before the
+    /// guest can reach the function.
     pub fn add<F: Invalidate + 'static>(&self, function: &Arc<F>) {
         let function: Arc<dyn Invalidate> = function.clone();
         let mut functions = self.functions.lock();
@@ -69,14 +71,15 @@ impl<S: Stage + 'static> Unit<S> {
         functions.push(Arc::downgrade(&function));
     }
 
-    /// The guest has said that entries changed: the stage forgets, by `forget`, and then every function compares again.
-    /// Call it with no lock held that an access to one of them takes.
+    /// Handles an invalidation by the guest: `forget` drops the stage's cached entries, and then each
+    /// function compares its vectors again. The caller must hold no lock that an access to one of the
+    /// functions takes.
     ///
-    /// Interrupts meanwhile: none is lost; when this has returned, no vector of any function delivers by what was
-    /// forgotten.
+    /// Interrupts meanwhile: none is lost. When this returns, no vector of any function delivers on a
+    /// translation that was dropped.
     pub fn invalidate(&self, forget: impl FnOnce(&S)) {
         forget(&self.stage);
-        // One that comes from now on asks a stage that has forgotten.
+        // A function that is added from now on uses a stage without the old entries.
         let functions: Vec<_> = self.functions.lock().iter().filter_map(Weak::upgrade).collect();
         functions.iter().for_each(|function| function.invalidate());
     }

@@ -1,73 +1,76 @@
-//! Why a function's state could not be taken, or is none that the function could have.
+//! Why a function could not be suspended, or a state could not be restored.
 
 use crate::delivery::Vector;
 use crate::domain::DomainError;
 
-/// A vector's interrupts could not be stopped, so nobody can say what waits. The function runs on as before.
+/// The delivery of a vector's interrupts could not be stopped, so its pending bit is unknown. The function is
+/// not suspended.
 #[derive(Debug, thiserror::Error)]
 #[error("vector {vector} is still delivered: {source}")]
 pub struct SuspendError {
     /// The vector.
     pub vector: Vector,
-    /// What the host said.
+    /// The host's error.
     pub source: DomainError,
 }
 
-/// A state that is not the function's, with nothing changed; or a function that could not be stopped for it.
+/// Why a state was not restored. The function has not changed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum RestoreError {
-    /// Bits that are fixed for the function, or reserved, are others in the state: it is another function's.
-    #[error("{register} is {found:#x} in the state, and {expected:#x} in the function but for writable bits")]
+    /// Read-only or reserved bits differ from the function's: the state is of another function.
+    #[error(
+        "{register} is {found:#x} in the state, and {expected:#x} in the function apart from writable bits"
+    )]
     ReadOnly {
         /// The register's name in the specification.
         register: &'static str,
-        /// As the state has it.
+        /// The value in the state.
         found: u32,
-        /// As it is after power-on.
+        /// The function's value after power-on.
         expected: u32,
     },
-    /// Bits are set that the register does not have.
+    /// Reserved bits are set.
     #[error("{register} of vector {vector} is {found:#x}: reserved bits are set")]
     Reserved {
         /// The register's name in the specification.
         register: &'static str,
-        /// Whose it is; 0 where it is the function's.
+        /// The vector that the register belongs to; 0 for a register of the function.
         vector: Vector,
-        /// As the state has it.
+        /// The value in the state.
         found: u64,
     },
-    /// A slot in guest memory is in use in the state, and nowhere.
-    #[error("slot {vector} is in use in the state, and has no address")]
+    /// A slot in guest memory is in use in the state, but has no address.
+    #[error("slot {vector} is in use in the state, but has no address")]
     NoAddress {
         /// The slot.
         vector: Vector,
     },
-    /// Another number of table entries than the function has.
-    #[error("the state has {found} table entries, the function {expected}")]
+    /// The state has another number of table entries than the function.
+    #[error("the state has {found} table entries, the function has {expected}")]
     TableSize {
-        /// The state's.
+        /// Entries in the state.
         found: usize,
-        /// The function's.
+        /// Entries of the function.
         expected: usize,
     },
-    /// Another number of words of pending bits than the function's vectors need.
-    #[error("the state has {found} words of pending bits, the function {expected}")]
+    /// The state has another number of words of pending bits than the function.
+    #[error("the state has {found} words of pending bits, the function has {expected}")]
     PendingWords {
-        /// The state's.
+        /// Words in the state.
         found: usize,
-        /// The function's.
+        /// Words of the function.
         expected: usize,
     },
-    /// A pending bit of a vector that does not exist.
-    #[error("vector {vector} is pending in the state, the function has {vectors} vectors")]
+    /// A pending bit of a vector that the function does not have is set.
+    #[error("vector {vector} is pending in the state, but the function has only {vectors} vectors")]
     PendingBeyond {
-        /// The highest of them.
+        /// The highest such vector.
         vector: Vector,
         /// How many vectors the function has.
         vectors: u32,
     },
-    /// The function was in use, and could not be stopped.
+    /// The function was in use and could not be suspended.
     #[error(transparent)]
     Suspend(#[from] SuspendError),
 }

@@ -1,15 +1,16 @@
-//! A function's interrupts at one moment, as plain data: what a snapshot of a VM keeps, and what a restored one
-//! begins with.
+//! The state of a function's interrupts as plain data, for snapshots.
 //!
-//! Owns the shape of that data, its version, and the order in which the functions of a VM come back. Invariant: a
-//! state is checked whole, and against the function that it is for, before anything changes; what passes is one
-//! that such a function could have had. The registers' part is each capability's own
-//! ([`MsixState`](crate::msix::MsixState), [`MsiState`](crate::msi::MsiState)). No I/O and no lock here.
+//! Owns the format of that data, its version, and the order in which the functions of a VM resume. Invariant:
+//! a state is checked completely, against the function that it is for, before anything changes. A state that
+//! passes is one that the function could have had. The registers are in each capability's own format
+//! ([`MsixState`](crate::msix::MsixState), [`MsiState`](crate::msi::MsiState)). No I/O and no lock.
 //!
-//! Taking it: stop the vCPUs and the devices, [suspend](crate::InterruptFunction::suspend) every function, and only then
-//! read the local APICs, which have by now what was on its way. Then either [resume](resume_all) the functions, or
-//! drop them. Bringing it back goes the other way round: local APICs, [restore](crate::InterruptFunction::restore) every
-//! function, and [`resume_all`], or [`prepare`] and then [`Resume::resume`] for each.
+//! To save: stop the vCPUs and the devices, [suspend](crate::InterruptFunction::suspend) every function, and
+//! only then read the local APICs. They contain by then every interrupt that was delivered. Afterwards
+//! [resume](resume_all) the functions, or drop them.
+//!
+//! To restore: load the local APICs, [restore](crate::InterruptFunction::restore) every function, and call
+//! [`resume_all`], or [`prepare`] and then [`Resume::resume`] for each.
 //!
 //! A state may also come from another VMM's snapshot: [`MsixState::new`](crate::msix::MsixState::new),
 //! [`MsiState::new`](crate::msi::MsiState::new) and [`PendingBits::from_bytes`] repair what another VMM keeps in reserved bits.
@@ -29,10 +30,10 @@ use crate::interrupt::Interrupt;
 use crate::router::Router;
 use crate::sealed::Sealed;
 
-/// The interrupts of one function: registers, and what waits.
+/// The interrupts of one function: its registers, and its waiting interrupts.
 ///
-/// With the serde feature, the serialized data begins with its version. Data of every version since the first can be read,
-/// and is upgraded while it is read. Data of a later version fails to deserialize. The newest version is written.
+/// With the `serde` feature, the serialized data begins with its version. Data of every earlier version is
+/// upgraded while it is read. Data of a later version fails to deserialize. The newest version is written.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[cfg_attr(
     feature = "serde",
@@ -46,26 +47,27 @@ use crate::sealed::Sealed;
 pub struct FunctionState<S> {
     /// The capability's registers.
     pub registers: S,
-    /// The interrupts that the domain kept: in eventfds, or from the time when one was closed. Those that wait in
-    /// the device itself, for vectors without an eventfd, are part of the device's state and not here.
+    /// The interrupts that wait in the domain: in an eventfd, or latched when an eventfd was closed.
+    /// Interrupts that wait in the device, for vectors without an eventfd, are part of the device's own
+    /// state.
     pub pending: PendingBits,
 }
 
-/// A function that may be suspended, of any capability and domain.
+/// A function with any capability and domain, which may be suspended.
 pub trait Resume: Sealed {
-    /// Adds the messages for which resuming will ask the VM's router, as they are behind any remapping.
+    /// Adds the messages that resuming will publish, as they are after any remapping.
     fn messages(&self, messages: &mut Vec<Interrupt>);
 
-    /// Brings every vector to what the registers say. What waits for a vector that is live then is delivered, once.
-    /// Does nothing to one that is not suspended.
+    /// Syncs every vector with the registers. A waiting interrupt of a vector that becomes live is delivered
+    /// once. Does nothing if the function is not suspended.
     fn resume(&self);
 }
 
-/// Resumes functions of one VM, with one commit of its routing table for the messages of all.
+/// Resumes functions of one VM. The messages of all functions are published with one commit of the routing
+/// table.
 ///
-/// An embedder that resumes its functions one by one, between other work, calls [`prepare`] instead.
-///
-/// What the host refuses meanwhile is tried again as ever: see [`Domain::failed_steps`](crate::Domain::failed_steps).
+/// To resume functions one by one, between other work, call [`prepare`] instead. Steps that the host refuses
+/// are tried again as usual: see [`Domain::failed_steps`](crate::Domain::failed_steps).
 pub fn resume_all<'a>(router: &dyn Router, functions: impl IntoIterator<Item = &'a dyn Resume>) {
     let functions: Vec<_> = functions.into_iter().collect();
     let prepared = prepare(router, functions.iter().copied());

@@ -1,17 +1,18 @@
-//! Pending bits as plain data, laid out as the Pending Bit Array is (PCIe r6 §7.7.2.9).
+//! Pending bits as plain data, in the format of the Pending Bit Array (PCIe r6 §7.7.2.9).
 
 use super::RestoreError;
 use crate::delivery::Vector;
 
-/// One bit for each vector of a function, 64 in a word, the lowest vector in the lowest bit.
+/// One bit for each vector of a function, 64 to a word. The lowest vector is in the lowest bit.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(transparent))]
 pub struct PendingBits(pub Vec<u64>);
 
 impl PendingBits {
-    /// The bits of a function of `vectors` vectors from 64-bit words, as another VMM's snapshot has them.
+    /// The bits of a function with `vectors` vectors, from 64-bit words such as another VMM's snapshot
+    /// contains.
     ///
-    /// Bits and words beyond `vectors` are dropped. Words that are missing are 0.
+    /// Bits and words beyond `vectors` are dropped. Missing words are 0.
     pub fn from_words(vectors: u32, image: impl IntoIterator<Item = u64>) -> Self {
         let mut bits: Vec<u64> = image.into_iter().take(words(vectors)).collect();
         bits.resize(words(vectors), 0);
@@ -23,13 +24,13 @@ impl PendingBits {
         Self(bits)
     }
 
-    /// The same from the bytes of a Pending Bit Array, as a guest reads them from a BAR. Bytes that are missing are 0.
+    /// The same from the bytes of a Pending Bit Array, as a guest reads them from a BAR. Missing bytes are 0.
     pub fn from_bytes(vectors: u32, image: &[u8]) -> Self {
         let word = |bytes: &[u8]| bytes.iter().rev().fold(0, |word: u64, byte| word << 8 | u64::from(*byte));
         Self::from_words(vectors, image.chunks(8).map(word))
     }
 
-    /// Bits for `vectors` vectors, set for those that `pending` yields.
+    /// The bits of `vectors` vectors. The bits of the vectors in `pending` are set.
     pub(crate) fn collect(vectors: u32, pending: impl Iterator<Item = Vector>) -> Self {
         let mut words = vec![0; words(vectors)];
         for vector in pending.filter(|vector| vector.0 < vectors) {
@@ -50,7 +51,7 @@ impl PendingBits {
         })
     }
 
-    /// Refuses bits that a function of `vectors` vectors cannot have.
+    /// Refuses bits that a function with `vectors` vectors cannot have.
     pub(crate) fn check(&self, vectors: u32) -> Result<(), RestoreError> {
         let (found, expected) = (self.0.len(), words(vectors));
         if found != expected {
@@ -72,7 +73,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn bits_are_found_where_they_were_put() {
+    fn the_vectors_of_set_bits_are_returned() {
         let set = [0, 1, 31, 32, 63, 64, 69];
         let bits = PendingBits::collect(70, set.into_iter().chain([70, 1000]).map(Vector));
         assert_eq!(bits.0, [1 << 63 | 1 << 32 | 1 << 31 | 0b11, 1 << 5 | 1]);
@@ -81,7 +82,7 @@ mod tests {
     }
 
     #[test]
-    fn an_image_of_another_vmm_is_cut_or_filled_up_to_the_functions_vectors() {
+    fn an_image_of_another_vmm_is_cut_or_zero_extended() {
         let bytes: Vec<u8> = (1..=9).collect();
         for (vectors, expected) in [
             (0, vec![]),

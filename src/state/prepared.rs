@@ -1,13 +1,13 @@
 //! Routes that are published before functions resume, so that each function resumes without a commit.
 //!
-//! Invariant: every route that was published here is held until the guard is dropped. No lock here.
+//! Invariant: every published route is held until the guard is dropped. No lock.
 
 use super::Resume;
 use crate::router::{Route, Router};
 
 /// Holds the routes of functions that are about to resume. See [`prepare`].
 ///
-/// Drop it when the last of them has resumed. Until then, no message of these functions can be evicted for another one.
+/// Drop it after the last of them has resumed. Until then, the messages of these functions cannot be evicted.
 #[must_use = "routes that are not held may be evicted before their function resumes"]
 #[derive(Debug)]
 pub struct Prepared<'router, R: Router + ?Sized> {
@@ -17,21 +17,22 @@ pub struct Prepared<'router, R: Router + ?Sized> {
 }
 
 impl<R: Router + ?Sized> Prepared<'_, R> {
-    /// How many messages have a route now. Equal messages count once for each vector.
+    /// How many messages have a route. Equal messages count once for each vector.
     pub fn published(&self) -> usize {
         self.routes.len()
     }
 
-    /// How many messages the router refused. Their functions publish them again as they resume.
+    /// How many messages the router refused. Each function publishes its refused messages again when it
+    /// resumes.
     pub fn refused(&self) -> usize {
         self.refused
     }
 }
 
-/// Publishes the messages of suspended functions of one VM by one commit of its routing table.
+/// Publishes the messages of suspended functions of one VM with one commit of its routing table.
 ///
-/// The embedder then [resumes](Resume::resume) the functions in any order, each without a commit of its own, and drops the
-/// guard.
+/// The embedder then [resumes](Resume::resume) the functions in any order, each without a commit of its own,
+/// and drops the guard.
 ///
 /// Interrupts meanwhile: they wait until their function resumes.
 pub fn prepare<'router, 'function, R: Router + ?Sized>(
@@ -42,9 +43,9 @@ pub fn prepare<'router, 'function, R: Router + ?Sized>(
     functions.into_iter().for_each(|function| function.messages(&mut messages));
     let mut answers = Vec::new();
     router.get_or_publish(&messages, &mut answers);
-    let asked = answers.len();
+    let requested = answers.len();
     let routes: Vec<Route> = answers.into_iter().flatten().collect();
-    let refused = asked.saturating_sub(routes.len());
+    let refused = requested.saturating_sub(routes.len());
     Prepared { router, routes, refused }
 }
 

@@ -1,8 +1,9 @@
-//! A function's state as it is serialized: one variant for each version of the data.
+//! The serialized form of a function's state: one variant for each version of the data.
 //!
-//! Invariant: a variant never changes once a release has written it. A new version is a new variant, and reading an old one
-//! upgrades it here, so the rest of the crate knows the newest version only. `tests/state/samples` holds data of each version,
-//! which every later version must restore. No I/O and no lock here.
+//! Invariant: a variant never changes once a release has written it. A new version is a new variant. Older
+//! versions are upgraded here while they are read, so the rest of the crate knows only the newest.
+//! `tests/state/samples` has data of each version, which every later version must restore. No I/O and no
+//! lock.
 
 use serde::{Deserialize, Serialize};
 
@@ -25,7 +26,7 @@ impl<S> From<Stored<S>> for FunctionState<S> {
     }
 }
 
-/// The newest version is the only one that is written.
+/// Only the newest version is written.
 impl<S> From<FunctionState<S>> for Stored<S> {
     fn from(FunctionState { registers, pending }: FunctionState<S>) -> Self {
         Self::V1 { registers, pending }
