@@ -1,9 +1,9 @@
 //! Routes that closed eventfds may still need.
 //!
-//! The kernel detaches an irqfd by itself when its eventfd is closed for the last time. It does so later, in the queue of work for
-//! which each KVM_IRQFD deassign waits (Linux virt/kvm/eventfd.c, `irqfd_cleanup_wq`). Invariant: a route leaves here only after
-//! a detach that began when its eventfd was closed already. Locking: an innermost lock, held for no call, and not taken by a detach that
-//! sees no routes.
+//! When an eventfd is closed for the last time, the kernel detaches its irqfd later, on a workqueue. Each
+//! KVM_IRQFD deassign flushes this workqueue (Linux virt/kvm/eventfd.c, `irqfd_cleanup_wq`). Invariant: a
+//! route is released only after a detach that began when its eventfd was already closed. Locking: an
+//! innermost lock. No call is made under it, and a detach that finds no routes does not take it.
 
 use std::mem;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -11,11 +11,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use crate::lock::Mutex;
 use crate::router::Route;
 
-/// Routes whose eventfds are closed, of which an interrupt may still be on its way.
+/// Routes whose eventfds are closed. An interrupt may still be injected on them.
 #[derive(Debug, Default)]
 pub(super) struct DeferredRoutes {
     routes: Mutex<Vec<Route>>,
-    /// How many there are. Written under the lock. A detach that reads an older number leaves routes to the next detach.
+    /// The number of routes, written under the lock. A detach that reads a stale number leaves routes to the
+    /// next detach.
     count: AtomicUsize,
 }
 
@@ -27,10 +28,10 @@ impl DeferredRoutes {
         self.count.store(all.len(), Ordering::Release);
     }
 
-    /// Detaches an eventfd, and answers the routes that nothing needs any more then. If the detach is refused it has not waited, and
-    /// the routes stay until the next one.
+    /// Detaches an eventfd with `detach`, and returns the routes that are no longer needed. If the detach is
+    /// refused, it has not flushed the workqueue, and the routes stay until the next one.
     pub(super) fn detach<E>(&self, detach: impl FnOnce() -> Result<(), E>) -> Result<Vec<Route>, E> {
-        // Routes that come while the detach is under way may be too late for it.
+        // The detach may not cover routes that are added while it is under way.
         let before = if self.count.load(Ordering::Acquire) == 0 { Vec::new() } else { self.take() };
         match detach() {
             Ok(()) => Ok(before),

@@ -1,9 +1,10 @@
-//! The router over KVM: irqfds on the messages of one VM's routing table (KVM API §4.52 KVM_SET_GSI_ROUTING,
+//! The router over KVM: irqfds on the messages of a VM's routing table (KVM API §4.52 KVM_SET_GSI_ROUTING,
 //! §4.75 KVM_IRQFD, §4.71 KVM_SIGNAL_MSI).
 //!
-//! Owns the VM's routing table: nobody else may call KVM_SET_GSI_ROUTING, which replaces it whole. Invariant: every message in use is
-//! in the table that the kernel has. Locking: that of the [publisher](crate::publisher), taken after a domain's and held for no
-//! system call; and an innermost one in `deferred.rs`.
+//! Owns the VM's routing table. No other code may call KVM_SET_GSI_ROUTING, because it replaces the whole
+//! table. Invariant: every message in use is in the table that the kernel has. Locking: the lock of the
+//! [publisher](crate::publisher) is taken after a domain's, and no system call is made under it.
+//! `deferred.rs` has an innermost lock.
 
 mod deferred;
 mod irqchip;
@@ -34,10 +35,10 @@ pub use vm::KvmVm;
 
 pub use crate::publisher::RouteCounters;
 
-/// The errno by which KVM_SIGNAL_MSI says that no APIC took the message: the kernel's -1.
-const NOBODY: i32 = Errno::PERM.raw_os_error();
+/// The errno of KVM_SIGNAL_MSI if no APIC accepts the message: the kernel's -1.
+const NO_APIC: i32 = Errno::PERM.raw_os_error();
 
-/// The router of one VM. `V` is the type of the VM's descriptor, which may be `dyn KvmVm`.
+/// The router of one VM. `V` is the type that wraps the VM's descriptor. It may be `dyn KvmVm`.
 pub struct KvmRouter<V: KvmVm + ?Sized = VmFd> {
     vm: Arc<V>,
     ids: DestinationIds,
@@ -45,24 +46,27 @@ pub struct KvmRouter<V: KvmVm + ?Sized = VmFd> {
     deferred: DeferredRoutes,
 }
 
-/// The GSIs of a router's messages, where they are not all that KVM has above the irqchip's pins.
+/// The GSIs of a router's messages, for an embedder that uses some of KVM's GSIs itself.
 #[derive(Debug)]
 pub struct MessageGsis<I> {
-    /// The embedder's allocator: see [`Publisher::new`]. A GSI that is an irqchip's pin's, or that KVM does not take, counts as none.
+    /// The embedder's allocator: see [`Publisher::new`]. GSIs of irqchip pins, and GSIs that KVM does not
+    /// support, are ignored.
     pub allocator: I,
-    /// How many entries of the routing table are kept free for [`KvmRouter::set_own_entries`], besides the irqchip's pins.
+    /// How many entries of the routing table to keep free for [`KvmRouter::set_own_entries`], besides the
+    /// irqchip's pins.
     pub kept_free: usize,
 }
 
 impl<V: KvmVm + ?Sized> KvmRouter<V> {
-    /// A router for a VM whose irqchip exists, with up to `vcpus` vCPUs: the fewer there are, the more of each one's messages are
-    /// prefetched. `ids` is what the guest was told of destinations. Messages have all GSIs above the irqchip's pins.
+    /// A router for a VM with up to `vcpus` vCPUs, whose irqchip exists. With fewer vCPUs, more messages of
+    /// each are prefetched. `ids` is the format of destinations that the guest was told of. Messages get all
+    /// GSIs above the irqchip's pins.
     ///
-    /// For every choice but [`DestinationIds::Bits8`] the caller has enabled KVM_CAP_X2APIC_API with
-    /// KVM_X2APIC_API_USE_32BIT_IDS before, and with KVM_X2APIC_API_DISABLE_BROADCAST_QUIRK where an APIC has ID 255.
+    /// Except with [`DestinationIds::Bits8`], the caller must have enabled KVM_CAP_X2APIC_API with
+    /// KVM_X2APIC_API_USE_32BIT_IDS, and with KVM_X2APIC_API_DISABLE_BROADCAST_QUIRK if an APIC has ID 255.
     ///
     /// # Errors
-    /// This KVM lacks a capability that the router needs, or it is not enabled.
+    /// KVM lacks a capability that the router needs, or the capability is not enabled.
     pub fn new(
         vm: Arc<V>,
         irqchip: Irqchip,
@@ -73,7 +77,7 @@ impl<V: KvmVm + ?Sized> KvmRouter<V> {
         Self::with_gsis(vm, irqchip, vcpus, ids, gsis)
     }
 
-    /// The same, for an embedder that has other uses of GSIs or entries of its own.
+    /// As [`new`](Self::new), for an embedder that has other uses of GSIs, or entries of its own.
     ///
     /// # Errors
     /// As [`new`](Self::new).
@@ -93,36 +97,39 @@ impl<V: KvmVm + ?Sized> KvmRouter<V> {
         Ok(Self { vm, ids, publisher, deferred: DeferredRoutes::default() })
     }
 
-    /// Replaces the entries of the routing table that are no message's, by a commit. At start they are the irqchip's
-    /// [pins](Irqchip::pin_routes). A Hyper-V synthetic interrupt or a Xen event channel is added to these.
+    /// Replaces the entries of the routing table that are not messages, with one commit. At first they are
+    /// the irqchip's [pins](Irqchip::pin_routes). An embedder adds a Hyper-V synthetic interrupt or a Xen
+    /// event channel to these.
     ///
-    /// Their GSIs must be none of the messages': see [`MessageGsis`]. Interrupts meanwhile: each commit carries the entries, and routes
-    /// that stay the same lose nothing.
+    /// Their GSIs must not be GSIs of messages: see [`MessageGsis`].
+    ///
+    /// Interrupts meanwhile: none is lost on a route that stays the same. Each later commit carries the new
+    /// entries.
     ///
     /// # Errors
-    /// [`RouterError::Commit`]: KVM refused the table. The entries of before stay in force.
+    /// [`RouterError::Commit`]: KVM refused the table, and the old entries stay in force.
     pub fn set_own_entries(&self, entries: Vec<kvm_irq_routing_entry>) -> Result<(), RouterError> {
         self.publisher.set_own_entries(entries)
     }
 
-    /// What the guest was told of destinations.
+    /// The format of destinations that the guest was told of.
     pub fn destination_ids(&self) -> DestinationIds {
         self.ids
     }
 
-    /// Publishes every message by which a device can interrupt these APICs (physical destination, fixed, edge),
-    /// by one commit, as far as there is room: afterwards their vectors cost no commit at all. APICs that no message of the
-    /// guest can name are skipped.
+    /// Publishes every message by which a device can interrupt these APICs (physical destination, fixed,
+    /// edge), with one commit, while the table has free room. Vectors with these messages then cost no
+    /// commit. APICs that the guest's messages cannot address are skipped.
     ///
     /// # Errors
-    /// [`RouterError::Commit`]; the table is as before then.
+    /// [`RouterError::Commit`]: KVM refused the table, and the old one stays in force.
     pub fn publish_destinations(&self, apic_ids: impl IntoIterator<Item = u32>) -> Result<(), RouterError> {
         let addressable = apic_ids.into_iter().filter(|id| self.ids.contains(*id));
         let messages = addressable.flat_map(|id| ApicMessage::fixed(id, DEVICE_VECTORS));
         self.publisher.prefetch(messages.map(Interrupt::from))
     }
 
-    /// What the routing table holds and has cost so far.
+    /// The contents and the cost of the routing table so far.
     pub fn counters(&self) -> RouteCounters {
         self.publisher.counters()
     }
@@ -164,10 +171,10 @@ impl<V: KvmVm + ?Sized> Router for KvmRouter<V> {
         self.publisher.put(route);
     }
 
-    /// The kernel detaches an irqfd by itself when its eventfd is closed for the last time, but later; and each detach
-    /// waits until all that are under way have ended. So the last one is detached for all. Where the kernel refuses
-    /// that, something may still be on its way: the messages of all of them stay where they are until a detach, of
-    /// whichever eventfd of the VM, has waited.
+    /// The kernel detaches an irqfd some time after its eventfd is closed for the last time. Each detach
+    /// waits for those that are under way, so detaching the last eventfd covers all. If the kernel refuses
+    /// that, interrupts may still be injected on any of these routes. They stay until a later detach of any
+    /// eventfd of the VM.
     fn close(&self, mut attached: Vec<(EventFd, Route)>) -> Vec<Unclosed> {
         let Some((eventfd, route)) = attached.pop() else { return Vec::new() };
         let index = attached.len();
@@ -182,13 +189,13 @@ impl<V: KvmVm + ?Sized> Router for KvmRouter<V> {
         }
     }
 
-    /// KVM_SIGNAL_MSI answers how many APICs took the message. Where it finds none it answers 0, or -1 for most logical
-    /// destinations, which reaches userspace as EPERM. KVM has no other reason for EPERM here.
+    /// KVM_SIGNAL_MSI returns how many APICs accepted the message. If it finds none, it returns 0, or -1 for
+    /// most logical destinations. The -1 reaches userspace as EPERM, which has no other cause here.
     fn signal(&self, message: Interrupt) -> Result<Signalled, RouterError> {
         match self.vm.signal_msi(table::msi(table::seen(message))) {
             Ok(0) => Ok(Signalled::NotAccepted),
             Ok(_) => Ok(Signalled::Delivered),
-            Err(errno) if errno.raw_os_error() == Some(NOBODY) => Ok(Signalled::NotAccepted),
+            Err(errno) if errno.raw_os_error() == Some(NO_APIC) => Ok(Signalled::NotAccepted),
             Err(source) => Err(RouterError::Signal { message, source }),
         }
     }

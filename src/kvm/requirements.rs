@@ -1,4 +1,4 @@
-//! What the router needs of KVM. Request once, when the router is made.
+//! The capabilities that the router needs of KVM. They are checked once, when the router is made.
 //!
 //! Plain functions over the VM's descriptor. No lock.
 
@@ -9,28 +9,28 @@ use rustix::io::Errno;
 use super::{Irqchip, KvmVm};
 use crate::apic::DestinationIds;
 
-/// What this KVM lacks, or has and was not told to use.
+/// A capability that KVM lacks, or that is not enabled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum MissingCapability {
     /// There is no routing table, or it has no room for messages.
-    #[error("this KVM has no routing table for messages (KVM_CAP_IRQ_ROUTING)")]
+    #[error("KVM has no routing table for messages (KVM_CAP_IRQ_ROUTING)")]
     IrqRouting,
-    /// No eventfd can be attached.
-    #[error("this KVM attaches no eventfds (KVM_CAP_IRQFD)")]
+    /// KVM cannot attach eventfds.
+    #[error("KVM cannot attach eventfds (KVM_CAP_IRQFD)")]
     Irqfd,
-    /// Userspace cannot send a message.
-    #[error("this KVM takes no message from userspace (KVM_CAP_SIGNAL_MSI)")]
+    /// Userspace cannot inject a message.
+    #[error("KVM cannot inject a message from userspace (KVM_CAP_SIGNAL_MSI)")]
     SignalMsi,
-    /// The guest was told of destinations of more than 8 bits, and this VM ignores all bits above: every such message would
-    /// interrupt the wrong vCPU.
+    /// The guest was told of destinations with more than 8 bits, but this VM ignores the upper bits. Each
+    /// message to such a destination would interrupt the wrong vCPU.
     #[error(
         "32-bit destinations are not enabled for this VM (KVM_CAP_X2APIC_API, KVM_X2APIC_API_USE_32BIT_IDS)"
     )]
     X2apicApi,
 }
 
-/// Checks every capability, and answers how many messages the routing table has room for.
+/// Checks every capability, and returns how many messages the routing table has room for.
 pub(super) fn check(
     vm: &(impl KvmVm + ?Sized),
     irqchip: Irqchip,
@@ -54,10 +54,10 @@ pub(super) fn check(
     }
 }
 
-/// Whether KVM_CAP_X2APIC_API is enabled. KVM_CHECK_EXTENSION only tells that it could be.
+/// Whether KVM_CAP_X2APIC_API is enabled. KVM_CHECK_EXTENSION tells only whether it is supported.
 ///
-/// KVM refuses a message whose high half has a bit in its low byte, and does so only where 32-bit destinations are on. Where
-/// they are off, the message is for logical destination 0: it names no APIC, and nobody is interrupted.
+/// With 32-bit destinations enabled, KVM refuses a message if the low byte of its upper address is not 0.
+/// Otherwise KVM accepts this message for logical destination 0, which is no APIC, and interrupts no vCPU.
 fn takes_32_bit_destinations(vm: &(impl KvmVm + ?Sized)) -> bool {
     const LOGICAL: u32 = 1 << 2;
     let probe =

@@ -1,8 +1,9 @@
-//! The routing table in KVM's form (KVM_SET_GSI_ROUTING).
+//! The routing table in KVM's format (KVM_SET_GSI_ROUTING).
 //!
-//! Owns the buffer that the ioctl reads, and changes it in place between commits. Invariant: the embedder's own entries come first,
-//! and route n of the publisher is the n-th entry after them; if the last commit failed, the next one builds the buffer anew.
-//! Locking: none of its own. The publisher commits from one thread at a time.
+//! Owns the buffer that the ioctl reads, and changes it in place between commits. Invariant: the embedder's
+//! own entries come first, and route n of the publisher is the n-th entry after them. If the last commit
+//! failed, the next one rebuilds the buffer. Locking: none of its own. The publisher commits from one thread
+//! at a time.
 
 use std::io;
 use std::sync::Arc;
@@ -56,8 +57,8 @@ impl<V: KvmVm + ?Sized> KvmTable<V> {
         Ok(())
     }
 
-    /// Makes a new buffer if many entries are missing, because pushing an entry costs more than filling one. A new buffer is
-    /// zeroed and copied whole, so few entries are pushed.
+    /// Allocates a new buffer if many entries are missing, because pushing an entry costs more than filling
+    /// one. A few entries are pushed, because a new buffer is zeroed and copied as a whole.
     fn make_room(&mut self, wanted: usize) -> io::Result<()> {
         let entries = self.entries.as_slice();
         let missing = wanted.saturating_sub(entries.len());
@@ -89,7 +90,7 @@ impl<V: KvmVm + ?Sized> Hypervisor for KvmTable<V> {
     }
 }
 
-/// An interrupt as the VM's interrupt controllers see it. Only the ITS of arm64 tells devices apart.
+/// An interrupt as the VM's interrupt controllers see it. Only the ITS of arm64 distinguishes devices.
 pub(super) fn seen(interrupt: Interrupt) -> Interrupt {
     if cfg!(target_arch = "aarch64") { interrupt } else { Interrupt::new(interrupt.message()) }
 }
@@ -98,7 +99,7 @@ fn new_buffer(entries: usize) -> io::Result<KvmIrqRouting> {
     KvmIrqRouting::new(entries).map_err(|_| io::ErrorKind::OutOfMemory.into())
 }
 
-/// Flags and device ID.
+/// The flags and the device ID of an entry.
 fn device(interrupt: Interrupt) -> (u32, u32) {
     interrupt.device().map_or((0, 0), |device| (KVM_MSI_VALID_DEVID, device.0))
 }
@@ -121,7 +122,7 @@ fn msi_route(gsi: Gsi, interrupt: Interrupt) -> kvm_irq_routing_entry {
     }
 }
 
-/// What KVM_SIGNAL_MSI takes.
+/// The argument of KVM_SIGNAL_MSI.
 pub(super) fn msi(interrupt: Interrupt) -> kvm_msi {
     let (message, (flags, devid)) = (interrupt.message(), device(interrupt));
     kvm_msi {

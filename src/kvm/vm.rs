@@ -1,6 +1,7 @@
-//! What the router needs of a VM's descriptor.
+//! The ioctls of a VM's descriptor that the router uses.
 //!
-//! Owns nothing. A VMM whose own type wraps the descriptor implements [`KvmVm`] for that type. No lock: the kernel has its own.
+//! Owns nothing. A VMM whose own type wraps the descriptor implements [`KvmVm`] for that type. No lock: the
+//! kernel has its own.
 
 use std::io;
 
@@ -12,7 +13,7 @@ use crate::router::Gsi;
 
 /// A VM of KVM: five ioctls of its descriptor.
 pub trait KvmVm: Send + Sync {
-    /// KVM_CHECK_EXTENSION. 0 if KVM lacks the capability.
+    /// KVM_CHECK_EXTENSION. Returns 0 if KVM lacks the capability.
     fn check_extension(&self, cap: Cap) -> i32;
 
     /// KVM_SET_GSI_ROUTING.
@@ -33,7 +34,7 @@ pub trait KvmVm: Send + Sync {
     /// The kernel's.
     fn unregister_irqfd(&self, eventfd: &EventFd, gsi: Gsi) -> io::Result<()>;
 
-    /// KVM_SIGNAL_MSI. Answers what the kernel answers: how many interrupt controllers took the message.
+    /// KVM_SIGNAL_MSI. Returns the kernel's result: how many interrupt controllers accepted the message.
     ///
     /// # Errors
     /// The kernel's, with its errno.

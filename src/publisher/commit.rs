@@ -1,7 +1,9 @@
-//! One commit: from the moment its leader has taken the table until the requests that it serves have their answers.
+//! One commit: from the moment at which its leader takes the table until the requests that it serves have
+//! answers.
 //!
-//! Owns the table meanwhile. Invariant: however the commit ends (the hypervisor refuses it, or panics), dropping this answers each
-//! request and gives the table back. Locking: the publisher's lock is taken in `drop` only, not while the hypervisor works.
+//! Owns the table meanwhile. Invariant: however the commit ends (success, refusal or a panic of the
+//! hypervisor), dropping it answers each request and returns the table. Locking: only `drop` takes the
+//! publisher's lock. The hypervisor works without it.
 
 use std::io;
 use std::mem;
@@ -19,7 +21,7 @@ pub(super) struct Commit<'a, H: Hypervisor> {
     ended: &'a Condvar,
     table: Option<Table<H>>,
     pending: Vec<PendingRoute>,
-    /// The embedder's own entries of before, while others are tried.
+    /// The embedder's own entries of the last table, while new ones are tried.
     own_before: Option<Vec<H::Entry>>,
     served: Vec<Request>,
     result: io::Result<()>,
@@ -33,15 +35,15 @@ impl<'a, H: Hypervisor> Commit<'a, H> {
         pending: Vec<PendingRoute>,
         served: Vec<Request>,
     ) -> Self {
-        // What a hypervisor that panics leaves.
+        // The result if the hypervisor panics.
         let result = Err(io::ErrorKind::Other.into());
         Self { shared, ended, table: Some(table), pending, own_before: None, served, result }
     }
 
-    /// Commits the pending routes and, where they have changed, the embedder's own entries.
+    /// Commits the pending routes, and the embedder's own entries if they have changed.
     ///
-    /// Where the hypervisor refuses both together, the messages are tried without the new entries: an embedder's mistake must not
-    /// hold a guest's interrupts back.
+    /// If the hypervisor refuses both together, the messages are tried again with the old own entries. An
+    /// embedder's mistake must not hold back a guest's interrupts.
     pub(super) fn run(mut self, own: Option<Vec<H::Entry>>) {
         let Self { table: Some(table), pending, own_before, result, .. } = &mut self else { return };
         table.put(pending);
@@ -58,7 +60,7 @@ impl<'a, H: Hypervisor> Commit<'a, H> {
         }
     }
 
-    /// Where new entries of the embedder's own were refused: the old ones are in force.
+    /// Puts the old own entries back if the hypervisor has refused the new ones.
     fn restore_own_entries(&mut self) {
         let Self { table: Some(table), own_before, served, result: Err(source), .. } = self else { return };
         let Some(before) = own_before.take() else { return };

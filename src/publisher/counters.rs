@@ -1,25 +1,25 @@
-//! What a routing table holds, and what it has cost. Plain numbers. No lock.
+//! Counters of a publisher's routing table. Plain numbers. No lock.
 
-/// What the routing table holds, and what it has cost.
+/// The contents of the routing table, and the cost of keeping it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct RouteCounters {
-    /// Messages that the VM has room for.
+    /// Messages that the table has room for.
     pub capacity: usize,
     /// Messages that are published.
     pub published: usize,
-    /// Published messages that some vector uses.
+    /// Published messages that at least one vector uses.
     pub in_use: usize,
-    /// Commits that the hypervisor took.
+    /// Commits that the hypervisor accepted.
     pub commits: u64,
-    /// Messages in the tables of all commits, added up.
+    /// Messages in the tables of all commits, summed.
     pub handed_over: u64,
-    /// Times that a wanted message was published already.
+    /// Requested messages that were already published.
     pub hits: u64,
-    /// Unused messages whose room another message has taken.
+    /// Unused messages that were replaced by another message.
     pub evictions: u64,
-    /// The most commits that ended while one caller waited for its messages, the one that carried them included. Two if a commit
-    /// was under way when the caller came, and never more.
+    /// The most commits that ended while one caller waited for its messages, including the commit that
+    /// carried them. At most 2: the commit that was under way when the caller arrived, and the next one.
     pub longest_wait: u64,
 }

@@ -1,7 +1,8 @@
 //! The GSIs of the table's slots, from the embedder's allocator.
 //!
-//! Owns each GSI that the allocator has answered. Invariant: slot n has one GSI for the life of the publisher, and no two slots have
-//! the same. Locking: none of its own; the allocator is called under the publisher's lock.
+//! Owns each GSI that the allocator has returned. Invariant: slot n has one GSI for the life of the
+//! publisher, and no two slots share one. Locking: none of its own. The allocator is called under the
+//! publisher's lock.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -14,15 +15,16 @@ pub(super) struct Gsis {
     of_slots: Vec<Gsi>,
     /// The GSI of slot 0.
     first: Gsi,
-    /// The slots whose GSI is not that of slot 0 plus the slot's index. Most allocators count, and this stays empty.
+    /// The slots whose GSI is not the GSI of slot 0 plus the slot's index. Empty for an allocator that counts
+    /// upwards, as most do.
     out_of_sequence: BTreeMap<Gsi, usize>,
 }
 
 #[derive(Debug, PartialEq, Eq)]
 enum Allocator {
-    /// It may have more.
+    /// It may have more GSIs.
     Ready,
-    /// It had none. It is not asked again for each prefetched message, but before the next commit.
+    /// It returned none. It is tried again before the next commit, not for each prefetched message.
     Dry,
 }
 
@@ -42,7 +44,7 @@ impl Gsis {
         self.state = Allocator::Ready;
     }
 
-    /// How many slots, up to `slots`, have a GSI or get one now.
+    /// How many of the first `slots` slots have a GSI. Allocates missing ones.
     pub(super) fn reserve(&mut self, slots: usize) -> usize {
         while self.of_slots.len() < slots && self.state == Allocator::Ready {
             self.allocate();
@@ -54,11 +56,11 @@ impl Gsis {
         let slot = self.of_slots.len();
         let next = self.allocator.next();
         if slot > 0 && self.out_of_sequence.is_empty() && next.map(|gsi| self.sequential(gsi)) == Some(slot) {
-            // The allocator counts: no slot has this one.
+            // The allocator counts upwards, so no slot has this GSI.
             self.of_slots.extend(next);
             return;
         }
-        // A GSI that a slot has already would make the hypervisor refuse every table.
+        // If two slots had the same GSI, the hypervisor would refuse every table.
         let Some(gsi) = next.filter(|gsi| self.slot(*gsi).is_none()) else {
             self.state = Allocator::Dry;
             return;
@@ -72,7 +74,7 @@ impl Gsis {
         self.of_slots.push(gsi);
     }
 
-    /// The GSI of a slot that was reserved.
+    /// The GSI of a reserved slot.
     pub(super) fn gsi(&self, slot: usize) -> Option<Gsi> {
         self.of_slots.get(slot).copied()
     }
@@ -88,7 +90,7 @@ impl Gsis {
         self.out_of_sequence.get(&gsi).copied()
     }
 
-    /// The slot of a GSI if the allocator counts. Meaningless for a GSI below the first one.
+    /// The slot of a GSI if the allocator counts upwards. Meaningless for a GSI below the first one.
     fn sequential(&self, gsi: Gsi) -> usize {
         gsi.0.wrapping_sub(self.first.0) as usize
     }

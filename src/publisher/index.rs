@@ -1,9 +1,9 @@
 //! The slot of each published message.
 //!
-//! Two levels: destination and modes first, of which a guest has few, and then the vector. A message is found without hashing
-//! what a guest wrote, and a block of neighbours is inserted by one search. Invariant: a destination is in the map while it has a
-//! message. Costs 512 bytes for each destination with a published message: at most 2 MiB for a full table of 4096. Locking: none of its
-//! own; see `mod.rs`.
+//! The index has two levels. The first is the destination with its modes, of which a guest has few. The
+//! second is the vector. A look-up does not hash guest data, and a block of neighbours is inserted with one
+//! search. Invariant: a destination is in the map while it has a message. Each destination costs 512 bytes:
+//! at most 2 MiB for a full table of 4096. Locking: none of its own; see `mod.rs`.
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
@@ -15,24 +15,24 @@ use crate::message::MsiMessage;
 /// The vector is the lowest byte of a message's data.
 const VECTORS: u32 = 0xff;
 
-/// Says that a vector has no slot.
+/// The slot of a vector that has none.
 const NO_SLOT: u16 = u16::MAX;
 
-/// The most slots that there can be.
+/// The largest number of slots.
 pub(super) const MAX_SLOTS: usize = NO_SLOT as usize;
 
-/// Slots of messages. A destination is a message whose vector is 0.
+/// Slots by message. The key of a destination is its message with vector 0.
 #[derive(Debug, Default)]
 pub(super) struct Index {
-    /// Of messages without a device.
-    plain: BTreeMap<MsiMessage, Block>,
+    /// Messages without a device ID.
+    without_device: BTreeMap<MsiMessage, Block>,
     of_devices: BTreeMap<(DeviceId, MsiMessage), Block>,
 }
 
-/// The messages that differ in their vector only.
+/// Messages that differ only in their vector.
 #[derive(Debug)]
 struct Block {
-    /// By vector.
+    /// The slot of each vector.
     slots: Box<[u16; 256]>,
     count: u16,
 }
@@ -61,12 +61,12 @@ fn split(key: Interrupt) -> (MsiMessage, usize) {
 }
 
 impl Index {
-    /// Inlined always: three look-ups of each message on its way into the table are a third of what that costs.
+    /// Always inlined: the three look-ups of each published message take a third of the time to publish it.
     #[inline(always)]
     pub(super) fn get(&self, key: Interrupt) -> Option<usize> {
         let (destination, vector) = split(key);
         match key.device() {
-            None => self.plain.get(&destination)?.get(vector),
+            None => self.without_device.get(&destination)?.get(vector),
             Some(device) => self.get_of_device(device, destination, vector),
         }
     }
@@ -76,11 +76,11 @@ impl Index {
         self.of_devices.get(&(device, destination))?.get(vector)
     }
 
-    /// True if the message had no slot before. A message that has one keeps it.
+    /// Returns whether the message was inserted. A message that has a slot keeps it.
     pub(super) fn insert(&mut self, key: Interrupt, slot: usize) -> bool {
         let (destination, vector) = split(key);
         let block = match key.device() {
-            None => self.plain.entry(destination).or_insert_with(Block::new),
+            None => self.without_device.entry(destination).or_insert_with(Block::new),
             Some(device) => self.of_devices.entry((device, destination)).or_insert_with(Block::new),
         };
         let vacant = block.slots.get_mut(vector).filter(|slot| **slot == NO_SLOT);
@@ -93,7 +93,7 @@ impl Index {
     pub(super) fn remove(&mut self, key: Interrupt) {
         let (destination, vector) = split(key);
         match key.device() {
-            None => remove(&mut self.plain, destination, vector),
+            None => remove(&mut self.without_device, destination, vector),
             Some(device) => remove(&mut self.of_devices, (device, destination), vector),
         }
     }
@@ -111,7 +111,7 @@ fn remove<K: Ord>(blocks: &mut BTreeMap<K, Block>, destination: K, vector: usize
 #[cfg(test)]
 impl Index {
     pub(super) fn len(&self) -> usize {
-        let blocks = self.plain.values().chain(self.of_devices.values());
+        let blocks = self.without_device.values().chain(self.of_devices.values());
         blocks.map(|block| usize::from(block.count)).sum()
     }
 }
@@ -155,6 +155,6 @@ mod tests {
         index.remove(one);
         assert_eq!((index.get(one), index.get(other)), (None, Some(9)));
         index.remove(other);
-        assert!(index.plain.is_empty());
+        assert!(index.without_device.is_empty());
     }
 }

@@ -1,16 +1,19 @@
-//! Publishing: how messages get into the routing table of a hypervisor that takes the table as a whole.
+//! Publishing: how messages get into the routing table of a hypervisor that replaces the table as a whole.
 //!
-//! Owns the table: which message has which GSI, who uses it, what is prefetched with it, and the entries of the embedder's own.
-//! The [`Hypervisor`] only puts a table in force. KVM is one ([`kvm::KvmRouter`](crate::kvm::KvmRouter)).
+//! Owns the table: the GSI of each message, its number of users, the prefetched messages, and the embedder's
+//! own entries. The [`Hypervisor`] only puts a table in force. KVM is one
+//! ([`kvm::KvmRouter`](crate::kvm::KvmRouter)).
 //!
-//! Invariant: a [`Route`] is given out only for a message in the table that is in force, and the message keeps its GSI until every
-//! route of it is back. However a commit ends, each caller that it serves gets an answer, and the publisher can commit again.
+//! Invariant: a [`Route`] is returned only for a message in the table that is in force, and the message keeps
+//! its GSI until every route of it is put back. However a commit ends, each caller that it serves gets an
+//! answer, and the publisher can commit again.
 //!
-//! Locking: one lock, held for a few instructions. A published message is therefore found while a commit is under way. A
-//! caller whose message is missing queues a request. If no commit is under way, this caller leads one: it takes the table out of the
-//! lock, commits the messages of all queued requests without the lock, and answers all of them. Otherwise it waits. A caller
-//! therefore waits for two commits at most: the one under way when it came, and the one that carries its own messages. The lock is
-//! taken after a domain's. The GSI iterator is called with the lock held and must not call the publisher.
+//! Locking: one lock, held for a few instructions. A published message is therefore found while a commit is
+//! under way. A caller whose message is missing queues a request. If no commit is under way, this caller
+//! leads one: it takes the table out of the lock, commits the messages of all queued requests without the
+//! lock, and answers all of them. Otherwise it waits. A caller therefore waits for two commits at most: the
+//! one that was under way when it arrived, and the one that carries its own messages. The lock is taken after
+//! a domain's. The GSI iterator is called under the lock and must not call the publisher.
 
 mod commit;
 mod counters;
@@ -42,7 +45,7 @@ pub use table::{ChangedRoute, Hypervisor, RoutingTable};
 
 /// The messages of one VM, and their routes.
 ///
-/// The methods are those of a [`Router`](crate::Router), which an embedder builds around a publisher:
+/// A [`Router`](crate::Router) is built around a publisher, and forwards these methods:
 ///
 /// ```
 /// use vm_msi::publisher::{Hypervisor, Publisher, RoutingTable};
@@ -74,18 +77,20 @@ pub use table::{ChangedRoute, Hypervisor, RoutingTable};
 /// ```
 pub struct Publisher<H: Hypervisor> {
     shared: Mutex<Shared<H>>,
-    /// Notified when a commit has ended. Some requests have answers then, and one of the others may lead the next commit.
+    /// Notified when a commit has ended. Its requests are answered then, and a caller that still waits may
+    /// lead the next commit.
     ended: Condvar,
 }
 
 impl<H: Hypervisor> Publisher<H> {
-    /// A publisher for a VM whose table has room for `capacity` messages beside the embedder's own entries, at most 65,534.
+    /// A publisher for a VM whose table has room for `capacity` messages beside the embedder's own entries,
+    /// at most 65,534.
     ///
-    /// `gsis` is the embedder's allocator. It is asked for one GSI at a time, as the table grows, and may run dry for some time: then
-    /// a new message takes the room of an unused one. It must answer only GSIs that the hypervisor takes. The publisher
-    /// keeps each GSI for its own life.
+    /// `gsis` is the embedder's allocator. The publisher takes one GSI at a time as the table grows, and
+    /// keeps it for its own life. The allocator may have no GSI for some time: a new message then replaces an
+    /// unused one. It must return only GSIs that the hypervisor accepts.
     ///
-    /// `vcpus` is the number of vCPUs: the fewer there are, the more of each one's messages are prefetched.
+    /// `vcpus` is the number of vCPUs. With fewer vCPUs, more messages of each are prefetched.
     pub fn new(
         hypervisor: H,
         gsis: impl Iterator<Item = Gsi> + Send + 'static,
@@ -96,7 +101,7 @@ impl<H: Hypervisor> Publisher<H> {
         Self { shared: Mutex::new(shared), ended: Condvar::new() }
     }
 
-    /// The same publisher with entries of the embedder's own, which each commit carries. Nothing is committed now.
+    /// Adds entries of the embedder's own, which each commit carries. Nothing is committed now.
     #[must_use]
     pub fn with_own_entries(mut self, entries: Vec<H::Entry>) -> Self {
         let shared = self.shared.get_mut();
@@ -106,7 +111,8 @@ impl<H: Hypervisor> Publisher<H> {
         self
     }
 
-    /// Replaces all entries of the embedder's own, by a commit. Of several calls at once the last one counts.
+    /// Replaces all entries of the embedder's own with one commit. Of several concurrent calls, the last one
+    /// counts.
     ///
     /// Interrupts meanwhile: messages stay published. If the hypervisor refuses the new entries, the old ones stay in force, and
     /// messages of the same commit are published without the new entries.
@@ -121,17 +127,19 @@ impl<H: Hypervisor> Publisher<H> {
         request.and_then(|request| request.own).unwrap_or(Ok(()))
     }
 
-    /// One more use of a message that is published. See [`Router`](crate::Router).
+    /// A route of a published message, or `None` if the message is not published. See
+    /// [`Router`](crate::Router).
     pub fn get(&self, interrupt: Interrupt) -> Option<Route> {
         let gsi = self.shared.lock().routes.get(H::key(interrupt))?;
         Some(Route::new(gsi, interrupt))
     }
 
-    /// Gives each message a route; those that are not published yet by one commit. See [`Router`](crate::Router).
+    /// Returns a route for each message. One commit publishes all messages that are missing. See
+    /// [`Router`](crate::Router).
     pub fn get_or_publish(&self, interrupts: &[Interrupt], answers: &mut Answers) {
         answers.clear();
         let mut shared = self.shared.lock();
-        // Up to the first that is missing, which has the first claim to room.
+        // Up to the first missing message, which must get room before later ones.
         answers.extend(interrupts.iter().map_while(|interrupt| {
             let gsi = shared.routes.get(H::key(*interrupt))?;
             Some(Ok(Route::new(gsi, *interrupt)))
@@ -149,15 +157,16 @@ impl<H: Hypervisor> Publisher<H> {
         }
     }
 
-    /// Gives a use of a message back. The message stays published until its room is needed.
+    /// Puts a route back. The message stays published until its room is needed.
     pub fn put(&self, route: Route) {
         self.shared.lock().routes.put(route.gsi());
     }
 
-    /// Publishes messages that are likely to be wanted, by one commit, as far as there is unused room. Nobody uses them yet.
+    /// Publishes messages that are likely to be needed, with one commit, while the table has free room. They
+    /// have no users yet.
     ///
     /// # Errors
-    /// [`RouterError::Commit`]: the hypervisor refused the table. The table is as before then.
+    /// [`RouterError::Commit`]: the hypervisor refused the table, and the old one stays in force.
     pub fn prefetch(&self, interrupts: impl IntoIterator<Item = Interrupt>) -> Result<(), RouterError> {
         let missing = {
             let routes = &mut self.shared.lock().routes;
@@ -180,13 +189,13 @@ impl<H: Hypervisor> Publisher<H> {
         result
     }
 
-    /// What the routing table holds and has cost so far.
+    /// The contents and the cost of the routing table so far.
     pub fn counters(&self) -> RouteCounters {
         let shared = self.shared.lock();
         RouteCounters { longest_wait: shared.longest_wait, ..shared.routes.counters() }
     }
 
-    /// Queues a request, and waits until it has its answers. Leads a commit if none is under way.
+    /// Queues a request, and waits for its answers. Leads a commit if none is under way.
     fn serve<'a>(
         &'a self,
         mut shared: MutexGuard<'a, Shared<H>>,
@@ -195,20 +204,20 @@ impl<H: Hypervisor> Publisher<H> {
         let ticket = shared.tickets.next();
         let request = request(ticket, &shared);
         shared.waiting.push(request);
-        let is_to_wait = |shared: &mut Shared<H>| shared.table.is_none() && !shared.has_answered(ticket);
-        shared = wait_while(&self.ended, shared, is_to_wait);
+        let must_wait = |shared: &mut Shared<H>| shared.table.is_none() && !shared.has_answered(ticket);
+        shared = wait_while(&self.ended, shared, must_wait);
         if !shared.has_answered(ticket) {
             shared = self.lead(shared);
         }
         shared.take_answered(ticket)
     }
 
-    /// Serves all requests that wait: by one commit, or by none where their messages have no room.
+    /// Serves all queued requests with one commit, or without one if no message has room.
     fn lead<'a>(&'a self, mut guard: MutexGuard<'a, Shared<H>>) -> MutexGuard<'a, Shared<H>> {
         let shared = &mut *guard;
         shared.routes.allocate_again();
         for request in &mut shared.waiting {
-            request.get_or_place(&mut shared.routes);
+            request.get_or_add(&mut shared.routes);
         }
         let served = mem::take(&mut shared.waiting);
         let own = shared.own.take();
@@ -217,7 +226,7 @@ impl<H: Hypervisor> Publisher<H> {
             shared.answer(served);
             return guard;
         };
-        prefetch::place(&mut shared.routes);
+        prefetch::add(&mut shared.routes);
         let pending = shared.routes.begin();
         drop(guard);
         Commit::new(&self.shared, &self.ended, table, pending, served).run(own);

@@ -1,7 +1,7 @@
-//! What callers ask for while it is missing, and the answers that they have by now.
+//! The missing messages of one caller, and their answers.
 //!
-//! Owns the messages of one caller and an answer for each. Invariant: a message without a route has the answer that there is no room
-//! for it, until it has a route or another reason is known. Locking: none of its own; see `mod.rs`.
+//! Invariant: a message without a route has the answer "no room" until it has a route or a commit has refused
+//! it. Locking: none of its own; see `mod.rs`.
 
 use std::collections::HashSet;
 use std::io;
@@ -10,7 +10,7 @@ use super::routes::Routes;
 use crate::interrupt::Interrupt;
 use crate::router::{Gsi, Route, RouterError};
 
-/// One for each message, in order.
+/// One answer for each message, in order.
 pub(super) type Answers = Vec<Result<Route, RouterError>>;
 
 /// Identifies a request.
@@ -25,7 +25,7 @@ impl Ticket {
     }
 }
 
-/// A message as the caller wants it, and as the table knows it.
+/// A message, and its key in the table.
 #[derive(Debug)]
 struct Wanted {
     interrupt: Interrupt,
@@ -38,20 +38,20 @@ impl Wanted {
     }
 }
 
-/// What one caller asks for: routes, or other entries of the embedder's own.
+/// The request of one caller: for routes, or for new entries of the embedder's own.
 #[derive(Debug)]
 pub(super) struct Request {
     pub(super) ticket: Ticket,
-    /// How many commits had ended before.
+    /// How many commits had ended before the request.
     pub(super) since: u64,
     wanted: Vec<Wanted>,
     pub(super) answers: Answers,
-    /// What became of the embedder's own entries, where the request is for these.
+    /// The result for the embedder's own entries, if the request is for these.
     pub(super) own: Option<Result<(), RouterError>>,
 }
 
 impl Request {
-    /// For the routes of messages, each with its key, in a table with room for `capacity` messages.
+    /// A request for the routes of messages, each with its key, in a table with room for `capacity` messages.
     pub(super) fn new(
         ticket: Ticket,
         since: u64,
@@ -65,13 +65,13 @@ impl Request {
         Self { ticket, since, wanted, answers, own: None }
     }
 
-    /// For a commit of other entries of the embedder's own.
+    /// A request to commit new entries of the embedder's own.
     pub(super) fn of_own_entries(ticket: Ticket, since: u64) -> Self {
         Self { ticket, since, wanted: Vec::new(), answers: Vec::new(), own: Some(Ok(())) }
     }
 
-    /// Takes what is published, up to the first message that is not: that one has the first claim to room. True if the request needs
-    /// no commit any more.
+    /// Gets routes of published messages, up to the first that is missing: this one must get room before
+    /// later ones. Returns whether the request needs no commit any more.
     pub(super) fn get_all(&mut self, routes: &mut Routes) -> bool {
         self.own.is_none()
             && self.unanswered().all(|(wanted, answer)| match routes.get(wanted.key) {
@@ -83,17 +83,17 @@ impl Request {
             })
     }
 
-    /// Takes what is published, and places the rest.
-    pub(super) fn get_or_place(&mut self, routes: &mut Routes) {
+    /// Gets routes of published messages, and adds the missing ones to the next commit.
+    pub(super) fn get_or_add(&mut self, routes: &mut Routes) {
         for (wanted, answer) in self.unanswered() {
             match routes.get(wanted.key) {
                 Some(gsi) => *answer = Ok(wanted.route(gsi)),
-                None => routes.place(wanted.key),
+                None => routes.add(wanted.key),
             }
         }
     }
 
-    /// Takes what was placed, now that it is in force.
+    /// Gets routes of the messages that have just been committed.
     pub(super) fn acquire(&mut self, routes: &mut Routes) {
         for (wanted, answer) in self.unanswered() {
             if let Some(gsi) = routes.acquire(wanted.key) {
@@ -121,7 +121,7 @@ impl Request {
     }
 }
 
-/// The same error once more, for each message of the refused table.
+/// A copy of the error, for each message of the refused table.
 fn refused(entries: usize, source: &io::Error) -> RouterError {
     let source = source.raw_os_error().map_or_else(|| source.kind().into(), io::Error::from_raw_os_error);
     RouterError::Commit { routes: entries, source }

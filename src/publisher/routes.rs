@@ -1,9 +1,9 @@
-//! Which message is in which slot of the VM's routing table, and how many routes of it are in use.
+//! The messages in the slots of the VM's routing table, and how many routes of each are in use.
 //!
-//! A message that nobody uses stays in its slot until its room is needed. Invariant: `slots` and `index` agree, and a GSI is given
-//! out only for a message that is in force. A message that was [placed](Routes::place) is pending until it is
-//! [confirmed](Routes::confirm) or [taken back](Routes::take_back), and nobody gets it meanwhile. Locking: none of its own; see
-//! `mod.rs`.
+//! An unused message stays in its slot until its room is needed. Invariant: `slots` and `index` agree, and a
+//! GSI is returned only for a message that is in force. An [added](Routes::add) message is pending until it
+//! is [confirmed](Routes::confirm) or [taken back](Routes::take_back). It has no users meanwhile. Locking:
+//! none of its own; see `mod.rs`.
 //!
 //! All messages here are [keys](super::Hypervisor::key).
 
@@ -16,7 +16,8 @@ use crate::counter::Increment;
 use crate::interrupt::Interrupt;
 use crate::router::Gsi;
 
-/// The vectors that guests give to devices: below are exceptions, above are the guest's own.
+/// The vectors that guests give to devices. Lower vectors are exceptions, and guests use higher ones for
+/// themselves.
 pub(crate) const DEVICE_VECTORS: RangeInclusive<u8> = 0x20..=0xef;
 
 #[derive(Debug)]
@@ -28,7 +29,7 @@ struct Slot {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
-    /// The next commit carries it, or the one under way.
+    /// The next commit carries it, or the one under way does.
     Pending,
     InForce,
 }
@@ -37,7 +38,7 @@ enum Phase {
 #[derive(Debug)]
 pub(super) struct NoNewSlot;
 
-/// A message that was placed in a slot, and the message that the slot had before.
+/// A message that was added to a slot, and the message that the slot had before.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct PendingRoute {
     pub(super) index: usize,
@@ -51,14 +52,14 @@ pub(super) struct Routes {
     slots: Vec<Slot>,
     gsis: Gsis,
     index: Index,
-    /// For the next commit, in the order in which they were placed.
+    /// The messages of the next commit, in the order in which they were added.
     pending: Vec<PendingRoute>,
-    /// How many the commit under way carries.
+    /// How many messages the commit under way carries.
     under_way: usize,
     vcpus: u32,
-    /// The slot where the search for an unused message goes on.
+    /// The slot at which the next search for an unused message begins.
     hand: usize,
-    /// Messages that were ever in force, or are pending.
+    /// How many messages have ever been in force, or are pending.
     ever: u64,
     counters: RouteCounters,
 }
@@ -88,24 +89,25 @@ impl Routes {
         self.slots.len()
     }
 
-    /// How many of them could give their room to another message.
+    /// How many messages could be replaced by others.
     pub(super) fn unused(&self) -> usize {
         let pending = self.pending.len().saturating_add(self.under_way);
         self.len().saturating_sub(self.counters.in_use).saturating_sub(pending)
     }
 
-    /// How many messages more there is room for, if there are GSIs.
+    /// How many more messages have room, if there are GSIs.
     pub(super) fn spare(&self) -> usize {
         self.counters.capacity.saturating_sub(self.len())
     }
 
-    /// For how many messages more, up to `messages`, there is room and a GSI. Takes the GSIs from the embedder's allocator.
+    /// How many more messages, up to `messages`, have room and a GSI. Takes the GSIs from the embedder's
+    /// allocator.
     pub(super) fn reserve(&mut self, messages: usize) -> usize {
         let len = self.len();
         self.gsis.reserve(len.saturating_add(messages).min(self.counters.capacity)).saturating_sub(len)
     }
 
-    /// True if one message more has room and a GSI.
+    /// Whether one more message has room and a GSI.
     pub(super) fn has_spare(&mut self) -> bool {
         self.gsis.gsi(self.len()).is_some() || self.reserve(1) > 0
     }
@@ -115,7 +117,7 @@ impl Routes {
         self.gsis.allocate_again();
     }
 
-    /// How many messages there can be.
+    /// The largest number of messages.
     pub(super) fn capacity(&self) -> usize {
         self.counters.capacity
     }
@@ -125,19 +127,20 @@ impl Routes {
         self.vcpus
     }
 
-    /// How many messages of a destination are prefetched at most: an even share.
+    /// The most messages of one destination to prefetch: an even share of the table.
     pub(super) fn share(&self) -> usize {
         let capacity = self.counters.capacity;
         capacity.checked_div(self.vcpus as usize).unwrap_or(capacity).clamp(1, DEVICE_VECTORS.len())
     }
 
-    /// Whether, with the next commit, each message would have been in more than two and a half committed tables on average.
+    /// Whether, with the next commit, each message would have been in more than two and a half committed
+    /// tables on average.
     pub(super) fn is_handed_over_too_often(&self) -> bool {
         let handed = self.counters.handed_over.saturating_add(self.len() as u64);
         handed.saturating_mul(2) > self.ever.saturating_mul(5)
     }
 
-    /// One more use of a message that is in force.
+    /// A use of a message that is in force.
     pub(super) fn acquire(&mut self, key: Interrupt) -> Option<Gsi> {
         let index = self.index.get(key)?;
         let slot = self.slots.get_mut(index).filter(|slot| slot.phase == Phase::InForce)?;
@@ -146,14 +149,14 @@ impl Routes {
         self.gsis.gsi(index)
     }
 
-    /// The same for a message that costs its user no commit.
+    /// The same for a message that costs its caller no commit.
     pub(super) fn get(&mut self, key: Interrupt) -> Option<Gsi> {
         let gsi = self.acquire(key)?;
         self.counters.hits.increment();
         Some(gsi)
     }
 
-    /// One use less.
+    /// Ends one use of a message.
     pub(super) fn put(&mut self, gsi: Gsi) {
         if let Some(slot) = self.gsis.slot(gsi).and_then(|index| self.slots.get_mut(index)) {
             slot.users = slot.users.saturating_sub(1);
@@ -172,17 +175,17 @@ impl Routes {
         slot.is_some_and(|slot| slot.phase == Phase::InForce)
     }
 
-    /// Places a message that is not in the table: in a new slot, or in that of a message that nobody uses, from which every irqfd
-    /// is detached. Does nothing if there is neither, or if the message is in the table.
-    pub(super) fn place(&mut self, key: Interrupt) {
-        match self.place_in_new_slot(key) {
+    /// Adds a message to the next commit, in a new slot or in the slot of an unused message, from which every
+    /// irqfd is detached. Does nothing if there is neither, or if the message is in the table already.
+    pub(super) fn add(&mut self, key: Interrupt) {
+        match self.add_in_new_slot(key) {
             Ok(()) => {}
             Err(NoNewSlot) => self.evict_for(key),
         }
     }
 
-    /// Places a message in a new slot, unless it is in the table already.
-    pub(super) fn place_in_new_slot(&mut self, key: Interrupt) -> Result<(), NoNewSlot> {
+    /// Adds a message in a new slot, unless it is in the table already.
+    pub(super) fn add_in_new_slot(&mut self, key: Interrupt) -> Result<(), NoNewSlot> {
         let index = self.len();
         if !self.has_spare() {
             return Err(NoNewSlot);
@@ -217,24 +220,25 @@ impl Routes {
         }
         let (before, after) = self.slots.split_at_checked(self.hand)?;
         let is_unused = |slot: &Slot| slot.users == 0 && slot.phase == Phase::InForce;
-        let place = after.iter().chain(before).position(is_unused)?;
-        let index = self.hand.saturating_add(place).checked_rem(self.len())?;
+        let offset = after.iter().chain(before).position(is_unused)?;
+        let index = self.hand.saturating_add(offset).checked_rem(self.len())?;
         self.hand = index.saturating_add(1).checked_rem(self.len())?;
         Some(index)
     }
 
-    /// The messages that the next commit is to carry.
+    /// The messages of the next commit.
     pub(super) fn pending(&self) -> &[PendingRoute] {
         &self.pending
     }
 
-    /// The messages of a commit that begins now. It ends with [`confirm`](Self::confirm) or [`take_back`](Self::take_back).
+    /// Begins a commit, and returns its messages. It ends with [`confirm`](Self::confirm) or
+    /// [`take_back`](Self::take_back).
     pub(super) fn begin(&mut self) -> Vec<PendingRoute> {
         self.under_way = self.pending.len();
         std::mem::take(&mut self.pending)
     }
 
-    /// The hypervisor has taken the messages of the commit under way: they are in force.
+    /// The hypervisor has accepted the commit under way: its messages are in force.
     pub(super) fn confirm(&mut self, committed: &[PendingRoute]) {
         self.under_way = 0;
         for PendingRoute { index, .. } in committed {
@@ -246,7 +250,8 @@ impl Routes {
         self.counters.handed_over = self.counters.handed_over.saturating_add(self.slots.len() as u64);
     }
 
-    /// The hypervisor has refused the messages of the commit under way: the state is again what is in force.
+    /// The hypervisor has refused the commit under way: its messages are removed, and the replaced ones are
+    /// back.
     pub(super) fn take_back(&mut self, refused: &[PendingRoute]) {
         self.under_way = 0;
         self.ever = self.ever.saturating_sub(refused.len() as u64);
@@ -266,8 +271,8 @@ impl Routes {
 
 #[cfg(test)]
 impl Routes {
-    /// Each slot's GSI, message and number of users, while nothing is pending.
-    pub(super) fn settled(&self) -> Vec<(Gsi, Interrupt, u32)> {
+    /// The GSI, message and number of users of each slot. Nothing may be pending.
+    pub(super) fn committed(&self) -> Vec<(Gsi, Interrupt, u32)> {
         assert!(self.pending.is_empty() && self.under_way == 0);
         assert!(self.slots.iter().all(|slot| slot.phase == Phase::InForce));
         assert_eq!(self.index.len(), self.slots.len());

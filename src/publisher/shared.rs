@@ -1,7 +1,8 @@
-//! The state of a publisher behind its lock: the routes, the queued requests, and the table while no commit is under way.
+//! The state of a publisher behind its lock: the routes, the queued requests, and the table while no commit
+//! is under way.
 //!
-//! Invariant: each request is in `waiting`, with the leader of the commit that serves it, or in `answered`. Locking: the
-//! publisher's lock; see `mod.rs`.
+//! Invariant: each request is in `waiting`, in `answered`, or with the leader of the commit that serves it.
+//! Locking: the publisher's lock; see `mod.rs`.
 
 use super::request::{Request, Ticket};
 use super::routes::Routes;
@@ -11,14 +12,14 @@ pub(super) struct Shared<H: Hypervisor> {
     pub(super) routes: Routes,
     /// `None` while a commit is under way: its leader has the table.
     pub(super) table: Option<Table<H>>,
-    /// The embedder's own entries that the next commit is to carry, where they have changed.
+    /// New entries of the embedder's own for the next commit, if they have changed.
     pub(super) own: Option<Vec<H::Entry>>,
     /// The requests that the next commit serves.
     pub(super) waiting: Vec<Request>,
-    /// Requests with answers, which their callers have not taken yet.
+    /// Answered requests that their callers have not taken yet.
     pub(super) answered: Vec<Request>,
     pub(super) tickets: Ticket,
-    /// Commits that have ended, refused ones included.
+    /// How many commits have ended, including refused ones.
     pub(super) ended: u64,
     pub(super) longest_wait: u64,
 }
@@ -44,8 +45,8 @@ impl<H: Hypervisor> Shared<H> {
         }
     }
 
-    /// Whether any caller may wait besides the leader of the commit that has just ended, whose request has its answers already.
-    /// Notifying nobody would still cost a system call.
+    /// Whether another caller may be waiting. The leader of the commit that has just ended has its own
+    /// answers already. A notification without a waiter would still cost a system call.
     pub(super) fn others_wait(&self) -> bool {
         !self.waiting.is_empty() || self.answered.len() > 1
     }

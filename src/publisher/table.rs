@@ -1,7 +1,8 @@
-//! The routing table as a hypervisor is handed it: the embedder's own entries, and one entry for each message.
+//! The routing table as the hypervisor gets it: the embedder's own entries, and one entry for each message.
 //!
-//! Owns the hypervisor and the entries, which are changed in place between commits. Invariant: entry n of the messages is that of
-//! slot n of the routes. Locking: none of its own. The thread that leads a commit has the table to itself.
+//! Owns the hypervisor and the entries, which are changed in place between commits. Invariant: message entry
+//! n is the message of slot n of the routes. Locking: none of its own. Only the thread that leads a commit
+//! uses the table.
 
 use std::io;
 use std::mem;
@@ -10,23 +11,24 @@ use super::routes::PendingRoute;
 use crate::interrupt::Interrupt;
 use crate::router::Gsi;
 
-/// A hypervisor that takes the routing table of a VM as a whole.
+/// A hypervisor that replaces the routing table of a VM as a whole.
 pub trait Hypervisor: Send {
-    /// An entry of the embedder's own, such as an irqchip's pin, a Hyper-V synthetic interrupt or a Xen event channel. The publisher
-    /// keeps these and does not look at them.
+    /// An entry of the embedder's own, such as a pin of an irqchip, a Hyper-V synthetic interrupt or a Xen
+    /// event channel. The publisher stores these entries and does not interpret them.
     type Entry: Send;
 
-    /// What tells two routes apart. By default two devices that send the same message have two routes.
+    /// The identity of a route. By default, two devices that send the same message have two routes.
     ///
-    /// A hypervisor that ignores device IDs answers the interrupt without its device, and devices then share routes.
+    /// A hypervisor that ignores device IDs returns the interrupt without its device. Devices then share
+    /// routes.
     fn key(interrupt: Interrupt) -> Interrupt {
         interrupt
     }
 
-    /// Puts `table` in force in place of the table before it. One call at a time; the publisher's lock is not held.
+    /// Replaces the table in force by `table`. The publisher makes one call at a time, without its lock.
     ///
     /// # Errors
-    /// The hypervisor refuses the table. The table before it must be in force still.
+    /// The hypervisor refuses the table. The old table must then still be in force.
     fn commit(&mut self, table: RoutingTable<'_, Self::Entry>) -> io::Result<()>;
 }
 
@@ -43,7 +45,7 @@ pub struct RoutingTable<'a, E> {
 pub struct ChangedRoute {
     /// Its index in [`RoutingTable::routes`].
     pub index: usize,
-    /// Its GSI, which that index keeps.
+    /// Its GSI. A GSI never changes its index.
     pub gsi: Gsi,
     /// Its message.
     pub interrupt: Interrupt,
@@ -60,10 +62,11 @@ impl<'a, E> RoutingTable<'a, E> {
         self.routes
     }
 
-    /// The routes that differ from the table before, for a hypervisor that keeps that one and changes it in place. The routes
-    /// that are new come last in [`routes`](Self::routes).
+    /// The routes that differ from the last table, for a hypervisor that keeps a copy and changes it in
+    /// place. New routes are at the end of [`routes`](Self::routes).
     ///
-    /// `None` if any entry may differ: the table is the first one, the last one was refused, or the embedder's own entries have changed.
+    /// `None` if any entry may differ: this table is the first one, the last one was refused, or the
+    /// embedder's own entries have changed.
     pub fn changed(&self) -> Option<impl ExactSizeIterator<Item = ChangedRoute> + use<'a, E>> {
         let route = |pending: &PendingRoute| ChangedRoute {
             index: pending.index,
@@ -74,7 +77,7 @@ impl<'a, E> RoutingTable<'a, E> {
     }
 }
 
-/// What the next table differs in from that in force.
+/// The difference between the next table and the one in force.
 #[derive(Debug, PartialEq, Eq)]
 enum Changes {
     Anything,
@@ -94,18 +97,18 @@ impl<H: Hypervisor> Table<H> {
         Self { hypervisor, own: Vec::new(), routes: Vec::new(), changes: Changes::Anything }
     }
 
-    /// How many entries it has.
+    /// The number of entries.
     pub(super) fn len(&self) -> usize {
         self.own.len().saturating_add(self.routes.len())
     }
 
-    /// Replaces the embedder's own entries, and answers those before.
+    /// Replaces the embedder's own entries, and returns the old ones.
     pub(super) fn set_own(&mut self, entries: Vec<H::Entry>) -> Vec<H::Entry> {
         self.changes = Changes::Anything;
         mem::replace(&mut self.own, entries)
     }
 
-    /// Puts messages in their entries, each of which exists or is the next one.
+    /// Writes messages to their entries. Each entry exists or is the next new one.
     pub(super) fn put(&mut self, pending: &[PendingRoute]) {
         for PendingRoute { index, gsi, key, .. } in pending {
             match self.routes.get_mut(*index) {
@@ -115,17 +118,17 @@ impl<H: Hypervisor> Table<H> {
         }
     }
 
-    /// Hands the table over; `pending` was [put](Self::put) in it since the last time.
+    /// Commits the table. `pending` are the messages that were [put](Self::put) since the last commit.
     pub(super) fn commit(&mut self, pending: &[PendingRoute]) -> io::Result<()> {
         let changed = (self.changes == Changes::PendingRoutes).then_some(pending);
-        // Also what holds if the hypervisor panics.
+        // Also the state after a panic of the hypervisor.
         self.changes = Changes::Anything;
         self.hypervisor.commit(RoutingTable { own: &self.own, routes: &self.routes, changed })?;
         self.changes = Changes::PendingRoutes;
         Ok(())
     }
 
-    /// The table in force once more, of `routes` messages, after a refusal of `pending`.
+    /// Restores the table in force, which has `routes` messages, after a refusal of `pending`.
     pub(super) fn take_back(&mut self, pending: &[PendingRoute], routes: usize) {
         for PendingRoute { index, gsi, before, .. } in pending {
             if let (Some(before), Some(route)) = (before, self.routes.get_mut(*index)) {

@@ -1,5 +1,5 @@
-//! The publisher over a fake hypervisor. Its one promise: a route that is given out is in the table that is in force, and stays
-//! there while it is in use.
+//! The publisher over a fake hypervisor. Its guarantee: a returned route is in the table that is in force,
+//! and stays there while it is in use.
 
 use std::collections::HashSet;
 use std::io;
@@ -16,14 +16,14 @@ mod fake;
 mod own_entries;
 mod threads;
 
-/// As KVM has it with all interrupt controllers in the kernel.
+/// The entries of KVM with all interrupt controllers in the kernel.
 const CAPACITY: usize = 4056;
 const FIRST_GSI: u32 = 24;
 const ENOMEM: i32 = 12;
 const EINVAL: i32 = 22;
 const ENOSPC: i32 = 28;
 
-/// A publisher, and the hypervisor that it commits to.
+/// A publisher, and its hypervisor.
 fn publisher(vcpus: u32) -> (Publisher<Kernel>, Kernel) {
     let kernel = Kernel::default();
     let publisher = Publisher::new(kernel.clone(), (FIRST_GSI..4096).map(Gsi), CAPACITY, vcpus);
@@ -45,12 +45,13 @@ fn publish_one(publisher: &Publisher<Kernel>, message: Interrupt) -> Route {
     publish(publisher, &[message]).pop().unwrap().unwrap()
 }
 
-/// What [`KvmRouter::publish_destinations`](crate::kvm::KvmRouter::publish_destinations) publishes.
+/// The messages that [`KvmRouter::publish_destinations`](crate::kvm::KvmRouter::publish_destinations)
+/// publishes.
 fn destinations(apic_ids: impl IntoIterator<Item = u32>) -> impl Iterator<Item = Interrupt> {
     apic_ids.into_iter().flat_map(|id| DEVICE_VECTORS.map(move |vector| message(id, vector)))
 }
 
-/// A table that is full, of messages that nobody uses: 20 destinations.
+/// A full table of unused messages: 20 destinations.
 fn full() -> (Publisher<Kernel>, Kernel) {
     let (routes, kernel) = publisher(20);
     routes.prefetch(destinations(0..20)).unwrap();
@@ -72,21 +73,21 @@ fn the_first_message_is_published_with_the_next_ones_of_its_destination() {
 }
 
 #[test]
-fn while_a_guest_grows_the_message_that_comes_next_is_published_with_twice_as_many_as_there_are() {
+fn while_a_guest_grows_the_next_message_is_published_with_twice_as_many_as_there_are() {
     let (routes, kernel) = publisher(4);
     for vector in 0x30..0x30 + 64 {
         let _ = publish_one(&routes, message(1, vector));
     }
     let _ = publish_one(&routes, message(1, 0x30 + 64));
     assert_eq!((kernel.messages(), routes.counters().commits), (65 + 2 * 64, 2));
-    // What comes next only after one that is on its way itself brings none.
+    // A message that follows a pending one prefetches nothing.
     let _ = publish(&routes, &[message(3, 0x20), message(3, 0x21)]);
     assert_eq!((kernel.messages(), routes.counters().commits), (65 + 2 * 64 + 2, 3));
     assert_agreement(&routes, &kernel);
 }
 
 #[test]
-fn one_message_more_is_published_alone_and_the_next_one_with_twice_as_many_as_there_are() {
+fn a_further_message_is_published_alone_and_the_next_one_with_twice_as_many_as_there_are() {
     let (routes, kernel) = publisher(4);
     let batch: Vec<_> = (0x20..0x20 + 100).map(|vector| message(0, vector)).collect();
     let _ = publish(&routes, &batch);
@@ -104,7 +105,7 @@ fn one_message_more_is_published_alone_and_the_next_one_with_twice_as_many_as_th
 }
 
 #[test]
-fn in_whatever_order_messages_are_wanted_each_is_handed_over_three_times_at_the_most() {
+fn each_message_is_handed_over_at_most_three_times_in_any_order() {
     let in_order = (0..2048).map(|n| (n / 200, n % 200));
     let by_turns = (0..2048).map(|n| (n % 11, n / 11));
     let scattered = (0..2048).map(|n| n * 1021 % 2048).map(|n| (n % 11, n / 11));
@@ -123,7 +124,7 @@ fn in_whatever_order_messages_are_wanted_each_is_handed_over_three_times_at_the_
 }
 
 #[test]
-fn all_that_a_guest_can_have_is_published_by_few_commits() {
+fn all_messages_of_a_guest_are_published_by_few_commits() {
     for logical in [0, 4] {
         let (routes, _kernel) = publisher(8);
         for vector in DEVICE_VECTORS {
@@ -204,7 +205,7 @@ fn in_a_full_table_messages_and_their_block_take_the_room_of_unused_ones_by_two_
     assert_eq!(published, capacity);
     assert_eq!(kernel.message(used.gsi()), Some(message(0, 0x20)));
 
-    // The next destination takes what comes next in the table, not what was placed just now.
+    // The next destination replaces the next unused messages of the table, not those that were just added.
     let _ = publish_one(&routes, message(201, 0x20));
     let _ = publish_one(&routes, message(200, 0x21));
     assert_eq!(routes.counters().commits, before.commits + 3);
@@ -254,7 +255,7 @@ fn a_message_without_room_is_refused_alone_and_has_it_when_another_is_put() {
 }
 
 #[test]
-fn a_refused_commit_fails_what_is_new_and_leaves_all_else_as_it_was() {
+fn a_refused_commit_fails_new_messages_and_changes_nothing_else() {
     for (routes, kernel) in [full(), publisher(20)] {
         let old = publish_one(&routes, message(3, 0x50));
         let before = (routes.counters().published, routes.counters().in_use, kernel.messages());
@@ -353,7 +354,7 @@ fn where_the_hypervisor_ignores_devices_they_share_a_route_and_each_is_told_its_
 }
 
 #[test]
-fn messages_have_the_embedders_gsis_and_no_more_than_it_has() {
+fn messages_have_the_embedders_gsis_and_no_others() {
     let kernel = Kernel::default();
     let gsis = [Gsi(70), Gsi(40), Gsi(40), Gsi(71)];
     let routes = Publisher::new(kernel.clone(), gsis.into_iter(), CAPACITY, 1);
@@ -370,14 +371,14 @@ fn messages_have_the_embedders_gsis_and_no_more_than_it_has() {
     assert_agreement(&routes, &kernel);
 }
 
-/// What the module promises of its state: routes, table and kernel say the same.
+/// Checks the module's invariant: routes, table and kernel agree.
 fn assert_agreement(publisher: &Publisher<Kernel>, kernel: &Kernel) {
-    let settled = publisher.shared.lock().routes.settled();
-    for (gsi, message, _) in &settled {
+    let committed = publisher.shared.lock().routes.committed();
+    for (gsi, message, _) in &committed {
         assert_eq!(kernel.message(*gsi), Some(*message));
     }
-    assert_eq!(kernel.messages(), settled.len());
-    assert_eq!(publisher.counters().in_use, settled.iter().filter(|(.., users)| *users > 0).count());
+    assert_eq!(kernel.messages(), committed.len());
+    assert_eq!(publisher.counters().in_use, committed.iter().filter(|(.., users)| *users > 0).count());
     let next = publisher.shared.lock().table.as_ref().unwrap().routes().to_vec();
     assert_eq!(kernel.taken().messages, next.into_iter().collect(), "the next commit changes nothing of it");
 }
@@ -403,7 +404,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 16, ..ProptestConfig::default() })]
 
     #[test]
-    fn a_route_in_use_is_in_the_kernels_table_whatever_happens(steps in prop::collection::vec(step(), 1..40)) {
+    fn a_route_in_use_is_always_in_the_kernels_table(steps in prop::collection::vec(step(), 1..40)) {
         let (routes, kernel) = full();
         let mut in_use: Vec<Route> = Vec::new();
         for step in steps {

@@ -6,35 +6,38 @@ use kvm_bindings::kvm_irq_routing_entry;
 
 use super::{MAX_ROUTES, pin_route};
 
-/// The largest KVM_DEV_ARM_VGIC_GRP_NR_IRQS is 992, and 32 of these are private to a vCPU.
+/// The largest KVM_DEV_ARM_VGIC_GRP_NR_IRQS is 992. The first 32 of these are private to each vCPU.
 const MAX_SPIS: u32 = 960;
 
-/// Which interrupt controller of a VM the kernel emulates.
+/// The interrupt controller of a VM, which the kernel emulates.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Irqchip {
     /// A GICv3 (KVM_DEV_TYPE_ARM_VGIC_V3). Its SPIs have routes, which every commit carries.
     Gic {
-        /// KVM_DEV_ARM_VGIC_GRP_NR_IRQS less the 32 private interrupts. KVM has 960 at most; more count as 960.
+        /// KVM_DEV_ARM_VGIC_GRP_NR_IRQS without the 32 private interrupts. KVM supports 960. Larger values
+        /// count as 960.
         spis: u32,
     },
 }
 
 impl Irqchip {
-    /// The GSIs below are those of SPIs, also where the GIC has fewer: GSIs of messages do not depend on the VM.
+    /// The first GSI of a message. All lower ones are reserved for SPIs, also if the GIC has fewer, so
+    /// message GSIs are the same for every VM.
     pub(in crate::kvm) const FIRST_GSI: u32 = MAX_SPIS;
 
-    /// Examples for tests of code that is the same for all.
+    /// Examples for tests that are the same for both architectures.
     #[cfg(test)]
     pub(in crate::kvm) const EACH: [Self; 2] = [Self::Gic { spis: MAX_SPIS }, Self::Gic { spis: 64 }];
 
-    /// The routes that KVM gives the SPIs at start. A commit without them would cut off every irqfd on an SPI.
+    /// The routes of the SPIs, as KVM initialises them. A commit without them would disconnect every irqfd on
+    /// an SPI.
     pub fn pin_routes(self) -> impl Iterator<Item = kvm_irq_routing_entry> {
         let Self::Gic { spis } = self;
         (0..spis.min(MAX_SPIS)).map(|spi| pin_route(spi, 0, spi))
     }
 
-    /// How many messages a table has room for that KVM lets have `routes` entries (KVM_CAP_IRQ_ROUTING): one less than the
-    /// highest GSI, too.
+    /// How many messages fit in a table of `routes` entries (KVM_CAP_IRQ_ROUTING). `routes` is also one more
+    /// than the highest GSI.
     pub(in crate::kvm) fn message_routes(self, routes: u32) -> usize {
         routes.min(MAX_ROUTES).saturating_sub(Self::FIRST_GSI) as usize
     }

@@ -1,7 +1,8 @@
-//! What an in-kernel interrupt controller occupies in the routing table, and what it leaves for messages.
+//! The entries of the routing table that an in-kernel interrupt controller takes, and the number that is left
+//! for messages.
 //!
-//! Owns nothing. Each architecture has its own [`Irqchip`], with the pins that its KVM routes at start. Invariant: GSIs
-//! below `Irqchip::FIRST_GSI` are pins, all others are messages. No lock.
+//! Owns nothing. Each architecture has its own [`Irqchip`], with the pins that its KVM initialises.
+//! Invariant: GSIs below `Irqchip::FIRST_GSI` are pins, and all others are messages. No lock.
 
 #[cfg_attr(target_arch = "x86_64", path = "x86_64.rs")]
 #[cfg_attr(target_arch = "aarch64", path = "aarch64.rs")]
@@ -15,12 +16,12 @@ use kvm_bindings::{
 use crate::router::Gsi;
 pub use arch::Irqchip;
 
-/// Entries of a routing table that this crate can hand over: KVM_MAX_IRQ_ROUTES of every kernel so far. One more than the
-/// highest GSI.
+/// The most entries of a routing table that this crate commits: KVM_MAX_IRQ_ROUTES of every kernel so far. It
+/// is one more than the highest GSI.
 const MAX_ROUTES: u32 = 4096;
 
 impl Irqchip {
-    /// All GSIs that messages can have.
+    /// All GSIs of messages.
     pub(super) fn message_gsis() -> impl Iterator<Item = Gsi> + Send {
         (Self::FIRST_GSI..MAX_ROUTES).map(Gsi)
     }

@@ -1,6 +1,6 @@
 //! The PIC, the IOAPIC and their pins.
 //!
-//! KVM routes GSI n to pin n of both where it emulates them. Owns nothing. No lock.
+//! If KVM emulates them, it routes GSI n to pin n of both. Owns nothing. No lock.
 
 use kvm_bindings::{
     KVM_IRQCHIP_IOAPIC, KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE, kvm_irq_routing_entry,
@@ -11,7 +11,7 @@ use super::{MAX_ROUTES, pin_route};
 const IOAPIC_PINS: u32 = 24;
 const PIC_PINS: u32 = 16;
 
-/// Which interrupt controllers of a VM the kernel emulates.
+/// The interrupt controllers of a VM that the kernel emulates.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Irqchip {
     /// PIC, IOAPIC and local APICs (KVM_CREATE_IRQCHIP). Their pins have routes, which every commit carries.
@@ -21,14 +21,15 @@ pub enum Irqchip {
 }
 
 impl Irqchip {
-    /// The GSIs below are the pins'.
+    /// The first GSI of a message. Lower GSIs belong to the pins.
     pub(in crate::kvm) const FIRST_GSI: u32 = IOAPIC_PINS;
 
-    /// Examples for tests of code that is the same for all.
+    /// Examples for tests that are the same for both architectures.
     #[cfg(test)]
     pub(in crate::kvm) const EACH: [Self; 2] = [Self::Kernel, Self::Split];
 
-    /// The routes that KVM gives the pins at start: without them a commit cuts off, say, the serial port.
+    /// The routes of the pins, as KVM initialises them. A commit without them would disconnect the serial
+    /// port, for example.
     pub fn pin_routes(self) -> impl Iterator<Item = kvm_irq_routing_entry> {
         let pins = match self {
             Self::Kernel => IOAPIC_PINS,
@@ -45,8 +46,8 @@ impl Irqchip {
         })
     }
 
-    /// How many messages a table has room for that KVM lets have `routes` entries (KVM_CAP_IRQ_ROUTING): one less than the
-    /// highest GSI, too.
+    /// How many messages fit in a table of `routes` entries (KVM_CAP_IRQ_ROUTING). `routes` is also one more
+    /// than the highest GSI.
     pub(in crate::kvm) fn message_routes(self, routes: u32) -> usize {
         let routes = routes.min(MAX_ROUTES);
         let entries = match self {
@@ -74,7 +75,7 @@ mod tests {
     }
 
     #[test]
-    fn what_kvm_says_bounds_the_messages() {
+    fn kvms_limit_bounds_the_messages() {
         assert_eq!(Irqchip::Kernel.message_routes(1024), 984);
         assert_eq!(Irqchip::Split.message_routes(1024), 1000);
         assert_eq!(Irqchip::Kernel.message_routes(40), 0);

@@ -1,4 +1,4 @@
-//! The buffer that KVM reads, for a VM that only records it.
+//! The buffer that KVM reads, with a VM that only records it.
 
 use std::sync::Mutex;
 
@@ -12,7 +12,7 @@ use crate::kvm::Irqchip;
 use crate::message::MsiMessage;
 use crate::publisher::Publisher;
 
-/// Keeps the last table, which it may have refused.
+/// Keeps the last table, also if it was refused.
 #[derive(Default)]
 struct Vm(Mutex<State>);
 
@@ -68,7 +68,7 @@ fn row(entry: &kvm_irq_routing_entry) -> Option<Row> {
     if entry.type_ != KVM_IRQ_ROUTING_MSI {
         return None;
     }
-    // SAFETY: the entry's type says which member of the union is there.
+    // SAFETY: the entry's type says which member of the union is valid.
     let msi = unsafe { entry.u.msi };
     // SAFETY: both members of this union are one u32.
     let device = unsafe { msi.__bindgen_anon_1.devid };
@@ -82,7 +82,7 @@ fn publisher(vm: &Arc<Vm>, irqchip: Irqchip) -> Publisher<KvmTable<Vm>> {
     publisher.with_own_entries(irqchip.pin_routes().collect())
 }
 
-/// The buffer is the pins, and then each message of the table.
+/// Checks that the buffer contains the pins, and then each message of the table.
 fn assert_is_whole(vm: &Vm, irqchip: Irqchip, messages: &[Interrupt]) {
     let entries = vm.entries();
     let (pins, routes) = entries.split_at(irqchip.pin_routes().count());
@@ -99,7 +99,7 @@ fn assert_is_whole(vm: &Vm, irqchip: Irqchip, messages: &[Interrupt]) {
 }
 
 #[test]
-fn each_commit_is_the_pins_and_then_the_messages_also_after_a_refusal() {
+fn each_commit_has_the_pins_and_then_the_messages_also_after_a_refusal() {
     for irqchip in Irqchip::EACH {
         let vm = Arc::new(Vm::default());
         let publisher = publisher(&vm, irqchip);
@@ -123,7 +123,7 @@ fn each_commit_is_the_pins_and_then_the_messages_also_after_a_refusal() {
 }
 
 #[test]
-fn other_own_entries_take_the_place_of_the_pins() {
+fn new_own_entries_replace_the_pins() {
     let (vm, irqchip) = (Arc::new(Vm::default()), Irqchip::EACH[0]);
     let publisher = publisher(&vm, irqchip);
     let mut routes = Vec::new();
@@ -136,19 +136,21 @@ fn other_own_entries_take_the_place_of_the_pins() {
 }
 
 #[test]
-fn an_entry_and_a_message_from_userspace_carry_the_device_where_one_is_given() {
-    let plain = message(1, 0x41);
-    let (address_lo, data) = (plain.message().address_low(), plain.message().data);
-    for (interrupt, flags, devid) in [(plain, 0, 0), (plain.sent_by(DeviceId(0x1_0008)), 1, 0x1_0008)] {
+fn a_route_and_a_message_from_userspace_carry_a_given_device() {
+    let without_device = message(1, 0x41);
+    let (address_lo, data) = (without_device.message().address_low(), without_device.message().data);
+    for (interrupt, flags, devid) in
+        [(without_device, 0, 0), (without_device.sent_by(DeviceId(0x1_0008)), 1, 0x1_0008)]
+    {
         let entry = msi_route(Gsi(30), interrupt);
-        assert_eq!(row(&entry), Some((30, flags, plain.message(), devid)));
+        assert_eq!(row(&entry), Some((30, flags, without_device.message(), devid)));
         let expected = kvm_msi { address_lo, data, flags, devid, ..Default::default() };
         assert_eq!(msi(interrupt), expected);
     }
 }
 
 #[test]
-fn only_arm64_tells_devices_apart() {
+fn only_arm64_distinguishes_devices() {
     let sent = message(1, 0x41).sent_by(DeviceId(8));
     let expected = if cfg!(target_arch = "aarch64") { sent } else { message(1, 0x41) };
     assert_eq!(KvmTable::<Vm>::key(sent), expected);

@@ -1,4 +1,4 @@
-//! A hypervisor that records each table, and takes or refuses it as it is told.
+//! A hypervisor that records each table, and accepts or refuses it as the test says.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -10,7 +10,7 @@ use crate::router::Gsi;
 
 type Answer = Arc<dyn Fn(&Taken) -> io::Result<()> + Send + Sync>;
 
-/// A handle: the publisher has one, and the test another.
+/// A handle. The publisher has one, and the test has another.
 #[derive(Clone, Default)]
 pub(super) struct Kernel(Arc<Mutex<State>>);
 
@@ -18,9 +18,9 @@ pub(super) struct Kernel(Arc<Mutex<State>>);
 struct State {
     taken: Taken,
     commits: usize,
-    /// The routes by what the publisher says of changes alone.
+    /// The routes, updated only from `RoutingTable::changed`.
     mirror: Vec<(Gsi, Interrupt)>,
-    /// `None` takes every table.
+    /// `None` accepts every table.
     answer: Option<Answer>,
 }
 
@@ -33,7 +33,7 @@ pub(super) struct Taken {
 }
 
 impl Kernel {
-    /// From now on, `answer` says what becomes of a table. It is called without a lock.
+    /// Lets `answer` accept or refuse each table from now on. It is called without a lock.
     pub(super) fn answer(&self, answer: impl Fn(&Taken) -> io::Result<()> + Send + Sync + 'static) {
         self.0.lock().unwrap().answer = Some(Arc::new(answer));
     }
@@ -58,7 +58,7 @@ impl Kernel {
         self.0.lock().unwrap().taken.messages.len()
     }
 
-    /// How many tables it has taken.
+    /// How many tables were accepted.
     pub(super) fn commits(&self) -> usize {
         self.0.lock().unwrap().commits
     }

@@ -1,4 +1,4 @@
-//! Entries of the embedder's own: in each commit, and changed by a commit.
+//! The embedder's own entries: each commit carries them, and a commit changes them.
 
 use super::*;
 
@@ -29,7 +29,7 @@ fn other_own_entries_are_committed_at_once_and_kept_from_then_on() {
 }
 
 #[test]
-fn refused_own_entries_are_told_and_those_of_before_stay() {
+fn refused_own_entries_are_reported_and_the_old_ones_stay() {
     let (routes, kernel) = publisher(1);
     let _ = publish_one(&routes, message(0, 0x41));
     kernel.refuse(EINVAL);

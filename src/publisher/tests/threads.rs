@@ -1,4 +1,4 @@
-//! Several threads at once: who waits for whom, and for how long.
+//! Several threads at once: which callers wait for which commit, and for how many.
 
 use std::iter;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -11,7 +11,7 @@ use super::*;
 
 const SOON: Duration = Duration::from_secs(20);
 
-/// A commit that ends as it is told. If nobody tells it, the table is taken.
+/// A commit that ends as the test says. Without an answer the table is accepted.
 pub(super) struct UnderWay {
     pub(super) table: Taken,
     end: Sender<End>,
@@ -23,7 +23,7 @@ enum End {
     Panic,
 }
 
-/// From now on each commit ends as the receiver says. Once nobody receives, every table is taken.
+/// Lets the receiver end each commit from now on. After the receiver is dropped, every table is accepted.
 pub(super) fn pause(kernel: &Kernel) -> Receiver<UnderWay> {
     let (begun, commits) = channel();
     kernel.answer(move |table| {
@@ -37,7 +37,7 @@ pub(super) fn pause(kernel: &Kernel) -> Receiver<UnderWay> {
     commits
 }
 
-/// Asks for a message on a thread of its own.
+/// Publishes a message on a thread of its own.
 pub(super) fn publish<'scope, 'env>(
     scope: &'scope Scope<'scope, 'env>,
     publisher: &'env Publisher<Kernel>,
@@ -65,7 +65,7 @@ impl UnderWay {
 }
 
 pub(super) fn next(commits: &Receiver<UnderWay>) -> UnderWay {
-    commits.recv_timeout(SOON).expect("nobody commits")
+    commits.recv_timeout(SOON).expect("no commit begins")
 }
 
 fn wait_until(what: &str, is: impl Fn() -> bool) {
@@ -77,22 +77,22 @@ fn wait_until(what: &str, is: impl Fn() -> bool) {
 }
 
 pub(super) fn wait_until_waiting(publisher: &Publisher<Kernel>, callers: usize) {
-    wait_until("nobody waits for a commit", || publisher.shared.lock().waiting.len() == callers);
+    wait_until("no caller waits for a commit", || publisher.shared.lock().waiting.len() == callers);
 }
 
-/// What it got, while whatever is under way stays so.
+/// The result of a thread that must finish while the commit is under way.
 pub(super) fn got<T>(thread: ScopedJoinHandle<'_, T>) -> T {
-    wait_until("it still waits", || thread.is_finished());
+    wait_until("the thread still waits", || thread.is_finished());
     thread.join().unwrap()
 }
 
 #[test]
-fn a_published_message_is_had_while_a_commit_of_another_is_under_way() {
+fn a_published_message_is_found_while_another_is_committed() {
     let (publisher, kernel) = publisher(4);
     let route = publish_one(&publisher, message(0, 0x41));
     let commits = pause(&kernel);
     let publisher = &publisher;
-    // The receiver goes with this closure, also if it panics: then commits end.
+    // The closure owns the receiver. Commits end also if the closure panics.
     thread::scope(move |scope| {
         let _other = publish(scope, publisher, message(0, 0xe0));
         let under_way = next(&commits);
@@ -105,7 +105,7 @@ fn a_published_message_is_had_while_a_commit_of_another_is_under_way() {
 }
 
 #[test]
-fn a_pending_message_is_not_had_before_it_is_in_force() {
+fn a_pending_message_is_not_found_before_it_is_in_force() {
     for refused in [false, true] {
         let (publisher, kernel) = &publisher(4);
         let commits = pause(kernel);
@@ -118,7 +118,7 @@ fn a_pending_message_is_not_had_before_it_is_in_force() {
             assert_eq!(publisher.get(message(0, 0x41)), None);
             if refused {
                 under_way.refuse(ENOMEM);
-                // The caller that waits tries it again.
+                // The waiting caller publishes it in a commit of its own.
                 next(&commits).take();
             } else {
                 under_way.take();
@@ -130,7 +130,7 @@ fn a_pending_message_is_not_had_before_it_is_in_force() {
 }
 
 #[test]
-fn a_prefetched_message_is_had_by_a_waiting_caller_while_the_next_commit_is_under_way() {
+fn a_waiting_caller_finds_a_prefetched_message_during_the_next_commit() {
     let (publisher, kernel) = &publisher(4);
     let commits = pause(kernel);
     thread::scope(move |scope| {
@@ -148,17 +148,18 @@ fn a_prefetched_message_is_had_by_a_waiting_caller_while_the_next_commit_is_unde
 }
 
 #[test]
-fn whoever_waits_is_served_by_the_very_next_commit_however_many_come_after_it() {
+fn a_waiting_caller_is_served_by_the_next_commit_however_many_callers_follow() {
     const ROUNDS: u32 = 20;
     const EACH: u32 = 6;
-    // Each message is of a destination of its own, and of one vCPU no other one's is published ahead.
+    // Each message has a destination of its own, so none is prefetched with another.
     let (publisher, kernel) = &publisher(1);
     let commits = pause(kernel);
     thread::scope(move |scope| {
         let mut carried = vec![(message(0, 0xee), publish(scope, publisher, message(0, 0xee)))];
         for round in 0..ROUNDS {
             let under_way = next(&commits);
-            // They come while it is under way; those of the round before have what they want, and wait for nothing else.
+            // These callers arrive while the commit is under way. Those of the round before have their
+            // routes.
             let coming: Vec<_> = (0..EACH)
                 .map(|n| message(10 + round * EACH + n, 0xee))
                 .map(|message| (message, publish(scope, publisher, message)))
@@ -180,7 +181,7 @@ fn whoever_waits_is_served_by_the_very_next_commit_however_many_come_after_it() 
 }
 
 #[test]
-fn a_refused_commit_is_told_to_everybody_whose_messages_it_carried_and_to_nobody_else() {
+fn a_refused_commit_fails_exactly_the_callers_whose_messages_it_carried() {
     let (publisher, kernel) = &publisher(64);
     let _in_use = publish_one(publisher, message(0, 0x41));
     let commits = pause(kernel);
@@ -208,7 +209,7 @@ fn a_refused_commit_is_told_to_everybody_whose_messages_it_carried_and_to_nobody
 }
 
 #[test]
-fn a_commit_that_panics_leaves_nobody_waiting_and_the_table_as_it_was() {
+fn a_commit_that_panics_leaves_no_caller_waiting_and_restores_the_table() {
     let (publisher, kernel) = &publisher(64);
     let _in_use = publish_one(publisher, message(0, 0x41));
     let commits = pause(kernel);
@@ -228,7 +229,7 @@ fn a_commit_that_panics_leaves_nobody_waiting_and_the_table_as_it_was() {
 }
 
 #[test]
-fn those_who_wait_in_vain_for_room_are_told_so_without_a_commit() {
+fn callers_that_wait_for_room_in_vain_are_refused_without_a_commit() {
     let (publisher, kernel) = full();
     let batch: Vec<_> = kernel.taken().messages.values().copied().collect();
     let mut in_use: Vec<_> = super::publish(&publisher, &batch).into_iter().map(Result::unwrap).collect();
@@ -273,7 +274,7 @@ fn a_prefetch_waits_as_other_callers_do_and_keeps_none_waiting() {
 
 #[test]
 fn every_route_is_in_force_whatever_the_threads_do() {
-    // A table that has no room for all, so that messages take each other's room.
+    // The table has too little room for all messages, so they replace each other.
     let (publisher, kernel) = full();
     let commits = AtomicUsize::new(0);
     kernel.answer(move |_| match commits.fetch_add(1, Ordering::Relaxed) % 5 {
