@@ -1,7 +1,7 @@
-//! The interface to a device: which eventfd each of its host vectors signals.
+//! The interface to a device, and the eventfd that each of its host vectors signals.
 //!
-//! VFIO is one backend, a device model inside the VMM is another. One domain owns a backend and calls it under the domain's lock.
-//! Vectors count from 0 and are below the count that [`Backend::open`] was given.
+//! VFIO is one backend, and a device model inside the VMM is another. One domain owns a backend, and calls it
+//! under the domain's lock. Vectors count from 0, and are below the count that [`Backend::open`] was given.
 
 mod capabilities;
 mod stable;
@@ -17,52 +17,53 @@ pub use stable::{Binding, EventfdSet, StableEventfds};
 pub use crate::delivery::Cookie;
 use crate::delivery::Vector;
 
-/// A step that the host refused for a device's vectors. The vector stays as it was, and the step is tried again.
+/// A step for a device's vectors that the host refused. The vector is unchanged, and the domain tries the
+/// step again.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum BackendError {
-    /// The device's interrupts could not be turned on.
-    #[error("no interrupt of the device could be reserved ({asked} asked for): {source}")]
+    /// The device's interrupts could not be enabled.
+    #[error("the host could not enable {asked} vectors of the device: {source}")]
     Open {
-        /// Vectors that were asked for.
+        /// How many vectors were requested.
         asked: u32,
-        /// The kernel's reason.
+        /// The kernel's error.
         source: io::Error,
     },
-    /// The host had fewer interrupts than the device has vectors, and this vector is beyond them.
-    #[error("the host reserved {reserved} vectors for the device: none for vector {vector}")]
+    /// The host reserved fewer interrupts than the device has vectors, and this vector has none.
+    #[error("the host reserved {reserved} vectors for the device, and none for vector {vector}")]
     BeyondReservation {
-        /// The vector that stays held.
+        /// The vector, which stays held.
         vector: Vector,
         /// How many vectors the host reserved.
         reserved: u32,
     },
-    /// A vector could not be given its eventfd.
-    #[error("the host refused vector {vector}: {source}")]
+    /// The host refused to bind a vector.
+    #[error("the host refused to bind vector {vector}: {source}")]
     Bind {
         /// The vector.
         vector: Vector,
         /// The kernel's reason.
         source: io::Error,
     },
-    /// A vector's eventfd could not be taken away.
-    #[error("the host did not give vector {vector} back: {source}")]
+    /// The host refused to unbind a vector.
+    #[error("the host refused to unbind vector {vector}: {source}")]
     Unbind {
         /// The vector.
         vector: Vector,
         /// The kernel's reason.
         source: io::Error,
     },
-    /// The device's interrupts could not be turned off.
-    #[error("the host did not turn the device's interrupts off: {source}")]
+    /// The device's interrupts could not be disabled.
+    #[error("the host refused to disable the device's interrupts: {source}")]
     Close {
-        /// Vectors that had an eventfd and have none any more; the rest are as before. Empty where the host turns
-        /// all off or none.
+        /// Vectors that were unbound nevertheless. The others are unchanged. Empty if the host disables all
+        /// vectors or none.
         unbound: Vec<Vector>,
         /// The kernel's reason.
         source: io::Error,
     },
-    /// The device has no place for a cookie.
+    /// The device cannot store cookies.
     #[error("vector {vector} cannot carry a cookie")]
     NoCookies {
         /// The vector.
@@ -70,26 +71,27 @@ pub enum BackendError {
     },
 }
 
-/// Whether a device still has what the host programmed into it.
+/// Whether the device still has the values that the host programmed into it.
 ///
-/// A device that resets itself (a built-in self test, a firmware reset through its own registers) loses the messages and the enable
-/// bit. The host does not notice (Linux commit b8f02af096b1).
+/// A device that resets itself (a built-in self test, a firmware reset through its own registers) loses its
+/// messages and its enable bit. The host does not notice (Linux commit b8f02af096b1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Programming {
-    /// The device has it.
+    /// The device still has them.
     Kept,
-    /// The device has lost it: the host must program it again.
+    /// The device has lost them: the host must program it again.
     Lost,
     /// The backend cannot tell.
     Unknown,
 }
 
-/// Which processes may have an eventfd open after the backend has closed.
+/// The owner of a vector's eventfd after the backend has closed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EventfdOwner {
-    /// Only the domain that made it: closing the eventfd ends its irqfd.
+    /// Only the domain that made it. Closing the eventfd detaches its irqfd.
     Domain,
-    /// Another process or a kernel device too: closing the domain's descriptor need not end the irqfd.
+    /// Another process or a kernel device may have it open too. Closing the domain's descriptor may then not
+    /// detach the irqfd.
     Others,
 }
 
@@ -111,7 +113,7 @@ pub trait Backend: Send {
     /// [`BackendError::Open`]: the window stays closed.
     fn open(&mut self, vectors: u32) -> Result<(), BackendError>;
 
-    /// Makes `vector` signal `eventfd`, which may be an irqfd already. Other vectors are not disturbed.
+    /// Makes `vector` signal `eventfd`, which may already be an irqfd. Other vectors are not affected.
     ///
     /// Interrupts meanwhile: an interrupt that is pending in the device is signalled at once.
     ///
@@ -119,16 +121,18 @@ pub trait Backend: Send {
     /// [`BackendError::Bind`] or [`BackendError::BeyondReservation`]: the vector has no eventfd.
     fn bind(&mut self, vector: Vector, eventfd: &EventFd) -> Result<(), BackendError>;
 
-    /// Takes `vector`'s eventfd away, and gives the host back what it can take of the vector. Other vectors are not disturbed.
+    /// Unbinds `vector` from its eventfd, and frees as much of its host interrupt as the host allows. Other
+    /// vectors are not affected.
     ///
-    /// Interrupts meanwhile: none is signalled once this has returned. Later interrupts wait in the device's own pending bits.
+    /// Interrupts meanwhile: when this returns, no more interrupts are signalled. Later interrupts wait in
+    /// the device's own pending bits.
     ///
     /// # Errors
     /// [`BackendError::Unbind`]: the vector keeps its eventfd.
     fn unbind(&mut self, vector: Vector) -> Result<(), BackendError>;
 
-    /// Releases `vector`, which is unbound and which the guest has freed. [`Backend::close`] releases all vectors. A vector that is
-    /// unbound only to get another [cookie](Backend::set_cookie) is not released.
+    /// Releases `vector`, which is unbound and which the guest has freed. [`Backend::close`] releases all
+    /// vectors. A vector that is unbound only to change its [cookie](Backend::set_cookie) is not released.
     fn release(&mut self, vector: Vector) {
         let _ = vector;
     }
@@ -139,25 +143,27 @@ pub trait Backend: Send {
     /// [`BackendError::Close`]: the window is still open. The error names the vectors that were unbound nevertheless.
     fn close(&mut self) -> Result<(), BackendError>;
 
-    /// Which processes may have the device's eventfds open once [`Backend::close`] has returned. A domain that owns them alone closes
-    /// all of them at once instead of detaching them one by one.
+    /// The owner of the device's eventfds after [`Backend::close`] has returned. A domain that is the only
+    /// owner closes all of them at once, instead of detaching them one by one.
     fn eventfd_owner_after_close(&self) -> EventfdOwner {
         EventfdOwner::Others
     }
 
-    /// The device's own pending bits of vectors 64 × `group` to 64 × `group` + 63. Only the bits of vectors without an eventfd are
-    /// valid.
+    /// The device's own pending bits of vectors 64 × `group` to 64 × `group` + 63. Only the bits of unbound
+    /// vectors are valid.
     fn pending(&mut self, group: u32) -> u64;
 
-    /// The pending bits of vectors 64 × `group` to 64 × `group` + 63 that end with this process and that a snapshot must contain. Only
-    /// the bits of unbound vectors are valid. A real device keeps its own pending bits, so the default is none.
+    /// The pending bits of vectors 64 × `group` to 64 × `group` + 63 that are lost when this process ends, so
+    /// a snapshot must contain them. Only the bits of unbound vectors are valid. A real device keeps its own
+    /// pending bits, so the default is none.
     fn pending_to_save(&mut self, group: u32) -> u64 {
         let _ = group;
         0
     }
 
-    /// The eventfd for `vector`, which is about to be bound. It must be non-blocking and not a semaphore. The default makes a new one.
-    /// A producer with one stable eventfd a vector (vhost-user, vdpa, ioeventfd) returns a duplicate of it, as [`StableEventfds`] does.
+    /// The eventfd for `vector`, which is about to be bound. It must be non-blocking and not a semaphore. The
+    /// default makes a new one. A backend for a producer with one stable eventfd per vector (vhost-user,
+    /// vdpa, ioeventfd) returns a duplicate of it, as [`StableEventfds`] does.
     ///
     /// # Errors
     /// The process has no descriptor left.
@@ -166,8 +172,9 @@ pub trait Backend: Send {
         EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)
     }
 
-    /// Clears what is pending in the backend itself for `vectors`, because the function was reset. None of them is bound, except
-    /// vectors that the host has refused to unbind. A real device's reset clears its pending bits, so the default does nothing.
+    /// Drops the interrupts of `vectors` that are pending in the backend itself, because the function was
+    /// reset. The vectors are unbound, except vectors that the host refused to unbind. A real device's reset
+    /// clears its pending bits, so the default does nothing.
     fn clear_pending(&mut self, vectors: Range<u32>) {
         let _ = vectors;
     }

@@ -1,16 +1,17 @@
-//! Budgets: how many host vectors a device may have at one time, and how many all devices of a VM may have together.
+//! Budgets: the most host vectors of one device, and of all devices of a VM together.
 //!
 //! A host vector is an eventfd and a host interrupt with its CPU vector. A domain takes one share of its
-//! [`DeviceBudget`] for each host vector. A vector whose share is refused is held: it loses no interrupt, and
-//! [`retry`](crate::InterruptFunction::retry) requests its host vector again. The descriptors that a host without dynamic MSI-X
-//! reserves for a whole table take no CPU vectors and are not counted.
+//! [`DeviceBudget`] for each host vector. A vector whose share is refused is held. It loses no interrupt, and
+//! [`retry`](crate::InterruptFunction::retry) requests its host vector again. The descriptors that a host
+//! without dynamic MSI-X reserves for a whole table take no CPU vectors and are not counted.
 //!
-//! A [`VmBudget`] admits devices. It may promise a device some of its host vectors. The device can then always have
-//! these, whatever other devices use.
+//! A [`VmBudget`] admits devices. It may promise a device some of its host vectors. The device can then
+//! always have these, whatever other devices use.
 //!
-//! Invariants: a share belongs to the state of its vector and ends with that state, so `used` is always the number of
-//! host vectors. Growth never takes `used` above a limit, neither a device's nor the VM's. A limit that is set below
-//! `used` takes nothing away: it stops growth, and freed vectors that keep a host vector are released at the next retry.
+//! Invariants: a share is a field of its vector's state, so `used` is always the number of host vectors.
+//! Growth never takes `used` above a limit of the device or of the VM. A limit that is set below `used` takes
+//! nothing away. It stops growth, and freed vectors that still have a host vector are released at the next
+//! retry.
 //!
 //! Locking: the order is domain, device budget, VM budget. Each lock is held for a few instructions.
 
@@ -23,25 +24,25 @@ use std::sync::Arc;
 use account::Account;
 pub use account::BudgetReport;
 
-/// The host vectors that all devices of a VM may have together.
+/// The most host vectors that all devices of a VM may have together.
 #[derive(Debug)]
 pub struct VmBudget {
     account: Mutex<Account>,
 }
 
-/// The host vectors that one device may have.
+/// The most host vectors that one device may have.
 ///
 /// Several functions may share it, such as the MSI and the MSI-X of one device.
 #[derive(Debug)]
 pub struct DeviceBudget {
     /// The VM that admitted the device, if any.
     vm: Option<Arc<VmBudget>>,
-    /// How many host vectors of the VM are set aside for this device, used or not.
+    /// How many host vectors of the VM are reserved for this device, used or not.
     promised: u32,
     account: Mutex<Account>,
 }
 
-/// Whose budget refused a host vector.
+/// The owner of the budget that refused a host vector.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scope {
     /// A [`DeviceBudget`].
@@ -63,7 +64,7 @@ impl fmt::Display for Scope {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the {scope}'s budget is used up: {used} host vectors of {limit}")]
 pub struct Exhausted {
-    /// Whose budget it is.
+    /// The owner of the budget.
     pub scope: Scope,
     /// Host vectors in use.
     pub used: u32,
@@ -78,7 +79,7 @@ pub enum AdmissionError {
     /// The VM has too few host vectors left for the promise.
     #[error("{promised} host vectors cannot be promised: {used} of the VM's {limit} are used or promised")]
     NoRoom {
-        /// Host vectors that the device asked to be promised.
+        /// Host vectors that were to be promised.
         promised: u32,
         /// Host vectors that are used, or promised to other devices.
         used: u32,
@@ -88,7 +89,7 @@ pub enum AdmissionError {
     /// The promise is higher than the device's own limit.
     #[error("{promised} host vectors cannot be promised to a device that may have {limit}")]
     BeyondLimit {
-        /// Host vectors that the device asked to be promised.
+        /// Host vectors that were to be promised.
         promised: u32,
         /// The device's limit.
         limit: u32,
@@ -96,15 +97,15 @@ pub enum AdmissionError {
 }
 
 impl VmBudget {
-    /// A VM whose devices may have `limit` host vectors together; `None` for no limit.
+    /// A VM whose devices may have `limit` host vectors together. `None` means no limit.
     pub fn new(limit: Option<u32>) -> Arc<Self> {
         Arc::new(Self { account: Mutex::new(Account::new(limit)) })
     }
 
-    /// Admits a device, which may have up to `limit` host vectors and always `promised` of them.
+    /// Admits a device, which may have up to `limit` host vectors and always `promised` of them. With a
+    /// `limit` of `None`, only the VM limits the device.
     ///
-    /// The promise goes back to the VM when the returned budget and all its shares are dropped. `None` for `limit` means
-    /// that only the VM limits the device.
+    /// The promise returns to the VM when the returned budget and all its shares are dropped.
     ///
     /// # Errors
     /// [`AdmissionError`] if the promise cannot be kept. The VM's budget is then unchanged.
@@ -117,7 +118,7 @@ impl VmBudget {
             return Err(AdmissionError::BeyondLimit { promised, limit });
         }
         let mut account = self.account.lock();
-        // A refused admission does not count as a refusal: no vector waits for it.
+        // A refused admission is not counted as a refusal, because no vector waits for it.
         if let Some((used, limit)) = account.beyond(promised) {
             return Err(AdmissionError::NoRoom { promised, used, limit });
         }
@@ -127,7 +128,7 @@ impl VmBudget {
         Ok(Arc::new(DeviceBudget { vm, promised, account: Mutex::new(Account::new(limit)) }))
     }
 
-    /// Sets another limit. Vectors keep the host vectors that they have, and promises stay.
+    /// Sets the limit. Vectors keep the host vectors that they have, and promises stay.
     pub fn set_limit(&self, limit: Option<u32>) {
         self.account.lock().set_limit(limit);
     }
@@ -139,22 +140,22 @@ impl VmBudget {
 }
 
 impl DeviceBudget {
-    /// The most host vectors that a function may have if its embedder gives it no budget: as many as the largest MSI-X
-    /// table has entries. It bounds an IMS, which may have 65,536 slots.
+    /// The most host vectors of a function without a budget of its own: the size of the largest MSI-X table.
+    /// It bounds an IMS, which may have 65,536 slots.
     pub const DEFAULT_LIMIT: u32 = 2048;
 
-    /// The budget of a device that no [`VmBudget`] limits; `None` for no limit at all.
+    /// The budget of a device that no [`VmBudget`] limits. `None` means no limit.
     pub fn new(limit: Option<u32>) -> Arc<Self> {
         Arc::new(Self { vm: None, promised: 0, account: Mutex::new(Account::new(limit)) })
     }
 
-    /// The budget of a function of `capacity` vectors whose embedder gives it none: `capacity`, and at most
+    /// The default budget of a function with `capacity` vectors: `capacity`, and at most
     /// [`DeviceBudget::DEFAULT_LIMIT`].
     pub(crate) fn by_default(capacity: u32) -> Arc<Self> {
         Self::new(Some(capacity.min(Self::DEFAULT_LIMIT)))
     }
 
-    /// Sets another limit. Vectors keep the host vectors that they have, and a promise stays.
+    /// Sets the limit. Vectors keep the host vectors that they have, and a promise stays.
     pub fn set_limit(&self, limit: Option<u32>) {
         self.account.lock().set_limit(limit);
     }
@@ -164,9 +165,10 @@ impl DeviceBudget {
         self.account.lock().report(self.promised)
     }
 
-    /// Takes the share of one host vector. It goes back when it is dropped.
+    /// Takes the share of one host vector. Dropping the share returns it.
     ///
-    /// The device's lock is held until the VM has answered, so each call is one step for every other thread.
+    /// The device's lock is held until the VM's budget has answered, so other threads see each call as one
+    /// step.
     pub(crate) fn take(self: &Arc<Self>) -> Result<Share, Exhausted> {
         let exhausted = |scope| move |(used, limit)| Exhausted { scope, used, limit };
         let mut account = self.account.lock();
@@ -182,14 +184,14 @@ impl DeviceBudget {
         Ok(Share(Arc::clone(self)))
     }
 
-    /// True while a vector of this device or of its VM waits for a share, or `used` is above a limit. Freed vectors are then
-    /// released before their release delay is over.
+    /// Whether a vector of this device or of its VM waits for a share, or `used` is above a limit. Freed
+    /// vectors are then released before their release delay is over.
     pub(crate) fn is_short(&self) -> bool {
         self.account.lock().is_short() || self.vm.as_ref().is_some_and(|vm| vm.account.lock().is_short())
     }
 }
 
-/// The promise goes back to the VM. No share is left by then: each share keeps the budget alive.
+/// Returns the promise to the VM. No share is left, because each share keeps the budget alive.
 impl Drop for DeviceBudget {
     fn drop(&mut self) {
         if let Some(vm) = &self.vm {
@@ -198,7 +200,7 @@ impl Drop for DeviceBudget {
     }
 }
 
-/// The share of one host vector, until it is dropped.
+/// The share of one host vector. Dropping it returns it.
 #[derive(Debug)]
 pub(crate) struct Share(Arc<DeviceBudget>);
 

@@ -3,13 +3,14 @@
 //! A function's parents form a chain: the VM's router, a remapping stage, the device, a pool. The function has the intersection of their
 //! features. It is checked before a guest sees the capability.
 
-/// How a host gives a device its interrupts.
+/// When a host allocates a device's interrupts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize), serde(rename_all = "lowercase"))]
 pub enum Growth {
-    /// All when the window opens: no vector can be bound later.
+    /// All are allocated when the window opens. No vector can be bound later.
     Fixed,
-    /// All are reserved when the window opens, and each can be bound later (VFIO with VFIO_IRQ_INFO_NORESIZE, and MSI).
+    /// All are reserved when the window opens, and each can be bound later (VFIO with VFIO_IRQ_INFO_NORESIZE,
+    /// and MSI).
     Reserved,
     /// Each is allocated when it is bound (VFIO since Linux 6.5).
     Dynamic,
@@ -19,7 +20,7 @@ pub enum Growth {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub struct Capabilities {
-    /// There are vectors 0 to `vectors` - 1.
+    /// The number of vectors, which count from 0.
     pub vectors: u32,
     /// When the host allocates them.
     pub growth: Growth,
@@ -33,12 +34,12 @@ pub struct Capabilities {
     pub cookies: bool,
 }
 
-/// The first feature that a capability needs and a parent of the function lacks.
+/// The first feature that a capability needs and that a parent of the function lacks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Unsupported {
     /// The capability has more vectors than the parent.
-    #[error("{needed} vectors are needed, and there are {vectors}")]
+    #[error("the capability needs {needed} vectors, but there are only {vectors}")]
     Vectors {
         /// How many vectors the capability has.
         needed: u32,
@@ -46,19 +47,19 @@ pub enum Unsupported {
         vectors: u32,
     },
     /// Vectors are bound after the window was opened.
-    #[error("vectors cannot be requested once interrupts are on")]
+    #[error("vectors cannot be bound after interrupts are enabled")]
     Growth,
     /// Vectors are bound one by one, as for MSI-X.
-    #[error("no vector can be had without the others")]
+    #[error("vectors cannot be allocated one by one")]
     Independent,
     /// Several messages form one block, as for MSI.
-    #[error("several vectors cannot be had all or nothing")]
+    #[error("multi-message blocks are not supported")]
     MultiMessage,
     /// Messages come from a store of the device's own.
-    #[error("messages of an interrupt message store are not carried")]
+    #[error("interrupt message stores are not supported")]
     Ims,
     /// Vectors carry cookies.
-    #[error("vectors cannot carry cookies")]
+    #[error("cookies are not supported")]
     Cookies,
 }
 
@@ -118,7 +119,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_chain_can_do_what_each_of_its_links_can() {
+    fn a_chain_has_the_features_that_each_of_its_parents_has() {
         let msix = Capabilities { vectors: 64, multi_message: false, ..Capabilities::UNLIMITED };
         let msi = Capabilities {
             vectors: 32,

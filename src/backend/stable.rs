@@ -1,14 +1,15 @@
-//! A backend for producers that signal one stable eventfd a vector: vhost-user, vdpa, ioeventfd.
+//! A backend for producers that signal one stable eventfd per vector: vhost-user, vdpa, ioeventfd.
 //!
-//! [`EventfdSet`] owns the eventfds. The embedder hands them to the producer once, at activation. [`StableEventfds`] lends a
-//! duplicate of each to the domain while the guest uses the vector. Nothing changes for the producer, which may signal at any
-//! time.
+//! [`EventfdSet`] owns the eventfds. The embedder passes them to the producer once, at activation.
+//! [`StableEventfds`] gives the domain a duplicate of an eventfd while the guest uses its vector. The
+//! producer notices no difference, and may signal at any time.
 //!
-//! Invariant: an eventfd's counter is the vector's only pending bit here, and only a delivery or a reset clears it. An interrupt of an
-//! unbound vector therefore waits in its eventfd, and is delivered once when the vector is bound.
+//! Invariant: an eventfd's counter is the vector's only pending bit in this backend, and only a delivery or a
+//! reset clears it. An interrupt of an unbound vector therefore waits in its eventfd, and is delivered once
+//! when the vector is bound.
 //!
-//! Locking: none of its own. A domain calls the backend under the domain's lock. The set has no mutable state: any thread
-//! may ask it.
+//! Locking: none of its own. A domain calls the backend under the domain's lock. The set has no mutable
+//! state, so any thread may use it.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -26,10 +27,10 @@ use crate::signalled::{borrow, signalled};
 /// EINVAL.
 const INVALID: i32 = 22;
 
-/// The eventfds of a producer, one a vector. Clones are the same eventfds.
+/// The eventfds of a producer, one per vector. Clones share the eventfds.
 ///
-/// It costs one descriptor a vector for as long as it lives, whether the guest uses the vector or not: 2048 for a device of
-/// 2048 vectors. Each vector that has a host vector costs one more.
+/// The set costs one descriptor per vector while it lives, also for unused vectors: 2048 for a device of 2048
+/// vectors. Each vector with a host vector costs one more.
 #[derive(Clone, Debug)]
 pub struct EventfdSet(Arc<[EventFd]>);
 
@@ -42,10 +43,10 @@ impl EventfdSet {
         (0..vectors).map(|_| EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)).collect::<io::Result<_>>().map(Self)
     }
 
-    /// Takes eventfds that were made elsewhere: the first one is vector 0's. None may be a semaphore.
+    /// Takes eventfds that were made elsewhere, in the order of their vectors. None may be a semaphore.
     ///
     /// # Errors
-    /// One of them is blocking (`InvalidInput`): reading it empty would block the domain.
+    /// One of them is blocking (`InvalidInput`). Reading it while it is empty would block the domain.
     pub fn from_eventfds(eventfds: Vec<EventFd>) -> io::Result<Self> {
         for eventfd in &eventfds {
             if !fcntl_getfl(borrow(eventfd))?.contains(OFlags::NONBLOCK) {
@@ -60,28 +61,29 @@ impl EventfdSet {
         self.0.len() as u32
     }
 
-    /// The eventfd that the producer signals for `vector`; `None` beyond the last vector.
+    /// The eventfd that the producer signals for `vector`, or `None` beyond the last vector.
     pub fn get(&self, vector: Vector) -> Option<&EventFd> {
         self.0.get(vector.index())
     }
 
-    /// Which of vectors 64 × `group` to 64 × `group` + 63 hold a signal, the lowest vector in the lowest bit. It polls and
-    /// takes nothing. The bit of a vector that is attached to an irqfd means nothing: its eventfd may show a count that was
-    /// delivered already.
+    /// The vectors of 64 × `group` to 64 × `group` + 63 whose eventfds hold a signal, the lowest vector in
+    /// the lowest bit. It polls, and clears nothing. The bit of an attached vector has no meaning, because
+    /// its eventfd may show a count that has been delivered.
     pub fn waiting(&self, group: u32) -> u64 {
         let waiting = signalled(self.group(group));
         waiting
             .zip(0u32..)
-            .filter(|(waits, _)| *waits)
+            .filter(|(is_signalled, _)| *is_signalled)
             .fold(0, |bits, (_, bit)| bits | 1u64.wrapping_shl(bit))
     }
 
-    /// Reads the eventfds of `vectors` empty. A signal that the producer sends meanwhile may stay.
+    /// Clears the eventfds of `vectors`. A concurrent signal of the producer may remain.
     pub fn clear(&self, vectors: Range<u32>) {
         let last = (vectors.end as usize).min(self.0.len());
         let eventfds = self.0.get(vectors.start as usize..last).unwrap_or_default();
-        for (eventfd, _) in eventfds.iter().zip(signalled(eventfds)).filter(|(_, waits)| *waits) {
-            // It fails where somebody else has read it just now.
+        for (eventfd, _) in eventfds.iter().zip(signalled(eventfds)).filter(|(_, is_signalled)| *is_signalled)
+        {
+            // It fails only if another thread has just read it.
             let _ = eventfd.read();
         }
     }
@@ -93,7 +95,7 @@ impl EventfdSet {
     }
 }
 
-/// A change of one vector of [`StableEventfds`], as its hook is told.
+/// A change of one vector of [`StableEventfds`], as passed to its hook.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Binding {
     /// Signals of the vector are delivered, or wait while the guest masks it.
@@ -106,7 +108,7 @@ type Hook = Box<dyn FnMut(Vector, Binding) -> io::Result<()> + Send>;
 
 /// A backend over the stable eventfds of a producer.
 ///
-/// Others may have the eventfds open after it has closed, so a domain detaches them one by one.
+/// Other processes may have the eventfds open after it has closed, so a domain detaches them one by one.
 pub struct StableEventfds {
     eventfds: EventfdSet,
     bound: BTreeSet<Vector>,
@@ -114,23 +116,23 @@ pub struct StableEventfds {
 }
 
 impl StableEventfds {
-    /// A backend with as many vectors as there are eventfds. Keep a clone of the set for the producer, and to ask
+    /// A backend with one vector per eventfd. Keep a clone of the set for the producer and for
     /// [`EventfdSet::waiting`].
     pub fn new(eventfds: EventfdSet) -> Self {
         Self { eventfds, bound: BTreeSet::new(), hook: None }
     }
 
-    /// Calls `hook` when a vector is bound and unbound. It tells a producer which vectors are in use: vhost, for example, masks a ring's
-    /// call. Other producers need no hook.
+    /// Calls `hook` when a vector is bound and unbound, to tell a producer which vectors are in use. With
+    /// vhost, for example, the hook masks a ring's call. Other producers need no hook.
     ///
-    /// The hook runs under the domain's lock and must not call the function. An error that it returns is the backend's: the
-    /// vector stays as it was, and the domain tries again.
+    /// The hook runs under the domain's lock, and must not call the function. If it returns an error, the
+    /// vector is unchanged, and the domain tries again.
     #[must_use]
     pub fn with_hook(self, hook: impl FnMut(Vector, Binding) -> io::Result<()> + Send + 'static) -> Self {
         Self { hook: Some(Box::new(hook)), ..self }
     }
 
-    fn tell(&mut self, vector: Vector, binding: Binding) -> io::Result<()> {
+    fn call_hook(&mut self, vector: Vector, binding: Binding) -> io::Result<()> {
         self.hook.as_mut().map_or(Ok(()), |hook| hook(vector, binding))
     }
 }
@@ -157,19 +159,19 @@ impl Backend for StableEventfds {
         Ok(())
     }
 
-    /// `eventfd` is the duplicate that [`Backend::eventfd`] gave, so the producer signals it already.
+    /// `eventfd` is the duplicate that [`Backend::eventfd`] returned, so the producer already signals it.
     fn bind(&mut self, vector: Vector, _eventfd: &EventFd) -> Result<(), BackendError> {
         let reserved = self.eventfds.vectors();
         if vector.0 >= reserved {
             return Err(BackendError::BeyondReservation { vector, reserved });
         }
-        self.tell(vector, Binding::Bound).map_err(|source| BackendError::Bind { vector, source })?;
+        self.call_hook(vector, Binding::Bound).map_err(|source| BackendError::Bind { vector, source })?;
         self.bound.insert(vector);
         Ok(())
     }
 
     fn unbind(&mut self, vector: Vector) -> Result<(), BackendError> {
-        self.tell(vector, Binding::Unbound).map_err(|source| BackendError::Unbind { vector, source })?;
+        self.call_hook(vector, Binding::Unbound).map_err(|source| BackendError::Unbind { vector, source })?;
         self.bound.remove(&vector);
         Ok(())
     }
@@ -177,7 +179,7 @@ impl Backend for StableEventfds {
     fn close(&mut self) -> Result<(), BackendError> {
         let mut unbound = Vec::new();
         while let Some(vector) = self.bound.first().copied() {
-            if let Err(source) = self.tell(vector, Binding::Unbound) {
+            if let Err(source) = self.call_hook(vector, Binding::Unbound) {
                 return Err(BackendError::Close { unbound, source });
             }
             self.bound.remove(&vector);

@@ -1,6 +1,6 @@
-//! The numbers of one budget: its limit, what is used, and whether a vector waits.
+//! The numbers of one budget: its limit, the used host vectors, and whether a vector waits.
 //!
-//! Invariant: `used` grows only by `add`, which its callers precede by `beyond` or `check` under the same lock.
+//! Invariant: `used` grows only in `add`, which callers precede by `beyond` or `check` under the same lock.
 //! Locking: none of its own. Its budget has the lock.
 
 use crate::counter::Increment;
@@ -13,11 +13,12 @@ pub struct BudgetReport {
     pub limit: Option<u32>,
     /// Host vectors of the VM that are set aside for the device; 0 for a VM.
     pub promised: u32,
-    /// Host vectors in use. For a VM this includes those that are promised and not used.
+    /// Host vectors in use. For a VM this includes promised host vectors that are not used.
     pub used: u32,
     /// The highest value of `used` so far.
     pub high_water: u32,
-    /// How often this budget refused a host vector, each retry included. The VM's refusals count in the VM's report only.
+    /// How often this budget refused a host vector, including each retry. The VM's refusals are only in the
+    /// VM's report.
     pub refusals: u64,
 }
 
@@ -27,7 +28,7 @@ pub(super) struct Account {
     used: u32,
     high_water: u32,
     refusals: u64,
-    /// A share was refused, and none was taken or given back since then.
+    /// A share was refused, and since then none was taken or returned.
     wanted: bool,
 }
 
@@ -49,13 +50,13 @@ impl Account {
         BudgetReport { limit, promised, used, high_water, refusals }
     }
 
-    /// What is used and the limit, if `count` more would exceed it.
+    /// `used` and the limit, if `count` more would exceed the limit.
     pub(super) fn beyond(&self, count: u32) -> Option<(u32, u32)> {
         let limit = self.limit.filter(|limit| count > 0 && self.used.saturating_add(count) > *limit)?;
         Some((self.used, limit))
     }
 
-    /// Whether one more is allowed. A refusal is counted, and its vector waits.
+    /// Checks that one more is allowed. A refusal is counted, and its vector waits.
     pub(super) fn check(&mut self) -> Result<(), (u32, u32)> {
         match self.beyond(1) {
             None => Ok(()),
@@ -72,8 +73,8 @@ impl Account {
         self.high_water = self.high_water.max(self.used);
     }
 
-    /// Gives `count` back. The vector that waits finds one at its next retry. If it has gone meanwhile, no other vector
-    /// makes room for it.
+    /// Returns `count`. The waiting vector finds a share at its next retry. If it no longer needs one, no
+    /// other vector is released for it.
     pub(super) fn give(&mut self, count: u32) {
         self.used = self.used.saturating_sub(count);
         self.wanted &= count == 0;

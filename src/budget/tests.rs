@@ -1,4 +1,4 @@
-//! Shares of budgets: what is promised, taken, refused and given back, in any order and from several threads.
+//! Shares of budgets: promised, taken, refused and returned, in any order and from several threads.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
@@ -8,7 +8,7 @@ use proptest::prelude::*;
 
 use super::*;
 
-/// What is in use of either kind of budget.
+/// The used host vectors of either kind of budget.
 macro_rules! used {
     ($budget:expr) => {
         $budget.report().used
@@ -16,7 +16,7 @@ macro_rules! used {
 }
 
 #[test]
-fn a_device_gets_what_it_was_promised_and_beyond_that_what_others_leave() {
+fn a_device_gets_its_promise_and_beyond_that_only_what_others_leave() {
     let vm = VmBudget::new(Some(5));
     let one = vm.admit(2, None).unwrap();
     let other = vm.admit(0, None).unwrap();
@@ -48,7 +48,7 @@ fn a_device_has_its_own_limit() {
 }
 
 #[test]
-fn a_device_that_cannot_be_promised_what_it_needs_is_not_admitted() {
+fn a_device_whose_promise_cannot_be_kept_is_not_admitted() {
     let vm = VmBudget::new(Some(4));
     let _one = vm.admit(3, None).unwrap();
     let refused = vm.admit(2, None).unwrap_err();
@@ -61,7 +61,7 @@ fn a_device_that_cannot_be_promised_what_it_needs_is_not_admitted() {
 }
 
 #[test]
-fn a_device_that_was_not_admitted_does_not_make_others_give_back() {
+fn a_refused_admission_releases_no_vector_of_other_devices() {
     let vm = VmBudget::new(Some(1));
     let device = vm.admit(1, None).unwrap();
     assert!(vm.admit(1, None).is_err());
@@ -70,12 +70,12 @@ fn a_device_that_was_not_admitted_does_not_make_others_give_back() {
 }
 
 #[test]
-fn whoever_waited_and_went_makes_others_give_back_once_and_no_more() {
+fn a_vector_that_no_longer_waits_causes_one_release_and_no_more() {
     let vm = VmBudget::new(Some(2));
     let [one, other] = [0, 1].map(|_| vm.admit(0, None).unwrap());
     let (first, _second) = (one.take().unwrap(), one.take().unwrap());
     assert!(other.take().is_err() && one.is_short());
-    // The other's guest has freed the vector that it wanted one for.
+    // The other device's guest has freed the vector that waited.
     drop(first);
     assert!(!one.is_short(), "there is one");
     let _third = one.take().unwrap();
@@ -83,7 +83,7 @@ fn whoever_waited_and_went_makes_others_give_back_once_and_no_more() {
 }
 
 #[test]
-fn a_limit_below_what_is_used_takes_nothing_and_lets_nothing_grow() {
+fn a_limit_below_the_used_vectors_takes_nothing_away_and_stops_growth() {
     let vm = VmBudget::new(Some(2));
     let device = vm.admit(0, None).unwrap();
     let shares = [device.take().unwrap(), device.take().unwrap()];
@@ -175,14 +175,14 @@ fn call() -> impl Strategy<Value = Call> {
 /// A device, and the shares that its vectors have.
 type Admitted = (Arc<DeviceBudget>, Vec<Share>);
 
-/// What the VM's budget has to say of these devices.
+/// The used host vectors of the VM's budget that these devices account for.
 fn used_of_vm(devices: &[Admitted]) -> u32 {
     devices.iter().map(|(device, shares)| device.promised.max(shares.len() as u32)).sum()
 }
 
 proptest! {
     #[test]
-    fn used_is_what_vectors_have_and_never_grows_beyond_a_limit_whatever_the_order_of_calls(
+    fn used_is_the_number_of_host_vectors_and_never_grows_beyond_a_limit(
         calls in vec(call(), 0..200),
     ) {
         let vm = VmBudget::new(Some(6));

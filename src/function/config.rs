@@ -7,7 +7,8 @@ use crate::msi::{Msi, MsiLayout};
 use crate::registers::PciCapability;
 
 impl<C: PciCapability, D: Domain> InterruptFunction<C, D> {
-    /// Reads the capability; `offset` counts from its ID. The next pointer reads 0, because it belongs to the embedder.
+    /// Reads the capability. `offset` is in bytes from its ID. The next pointer reads 0, because it belongs
+    /// to the embedder.
     pub fn read_config(&self, offset: u16, data: &mut [u8]) {
         self.registers.read_config(offset, data);
         self.sync_shown_by_config();
@@ -18,16 +19,16 @@ impl<C: PciCapability, D: Domain> InterruptFunction<C, D> {
         }
     }
 
-    /// Writes the capability; `offset` counts from its ID.
+    /// Writes the capability. `offset` is in bytes from its ID.
     ///
-    /// Interrupts meanwhile: none is lost. After the call none is delivered for a vector that is masked or off, nor on a message that
-    /// it no longer has.
+    /// Interrupts meanwhile: none is lost. When this returns, no interrupt is delivered for a vector that is
+    /// masked or off, nor on a vector's old message.
     pub fn write_config(&self, offset: u16, data: &[u8]) {
         self.sync(self.registers.write_config(offset, data));
         self.sync_shown_by_config();
     }
 
-    /// Message Control and MSI's mask bits may show any vector as masked or off.
+    /// A read or write of Message Control or of MSI's mask bits may show any vector as masked or off.
     fn sync_shown_by_config(&self) {
         if self.registers.shows_silence() {
             self.sync_shown(0..self.registers.capacity());

@@ -1,4 +1,4 @@
-//! A function's IMS slots as an array in a BAR of the embedder's choice.
+//! A function's IMS slots as an array in a BAR. The embedder chooses the BAR.
 
 use super::InterruptFunction;
 use crate::access::lanes;
@@ -21,30 +21,31 @@ impl<C: Registers, D: Domain> InterruptFunction<C, D> {
 }
 
 impl<D: Domain> InterruptFunction<SlotArray, D> {
-    /// How many slots there are, and what their control is.
+    /// The number of slots, and their control format.
     pub fn layout(&self) -> &SlotArrayLayout {
         self.registers.layout()
     }
 
-    /// Reads the slots; `offset` counts from the first. If their format has a pending bit, it shows whether an interrupt waits. Reading
-    /// clears nothing.
+    /// Reads the slots. `offset` is in bytes from the first slot. If their format has a pending bit, it shows
+    /// whether an interrupt waits. Reading clears nothing.
     pub fn read_slots(&self, offset: u64, data: &mut [u8]) {
         self.registers.read_slots(offset, data);
         self.sync_shown_by_table(offset, data.len());
         with_pending(&self.domain, self.layout().control, offset, data);
     }
 
-    /// Writes the slots; `offset` counts from the first.
+    /// Writes the slots. `offset` is in bytes from the first slot.
     ///
-    /// Interrupts meanwhile: none is lost. After the call none is delivered for a masked slot, nor on a message that the slot no longer
-    /// has. A slot without a mask bit is written in parts, as on hardware: between two writes its message is half old and half new.
+    /// Interrupts meanwhile: none is lost. When this returns, no interrupt is delivered for a masked slot,
+    /// nor on a slot's old message. A slot without a mask bit is written in parts, as on hardware. Between
+    /// two writes its message is half old and half new.
     pub fn write_slots(&self, offset: u64, data: &[u8]) {
         self.change(|slots| slots.write_slots(offset, data));
         self.sync_shown_by_table(offset, data.len());
     }
 }
 
-/// Sets the pending bits in slots that were read.
+/// Sets the pending bits in slots that have been read.
 pub(super) fn with_pending(domain: &dyn Domain, format: ControlFormat, offset: u64, data: &mut [u8]) {
     let pending_bit = format.pending_bit();
     if pending_bit == 0 {

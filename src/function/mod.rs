@@ -1,7 +1,8 @@
-//! One PCI function's interrupts for an embedder: the registers, and the domain behind them.
+//! The interrupts of one PCI function, for an embedder: the registers, and the domain behind them.
 //!
-//! Owns no rule of its own. Each access changes the registers and then syncs the vectors that it touched. When a guest's write
-//! returns, the host has followed. Locking: none of its own. A lock of the registers is innermost and never held across a host call.
+//! Each access changes the registers, and then syncs the vectors that it touched. When a guest's write
+//! returns, the host matches the registers. Locking: none of its own. A lock of the registers is innermost,
+//! and no host call is made under it.
 
 mod config;
 #[cfg(feature = "ims")]
@@ -39,10 +40,11 @@ pub type MsixFunction = InterruptFunction<Msix, DeviceDomain>;
 /// The MSI-X of a device model inside the VMM, which triggers its vectors itself.
 pub type SoftwareMsix = InterruptFunction<Msix, SoftwareDomain>;
 
-/// One store of one PCI function, and its vectors in the host. A PCI function with MSI-X and an IMS has one of these for each.
+/// The registers of one store of a PCI function, and its vectors in the host. A PCI function with MSI-X and
+/// an IMS has one of these for each.
 ///
-/// An access may have any offset and width, and none can fail. Accesses that the specification leaves undefined behave as on a bus
-/// with byte enables. Registers that do not exist read 0 and ignore writes.
+/// An access may have any offset and width, and none fails. Accesses that the specification leaves undefined
+/// behave as on a bus with byte enables. Registers that do not exist read 0 and ignore writes.
 #[derive(Debug)]
 pub struct InterruptFunction<C: Registers, D: Domain> {
     registers: C,
@@ -55,26 +57,27 @@ impl<C: Registers, D: Domain> InterruptFunction<C, D> {
         self.registers.capacity()
     }
 
-    /// A guest's access that reads registers.
+    /// Reads the registers, for a guest's access.
     pub fn look<T>(&self, read: impl FnOnce(&C) -> T) -> T {
         read(&self.registers)
     }
 
-    /// A guest's access that writes registers: `write` changes them and returns the vectors that it touched.
+    /// Changes the registers, for a guest's access. `write` returns the vectors that it touched.
     ///
-    /// Interrupts meanwhile: none is lost. After the call, no interrupt is delivered for a vector that is masked or off, nor on a
-    /// message that it no longer has.
+    /// Interrupts meanwhile: none is lost. When this returns, no interrupt is delivered for a vector that is
+    /// masked or off, nor on a vector's old message.
     pub fn change(&self, write: impl FnOnce(&C) -> Touched) {
         self.sync(write(&self.registers));
     }
 
-    /// The pending bits of vectors 64 × `group` to 64 × `group` + 63, lowest vector in the lowest bit. Reading
-    /// clears nothing.
+    /// The pending bits of vectors 64 × `group` to 64 × `group` + 63, lowest vector in the lowest bit.
+    /// Reading clears nothing.
     pub fn pending(&self, group: u32) -> u64 {
         self.domain.pending(group)
     }
 
-    /// Resets the function: every vector is released, `reset_device` resets the device, and the registers are as after power-on.
+    /// Resets the function: releases every vector, resets the device with `reset_device`, and sets the
+    /// registers to their values after power-on.
     ///
     /// Interrupts meanwhile: pending interrupts are dropped, as the specification says.
     pub fn reset(&self, reset_device: impl FnOnce()) {
@@ -84,33 +87,35 @@ impl<C: Registers, D: Domain> InterruptFunction<C, D> {
         self.domain.clear_pending();
     }
 
-    /// Translates every vector's message again, after an invalidation of the [remapping](crate::remap) stage. Call it when the stage
-    /// answers with its new state. A vector whose translation did not change costs no call to the host.
+    /// Translates every vector's message again, after an invalidation of the [remapping](crate::remap) stage.
+    /// Call it when the stage answers from its new state. A vector whose translation did not change costs no
+    /// host call.
     ///
-    /// Interrupts meanwhile: none is lost. After the call none is delivered by an old translation, nor for a vector whose message the
-    /// stage now refuses.
+    /// Interrupts meanwhile: none is lost. When this returns, none is delivered on an old translation, nor
+    /// for a vector whose message the stage now refuses.
     pub fn invalidate(&self) {
         // `capacity`, not `vectors()`: a concurrent shrink may not have reached the host yet.
         self.sync(Touched::first(self.registers.capacity()));
     }
 
-    /// Sets Bus Master Enable of the function's Command register, if the embedder emulates it. While it is off, the function sends
-    /// no messages. At first it is on, and a [reset](InterruptFunction::reset) does not change it. A passed-through device has the
-    /// bit itself.
+    /// Sets Bus Master Enable of the function's Command register, if the embedder emulates it. While it is
+    /// off, the function sends no messages. It is on at first, and a [reset](InterruptFunction::reset) does
+    /// not change it. A passed-through device has the bit itself.
     ///
-    /// Interrupts meanwhile: while the bit is off they wait, and show as pending if the registers have pending bits. When it is set, each
-    /// unmasked vector with a pending interrupt sends one.
+    /// Interrupts meanwhile: while the bit is off they wait, and show as pending if the registers have
+    /// pending bits. When it is set, each unmasked vector with a pending interrupt sends one.
     pub fn set_bus_master(&self, bus_master: BusMaster) {
         self.domain.set_bus_master(&self.registers, bus_master);
     }
 
-    /// Tries refused steps again, and releases freed vectors whose release delay is over. Cheap if there are none.
+    /// Tries refused steps again, and releases freed vectors whose release delay is over. Cheap if there are
+    /// none.
     pub fn retry(&self) {
         self.domain.retry(&self.registers);
     }
 
-    /// How many vectors are not yet what the guest wants because the host refused a step. While it is not 0,
-    /// call [`InterruptFunction::retry`] now and then.
+    /// How many vectors do not yet match the registers because the host refused a step. While it is not 0,
+    /// call [`InterruptFunction::retry`] from time to time.
     pub fn failed_steps(&self) -> usize {
         self.domain.failed_steps()
     }
@@ -129,8 +134,9 @@ impl<C: Registers, D: Domain> InterruptFunction<C, D> {
         }
     }
 
-    /// Syncs those of `vectors` that an access may have shown as masked or off, and that may still deliver. Another vCPU's access has
-    /// then masked the vector and has not detached it yet. This access must not return before the vector is detached.
+    /// Syncs each vector of `vectors` that the access may have shown as masked or off, but that may still
+    /// deliver. Another vCPU has then masked the vector and not yet detached it. This access must not return
+    /// before the vector is detached.
     fn sync_shown(&self, vectors: Range<u32>) {
         let mut from = vectors.start;
         while let Some(vector) = self.domain.may_deliver(from..vectors.end) {
@@ -150,7 +156,7 @@ impl<C: Registers, D: Domain> InterruptFunction<C, D> {
     }
 }
 
-/// The 16-byte entries of whose control DWORD an access has a byte: the access shows their mask bits.
+/// The 16-byte entries of which the access covers a byte of the control DWORD, and so shows the mask bit.
 fn with_control(offset: u64, len: usize) -> Range<u32> {
     let entry = |at: u64| u32::try_from(at / 16).unwrap_or(u32::MAX);
     // The control DWORD is bytes 12 to 15 of an entry.
@@ -159,16 +165,16 @@ fn with_control(offset: u64, len: usize) -> Range<u32> {
 
 /// A function whose interrupts come through eventfds.
 impl<C: Registers> InterruptFunction<C, DeviceDomain> {
-    /// A function after power-on: the capability is off, and no host vector is bound. `registers` is a layout, or registers that the
-    /// embedder has made.
+    /// A function after power-on: the capability is off, and no host vector is bound. `registers` is a
+    /// layout, or registers made by the embedder.
     pub fn new(registers: impl Into<C>, router: Arc<dyn Router>, backend: impl Backend + 'static) -> Self {
         let registers = registers.into();
         let domain = DeviceDomain::new(registers.capacity(), router, Box::new(backend));
         Self { registers, domain }
     }
 
-    /// As [`InterruptFunction::new`], after a check that the device, its host, the router and any remapping stage can do what the
-    /// capability needs. Do not show the capability to a guest if this fails.
+    /// As [`InterruptFunction::new`], after a check that the router, any remapping stage, the device and its
+    /// host have the features that the capability needs. Do not show the capability to a guest if this fails.
     ///
     /// # Errors
     /// [`Unsupported`] names the first missing feature.
@@ -183,10 +189,11 @@ impl<C: Registers> InterruptFunction<C, DeviceDomain> {
         Ok(Self::new(registers, router, backend))
     }
 
-    /// The same function with a [budget](crate::budget) of the embedder's own. Without one, the function may have as many
-    /// host vectors as it has vectors, and at most [`DeviceBudget::DEFAULT_LIMIT`].
+    /// The same function with a [budget](crate::budget) of the embedder's own. Without one, the function may
+    /// have as many host vectors as vectors, and at most [`DeviceBudget::DEFAULT_LIMIT`].
     ///
-    /// A vector that the budget refuses is held, and [`InterruptFunction::retry`] requests its host vector again.
+    /// A vector that the budget refuses is held, and [`InterruptFunction::retry`] requests its host vector
+    /// again.
     pub fn with_budget(self, budget: Arc<DeviceBudget>) -> Self {
         let Self { registers, domain } = self;
         Self { registers, domain: domain.with_budget(budget) }
@@ -291,7 +298,7 @@ impl<C: Registers> InterruptFunction<C, DeviceDomain> {
     }
 }
 
-/// A function of the VMM's own.
+/// A function of a device model inside the VMM.
 impl<C: Registers> InterruptFunction<C, SoftwareDomain> {
     /// A function after power-on.
     pub fn software(registers: impl Into<C>, router: Arc<dyn Router>) -> Self {
@@ -300,7 +307,8 @@ impl<C: Registers> InterruptFunction<C, SoftwareDomain> {
         Self { registers, domain }
     }
 
-    /// As [`InterruptFunction::software`], after a check that the router can do what the capability needs.
+    /// As [`InterruptFunction::software`], after a check that the router has the features that the capability
+    /// needs.
     ///
     /// # Errors
     /// [`Unsupported`] names the first missing feature.

@@ -1,4 +1,4 @@
-//! The part of a function's MSI-X that lives in BARs: table and pending bits.
+//! The MSI-X structures of a function in BARs: the table and the pending bits.
 
 use super::InterruptFunction;
 use crate::access::lanes;
@@ -6,35 +6,36 @@ use crate::domain::Domain;
 use crate::msix::{Bar, Layout, Msix, Owner};
 
 impl<D: Domain> InterruptFunction<Msix, D> {
-    /// Where the table and the pending bits are.
+    /// The windows of the table and of the pending bits.
     pub fn layout(&self) -> &Layout {
         self.registers.layout()
     }
 
-    /// Reads the table; `offset` counts from its first entry.
+    /// Reads the table. `offset` is in bytes from its first entry.
     pub fn read_table(&self, offset: u64, data: &mut [u8]) {
         self.registers.read_table(offset, data);
         self.sync_shown_by_table(offset, data.len());
     }
 
-    /// Writes the table; `offset` counts from its first entry.
+    /// Writes the table. `offset` is in bytes from its first entry.
     ///
-    /// Interrupts meanwhile: none is lost. After the call none is delivered for a masked vector, nor on a message that the entry no
-    /// longer has.
+    /// Interrupts meanwhile: none is lost. When this returns, no interrupt is delivered for a masked vector,
+    /// nor on an entry's old message.
     pub fn write_table(&self, offset: u64, data: &[u8]) {
         let touched = self.registers.write_table(offset, data);
         let is_one_entry = data.len() <= 4;
         if !touched.is_empty() {
             self.domain.sync(&self.registers, touched);
             if is_one_entry {
-                // The vector that the access shows is the one that was synced.
+                // The only vector that the access shows has just been synced.
                 return;
             }
         }
         self.sync_shown_by_table(offset, data.len());
     }
 
-    /// Reads the pending bits; `offset` counts from the first. They are read-only: a write is ignored.
+    /// Reads the pending bits. `offset` is in bytes from the first one. They are read-only: a write is
+    /// ignored.
     pub fn read_pba(&self, offset: u64, data: &mut [u8]) {
         let mut group = None;
         for lane in lanes(offset, data.len()) {
@@ -49,8 +50,8 @@ impl<D: Domain> InterruptFunction<Msix, D> {
         }
     }
 
-    /// Reads a BAR that contains the table or the pending bits. `device` reads the bytes of other registers: it gets an offset into
-    /// the BAR and a buffer. An access may straddle them.
+    /// Reads a BAR that contains the table or the pending bits. `device` reads bytes of other registers into
+    /// a buffer, from an offset into the BAR. One access may cover several of these.
     pub fn read_bar(&self, bar: Bar, offset: u64, data: &mut [u8], mut device: impl FnMut(u64, &mut [u8])) {
         for (owner, bytes) in self.layout().split(bar, offset, data.len()) {
             let part = data.get_mut(bytes).unwrap_or_default();
@@ -80,7 +81,7 @@ mod tests {
     use super::super::with_control;
 
     #[test]
-    fn an_access_shows_the_mask_bits_of_the_entries_whose_control_it_has_a_byte_of() {
+    fn an_access_shows_the_mask_bits_of_entries_whose_control_it_touches() {
         for (offset, len, entries) in [
             (0, 12, 0..0),
             (0, 13, 0..1),

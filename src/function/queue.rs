@@ -1,5 +1,5 @@
-//! A function's IMS slots in guest memory: the commands by which a driver places, removes and rings for a slot. The device model
-//! decides which register is which command.
+//! A function's IMS slots in guest memory: the driver's commands to set and clear the address of a slot, and
+//! its doorbell. The device model chooses a register for each command.
 
 use vm_memory::{GuestAddress, GuestAddressSpace};
 
@@ -15,7 +15,7 @@ pub type QueueFunction = InterruptFunction<QueueStore, DeviceDomain>;
 pub type SoftwareQueue = InterruptFunction<QueueStore, SoftwareDomain>;
 
 impl<D: Domain> InterruptFunction<QueueStore, D> {
-    /// How many slots there are, and what their control is.
+    /// The number of slots, and their control format.
     pub fn layout(&self) -> &QueueLayout {
         self.registers.layout()
     }
@@ -23,41 +23,42 @@ impl<D: Domain> InterruptFunction<QueueStore, D> {
     /// See [`QueueStore::set_address`].
     ///
     /// # Errors
-    /// The guest's mistake: nothing has changed. A device model shows it to its guest.
+    /// The guest's mistake. Nothing has changed. A device model reports it to its guest.
     pub fn set_address(&self, slot: Vector, address: GuestAddress) -> Result<(), SlotRefusal> {
         self.registers.set_address(slot, address)
     }
 
     /// See [`QueueStore::clear_address`].
     ///
-    /// Interrupts meanwhile: none is delivered for the slot once this has returned. They wait until the slot is used again or the
-    /// function is reset.
+    /// Interrupts meanwhile: when this returns, none is delivered for the slot. They wait until the slot is
+    /// used again or the function is reset.
     ///
     /// # Errors
-    /// The guest's mistake: nothing has changed.
+    /// The guest's mistake. Nothing has changed.
     pub fn clear_address(&self, slot: Vector) -> Result<(), SlotRefusal> {
         let touched = self.registers.clear_address(slot)?;
         self.sync(touched);
         Ok(())
     }
 
-    /// The driver rings for a slot: the device reads it, now and once. See [`QueueStore::fetch`].
+    /// Handles the doorbell of a slot: the device reads the slot once. See [`QueueStore::fetch`].
     ///
-    /// It waits only for the host. A doorbell register may call it, even if the driver rings with its interrupts disabled.
+    /// It waits only for the host. A doorbell register may call it, even if the driver rings with its
+    /// interrupts disabled.
     ///
-    /// Interrupts meanwhile: none is lost. After the call none is delivered for a slot that was read as masked, nor on a message that
-    /// the slot had before.
+    /// Interrupts meanwhile: none is lost. When this returns, no interrupt is delivered for a slot that was
+    /// read as masked, nor on the slot's old message.
     ///
     /// # Errors
-    /// The guest's mistake: the slot is off, and its interrupts wait until a later read succeeds.
+    /// The guest's mistake. The slot is off, and its interrupts wait until a later read succeeds.
     pub fn fetch(&self, slot: Vector, memory: &impl GuestAddressSpace) -> Result<(), SlotRefusal> {
         let (touched, read) = self.registers.fetch(slot, memory);
         self.sync(touched);
         read
     }
 
-    /// Reads the device's copies of the slots as an array, with their pending bits. `offset` counts from the first slot. Nothing is
-    /// written to guest memory.
+    /// Reads the device's copies of the slots as an array, with their pending bits. `offset` is in bytes from
+    /// the first slot. Guest memory is not written.
     pub fn read_copies(&self, offset: u64, data: &mut [u8]) {
         self.registers.read_copies(offset, data);
         with_pending(&self.domain, self.layout().control, offset, data);

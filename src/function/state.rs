@@ -1,4 +1,5 @@
-//! Saving and restoring a function's state. Between suspend and resume nothing is delivered, and nothing is lost.
+//! Saving and restoring a function's state. Between suspend and resume no interrupt is delivered, and none is
+//! lost.
 
 use super::InterruptFunction;
 use crate::delivery::Touched;
@@ -11,11 +12,13 @@ use crate::state::{FunctionState, RestoreError, Resume, SuspendError};
 impl<C: Registers, D: Domain> InterruptFunction<C, D> {
     /// Stops the delivery of the function's interrupts, and returns its state. It may be called again.
     ///
-    /// Stop the vCPUs before: registers without a lock are otherwise not read at one moment. Read the local APICs afterwards.
+    /// Stop the vCPUs first. Registers without a lock are otherwise not read at one moment. Read the local
+    /// APICs afterwards.
     ///
-    /// Interrupts meanwhile: earlier interrupts have been delivered to the local APICs. Later interrupts wait until
-    /// [`Resume::resume`], and the state contains those that came before it was read. The pending interrupts stay here too, so the
-    /// function may be resumed. The pending bits of unbound vectors are part of the device's own state.
+    /// Interrupts meanwhile: earlier interrupts have been delivered to the local APICs. Later interrupts wait
+    /// until [`Resume::resume`]. The state contains the interrupts that were waiting when it was read. They
+    /// also stay here, so the function may be resumed. The pending bits of unbound vectors are part of the
+    /// device's own state.
     ///
     /// # Errors
     /// [`SuspendError`]: the function is not suspended.

@@ -1,7 +1,9 @@
-//! A host without VFIO: the kernel's rules for VFIO_DEVICE_SET_IRQS on MSI and MSI-X, with failures on order.
+//! A host without VFIO: the kernel's rules for VFIO_DEVICE_SET_IRQS on MSI and MSI-X, with failures that a
+//! test schedules.
 //!
-//! It follows Linux 6.12 (vfio_pci_intrs.c) where the kernel is strict. It answers a count if fewer interrupts are available. It answers
-//! -EINVAL for a vector that cannot be allocated, and for any call while another index is enabled. Clones are one host.
+//! It follows Linux 6.12 (vfio_pci_intrs.c) where the kernel is strict. It returns a count if fewer
+//! interrupts are available. It returns -EINVAL for a vector that cannot be allocated, and for any call while
+//! another index is enabled. Clones are one host.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
@@ -30,7 +32,7 @@ pub(super) struct State {
     enabled: Option<Index>,
     allocated: BTreeSet<u32>,
     bound: BTreeMap<u32, RawFd>,
-    /// How many interrupts the host has at each call that enables the index; the last one stays.
+    /// How many interrupts are available at each call that enables the index. The last value stays.
     pub(super) available: VecDeque<u32>,
     pub(super) answers: VecDeque<Answer>,
     enables: Vec<u32>,
@@ -39,7 +41,7 @@ pub(super) struct State {
     pub(super) file: BTreeMap<u64, u8>,
 }
 
-/// The double of a VFIO device's descriptor.
+/// A fake of a VFIO device's descriptor.
 #[derive(Clone, Debug)]
 pub(super) struct FakeHost(Arc<Mutex<State>>);
 
@@ -71,7 +73,7 @@ impl FakeHost {
         self.state().bound.keys().copied().collect()
     }
 
-    /// For each call that enabled the index or was to, how many vectors it was for.
+    /// The number of vectors of each call that enabled the index, or tried to.
     pub(super) fn enables(&self) -> Vec<u32> {
         self.state().enables.clone()
     }
@@ -81,7 +83,7 @@ impl FakeHost {
         self.state().calls
     }
 
-    /// The device's file has these bytes from `offset` on.
+    /// Sets bytes of the device's file, from `offset` on.
     pub(super) fn set_file(&self, offset: u64, bytes: &[u8]) {
         self.state().file.extend((offset..).zip(bytes.iter().copied()));
     }

@@ -1,13 +1,15 @@
-//! The backends over VFIO: a passed-through device's vectors, requested of the host one by one.
+//! The backends over VFIO: the vectors of a passed-through device, which are requested from the host one by
+//! one.
 //!
-//! Owns the device's MSI and MSI-X interrupt indices: an embedder must not call VFIO_DEVICE_SET_IRQS on them. The kernel lets one
-//! index be enabled at a time. It refuses to enable another one meanwhile, and the domain tries again.
+//! Owns the device's MSI and MSI-X interrupt indices: an embedder must not call VFIO_DEVICE_SET_IRQS on them.
+//! The kernel allows one enabled index at a time. It refuses to enable another one meanwhile, and the domain
+//! tries again.
 //!
-//! [`VfioMsi`] and [`VfioMsix`] are built on `Vectors`, the vectors of one index, which is built on `IrqCalls`, the two ioctls.
-//! `TableMapping` lets the kernel read the device's own table.
+//! [`VfioMsi`] and [`VfioMsix`] are built on `Vectors`, the vectors of one index, which is built on
+//! `IrqCalls`, the two ioctls. `TableMapping` lets the kernel read the device's own table.
 //!
-//! Locking: none of its own; a domain calls it under the domain's lock. The kernel serialises the calls on one device, and
-//! each may sleep for milliseconds.
+//! Locking: none of its own. A domain calls the backends under the domain's lock. The kernel serialises the
+//! calls on one device, and each may sleep for milliseconds.
 
 #[cfg(test)]
 mod fake_host;
@@ -30,17 +32,17 @@ pub enum VfioError {
     #[error("VFIO_DEVICE_GET_IRQ_INFO failed: {0}")]
     Info(#[source] io::Error),
     /// The device does not have MSI, or MSI-X.
-    #[error("the device has no such vectors")]
+    #[error("the device has no vectors of this kind")]
     NoVectors,
-    /// The device asks for fewer MSI messages than the embedder wants to give it.
-    #[error("{messages} messages are more than the {asked} that the device asks for")]
+    /// The device supports fewer MSI messages than the embedder wants to give it.
+    #[error("{messages} messages are more than the {asked} that the device supports")]
     TooManyMessages {
         /// How many messages the embedder wants to give it.
         messages: u32,
-        /// How many messages the device asks for.
+        /// How many messages the device supports.
         asked: u32,
     },
-    /// The host did not enable MSI, or did not disable it again.
-    #[error("the host does not enable and disable MSI: {0}")]
+    /// The host refused to enable MSI, or to disable it again.
+    #[error("the host refused to enable or disable MSI: {0}")]
     Probe(#[source] io::Error),
 }

@@ -1,11 +1,12 @@
 //! A passed-through device's MSI vectors.
 //!
-//! The host programs all of them at once when MSI is enabled. They are therefore reserved together, all or nothing, without eventfds.
-//! Each is requested when the guest first uses it. An interrupt for an unbound vector waits in the device's pending bits. A device
-//! without mask bits cannot hold it back. Drivers avoid that: they request the interrupt before they enable its source.
+//! The host programs all of them at once when MSI is enabled. They are therefore reserved together, all or
+//! nothing, and without eventfds. Each is bound when the guest first uses it. An interrupt for an unbound
+//! vector waits in the device's pending bits. A device without mask bits cannot hold it back. Drivers avoid
+//! that case: they request the interrupt before they enable its source.
 //!
-//! Invariant: MSI changes in the host only in `open`, `bind`, `unbind`, `close` and [`VfioMsi::probe_messages`]. Locking: none
-//! of its own; a domain calls it under the domain's lock.
+//! Invariant: MSI changes in the host only in `open`, `bind`, `unbind`, `close` and
+//! [`VfioMsi::probe_messages`]. Locking: none of its own. A domain calls it under the domain's lock.
 
 use std::fs::File;
 
@@ -31,15 +32,15 @@ pub struct VfioMsi {
 }
 
 impl VfioMsi {
-    /// A backend for `messages` MSI vectors of the device behind `device`, a duplicate of its VFIO descriptor. It changes
-    /// nothing in the host. If the host later has too few interrupts, opening fails with ENOSPC, and the domain tries again: see
-    /// [`VfioMsi::probe_messages`].
+    /// A backend for `messages` MSI vectors of the device behind `device`, a duplicate of its VFIO
+    /// descriptor. It changes nothing in the host. If the host later has too few interrupts, opening fails
+    /// with ENOSPC, and the domain tries again: see [`VfioMsi::probe_messages`].
     ///
-    /// `pending_file_offset` is where the device's Pending Bits register is in the descriptor's file, if it has one: the
-    /// offset of the configuration region plus the register's offset in configuration space.
+    /// `pending_file_offset` is the offset of the device's Pending Bits register in the descriptor's file, if
+    /// it has one: the offset of the configuration region plus the register's offset in configuration space.
     ///
     /// # Errors
-    /// The descriptor is not a VFIO PCI device's, or that device has no MSI or fewer vectors.
+    /// The descriptor is not a VFIO PCI device's, or the device has no MSI or fewer vectors.
     pub fn new(
         device: File,
         messages: MessageCount,
@@ -65,35 +66,38 @@ impl VfioMsi {
         })
     }
 
-    /// Makes the backend set the device's enable bit again when the guest's driver does: a device that resets itself may have cleared
-    /// it. `file_offset` is the offset of Message Control in the descriptor's file: the offset of the configuration region plus the
-    /// register's. VFIO passes the write on to the device while MSI is enabled in the host.
+    /// Makes the backend set the device's enable bit again when the guest's driver does. A device that resets
+    /// itself may have cleared it. `file_offset` is the offset of Message Control in the descriptor's file:
+    /// the offset of the configuration region plus the register's. VFIO passes the write on to the device
+    /// while MSI is enabled in the host.
     #[must_use]
     pub fn with_message_control(self, file_offset: u64) -> Self {
         Self { control_file_offset: Some(file_offset), ..self }
     }
 
-    /// How many messages the device behind this VFIO descriptor asks for. Nothing changes in the host.
+    /// How many messages the device behind this VFIO descriptor supports. Nothing changes in the host.
     ///
     /// # Errors
-    /// The descriptor is not a VFIO PCI device's, or that device has no MSI.
+    /// The descriptor is not a VFIO PCI device's, or the device has no MSI.
     pub fn asked(device: &File) -> Result<MessageCount, VfioError> {
         asked(device)
     }
 
-    /// How many messages the host can give the device at this moment. It may be fewer than the device asks for, for example on an
-    /// x86 host without interrupt remapping. Do not show a guest more: its driver would get no interrupts.
+    /// How many messages the host can give the device at this moment. It may be fewer than the device
+    /// supports, for example on an x86 host without interrupt remapping. Do not show a guest more: its driver
+    /// would get no interrupts.
     ///
-    /// This enables MSI in the host and disables it again, which the device sees. Call it before the guest runs, while INTx, MSI and
-    /// MSI-X are disabled. If INTx or MSI-X is enabled, the kernel refuses. If MSI is enabled, this disables it.
+    /// This enables MSI in the host and disables it again, and the device sees both. Call it before the guest
+    /// runs, while INTx, MSI and MSI-X are disabled. If INTx or MSI-X is enabled, the kernel refuses. If MSI
+    /// is enabled, this disables it.
     ///
     /// # Errors
-    /// The descriptor is not a VFIO PCI device's, that device has no MSI, or the host has no interrupt for it.
+    /// The descriptor is not a VFIO PCI device's, the device has no MSI, or the host has no interrupt for it.
     pub fn probe_messages(device: &File) -> Result<MessageCount, VfioError> {
         probe_messages(device)
     }
 
-    /// How many vectors there are. A guest may be shown as many.
+    /// The number of vectors. A guest may be shown as many.
     pub fn messages(&self) -> MessageCount {
         self.messages
     }
@@ -115,7 +119,7 @@ fn probe_messages(calls: &dyn IrqCalls) -> Result<MessageCount, VfioError> {
     }
 }
 
-/// The largest count that MSI can express and that is not above `vectors`; `None` for 0.
+/// The largest count that MSI can express and that does not exceed `vectors`. `None` for 0.
 fn at_most(vectors: u32) -> Option<MessageCount> {
     let log2 = vectors.min(32).checked_ilog2()?;
     MessageCount::new(1u32.wrapping_shl(log2))
@@ -139,8 +143,8 @@ impl Backend for VfioMsi {
 
     backend_methods!();
 
-    /// Writes Message Control as the host has it: enabled, with as many messages as are open. VFIO's own copy of the register cannot
-    /// tell whether the device has lost it.
+    /// Writes Message Control with the host's values: enabled, with as many messages as are open. VFIO's own
+    /// copy of the register cannot show whether the device has lost it.
     fn enable_programming(&mut self) -> Programming {
         let Some((at, log2)) = self.control_file_offset.zip(self.vectors.usable().checked_ilog2()) else {
             return Programming::Unknown;
@@ -154,7 +158,7 @@ impl Backend for VfioMsi {
 
     fn pending(&mut self, group: u32) -> u64 {
         let Some(at) = self.pending_file_offset.filter(|_| group == 0) else { return 0 };
-        // A device that does not answer is gone or in reset: it has no pending interrupt.
+        // A device that does not answer is gone or in reset. It has no pending interrupt.
         self.vectors.read(at).map_or(0, |bits| u32::from_le_bytes(bits).into())
     }
 }

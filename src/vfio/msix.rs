@@ -1,11 +1,12 @@
 //! A passed-through device's MSI-X vectors.
 //!
-//! Binding another vector never disables MSI-X. A host that can allocate single vectors (Linux 6.5 and later, most interrupt domains)
-//! enables it with one. A host that cannot (NORESIZE) reserves the whole table when it enables MSI-X, without eventfds. This requests
-//! no interrupt and takes no CPU vector. Afterwards vectors take eventfds one by one in both cases. An interrupt for an unbound vector
-//! waits in the device's own PBA, because the host keeps the entry masked.
+//! Binding another vector never disables MSI-X. A host that can allocate single vectors (Linux 6.5 and later,
+//! most interrupt domains) enables MSI-X with one vector. A host that cannot (NORESIZE) reserves the whole
+//! table when it enables MSI-X, without eventfds. This requests no interrupt and takes no CPU vector.
+//! Afterwards vectors get eventfds one by one in both cases. An interrupt for an unbound vector waits in the
+//! device's own PBA, because the host keeps the entry masked.
 //!
-//! Locking: none of its own; a domain calls it under the domain's lock.
+//! Locking: none of its own. A domain calls it under the domain's lock.
 
 use std::fs::File;
 
@@ -20,8 +21,8 @@ use crate::delivery::Vector;
 use crate::msix::layout::ENTRY_BYTES;
 use crate::msix::regs::{MessageControl, VectorControl};
 
-/// Where a device's own MSI-X registers are in the file of its VFIO descriptor. Each is the offset of a region
-/// (VFIO_DEVICE_GET_REGION_INFO) plus the register's offset into that region.
+/// The offsets of a device's own MSI-X registers in the file of its VFIO descriptor. Each is the offset of a
+/// region (VFIO_DEVICE_GET_REGION_INFO) plus the register's offset in that region.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MsixFileOffsets {
     /// The pending bit array, in a BAR's region.
@@ -44,12 +45,14 @@ pub struct VfioMsix {
 }
 
 impl VfioMsix {
-    /// The vectors of the device behind `device`, a duplicate of its VFIO descriptor. Nothing changes in the host.
+    /// The vectors of the device behind `device`, a duplicate of its VFIO descriptor. Nothing changes in the
+    /// host.
     ///
-    /// The table is mapped, read-only, where the host allows it (Linux 4.16 and later, VFIO_REGION_INFO_CAP_MSIX_MAPPABLE).
+    /// The table is mapped read-only if the host allows it (Linux 4.16 and later,
+    /// VFIO_REGION_INFO_CAP_MSIX_MAPPABLE).
     ///
     /// # Errors
-    /// The descriptor is not a VFIO PCI device's, or that device has no MSI-X.
+    /// The descriptor is not a VFIO PCI device's, or the device has no MSI-X.
     pub fn new(device: File, offsets: MsixFileOffsets) -> Result<Self, VfioError> {
         let info = info(&device)?;
         let bytes = u64::from(info.vectors).saturating_mul(ENTRY_BYTES);
@@ -98,7 +101,7 @@ impl Backend for VfioMsix {
 
     fn pending(&mut self, group: u32) -> u64 {
         let at = self.offsets.pba.saturating_add(u64::from(group).saturating_mul(8));
-        // A device that does not answer is gone or in reset: it has no pending interrupt.
+        // A device that does not answer is gone or in reset. It has no pending interrupt.
         self.vectors.read(at).map_or(0, u64::from_le_bytes)
     }
 

@@ -1,6 +1,8 @@
-//! VFIO_DEVICE_GET_IRQ_INFO and VFIO_DEVICE_SET_IRQS for MSI and MSI-X (linux/vfio.h), and reads of the device's file.
+//! VFIO_DEVICE_GET_IRQ_INFO and VFIO_DEVICE_SET_IRQS for MSI and MSI-X (linux/vfio.h), and reads and writes
+//! of the device's file.
 //!
-//! [`IrqCalls`] are the calls of the backends on a device's descriptor. A [`File`] makes system calls, and a test double follows the
+//! [`IrqCalls`] has the backends' calls on a device's descriptor. A [`File`] makes system calls, and a fake
+//! follows the kernel's rules. This module owns the `unsafe` of the two ioctls. It has no state and no lock.
 //! kernel's rules. This module owns the `unsafe` of the two ioctls. It keeps no state and needs no lock.
 
 use std::fmt;
@@ -36,25 +38,27 @@ impl Index {
     }
 }
 
-/// The answer of VFIO_DEVICE_GET_IRQ_INFO for an index.
+/// The result of VFIO_DEVICE_GET_IRQ_INFO for an index.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct IrqInfo {
     /// How many vectors the device has.
     pub(super) vectors: u32,
-    /// Single vectors can be allocated while others are on: VFIO_IRQ_INFO_NORESIZE is clear (Linux 6.5 and later).
+    /// A vector can be allocated while others are in use: VFIO_IRQ_INFO_NORESIZE is clear (Linux 6.5 and
+    /// later).
     pub(super) dynamic: bool,
 }
 
 /// No eventfd, in VFIO_IRQ_SET_DATA_EVENTFD.
 pub(super) const NO_FD: RawFd = -1;
 
-/// The calls of the backends on a VFIO device's descriptor.
+/// The backends' calls on a VFIO device's descriptor.
 pub(super) trait IrqCalls: fmt::Debug + Send {
     /// VFIO_DEVICE_GET_IRQ_INFO.
     fn info(&self, index: Index) -> io::Result<IrqInfo>;
 
-    /// VFIO_DEVICE_SET_IRQS with ACTION_TRIGGER and DATA_EVENTFD, for the vectors from `start` on. Returns the kernel's return value:
-    /// 0, or how many vectors the host can give if the call was to enable the index for more.
+    /// VFIO_DEVICE_SET_IRQS with ACTION_TRIGGER and DATA_EVENTFD, for the vectors from `start` on. Returns
+    /// the kernel's result: 0, or the number of vectors that the host can give if the call was to enable the
+    /// index for more.
     fn set_eventfds(&self, index: Index, start: u32, eventfds: &[RawFd]) -> io::Result<u32>;
 
     /// VFIO_DEVICE_SET_IRQS with ACTION_TRIGGER, DATA_NONE and count 0: disables the index.
@@ -74,7 +78,7 @@ impl IrqCalls for File {
             index: index.number(),
             ..Default::default()
         };
-        // SAFETY: `info` is a whole `vfio_irq_info` whose `argsz` is its size: the kernel writes no further.
+        // SAFETY: `info` is a whole `vfio_irq_info` and `argsz` is its size. The kernel writes no further.
         let ret = unsafe { ioctl_with_mut_ref(self, VFIO_DEVICE_GET_IRQ_INFO(), &mut info) };
         answer(ret)?;
         Ok(IrqInfo { vectors: info.count, dynamic: info.flags & VFIO_IRQ_INFO_NORESIZE == 0 })
@@ -100,7 +104,7 @@ impl IrqCalls for File {
 /// `struct vfio_irq_set` without its data: argsz, flags, index, start, count.
 const HEADER_WORDS: usize = 5;
 
-/// One VFIO_DEVICE_SET_IRQS.
+/// Makes one VFIO_DEVICE_SET_IRQS call.
 fn set_irqs(device: &File, index: Index, data_type: u32, start: u32, eventfds: &[RawFd]) -> io::Result<u32> {
     let words = eventfds.len().saturating_add(HEADER_WORDS);
     let bytes = words.saturating_mul(size_of::<u32>()) as u32;

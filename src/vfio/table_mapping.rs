@@ -1,12 +1,13 @@
-//! A device's own MSI-X table, mapped, and read by the kernel.
+//! A mapping of a device's own MSI-X table, which only the kernel reads.
 //!
-//! VFIO answers read() of the table with 0xff, so a mapping is the only way to see it. A load from the mapping in user space causes
-//! SIGBUS while memory decoding is off or the device is in D3. A check before the load would race with the guest or another process.
-//! User space therefore never loads from it. FUTEX_WAIT with a timeout of zero makes the kernel read one aligned u32 and compare it
-//! with a value. It fails with EFAULT if the page cannot be read.
+//! VFIO answers a read() of the table with 0xff, so a mapping is the only way to see it. A load from the
+//! mapping in user space causes SIGBUS while memory decoding is off or the device is in D3. A check before
+//! the load would race with the guest or another process. User space therefore never loads from it.
+//! FUTEX_WAIT with a timeout of zero makes the kernel read one aligned u32 and compare it with a value. It
+//! fails with EFAULT if the page cannot be read.
 //!
-//! Owns the mapping and this module's `unsafe`. Invariant: the mapping lives as long as its owner, and this process dereferences no
-//! address in it. Locking: none, because comparing changes nothing.
+//! Owns the mapping and this module's `unsafe`. Invariant: the mapping lives as long as its owner, and this
+//! process dereferences no address in it. Locking: none, because comparing changes nothing.
 
 use std::ffi::c_void;
 use std::fs::File;
@@ -19,12 +20,12 @@ use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 use rustix::param::page_size;
 use rustix::thread::futex::{self, Flags, Timespec};
 
-/// How a 32-bit word of the table compares with a value.
+/// The result of comparing a 32-bit word of the table with a value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Word {
     Equal,
     Different,
-    /// The kernel cannot read the word now, or it is outside of the table.
+    /// The kernel cannot read the word now, or the word is outside of the table.
     Unreadable,
 }
 
@@ -35,7 +36,7 @@ pub(super) struct TableMapping {
     pages: NonNull<c_void>,
     /// The length of the mapping: whole pages.
     mapped: usize,
-    /// Where the table begins in the mapping.
+    /// The offset of the table in the mapping.
     start: usize,
     /// The length of the table.
     bytes: usize,
@@ -45,7 +46,7 @@ pub(super) struct TableMapping {
 unsafe impl Send for TableMapping {}
 
 impl TableMapping {
-    /// Maps `bytes` bytes of the file from `file_offset` on, a multiple of 4.
+    /// Maps `bytes` bytes of the file. `file_offset` must be a multiple of 4.
     pub(super) fn new(device: &File, file_offset: u64, bytes: u64) -> io::Result<Self> {
         let invalid = || io::Error::from(io::ErrorKind::InvalidInput);
         let page = page_size();
@@ -64,7 +65,8 @@ impl TableMapping {
         Ok(Self { pages, mapped, start, bytes })
     }
 
-    /// Compares the word at `offset`, a multiple of 4 that counts from the table's start.
+    /// Compares the word at `offset` with `value`. `offset` is in bytes from the table's start, and a
+    /// multiple of 4.
     pub(super) fn compare(&self, offset: u64, value: u32) -> Word {
         let offset = usize::try_from(offset).ok().filter(|at| at.is_multiple_of(4));
         let inside = offset.filter(|at| at.checked_add(4).is_some_and(|end| end <= self.bytes));
@@ -75,7 +77,7 @@ impl TableMapping {
         // The reference is passed to the kernel as an address. Nothing loads through it here, so no SIGBUS can be raised.
         let word = unsafe { &*word };
         match retry_on_intr(|| futex::wait(word, Flags::PRIVATE, value, Some(&Timespec::default()))) {
-            // Nothing wakes a waiter. One that slept has found the value.
+            // Nothing wakes a waiter. If the call has slept, the values were equal.
             Ok(()) | Err(Errno::TIMEDOUT) => Word::Equal,
             Err(Errno::AGAIN) => Word::Different,
             Err(_) => Word::Unreadable,
@@ -85,7 +87,8 @@ impl TableMapping {
 
 impl Drop for TableMapping {
     fn drop(&mut self) {
-        // SAFETY: the mapping is this owner's, whole, and no reference into it is left. It fails for no mapping that exists.
+        // SAFETY: this owner has the whole mapping, and no reference into it is left. munmap does not fail
+        // for an existing mapping.
         let _ = unsafe { munmap(self.pages.as_ptr(), self.mapped) };
     }
 }
@@ -159,7 +162,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn what_cannot_be_mapped_is_an_error() {
+    fn a_range_that_cannot_be_mapped_is_an_error() {
         let file = file_of(0, &[0]);
         assert!(TableMapping::new(&file, 0, 0).is_err(), "no bytes");
         assert!(TableMapping::new(&file, 2, 16).is_err(), "not aligned");

@@ -1,10 +1,11 @@
-//! One interrupt index over VFIO, for MSI and MSI-X: it is enabled without eventfds, and its vectors then take eventfds one by one.
+//! One interrupt index over VFIO, for MSI and MSI-X. It is enabled without eventfds, and its vectors then get
+//! eventfds one by one.
 //!
-//! Invariant: `usable` is 0 exactly while the index is disabled, and no single-vector call reaches the kernel for a vector
-//! beyond it. Otherwise SET_IRQS with an eventfd, or with fd -1, would enable a disabled index. A call is for one vector, because the
-//! kernel detaches a whole block if one vector of it fails.
+//! Invariant: `usable` is 0 exactly while the index is disabled, and no single-vector call reaches the kernel
+//! for a vector beyond it. Otherwise SET_IRQS with an eventfd, or with fd -1, would enable a disabled index.
+//! A call is for one vector, because the kernel detaches a whole block if one vector of it fails.
 //!
-//! Locking: none of its own; a domain calls its owner under the domain's lock.
+//! Locking: none of its own. A domain calls its owner under the domain's lock.
 
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
@@ -18,7 +19,8 @@ use crate::delivery::Vector;
 /// ENOSPC.
 const NO_SPACE: i32 = 28;
 
-/// The methods of [`Backend`](crate::Backend) that are the same for MSI and MSI-X, for a backend whose field `vectors` is a [`Vectors`].
+/// The methods of [`Backend`](crate::Backend) that MSI and MSI-X share, for a backend with a field `vectors`
+/// of type [`Vectors`].
 macro_rules! backend_methods {
     () => {
         fn bind(&mut self, vector: Vector, eventfd: &EventFd) -> Result<(), BackendError> {
@@ -33,7 +35,8 @@ macro_rules! backend_methods {
             self.vectors.close()
         }
 
-        /// The kernel keeps an eventfd's context and no descriptor, and drops the context when the index is disabled.
+        /// The kernel keeps an eventfd's context but no descriptor, and drops the context when the index is
+        /// disabled.
         fn eventfd_owner_after_close(&self) -> EventfdOwner {
             EventfdOwner::Domain
         }
@@ -51,15 +54,15 @@ pub(super) struct Vectors {
     usable: u32,
 }
 
-/// Enables an index with host interrupts for the first `vectors` vectors and none of them requested.
+/// Enables an index with host interrupts for the first `vectors` vectors, none of which is bound.
 ///
-/// `Ok(Some(n))`: the host has interrupts for `n` vectors only, and the index is still disabled.
+/// `Ok(Some(n))`: the host has interrupts for only `n` vectors, and the index is still disabled.
 pub(super) fn enable(calls: &dyn IrqCalls, index: Index, vectors: u32) -> io::Result<Option<u32>> {
     let fits = calls.set_eventfds(index, 0, &vec![NO_FD; vectors as usize])?;
     Ok((fits > 0).then_some(fits))
 }
 
-/// The host has fewer interrupts than were asked for.
+/// The error if the host has fewer interrupts than requested.
 fn no_space() -> io::Error {
     io::Error::from_raw_os_error(NO_SPACE)
 }
@@ -76,8 +79,9 @@ impl Vectors {
         Ok(())
     }
 
-    /// Enables the index with host interrupts for `vectors` vectors, or for as many as the host has. It fails if the host has fewer
-    /// by the second call than it has answered to the first: then the caller tries again later.
+    /// Enables the index with host interrupts for `vectors` vectors, or for as many as the host has. It fails
+    /// if the host has fewer at the second call than it returned from the first. The caller then tries again
+    /// later.
     pub(super) fn open_some(&mut self, vectors: u32) -> io::Result<()> {
         match self.enable(vectors)? {
             None => self.usable = vectors,
@@ -119,7 +123,7 @@ impl Vectors {
     fn set_eventfd(&self, vector: Vector, fd: RawFd) -> io::Result<()> {
         match self.calls.set_eventfds(self.index, vector.0, &[fd])? {
             0 => Ok(()),
-            // The kernel answers a count only where the index was disabled, and it is still disabled then.
+            // The kernel returns a count only if the index was disabled. It is then still disabled.
             _ => Err(io::ErrorKind::NotConnected.into()),
         }
     }
@@ -140,7 +144,7 @@ impl Vectors {
         self.usable
     }
 
-    /// Reads a little-endian register of the device, where the device answers.
+    /// Reads a little-endian register of the device. `None` if the device does not answer.
     pub(super) fn read<const BYTES: usize>(&self, file_offset: u64) -> Option<[u8; BYTES]> {
         let mut bytes = [0; BYTES];
         self.calls.read(file_offset, &mut bytes).ok().map(|()| bytes)

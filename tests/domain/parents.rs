@@ -98,6 +98,6 @@ fn a_parent_that_carries_no_ims_leaves_a_function_its_msi_x_and_shows_the_guest_
 fn a_host_that_gives_vectors_only_when_interrupts_are_turned_on_is_refused_before_a_guest_sees_it() {
     let fixed = device(Capabilities { growth: Growth::Fixed, ..ALL });
     let refused = msix(8, chain(ALL, ALL), fixed).unwrap();
-    assert_eq!(refused.to_string(), "vectors cannot be requested once interrupts are on");
+    assert_eq!(refused.to_string(), "vectors cannot be bound after interrupts are enabled");
     assert_eq!(msix(8, chain(ALL, ALL), device(Capabilities { growth: Growth::Reserved, ..ALL })), None);
 }

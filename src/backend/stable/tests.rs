@@ -53,7 +53,7 @@ impl Fixture {
         self.function.write_table(u64::from(vector) * 16 + register * 4, &value.to_le_bytes());
     }
 
-    /// As Linux does it: the message first, then the mask bit.
+    /// The order of Linux: the message first, then the mask bit.
     fn request(&self, vector: u16) {
         let message = message(vector);
         self.set(vector, 0, message.address as u32);
@@ -61,7 +61,7 @@ impl Fixture {
         self.set(vector, 3, 0);
     }
 
-    /// As Linux does it: the mask bit first, then no message.
+    /// The order of Linux: the mask bit first, then a blank message.
     fn free(&self, vector: u16) {
         self.set(vector, 3, MASK);
         self.set(vector, 0, 0);
@@ -148,7 +148,7 @@ fn a_signal_before_msix_is_disabled_and_one_after_it_are_one_interrupt() {
 }
 
 #[test]
-fn a_reset_forgets_what_waits_and_nothing_that_comes_later() {
+fn a_reset_drops_waiting_interrupts_and_no_later_ones() {
     let fixture = Fixture::using(5);
     fixture.set(5, 3, MASK);
     fixture.signal(5);
@@ -163,9 +163,9 @@ fn a_reset_forgets_what_waits_and_nothing_that_comes_later() {
     assert_eq!(fixture.delivered(), [message(69)]);
 }
 
-/// What a guest and a producer can do with one vector, against one pending bit.
+/// Steps of a guest and a producer with one vector, checked against one pending bit.
 #[test]
-fn whatever_guest_and_producer_do_an_interrupt_is_delivered_exactly_once() {
+fn an_interrupt_is_delivered_exactly_once_in_any_order_of_guest_and_producer() {
     let mut random = fastrand::Rng::with_seed(7);
     for _ in 0..200 {
         let fixture = Fixture::new();
@@ -205,7 +205,7 @@ fn whatever_guest_and_producer_do_an_interrupt_is_delivered_exactly_once() {
 }
 
 #[test]
-fn a_hook_is_told_of_each_vector_that_is_bound_and_unbound() {
+fn a_hook_is_called_for_each_bind_and_unbind() {
     let told = Arc::new(Mutex::new(Vec::new()));
     let log = told.clone();
     let fixture = Fixture::with(|backend| {
@@ -225,7 +225,7 @@ fn a_hook_is_told_of_each_vector_that_is_bound_and_unbound() {
 }
 
 #[test]
-fn what_a_hook_refuses_is_tried_again() {
+fn a_step_that_a_hook_refuses_is_tried_again() {
     let refuse = Arc::new(Mutex::new(None));
     let refused = refuse.clone();
     let mut backend = StableEventfds::new(EventfdSet::new(4).unwrap()).with_hook(move |vector, _| {
@@ -277,7 +277,7 @@ fn a_signal_of_a_vector_that_the_guest_does_not_use_is_in_the_snapshot() {
     let state = fixture.function.suspend().unwrap();
     assert_eq!(state.pending.vectors().collect::<Vec<_>>(), [Vector(5), Vector(69)]);
 
-    // Another process: its producer begins anew.
+    // Another process, in which the producer starts anew.
     let restored = Fixture::new();
     restored.function.restore(&state).unwrap();
     crate::state::resume_all(&*restored.router, [&restored.function as &dyn crate::state::Resume]);

@@ -1,4 +1,4 @@
-//! MSI over a host that follows the kernel's rules.
+//! MSI over a fake host that follows the kernel's rules.
 
 use vmm_sys_util::eventfd::EFD_NONBLOCK;
 
@@ -22,7 +22,7 @@ fn msi_of(host: &FakeHost, messages: u32) -> VfioMsi {
     VfioMsi::with_calls(Box::new(host.clone()), count(messages), Some(0x60)).unwrap()
 }
 
-/// The errno of an error that has a reason of the kernel's.
+/// The errno of a kernel error.
 fn errno(error: &BackendError) -> Option<i32> {
     use std::error::Error;
     error.source()?.downcast_ref::<std::io::Error>()?.raw_os_error()
@@ -36,7 +36,7 @@ fn making_a_backend_calls_no_set_irqs() {
 }
 
 #[test]
-fn more_messages_than_the_device_asks_for_are_refused() {
+fn more_messages_than_the_device_supports_are_refused() {
     let made = VfioMsi::with_calls(Box::new(host_of(4)), count(8), None);
     assert!(matches!(made, Err(VfioError::TooManyMessages { messages: 8, asked: 4 })));
     let made = VfioMsi::with_calls(Box::new(host_of(0)), count(1), None);
@@ -54,7 +54,7 @@ fn a_probe_tells_what_the_host_gives_and_leaves_msi_off() {
 }
 
 #[test]
-fn a_probe_fails_where_the_host_has_no_interrupt_or_another_index_is_on() {
+fn a_probe_fails_if_the_host_has_no_interrupt_or_another_index_is_enabled() {
     let host = host_of(4);
     host.state().available = [0].into();
     assert!(matches!(probe_messages(&host), Err(VfioError::Probe(_))));
@@ -64,7 +64,7 @@ fn a_probe_fails_where_the_host_has_no_interrupt_or_another_index_is_on() {
 }
 
 #[test]
-fn messages_are_had_all_or_nothing_and_asked_for_again() {
+fn messages_are_reserved_all_or_nothing_and_requested_again() {
     let host = host_of(8);
     host.state().available = [4, 8].into();
     let mut msi = msi_of(&host, 8);
@@ -77,7 +77,7 @@ fn messages_are_had_all_or_nothing_and_asked_for_again() {
 }
 
 #[test]
-fn a_vector_beyond_the_open_window_reaches_no_kernel() {
+fn a_vector_beyond_the_open_window_does_not_reach_the_kernel() {
     let host = host_of(8);
     let mut msi = msi_of(&host, 8);
     let beyond = |bound| matches!(bound, Err(BackendError::BeyondReservation { .. }));
@@ -90,7 +90,7 @@ fn a_vector_beyond_the_open_window_reaches_no_kernel() {
 }
 
 #[test]
-fn what_the_kernel_refuses_at_bind_is_a_typed_error() {
+fn a_refused_bind_is_a_typed_error() {
     let host = host_of(8);
     let mut msi = msi_of(&host, 8);
     msi.open(8).unwrap();
@@ -119,7 +119,7 @@ fn a_window_that_did_not_close_closes_at_the_next_try() {
 }
 
 #[test]
-fn pending_bits_are_those_of_the_device_and_none_where_it_does_not_answer() {
+fn pending_bits_are_the_devices_and_0_if_it_does_not_answer() {
     let host = host_of(8);
     let mut msi = msi_of(&host, 8);
     assert_eq!(msi.pending(0), 0);
@@ -128,7 +128,7 @@ fn pending_bits_are_those_of_the_device_and_none_where_it_does_not_answer() {
 }
 
 #[test]
-fn an_enable_bit_that_is_set_once_more_is_written_to_the_device_with_the_messages_that_are_open() {
+fn setting_the_enable_bit_again_writes_it_to_the_device_with_the_open_messages() {
     const CONTROL: u64 = 0x52;
     let host = host_of(8);
     host.set_file(CONTROL, &[0; 2]);

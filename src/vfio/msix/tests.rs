@@ -1,4 +1,4 @@
-//! MSI-X over a host that follows the kernel's rules, and over a table in a file.
+//! MSI-X over a fake host that follows the kernel's rules, and over a table in a file.
 
 use std::os::unix::fs::FileExt;
 
@@ -23,7 +23,7 @@ fn eventfd() -> EventFd {
     EventFd::new(EFD_NONBLOCK).unwrap()
 }
 
-/// The errno of an error that has a reason of the kernel's.
+/// The errno of a kernel error.
 fn errno(error: &BackendError) -> Option<i32> {
     use std::error::Error;
     error.source()?.downcast_ref::<std::io::Error>()?.raw_os_error()
@@ -68,7 +68,7 @@ fn a_noresize_host_refuses_what_it_did_not_reserve() {
 }
 
 #[test]
-fn a_host_that_reserves_fewer_binds_those_and_is_asked_again_at_the_next_open() {
+fn a_host_that_reserves_fewer_binds_those_and_is_tried_again_at_the_next_open() {
     let host = host_of(64, false);
     host.state().available = [10, 10, 64].into();
     let mut msix = msix_of(&host);
@@ -83,7 +83,7 @@ fn a_host_that_reserves_fewer_binds_those_and_is_asked_again_at_the_next_open() 
 }
 
 #[test]
-fn a_host_that_gives_fewer_on_the_second_try_too_is_asked_again_later() {
+fn a_host_that_gives_fewer_on_the_second_try_too_is_tried_again_later() {
     let host = host_of(64, false);
     host.state().available = [10, 9, 9, 9].into();
     let mut msix = msix_of(&host);
@@ -98,7 +98,7 @@ fn a_host_that_gives_fewer_on_the_second_try_too_is_asked_again_later() {
 }
 
 #[test]
-fn a_count_that_is_not_less_than_was_asked_for_reserves_no_more_than_that() {
+fn a_count_above_the_request_reserves_no_more_than_the_request() {
     let host = host_of(16, false);
     let mut msix = msix_of(&host);
     host.state().answers = [Answer::Count(99)].into();
@@ -122,7 +122,7 @@ fn msix_is_refused_while_another_index_is_enabled() {
 }
 
 #[test]
-fn what_the_kernel_refuses_at_bind_or_unbind_is_a_typed_error_and_disturbs_no_other_vector() {
+fn a_refused_bind_or_unbind_is_a_typed_error_and_affects_no_other_vector() {
     for dynamic in [false, true] {
         let host = host_of(8, dynamic);
         let mut msix = msix_of(&host);
@@ -144,7 +144,7 @@ fn what_the_kernel_refuses_at_bind_or_unbind_is_a_typed_error_and_disturbs_no_ot
 }
 
 #[test]
-fn nothing_is_asked_of_the_kernel_for_a_closed_window() {
+fn a_closed_window_makes_no_call_to_the_kernel() {
     let host = host_of(8, true);
     let mut msix = msix_of(&host);
     msix.unbind(Vector(3)).unwrap();
