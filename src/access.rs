@@ -1,24 +1,25 @@
-//! Byte lanes: how a guest's access, of any offset and width, falls onto naturally aligned DWORDs.
+//! Byte lanes: the parts of a guest's access in naturally aligned DWORDs. An access may have any offset and
+//! width.
 //!
-//! The specification asks software for aligned DWORD or QWORD accesses (PCIe r6 §7.7.2) and leaves the rest
-//! undefined. Here the rest behaves as on a bus with byte enables, so that no access is ever an error and none
-//! is lost. Pure arithmetic: nothing here can overflow, index out of bounds or panic.
+//! The specification requires aligned DWORD or QWORD accesses (PCIe r6 §7.7.2) and leaves others undefined.
+//! Here the others behave as on a bus with byte enables, so no access is an error and none is dropped. Pure
+//! arithmetic, which cannot overflow, index out of bounds or panic.
 
 use std::ops::Range;
 
-/// The part of an access that falls into one DWORD of a register block.
+/// The part of an access in one DWORD of a register block.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Lane {
-    /// Which DWORD of the block: byte offset / 4.
+    /// The DWORD's index in the block: byte offset / 4.
     pub dword: u64,
-    /// Where its bytes are in the access's buffer: 1 to 4 of them.
+    /// The range of its bytes in the buffer of the access. It has 1 to 4 bytes.
     pub bytes: Range<usize>,
-    /// The first byte enabled in the DWORD: 0 to 3.
+    /// The first enabled byte of the DWORD: 0 to 3.
     first: u8,
 }
 
 impl Lane {
-    /// The DWORD's bits whose bytes are enabled.
+    /// The bits of the enabled bytes.
     #[inline]
     pub fn enabled(&self) -> u32 {
         let bits = |bytes: usize| 8u32.wrapping_mul(bytes as u32);
@@ -26,12 +27,12 @@ impl Lane {
         u32::MAX.wrapping_shr(32u32.wrapping_sub(width)).wrapping_shl(bits(self.first.into()))
     }
 
-    /// Copies the enabled bytes of `register` to where the access wants them.
+    /// Copies the enabled bytes of `register` to the buffer of the access.
     #[inline]
     pub fn read(&self, register: u32, data: &mut [u8]) {
         let register = register.to_le_bytes();
         let wanted = data.get_mut(self.bytes.clone()).unwrap_or_default();
-        // A whole DWORD, as guests make them: no loop over bytes.
+        // Guests read whole DWORDs, which need no loop over bytes.
         if let Ok(whole) = <&mut [u8; 4]>::try_from(&mut *wanted) {
             *whole = register;
             return;
@@ -42,7 +43,7 @@ impl Lane {
         }
     }
 
-    /// `register` with the enabled bytes replaced by those of the access.
+    /// Returns `register` with its enabled bytes replaced by those of the access.
     #[inline]
     pub fn merge(&self, register: u32, data: &[u8]) -> u32 {
         let written = data.get(self.bytes.clone()).unwrap_or_default();
@@ -58,8 +59,8 @@ impl Lane {
     }
 }
 
-/// The lanes of an access of `len` bytes at `offset`, lowest first. An access that would wrap around the end
-/// of the address space stops there.
+/// The lanes of an access of `len` bytes at `offset`, in ascending order. An access that would wrap around at
+/// the end of the address space ends there.
 #[inline]
 pub fn lanes(offset: u64, len: usize) -> Lanes {
     let beyond_first = usize::try_from(u64::MAX.wrapping_sub(offset)).unwrap_or(usize::MAX);
@@ -85,7 +86,7 @@ impl Iterator for Lanes {
         }
         let first = (at % 4) as u8;
         let width = len.wrapping_sub(start).min(usize::from(4u8.wrapping_sub(first)));
-        // Neither wraps but at the end of the address space, where `len` ends the access too.
+        // These wrap only at the end of the address space, where `len` ends the access too.
         (self.at, self.done) = (at.wrapping_add(width as u64), start.wrapping_add(width));
         Some(Lane { dword: at / 4, bytes: start..self.done, first })
     }

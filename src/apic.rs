@@ -1,8 +1,8 @@
-//! What an MSI message means to an x86 local APIC (Intel SDM volume 3, "Message Signalled Interrupts").
+//! The meaning of an MSI message to an x86 local APIC (Intel SDM volume 3, "Message Signalled Interrupts").
 //!
-//! Owns the check that stands between a guest's table and the VM's routing table: KVM takes any address for an
-//! interrupt (also one outside 0xFEE), accepts vector 0, ignores address bits 11:5, and refuses the whole table for one bad
-//! entry.
+//! Owns the check of a guest's message before it enters the VM's routing table. KVM itself accepts any
+//! address as an interrupt (also outside 0xFEE), accepts vector 0, ignores address bits 11:5, and refuses the
+//! whole table for one invalid entry.
 
 use std::fmt;
 
@@ -16,16 +16,16 @@ use crate::message::MsiMessage;
 pub struct AddressLow {
     #[bits(2)]
     __: u8,
-    /// Bit 2: the destination is a logical one.
+    /// Bit 2: the destination is logical.
     pub logical: bool,
     /// Bit 3: redirection hint.
     pub redirection_hint: bool,
-    /// Bit 4: remappable format; only a remapping unit can read such a message.
+    /// Bit 4: remappable format. Only a remapping unit can interpret such a message.
     pub remappable: bool,
-    /// Bits 11:5: bits 14:8 of the destination, for guests that were told of extended destinations.
+    /// Bits 11:5: bits 14:8 of the destination, if the guest was told of extended destinations.
     #[bits(7)]
     pub extended_destination: u8,
-    /// Bits 19:12: destination APIC.
+    /// Bits 19:12: bits 7:0 of the destination.
     pub destination: u8,
     /// Bits 31:20: 0xFEE in every interrupt message.
     #[bits(12)]
@@ -43,50 +43,52 @@ pub struct Data {
     pub delivery_mode: u8,
     #[bits(3)]
     __: u8,
-    /// Bit 14: level, read only where the trigger is level.
+    /// Bit 14: level. It has a meaning only for a level trigger.
     pub assert: bool,
     /// Bit 15: level-triggered.
     pub level_triggered: bool,
     __: u16,
 }
 
-/// The high half of the address of a message with a 32-bit destination, as remapping units and KVM write it.
+/// The high half of the address of a message with a 32-bit destination, in the format of remapping units and
+/// KVM.
 #[bitfield(u32)]
 #[derive(PartialEq, Eq)]
 pub struct AddressHigh {
     __: u8,
-    /// Bits 31:8: the same bits of the destination.
+    /// Bits 31:8: bits 31:8 of the destination.
     #[bits(24)]
     pub destination_high: u32,
 }
 
-/// How many bits of an APIC ID a message can carry to the VM's APICs. The VMM chooses, and the guest is told.
+/// How many bits of an APIC ID a message can carry. The VMM chooses, and tells the guest.
 ///
-/// The choice decides what a message means, so router and CPUID must agree. Where they do not, an interrupt reaches the wrong
-/// vCPU.
+/// The choice determines the meaning of a message, so router and CPUID must agree. Otherwise interrupts reach
+/// the wrong vCPU.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize), serde(rename_all = "lowercase"))]
 pub enum DestinationIds {
-    /// 8 bits, in address bits 19:12. A message with any other destination bit set is refused. At most 255 APICs are addressable:
-    /// physical destination 255 is the broadcast.
+    /// 8 bits, in address bits 19:12. A message with any other destination bit set is refused. At most 255
+    /// APICs are addressable, because physical destination 255 is the broadcast.
     #[default]
     Bits8,
-    /// 15 bits: the guest was told of KVM_FEATURE_MSI_EXT_DEST_ID (CPUID leaf 0x4000_0001, EAX bit 15), and puts APIC ID bits 14:8
-    /// in address bits 11:5. A remapping stage may write 32-bit destinations as under [`Bits32`](Self::Bits32). Needs
-    /// KVM_CAP_X2APIC_API.
+    /// 15 bits. The guest was told of KVM_FEATURE_MSI_EXT_DEST_ID (CPUID leaf 0x4000_0001, EAX bit 15), and
+    /// writes APIC ID bits 14:8 to address bits 11:5. A remapping stage may write 32-bit destinations as with
+    /// [`Bits32`](Self::Bits32). Needs KVM_CAP_X2APIC_API.
     Extended,
-    /// 32 bits, of which bits 31:8 are in bits 31:8 of the address's high half. Only a remapping stage writes such a message.
-    /// The guest itself was told of 8 bits, so address bits 11:5 must be 0. Needs KVM_CAP_X2APIC_API.
+    /// 32 bits. Bits 31:8 are in bits 31:8 of the address's high half. Only a remapping stage writes such a
+    /// message. The guest itself was told of 8 bits, so address bits 11:5 must be 0. Needs
+    /// KVM_CAP_X2APIC_API.
     Bits32,
 }
 
 impl DestinationIds {
-    /// Whether one APIC with this ID can be addressed.
+    /// Whether a single APIC with this ID can be addressed.
     pub fn contains(self, apic_id: u32) -> bool {
         apic_id < self.addressable()
     }
 
-    /// How many APICs can be addressed one by one, when their IDs count from 0.
+    /// How many single APICs can be addressed, if their IDs count from 0.
     pub fn addressable(self) -> u32 {
         match self {
             Self::Bits8 => BROADCAST_8,
@@ -97,47 +99,50 @@ impl DestinationIds {
 }
 
 const PREFIX: u16 = 0xfee;
-/// The physical destination that means every APIC, where destinations have 8 bits.
+/// The physical broadcast destination, if destinations have 8 bits.
 const BROADCAST_8: u32 = 0xff;
-/// How many IDs a destination of 15 bits can name.
+/// The number of destinations with 15 bits.
 const EXTENDED_IDS: u32 = 1 << 15;
-/// Vectors below are exceptions of the processor; a local APIC answers them with an error.
+/// Lower vectors are exceptions of the processor. A local APIC raises an error for them.
 const FIRST_VECTOR: u8 = 16;
 const FIXED: u8 = 0;
 const LOWEST_PRIORITY: u8 = 1;
 const NMI: u8 = 4;
 
-/// A message that a local APIC can take. It exists only checked.
+/// A checked message, which a local APIC can accept.
 ///
-/// Its address is as KVM takes it: bits 7:0 of the destination are in bits 19:12, bits 31:8 in bits 63:40, and bits 11:5 are 0.
+/// Its address is in KVM's format: bits 7:0 of the destination are in bits 19:12, bits 31:8 are in bits
+/// 63:40, and bits 11:5 are 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct ApicMessage(MsiMessage);
 
-/// Why a message is no interrupt. It is the guest's doing: the vector is held and counted, nothing fails.
+/// Why a message is not an interrupt. The cause is the guest: the vector is held and counted. Nothing has
+/// failed in the host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidMessage {
-    /// The address is not in the interrupt range 0xFEEx_xxxx, also as a remapping unit extends it.
+    /// The address is not in the interrupt range 0xFEEx_xxxx, nor in its extension by remapping units.
     #[error("{0} does not address a local APIC")]
     Address(MsiMessage),
-    /// Remappable format, with no remapping unit in front.
-    #[error("{0} is in remappable format and nothing here remaps")]
+    /// The message is in remappable format, but there is no remapping unit.
+    #[error("{0} is in remappable format, but there is no remapping unit")]
     Remappable(MsiMessage),
-    /// The destination has bits that this guest was not told of: see [`DestinationIds`].
+    /// The destination has bits that the guest was not told of: see [`DestinationIds`].
     #[error("{0} has a wider destination than the guest was told of")]
     Destination(MsiMessage),
-    /// A fixed or lowest-priority interrupt on a vector below 16.
-    #[error("{0} asks for a vector below 16")]
+    /// A fixed or lowest-priority interrupt has a vector below 16.
+    #[error("{0} has a vector below 16")]
     Vector(MsiMessage),
-    /// A delivery mode that a device may not ask for (SMI, INIT, ExtINT, reserved ones).
-    #[error("{0} asks for a delivery mode that no device may use")]
+    /// The delivery mode is one that devices must not use (SMI, INIT, ExtINT, or reserved).
+    #[error("{0} has a delivery mode that devices must not use")]
     DeliveryMode(MsiMessage),
 }
 
 impl ApicMessage {
-    /// Checks a message that a guest or a remapping stage wrote, and puts the destination where KVM takes it.
+    /// Checks a message that a guest or a remapping stage wrote, and converts its destination to KVM's
+    /// format.
     ///
     /// # Errors
-    /// No local APIC takes the message, or its destination does not fit in `ids`.
+    /// No local APIC accepts the message, or its destination does not fit in `ids`.
     pub fn with_ids(message: MsiMessage, ids: DestinationIds) -> Result<Self, InvalidMessage> {
         let low = AddressLow::from_bits(message.address_low());
         let high = AddressHigh::from_bits(message.address_high());
@@ -165,32 +170,34 @@ impl ApicMessage {
         }
     }
 
-    /// The message, as KVM takes it.
+    /// The message in KVM's format.
     pub fn message(self) -> MsiMessage {
         self.0
     }
 
-    /// The destination: an APIC ID, or a set of APICs where the destination is logical.
+    /// The destination: an APIC ID, or a set of APICs if the destination is logical.
     pub fn destination(self) -> u32 {
         let low = AddressLow::from_bits(self.0.address_low());
         let high = AddressHigh::from_bits(self.0.address_high());
         high.destination_high() << 8 | u32::from(low.destination())
     }
 
-    /// The same message for another vector. `None` where a vector plays no part (NMI) or would be below 16.
+    /// The same message with another vector. `None` if the message has no vector (NMI), or if `vector` is
+    /// below 16.
     pub fn with_vector(self, vector: u8) -> Option<Self> {
         let data = Data::from_bits(self.0.data);
         let moved = MsiMessage { data: data.with_vector(vector).into_bits(), ..self.0 };
         if data.delivery_mode() == NMI { None } else { Self::with_ids(moved, DestinationIds::Bits32).ok() }
     }
 
-    /// The same message for the local APIC that a guest with so many of them numbers next, after the last the first.
-    /// `None` where that cannot be told: no such APIC, or several at once. At most 32,768 APICs have a next one.
+    /// The same message to the next local APIC of a guest with `apics` APICs. The first APIC follows the
+    /// last. `None` if there is no such APIC, or if the message addresses several. At most 32,768 APICs have
+    /// a next one.
     pub fn next_destination(self, apics: u32) -> Option<Self> {
         let address = AddressLow::from_bits(self.0.address_low());
         let at = self.destination();
         let (next, first, end) = match address.logical() {
-            // One bit for each, of eight at the most.
+            // A logical destination has one bit for each APIC, of at most eight.
             true if at.is_power_of_two() => (at.wrapping_shl(1), 1, 1u32.wrapping_shl(apics.min(8))),
             true => return None,
             false => (at.saturating_add(1), 0, apics.min(EXTENDED_IDS)),
@@ -199,7 +206,7 @@ impl ApicMessage {
         (at < end).then(|| Self(addressed(address, destination, self.0.data)))
     }
 
-    /// The messages that carry a fixed edge interrupt to one APIC, physically addressed, for the vectors given.
+    /// The messages with a fixed edge interrupt to one APIC, physically addressed, for the given vectors.
     pub fn fixed(destination: u32, vectors: impl Iterator<Item = u8>) -> impl Iterator<Item = Self> {
         let low = AddressLow::new().with_prefix(PREFIX);
         vectors.filter_map(move |vector| {
@@ -208,7 +215,7 @@ impl ApicMessage {
     }
 }
 
-/// `low` and `data` for another destination, as KVM takes it.
+/// `low` and `data` with another destination, in KVM's format.
 fn addressed(low: AddressLow, destination: u32, data: u32) -> MsiMessage {
     let [lowest, ..] = destination.to_le_bytes();
     let low = low.with_destination(lowest).with_extended_destination(0);
@@ -253,9 +260,10 @@ mod tests {
         assert!(matches!(check(0xfee0_0010, 0x20), Err(InvalidMessage::Remappable(_))));
     }
 
-    /// Logical and physical, redirectable, lowest priority, with the assert and the level bit: as memory dumps of guests have them.
+    /// Logical and physical, redirectable, lowest priority, with the assert and the level bit. All are from
+    /// memory dumps of guests.
     #[test]
-    fn messages_of_linux_and_windows_are_interrupts_and_stay_as_they_were_written() {
+    fn messages_of_linux_and_windows_are_interrupts_and_stay_unchanged() {
         for (address, data) in [
             (0xfee0_100c, 0x4142),
             (0xfee0_0000, 0x4041),
@@ -295,7 +303,7 @@ mod tests {
     }
 
     #[test]
-    fn after_the_last_apic_comes_the_first() {
+    fn the_first_apic_follows_the_last() {
         let walk = |address, apics| {
             let first = check(address, 0x41).unwrap();
             let walk = std::iter::successors(Some(first), move |message| message.next_destination(apics));
@@ -313,13 +321,13 @@ mod tests {
         ApicMessage::with_ids(MsiMessage { address, data: 0x41 }, ids)
     }
 
-    /// As a guest writes it that was told of extended destinations.
+    /// The address that a guest with extended destinations writes.
     fn extended(id: u32) -> u64 {
         u64::from(0xfee0_0000 | (id & 0xff) << 12 | id >> 8 << 5)
     }
 
     #[test]
-    fn every_15_bit_destination_reaches_kvm_where_the_guest_was_told_of_them() {
+    fn every_15_bit_destination_reaches_kvm_if_the_guest_was_told_of_them() {
         for id in 0..1 << 15 {
             let message = with_ids(extended(id), DestinationIds::Extended).unwrap();
             assert_eq!(message.destination(), id);
@@ -353,12 +361,12 @@ mod tests {
     }
 
     #[test]
-    fn a_32_bit_destination_is_taken_only_where_kvm_takes_it() {
+    fn a_32_bit_destination_is_accepted_only_if_kvm_accepts_it() {
         let wide = 0xabcd_ef00_fee1_2000;
         for ids in [DestinationIds::Extended, DestinationIds::Bits32] {
             assert_eq!(with_ids(wide, ids).unwrap().destination(), 0xabcd_ef12);
             assert_eq!(with_ids(wide, ids).unwrap().message().address, wide);
-            // KVM refuses the whole table for these.
+            // KVM would refuse the whole table for these.
             for low_byte in 1..=0xffu64 {
                 let bad = with_ids(wide | low_byte << 32, ids);
                 assert!(matches!(bad, Err(InvalidMessage::Address(_))), "{low_byte:#x}");

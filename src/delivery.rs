@@ -1,19 +1,20 @@
-//! The contract between a store and a domain: what each vector should be, and which vectors may have changed.
+//! The contract between a store and a domain: the delivery of each vector, and the vectors whose delivery may
+//! have changed.
 //!
-//! A domain knows nothing else of MSI, MSI-X or IMS. A new kind of store implements [`Store`].
+//! A domain knows nothing else about MSI, MSI-X or IMS. A new kind of store implements [`Store`].
 
 use std::fmt;
 use std::ops::Range;
 
 use crate::message::MsiMessage;
 
-/// An index into a store's vectors, from 0.
+/// The index of a vector in its store, from 0.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(transparent))]
 pub struct Vector(pub u32);
 
 impl Vector {
-    /// As an index into a slice.
+    /// The vector as an index into a slice.
     pub fn index(self) -> usize {
         self.0 as usize
     }
@@ -25,35 +26,37 @@ impl fmt::Display for Vector {
     }
 }
 
-/// A value that a device stores beside a message to tell whose interrupt it is, such as a PASID. Opaque to this crate.
+/// A value that a device stores beside a message to identify the owner of the interrupt, such as a PASID.
+/// This crate does not interpret it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Cookie(pub u32);
 
-/// The delivery that a guest wants for a vector. It depends on the store's state only.
+/// The delivery of a vector that the guest has set. It depends only on the store's state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Delivery {
-    /// The guest does not use the vector: its host vector may be released.
+    /// The guest does not use the vector. Its host vector may be released.
     Off,
-    /// The guest has masked the vector: interrupts wait, and show as pending.
+    /// The guest has masked the vector. Interrupts wait, and show as pending.
     Held,
     /// Interrupts are delivered as this message.
     Live(MsiMessage),
 }
 
 impl Delivery {
-    /// Whether a change from `before` to this needs a call to the host. Off to Held needs none, because no irqfd exists. A host vector
-    /// that a domain has kept expires as usual.
+    /// Whether a change from `before` to this needs a host call. Off to Held needs none, because no irqfd
+    /// exists. A cached host vector expires as usual.
     pub(crate) fn concerns_host(self, before: Self) -> bool {
         self != before && (before, self) != (Self::Off, Self::Held)
     }
 }
 
-/// The registers of one kind of message-signalled interrupt, as a domain reads them.
+/// The registers of one kind of message-signalled interrupt, as a domain sees them.
 pub trait Store {
-    /// How many vectors the guest may use now. While the capability is off it is 0, and the domain disables it in the host.
+    /// How many vectors the guest may use now. It is 0 while the capability is disabled, and the domain then
+    /// disables it in the host.
     fn vectors(&self) -> u32;
 
-    /// The delivery that the guest wants for `vector` now. A vector that does not exist is [`Delivery::Off`].
+    /// The present delivery of `vector`. A vector that does not exist is [`Delivery::Off`].
     fn delivery(&self, vector: Vector) -> Delivery;
 
     /// The cookie that `vector`'s interrupts carry beside their message. MSI and MSI-X have none.
@@ -61,27 +64,27 @@ pub trait Store {
         None
     }
 
-    /// Whether the driver has rewritten `vector`'s message unchanged since the last call: the device may have lost it. A store that
-    /// cannot tell answers false.
+    /// Whether the driver has rewritten `vector`'s message unchanged since the last call. The device may then
+    /// have lost it. A store that cannot tell returns false.
     fn take_rewritten(&self, _vector: Vector) -> bool {
         false
     }
 
-    /// Delivery and cookie, read at once. A store with cookies must override this. Otherwise a message could be sent with another
-    /// message's cookie.
+    /// Delivery and cookie, read together. A store with cookies must override this. Otherwise a message could
+    /// be sent with the cookie of another message.
     fn answer(&self, vector: Vector) -> (Delivery, Option<Cookie>) {
         (self.delivery(vector), self.cookie(vector))
     }
 }
 
-/// The vectors whose [`Delivery`] or cookie a change of a store may have altered: one range, often empty.
+/// The vectors whose [`Delivery`] or cookie may have changed: one range, often empty.
 ///
-/// The change reaches the host when a domain [syncs](crate::Domain::sync) them.
+/// The change takes effect in the host when a domain [syncs](crate::Domain::sync) them.
 #[must_use = "the host does not know of the change until the domain has synced it"]
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Touched {
     vectors: Range<u32>,
-    /// Message Control was written with the enable bit set, which was set already.
+    /// The driver has set the enable bit, which was set already.
     writes_enable: bool,
 }
 
@@ -103,8 +106,8 @@ impl Touched {
         Self { vectors, writes_enable: false }
     }
 
-    /// Adds that the driver has set the enable bit although it was set already. A driver does so after its device has reset itself.
-    /// Linux also does so each time that it writes an MSI message.
+    /// Adds that the driver has set the enable bit although it was set already. Drivers do so after the
+    /// device has reset itself. Linux also does so each time it writes an MSI message.
     pub fn with_enable_write(self) -> Self {
         Self { writes_enable: true, ..self }
     }
@@ -125,7 +128,7 @@ impl Touched {
         Self { vectors, writes_enable }
     }
 
-    /// True where nothing was touched.
+    /// Whether the host need not be told anything.
     pub fn is_empty(&self) -> bool {
         self.vectors.is_empty() && !self.writes_enable
     }
@@ -146,7 +149,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_host_follows_every_change_but_from_off_to_held() {
+    fn every_change_except_off_to_held_concerns_the_host() {
         let live = |data| Delivery::Live(MsiMessage { address: 0xfee0_0000, data });
         let all = [Delivery::Off, Delivery::Held, live(0x41), live(0x42)];
         for (before, after) in all.into_iter().flat_map(|before| all.map(|after| (before, after))) {
@@ -156,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn touching_nothing_adds_nothing() {
+    fn nothing_touched_adds_nothing() {
         let one = Touched::one(Vector(7));
         assert_eq!(Touched::NOTHING.and(one.clone()), one);
         assert_eq!(one.clone().and(Touched::NOTHING), one);

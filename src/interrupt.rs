@@ -1,14 +1,16 @@
-//! A guest's message as the VM sees it: an interrupt or a plain write to memory, and the function that sends it.
+//! The effect of a guest's message in the VM, an interrupt or a write to memory, and the IDs of the function
+//! that sends it.
 //!
-//! Plain values. A [`Router`](crate::Router) makes them out of [messages](MsiMessage), since only the router knows what its
-//! interrupt controllers take.
+//! Plain values. A [`Router`](crate::Router) makes them from [messages](MsiMessage), because only the router
+//! knows which messages its interrupt controllers accept.
 
 use std::fmt;
 
 use crate::apic::{ApicMessage, DestinationIds, InvalidMessage};
 use crate::message::MsiMessage;
 
-/// A requester ID: bus (bits 15:8), device (7:3) and function (2:0) of the function that sends.
+/// A requester ID: the bus (bits 15:8), device (7:3) and function (2:0) number of the function that sends a
+/// message.
 ///
 /// ```
 /// use vm_msi::RequesterId;
@@ -25,8 +27,8 @@ impl fmt::Display for RequesterId {
     }
 }
 
-/// The number by which an interrupt controller tells devices apart, where it does: the GICv3 ITS on arm64 (KVM_MSI_VALID_DEVID).
-/// For a PCI function it is made of segment and requester ID.
+/// The ID by which an interrupt controller distinguishes devices. Only the GICv3 ITS of arm64 does
+/// (KVM_MSI_VALID_DEVID). For a PCI function it consists of segment and requester ID.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(transparent))]
 pub struct DeviceId(pub u32);
@@ -37,10 +39,10 @@ impl fmt::Display for DeviceId {
     }
 }
 
-/// A message that the VM's interrupt controllers take, with the device that sends it where they ask for that.
+/// A message that the VM's interrupt controllers accept, with the ID of the sending device if they need it.
 ///
-/// The router that made it has checked it: a guest's message must not enter the routing table unchecked, because one bad entry
-/// makes KVM refuse the whole table.
+/// The router that makes it has checked the message. An unchecked message of a guest must not enter the
+/// routing table, because KVM refuses the whole table for one bad entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Interrupt {
     message: MsiMessage,
@@ -48,7 +50,7 @@ pub struct Interrupt {
 }
 
 impl Interrupt {
-    /// For routers: `message` was checked and is an interrupt.
+    /// For routers. `message` must have been checked, and be an interrupt.
     pub fn new(message: MsiMessage) -> Self {
         Self { message, device: None }
     }
@@ -59,18 +61,18 @@ impl Interrupt {
         Self { device: Some(device), ..self }
     }
 
-    /// Address and data, as the interrupt controllers get them.
+    /// Address and data, in the form that the interrupt controllers get.
     pub fn message(self) -> MsiMessage {
         self.message
     }
 
-    /// The device that sends it, where the interrupt controllers ask for that.
+    /// The device that sends it, if the interrupt controllers distinguish devices.
     pub fn device(self) -> Option<DeviceId> {
         self.device
     }
 }
 
-/// Neighbours on x86, for prefetching routes. An interrupt with a device ID has none.
+/// Neighbours on x86, for prefetching routes. An interrupt with a device ID has no neighbours.
 impl Interrupt {
     fn apic(self) -> Option<ApicMessage> {
         if self.device.is_some() {
@@ -111,16 +113,17 @@ impl fmt::Display for Interrupt {
 pub enum Target {
     /// It interrupts a vCPU.
     Interrupt(Interrupt),
-    /// Its address belongs to no interrupt controller. The device writes the data DWORD to the guest's memory (iPXE's network
-    /// drivers poll such a DWORD).
+    /// Its address belongs to no interrupt controller. The device writes the data DWORD to guest memory. The
+    /// network drivers of iPXE poll such a DWORD.
     Memory(MsiMessage),
 }
 
 impl Target {
-    /// The effect of a message if the interrupt controllers are local APICs. An address outside their range is memory.
+    /// The effect of a message in a VM whose interrupt controllers are local APICs. An address outside of
+    /// their range is memory.
     ///
     /// # Errors
-    /// The message addresses APICs, and none takes it.
+    /// The message addresses APICs, but none accepts it.
     pub fn for_apics(message: MsiMessage, ids: DestinationIds) -> Result<Self, InvalidMessage> {
         match ApicMessage::with_ids(message, ids) {
             Ok(message) => Ok(Self::Interrupt(message.into())),
@@ -129,7 +132,7 @@ impl Target {
         }
     }
 
-    /// The message, as it leaves the function (behind any remapping).
+    /// The message as it leaves the function, after any remapping.
     pub fn message(self) -> MsiMessage {
         match self {
             Self::Interrupt(interrupt) => interrupt.message(),

@@ -1,8 +1,9 @@
-//! One interrupt source of a VMM's own: one eventfd, and the message that its signals become now.
+//! One interrupt source of the VMM: one eventfd, and its present message.
 //!
-//! For a pin of a userspace I/O APIC, or any other source outside a function's vectors. Owns the eventfd and its route. Invariant: the
-//! eventfd is attached to the route that is kept here, or attached to nothing and keeps its signals. Locking: one lock for each
-//! line, held while the router is called and taken before the router's. Signalling takes no lock.
+//! For a pin of a userspace I/O APIC, or any other source outside a function's vectors. Owns the eventfd and
+//! its route. Invariant: the eventfd is attached to the route in `attached`, or is detached and keeps its
+//! signals. Locking: one lock per line, held while the router is called and taken before the router's.
+//! Signalling takes no lock.
 
 use std::fmt;
 use std::io;
@@ -14,10 +15,10 @@ use crate::interrupt::Interrupt;
 use crate::lock::Mutex;
 use crate::router::{Route, Router, RouterError};
 
-/// A source of interrupts with one message at a time.
+/// An interrupt source with one message at a time.
 ///
-/// Interrupts meanwhile: a signal between two messages waits in the eventfd, and the next message delivers it. Several signals that wait
-/// together are one interrupt, as in a pending bit.
+/// Interrupts meanwhile: a signal while the line has no message waits in the eventfd, and the next message
+/// delivers it. Several waiting signals become one interrupt, as with a pending bit.
 ///
 /// ```
 /// use std::sync::Arc;
@@ -41,7 +42,7 @@ pub struct Line {
 }
 
 impl Line {
-    /// A line without a message: its signals wait.
+    /// A line without a message. Its signals wait.
     ///
     /// # Errors
     /// The process has no descriptor left.
@@ -49,31 +50,32 @@ impl Line {
         Ok(Self { router, eventfd: EventFd::new(EFD_NONBLOCK)?, attached: Mutex::new(None) })
     }
 
-    /// What the source signals. It stays the same for the line's life, so a copy may go to another thread, process or kernel device.
-    /// Only the line may read it or attach it.
+    /// The eventfd that the source signals. It stays the same for the line's life, so duplicates may be
+    /// passed to another thread, process or kernel device. Only the line may read it or attach it.
     pub fn eventfd(&self) -> &EventFd {
         &self.eventfd
     }
 
-    /// The message that the line has now.
+    /// The line's message, if it has one.
     pub fn message(&self) -> Option<Interrupt> {
         self.attached.lock().as_ref().map(Route::message)
     }
 
-    /// From now on signals are this message, beginning with one for the signals that wait. When this has returned, the message of before
-    /// is delivered no more. Setting the same message again does nothing.
+    /// Sets the message of later signals, and of the signals that wait. When this returns, the old message is
+    /// no longer delivered. Setting the same message again does nothing.
     ///
-    /// Interrupts meanwhile: they wait. A published message costs a detach and an attach, any other one also a commit.
+    /// Interrupts meanwhile: they wait. A published message costs a detach and an attach. Any other message
+    /// also costs a commit.
     ///
     /// # Errors
-    /// The host's, each worth another try. After [`RouterError::Detach`] the line has its message of before. After any other error it has
-    /// none, and signals wait.
+    /// A host failure, which may be tried again. After [`RouterError::Detach`] the line still has its old
+    /// message. After any other error it has no message, and signals wait.
     pub fn set(&self, message: Interrupt) -> Result<(), RouterError> {
         let mut attached = self.attached.lock();
         if attached.as_ref().is_some_and(|route| route.message() == message) {
             return Ok(());
         }
-        // The route first, so that signals wait for two system calls and for no commit.
+        // The route is published first, so signals wait for two system calls and not for a commit.
         let route = self.route(message);
         if let Err(error) = self.detach(&mut attached) {
             if let Ok(route) = route {
@@ -90,25 +92,27 @@ impl Line {
         Ok(())
     }
 
-    /// Takes the message away, as for a masked pin. When this has returned, no signal is delivered: signals wait for the next message.
+    /// Removes the message, as for a masked pin. When this returns, no signal is delivered. Signals wait for
+    /// the next message.
     ///
     /// # Errors
-    /// [`RouterError::Detach`]: the line has its message still.
+    /// [`RouterError::Detach`]: the line still has its message.
     pub fn clear(&self) -> Result<(), RouterError> {
         self.detach(&mut self.attached.lock())
     }
 
-    /// Detaches the eventfd and gives the route back. When this has returned, all signals of before were delivered, or had no message.
+    /// Detaches the eventfd and puts its route back. When this returns, all earlier signals have been
+    /// delivered, or had no message.
     ///
-    /// Dropping a line does the same and tells of no error.
+    /// Dropping a line does the same, but cannot report an error.
     ///
     /// # Errors
-    /// [`RouterError::Detach`]. The kernel detaches the eventfd by itself once every copy of it is closed. The message keeps its GSI for
-    /// the life of the VM.
+    /// [`RouterError::Detach`]. The kernel detaches the eventfd after every duplicate of it is closed. The
+    /// message keeps its GSI for the life of the VM.
     pub fn close(self) -> Result<(), RouterError> {
         let closed = self.clear();
         if closed.is_err() {
-            // A route that is dropped is not given back: the kernel may still deliver with it.
+            // The kernel may still deliver on this route, so it is dropped and not put back.
             let _pinned = self.attached.lock().take();
         }
         closed
@@ -168,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn a_signal_is_the_message_of_the_moment() {
+    fn a_signal_is_delivered_as_the_present_message() {
         let (line, router, _) = line();
         for vector in [0x41, 0x42, 0x41] {
             line.set(message(vector)).unwrap();
@@ -205,8 +209,8 @@ mod tests {
     }
 
     #[test]
-    fn whatever_the_host_refuses_a_signal_is_delivered_once_it_does_not() {
-        // The calls that change a message: publish, detach, attach.
+    fn a_signal_is_delivered_after_the_host_stops_refusing() {
+        // The calls of a change of message: publish, detach, attach.
         for refused in 0..3 {
             let (line, router, failures) = line();
             line.set(message(0x41)).unwrap();
@@ -228,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn a_closed_line_gives_its_route_back_and_so_does_a_dropped_one() {
+    fn a_closed_or_dropped_line_puts_its_route_back() {
         for end in [|line: Line| line.close().unwrap(), drop::<Line>] {
             let (line, router, _) = line();
             line.set(message(0x41)).unwrap();

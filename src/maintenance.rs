@@ -1,11 +1,14 @@
-//! One descriptor and one call for everything of a function that is not on a guest's path.
+//! All work of a function outside of the guest's accesses, behind one descriptor and one call.
 //!
-//! Owns an epoll descriptor over the function's eventfds and a timer. Invariant: it is readable while something is owed, or
-//! becomes readable when that is due. The exception is work that a panic in a backend, router or stage left: the next call of the
-//! function does it. Work that is owed: interrupts that userspace delivers because the kernel has no route for
-//! their message, host vectors whose request is deferred, steps that the host refused, and freed host vectors whose delay is over.
+//! The work is: interrupts that userspace delivers because their message has no route, deferred requests of
+//! host vectors, steps that the host refused, and freed host vectors whose release delay is over.
 //!
-//! Locking: none of its own. [`Maintenance::run`] takes the domain's lock for at most 16 host vectors at a time, so that a
+//! Owns an epoll descriptor over the function's eventfds and a timer. Invariant: the descriptor is readable
+//! while work is due, or becomes readable when the work is due. There is one exception: the next call of the
+//! function does the work that a panic in a backend, router or stage left behind.
+//!
+//! Locking: none of its own. [`Maintenance::run`] takes the domain's lock for at most 16 host vectors at a
+//! time. A guest's access therefore waits for at most 16 host vectors.
 //! guest's access waits for no more than those.
 
 use std::fmt;
@@ -24,38 +27,40 @@ use crate::domain::DeviceDomain;
 use crate::function::InterruptFunction;
 use crate::registers::Registers;
 
-/// Where a vector's host vector is requested when the guest unmasks the vector for the first time.
+/// Where host vectors are requested when the guest first unmasks their vectors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Requests {
-    /// In the guest's access, which takes as long as the host does.
+    /// In the guest's access, which waits for the host.
     InAccess,
-    /// In [`Maintenance::run`]. The guest's access does not wait. What the device raises meanwhile waits in the device's own
-    /// pending bits and is delivered when the vector is bound. MSI's vectors are requested in the access all the same: see
-    /// [`Capabilities::independent`](crate::backend::Capabilities::independent).
+    /// In [`Maintenance::run`]. The guest's access does not wait. Interrupts meanwhile wait in the device's
+    /// own pending bits, and are delivered when the vector is bound. MSI vectors are requested in the access
+    /// nevertheless: see [`Capabilities::independent`](crate::backend::Capabilities::independent).
     Deferred,
 }
 
 /// The maintenance of one function.
 ///
-/// Watch its descriptor ([`AsFd`], [`AsRawFd`]) for readability, level-triggered, and call [`Maintenance::run`] when it is
-/// readable. [`MaintenanceSubscriber`](crate::events::MaintenanceSubscriber) does so in an `event-manager`.
+/// Watch its descriptor ([`AsFd`], [`AsRawFd`]) for readability, level-triggered, and call
+/// [`Maintenance::run`] when it is readable. [`MaintenanceSubscriber`](crate::events::MaintenanceSubscriber)
+/// does so with `event-manager`.
 ///
-/// From its creation on, interrupts whose message the kernel has no room for are delivered by [`Maintenance::run`]; without it,
-/// they wait.
+/// Once this exists, only [`Maintenance::run`] delivers interrupts whose message has no route. They wait
+/// until it is called.
 #[must_use = "interrupts wait while nothing runs the function's maintenance"]
 pub struct Maintenance {
     function: Arc<dyn Maintained>,
     ready: OwnedFd,
     timer: OwnedFd,
-    /// Open as long as the epoll descriptor watches them.
+    /// Kept open while the epoll descriptor watches them.
     _watched: Vec<Arc<OwnedFd>>,
 }
 
 impl Maintenance {
-    /// The maintenance of `function`. Make one for each function. If there are two for the same function, watch both.
+    /// The maintenance of `function`. Make one for each function. If there are two for the same function,
+    /// watch both.
     ///
     /// # Errors
-    /// The host has no descriptor, or does not let one be watched.
+    /// The process has no descriptor left, or the host refuses to watch one.
     pub fn new<C>(function: Arc<InterruptFunction<C, DeviceDomain>>, requests: Requests) -> io::Result<Self>
     where
         C: Registers + 'static,
@@ -73,15 +78,15 @@ impl Maintenance {
         Ok(Self { function, ready, timer, _watched: watched })
     }
 
-    /// Does what is due, and sets the timer for the rest. Any thread may call it, at any time. A thread that runs it waits for
-    /// the host as long as a request of 256 host vectors takes.
+    /// Does the work that is due, and sets the timer for the rest. Any thread may call it at any time. One
+    /// call requests at most 256 host vectors, and its thread waits for the host meanwhile.
     ///
-    /// Interrupts meanwhile: none is lost, and none is delivered for a vector that is masked.
+    /// Interrupts meanwhile: none is lost, and none is delivered for a masked vector.
     pub fn run(&self) {
-        // It fails if another descriptor than the timer has woken the caller.
+        // It fails if another descriptor than the timer is readable.
         let _ = read(&self.timer, &mut [0; 8]);
         let wait = self.function.maintain(Instant::now());
-        // Zero would disarm it.
+        // A timer value of 0 would disarm the timer.
         let value = wait.map_or(Duration::ZERO, |wait| wait.max(Duration::from_nanos(1)));
         let value = Timespec::try_from(value).unwrap_or(Timespec { tv_sec: 1, tv_nsec: 0 });
         let once = Itimerspec { it_interval: Timespec::default(), it_value: value };
@@ -108,7 +113,7 @@ impl fmt::Debug for Maintenance {
     }
 }
 
-/// A function, whatever its store is.
+/// A function with any store.
 trait Maintained: Send + Sync {
     fn maintain(&self, now: Instant) -> Option<Duration>;
 }

@@ -30,9 +30,9 @@
 //! # use vm_msi::testing::{Failures, FakeBackend, FakeRouter};
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //!
-//! /// The least of a remapping unit: a table of messages.
-//! #[derive(Default)]
 //! /// A minimal remapping unit: a table of messages.
+//! #[derive(Default)]
+//! struct Table(RwLock<HashMap<u32, MsiMessage>>);
 //!
 //! impl Stage for Table {
 //!     fn translate(&self, _: RequesterId, message: MsiMessage) -> Result<MsiMessage, Fault> {
