@@ -40,11 +40,11 @@ fn op() -> impl Strategy<Value = Op> {
         1 => prop_oneof![Just(0u8), Just(2), Just(8), Just(255)].prop_map(Op::Room),
         2 => Just(Op::Retry),
         1 => Just(Op::RetryLate),
-        1 => any::<bool>().prop_map(Op::Linger),
-        1 => Just(Op::Watch),
-        3 => Just(Op::Deliver),
-        1 => Just(Op::Growth),
-        3 => Just(Op::Grow),
+        1 => any::<bool>().prop_map(Op::ReleaseDelay),
+        1 => Just(Op::WatchRelayed),
+        3 => Just(Op::DeliverRelayed),
+        1 => Just(Op::WatchDeferred),
+        3 => Just(Op::BindDeferred),
         2 => any::<u16>().prop_map(Op::Latch),
         2 => (any::<u8>(), any::<u8>()).prop_map(|(early, late)| Op::Interrupt { early, late }),
     ]
@@ -219,8 +219,8 @@ fn a_vector_that_takes_a_lingering_ones_place_is_still_tried_again() {
     let message = |vector| Op::Message { vector, version: 0 };
     let unmask = |vector| Op::Mask { vector, masked: false };
     let lingering = [
-        Op::Watch,
-        Op::Linger(true),
+        Op::WatchRelayed,
+        Op::ReleaseDelay(true),
         Op::Control(2),
         message(8),
         unmask(8),
@@ -275,8 +275,8 @@ fn a_function_that_is_unplugged_in_whatever_state_leaves_nothing_and_the_next_on
     let states = [
         vec![Op::Suspend],
         vec![Op::Mask { vector: 0, masked: true }, Op::Raise(0)],
-        vec![Op::Linger(true), Op::Mask { vector: 0, masked: true }, Op::Clear(0)],
-        vec![Op::Watch, Op::Room(0), Op::Mask { vector: 0, masked: true }, unmask(0), Op::Raise(0)],
+        vec![Op::ReleaseDelay(true), Op::Mask { vector: 0, masked: true }, Op::Clear(0)],
+        vec![Op::WatchRelayed, Op::Room(0), Op::Mask { vector: 0, masked: true }, unmask(0), Op::Raise(0)],
         vec![Op::DeviceBudget(1), message(2), unmask(2), Op::Raise(2)],
         // Refused when it goes, and half of it before.
         vec![Op::Raise(1), Op::Fail(1)],
@@ -307,19 +307,19 @@ fn interrupts_in_any_call_to_the_host_come_once_and_on_a_message_that_their_vect
         vec![Op::BusMaster(false)],
         vec![Op::Restore],
         vec![Op::Unplug],
-        vec![Op::Watch, Op::Room(0), message(0, 1), Op::Raise(0), Op::Deliver],
-        vec![Op::Watch, Op::Room(0), message(0, 1), Op::Room(255), Op::Retry],
-        vec![Op::Linger(true), mask(0, true), Op::Clear(0), message(0, 2), Op::RetryLate],
-        vec![Op::Growth, mask(2, false), message(2, 0), Op::Grow],
+        vec![Op::WatchRelayed, Op::Room(0), message(0, 1), Op::Raise(0), Op::DeliverRelayed],
+        vec![Op::WatchRelayed, Op::Room(0), message(0, 1), Op::Room(255), Op::Retry],
+        vec![Op::ReleaseDelay(true), mask(0, true), Op::Clear(0), message(0, 2), Op::RetryLate],
+        vec![Op::WatchDeferred, mask(2, false), message(2, 0), Op::BindDeferred],
         vec![Op::Fail(0b1), Op::Control(0), Op::Retry],
         vec![Op::Fail(0b10), message(0, 1), Op::Retry],
     ];
     let again = [
         Op::Resume,
         Op::BusMaster(true),
-        Op::Deliver,
+        Op::DeliverRelayed,
         mask(0, false),
-        Op::Deliver,
+        Op::DeliverRelayed,
         mask(1, true),
         mask(1, false),
     ];

@@ -1,7 +1,8 @@
-//! A device without VFIO: it raises vectors on order, and keeps pending bits for those without an eventfd.
+//! A fake device without VFIO. A test makes it raise vectors, and it keeps pending bits for unbound vectors.
 //!
-//! It is as hostile as the contract of [`Backend`] lets a device be. Its pending bits of bound vectors, and of vectors that it
-//! does not have, are set. A close that it refuses may have unbound some vectors. It panics where a caller breaks the contract.
+//! It is as hostile as the contract of [`Backend`] allows. The pending bits of bound vectors, and of vectors
+//! that it does not have, are set. A refused close may have unbound some vectors. It panics if a caller
+//! breaks the contract.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -17,28 +18,28 @@ use crate::signalled::{borrow, signalled};
 
 #[derive(Debug, Default)]
 struct Device {
-    /// So many vectors may be bound; 0 while its interrupts are off.
+    /// How many vectors may be bound; 0 while the device's interrupts are disabled.
     window: u32,
     bound: BTreeMap<Vector, EventFd>,
-    /// Raised while they had no eventfd.
+    /// Vectors that were raised while they were unbound.
     pending: BTreeSet<Vector>,
     cookies: BTreeMap<Vector, Cookie>,
-    /// Times that 64 of its pending bits were read.
+    /// How often a group of 64 pending bits was read.
     reads: usize,
 }
 
-/// The fake of a device and its host vectors; clones are the same device.
+/// A fake of a device and its host vectors. Clones are the same device.
 #[derive(Clone, Debug)]
 pub struct FakeBackend {
     failures: Failures,
     capabilities: Capabilities,
-    /// It raises a vector once more when the host takes it back.
-    restless: bool,
+    /// Raises a vector again when the host unbinds it.
+    signals_on_unbind: bool,
     device: Arc<Mutex<Device>>,
 }
 
 impl FakeBackend {
-    /// A device of 2048 vectors that grow one by one, with its interrupts turned off.
+    /// A device with 2048 vectors that are allocated one by one. Its interrupts are disabled.
     pub fn new(failures: Failures) -> Self {
         let capabilities = Capabilities {
             vectors: 2048,
@@ -51,17 +52,18 @@ impl FakeBackend {
         Self::with_capabilities(failures, capabilities)
     }
 
-    /// A device that can do so much, with its interrupts turned off.
+    /// A device with these features. Its interrupts are disabled.
     pub fn with_capabilities(failures: Failures, capabilities: Capabilities) -> Self {
-        Self { failures, capabilities, restless: false, device: Arc::default() }
+        Self { failures, capabilities, signals_on_unbind: false, device: Arc::default() }
     }
 
-    /// The same device, which raises a vector once more when the host takes it back, as one does that nobody has stopped.
-    pub fn restless(self) -> Self {
-        Self { restless: true, ..self }
+    /// The same device, which raises a vector again when the host unbinds it, like a device that was not
+    /// quiesced.
+    pub fn signals_on_unbind(self) -> Self {
+        Self { signals_on_unbind: true, ..self }
     }
 
-    /// The device raises a vector; false where it may not, because its interrupts are off.
+    /// Raises a vector. Returns false if the device's interrupts are disabled.
     pub fn raise(&self, vector: Vector) -> bool {
         let device = &mut *self.device();
         match device.bound.get(&vector) {
@@ -72,7 +74,7 @@ impl FakeBackend {
         device.window > 0
     }
 
-    /// Whether what the device has raised for a vector waits, in its eventfd or in the device.
+    /// Whether an interrupt of a vector is waiting, in its eventfd or in the device.
     pub(super) fn waits(&self, vector: Vector) -> bool {
         let device = self.device();
         match device.bound.get(&vector) {
@@ -81,59 +83,59 @@ impl FakeBackend {
         }
     }
 
-    /// Finds the same device as long as somebody else has it.
+    /// Finds the same device while another handle of it exists.
     pub(super) fn downgrade(&self) -> impl Fn() -> Option<Self> + Send + use<> {
-        let (device, capabilities, restless) =
-            (Arc::downgrade(&self.device), self.capabilities, self.restless);
+        let (device, capabilities, signals_on_unbind) =
+            (Arc::downgrade(&self.device), self.capabilities, self.signals_on_unbind);
         move || {
             let device = device.upgrade()?;
-            Some(Self { failures: Failures::default(), capabilities, restless, device })
+            Some(Self { failures: Failures::default(), capabilities, signals_on_unbind, device })
         }
     }
 
-    /// The device is reset: nothing is pending in it.
+    /// Resets the device: nothing is pending in it.
     pub fn reset(&self) {
         self.device().pending.clear();
     }
 
-    /// The device's file is closed: the host has everything back, also what it refused to take before. Another device
-    /// is in its place. What was left of it: see [`FakeBackend::in_use`].
+    /// Closes the device's file, so the host frees all that it refused to free before. Another device takes
+    /// its place. Returns what was left: see [`FakeBackend::in_use`].
     pub fn unplug(&self) -> (usize, bool) {
         let left = self.in_use();
         *self.device() = Device::default();
         left
     }
 
-    /// The same device in another host: nothing is bound, and what it has pending itself is pending there.
+    /// The same device in another host. Nothing is bound, and its own pending bits are unchanged.
     pub fn moved(&self, failures: Failures) -> Self {
         let pending = self.device().pending.clone();
         let device = Arc::new(Mutex::new(Device { pending, ..Device::default() }));
         Self { failures, device, ..self.clone() }
     }
 
-    /// A part of the device is reset: nothing is pending for a vector of it.
+    /// Resets a part of the device: the vector's pending bit is cleared.
     pub fn forget(&self, vector: Vector) {
         self.device().pending.remove(&vector);
     }
 
-    /// What a vector's interrupts carry.
+    /// The cookie of a vector's interrupts.
     pub fn cookie(&self, vector: Vector) -> Option<Cookie> {
         self.device().cookies.get(&vector).copied()
     }
 
-    /// How many times 64 of its pending bits were read.
+    /// How often a group of 64 pending bits was read.
     pub fn reads(&self) -> usize {
         self.device().reads
     }
 
-    /// How many vectors have an eventfd, and whether the device's interrupts are on.
+    /// How many vectors have an eventfd, and whether the device's interrupts are enabled.
     pub fn in_use(&self) -> (usize, bool) {
         let device = self.device();
         (device.bound.len(), device.window > 0)
     }
 
     fn device(&self) -> MutexGuard<'_, Device> {
-        // A check that has failed has ended the test, which drops its functions yet.
+        // A failed check has ended the test, which still drops its functions.
         self.device.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -176,7 +178,7 @@ impl Backend for FakeBackend {
     fn unbind(&mut self, vector: Vector) -> Result<(), BackendError> {
         let _call = self.failures.next().map_err(|source| BackendError::Unbind { vector, source })?;
         assert!(self.device().bound.remove(&vector).is_some(), "a vector was unbound that was not bound");
-        if self.restless {
+        if self.signals_on_unbind {
             self.raise(vector);
         }
         Ok(())
@@ -189,7 +191,7 @@ impl Backend for FakeBackend {
         );
     }
 
-    /// Where it is refused, every other vector is unbound all the same, except while a test looks.
+    /// If it is refused, every other vector is unbound, except during `refuse_all_during`.
     fn close(&mut self) -> Result<(), BackendError> {
         let _call = self.failures.next().map_err(|source| {
             let device = &mut *self.device();
@@ -205,7 +207,7 @@ impl Backend for FakeBackend {
         Ok(())
     }
 
-    /// Its duplicates are closed by then.
+    /// The fake's duplicates are closed by then.
     fn eventfd_owner_after_close(&self) -> EventfdOwner {
         EventfdOwner::Domain
     }

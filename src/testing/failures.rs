@@ -1,4 +1,4 @@
-//! What happens in the host's calls, on order: which of the next ones the fakes refuse, and during which a device raises
+//! The schedule of host calls: which of the next calls fail, and during which calls a device raises
 //! interrupts.
 
 use std::fmt;
@@ -6,26 +6,26 @@ use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// A schedule of failures and of interrupts that fakes share.
+/// A schedule of failures and interrupts, which fakes share.
 #[derive(Clone, Debug, Default)]
 pub struct Failures(Arc<Schedule>);
 
-/// Raises interrupts, as a device does of its own accord.
+/// Raises the interrupts of a device.
 type Device = Box<dyn Fn() + Send>;
 
 #[derive(Default)]
 struct Schedule {
     calls: AtomicU32,
-    /// Every call fails, and the schedule waits.
+    /// Every call fails, and the schedule stands still.
     all: AtomicBool,
-    /// Interrupts come as a call begins, before it has done anything.
+    /// Interrupts come when a call begins, before it has done anything.
     early: AtomicU32,
-    /// Interrupts come as a call ends, when it has done its work.
+    /// Interrupts come when a call ends, after it has done its work.
     late: AtomicU32,
     device: Mutex<Option<Device>>,
 }
 
-/// A call to the host that is under way and will succeed. It is over when this is dropped.
+/// A host call that is under way and will succeed. Dropping it ends the call.
 #[must_use]
 pub(super) struct Call<'a> {
     schedule: &'a Schedule,
@@ -33,24 +33,24 @@ pub(super) struct Call<'a> {
 }
 
 impl Failures {
-    /// From now on: bit n says that the n-th next call fails. All later ones succeed.
+    /// Sets the schedule of failures: bit n makes the n-th next call fail. All later calls succeed.
     pub fn schedule(&self, calls: u32) {
         self.0.calls.store(calls, Ordering::Relaxed);
     }
 
-    /// From now on: bit n says that the device raises interrupts in the n-th next call, as the call begins (`early`) and as it
-    /// ends (`late`). A call that fails has no end.
+    /// Sets the schedule of interrupts: bit n makes the device raise interrupts in the n-th next call, when
+    /// the call begins (`early`) and when it ends (`late`). A failed call has no end.
     pub(super) fn schedule_interrupts(&self, early: u32, late: u32) {
         self.0.early.store(early, Ordering::Relaxed);
         self.0.late.store(late, Ordering::Relaxed);
     }
 
-    /// What raises the interrupts of [`Failures::schedule_interrupts`].
+    /// Sets the device of [`Failures::schedule_interrupts`].
     pub(super) fn set_device(&self, raise: impl Fn() + Send + 'static) {
         *self.0.device() = Some(Box::new(raise));
     }
 
-    /// Runs `look` while every call fails, so that looking changes nothing; the schedule goes on afterwards.
+    /// Runs `look` while every call fails, so that it changes nothing. The schedule continues afterwards.
     pub(super) fn refuse_all_during<T>(&self, look: impl FnOnce() -> T) -> T {
         self.0.all.store(true, Ordering::Relaxed);
         let seen = look();
@@ -58,7 +58,7 @@ impl Failures {
         seen
     }
 
-    /// Whether [`Failures::refuse_all_during`] looks.
+    /// Whether [`Failures::refuse_all_during`] is running.
     pub(super) fn is_refusing_all(&self) -> bool {
         self.0.all.load(Ordering::Relaxed)
     }
@@ -68,9 +68,9 @@ impl Failures {
         self.0.calls.load(Ordering::Relaxed) != 0
     }
 
-    /// What the host says to the next call.
+    /// The result of the next call.
     pub(super) fn next(&self) -> io::Result<Call<'_>> {
-        // ENOSPC, as from a host that is out of interrupts.
+        // ENOSPC, the error of a host without free interrupts.
         let refused = || io::Error::from_raw_os_error(28);
         if self.is_refusing_all() {
             return Err(refused());
@@ -82,7 +82,7 @@ impl Failures {
         if take_bit(&self.0.calls) { Err(refused()) } else { Ok(Call { schedule: &self.0, is_late }) }
     }
 
-    /// The same, of a call of which all is done before the device raises anything.
+    /// The same for a call that does all its work before the device raises anything.
     pub(super) fn next_at_once(&self) -> io::Result<Call<'_>> {
         let early = self.0.early.swap(0, Ordering::Relaxed);
         let call = self.next();
@@ -122,7 +122,7 @@ impl Drop for Call<'_> {
     }
 }
 
-/// Of a schedule the next call's bit.
+/// Takes the next call's bit from a schedule.
 fn take_bit(schedule: &AtomicU32) -> bool {
     let bits = schedule.load(Ordering::Relaxed);
     if bits != 0 {

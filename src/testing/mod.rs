@@ -1,9 +1,9 @@
-//! Fakes of the two seams, a reference model, and the operations that drive both: for this crate's tests and
-//! for those of embedders (feature `test-utils`).
+//! Fakes of a router, a device and a remapping stage, a reference model, and the operations that drive them.
+//! They are for this crate's tests and for those of embedders (feature `test-utils`).
 //!
-//! The fakes behave as the kernel does where it hurts: a signal that meets an irqfd without a route is gone,
-//! an eventfd attaches once only, an unbound vector pends in the device. They hold real eventfds, and panic
-//! where a caller breaks a rule of the seam; so they are for tests alone.
+//! The fakes behave as the kernel does in the cases that lose interrupts. A signal of an irqfd without a
+//! route is dropped, an eventfd attaches only once, and an interrupt of an unbound vector is pending in the
+//! device. They use real eventfds, and panic if a caller breaks a contract, so they are only for tests.
 #![allow(
     clippy::arithmetic_side_effects,
     clippy::expect_used,

@@ -1,7 +1,7 @@
-//! The reference: a store's registers, a remapping table, what each vector should be, and which interrupts are
-//! still owed.
+//! The reference model of a function: the registers of a store, a remapping table, the delivery of each
+//! vector, and the interrupts that are still owed.
 //!
-//! As simple as it can be, and independent of the crate's registers and domains.
+//! It is as simple as possible, and independent of the crate's registers and domains.
 
 use std::ops::Range;
 
@@ -11,33 +11,33 @@ use crate::apic::ApicMessage;
 use crate::domain::{BusMaster, State, VectorReport};
 use crate::message::MsiMessage;
 
-/// What one function should look like to its guest.
+/// The expected view of one function by its guest.
 #[derive(Clone, Debug)]
 pub struct Model<R> {
     registers: R,
-    /// Nothing is delivered.
+    /// While it is suspended, nothing is delivered.
     pub suspended: bool,
-    /// Nothing is either while the bus does not let the function signal.
+    /// While Bus Master Enable is off, nothing is delivered.
     pub bus_master: BusMaster,
-    /// Raised, and not yet delivered.
+    /// Vectors that were raised and not yet delivered.
     owed: Vec<bool>,
-    /// What the host refuses to detach a vector from.
-    clings: Vec<Option<MsiMessage>>,
-    /// What each entry of the remapping table stands for: as written, and as of the last invalidation.
+    /// The message of each vector that the host refuses to detach.
+    stuck: Vec<Option<MsiMessage>>,
+    /// The message of each entry of the remapping table: as written, and as of the last invalidation.
     entries: [Vec<MsiMessage>; 2],
 }
 
 impl<R: Reference> Model<R> {
-    /// After power-on.
+    /// The model after power-on.
     pub fn new(layout: &R::Layout) -> Self {
         let registers = R::at_power_on(layout);
-        let (owed, clings) = (vec![false; registers.vectors()], vec![None; registers.vectors()]);
+        let (owed, stuck) = (vec![false; registers.vectors()], vec![None; registers.vectors()]);
         let entries = [vec![MsiMessage::BLANK; 256], vec![MsiMessage::BLANK; 256]];
         let bus_master = BusMaster::Enabled;
-        Self { registers, suspended: false, bus_master, owed, clings, entries }
+        Self { registers, suspended: false, bus_master, owed, stuck, entries }
     }
 
-    /// The registers as they should be.
+    /// The expected registers.
     pub fn registers(&self) -> &R {
         &self.registers
     }
@@ -47,42 +47,43 @@ impl<R: Reference> Model<R> {
         self.owed.len()
     }
 
-    /// A reset: as after power-on, and nothing is owed.
+    /// Resets the function: registers as after power-on, and nothing owed.
     pub fn reset(&mut self) {
         self.registers.reset();
         self.owed.fill(false);
     }
 
-    /// Another function of the same shape in its place: the remapping table is the guest's, and stays.
+    /// Replaces the function by another one of the same layout. The remapping table belongs to the guest, and
+    /// stays.
     pub fn replace(&mut self) {
         self.reset();
         (self.suspended, self.bus_master) = (false, BusMaster::Enabled);
     }
 
-    /// The guest's write, where a step is one.
+    /// The guest's write, if the step is one.
     pub fn write(&mut self, op: &Op) -> Option<R::Write> {
         let write = self.registers.write(op)?;
         self.apply(&write);
         Some(write)
     }
 
-    /// Any write of the guest's.
+    /// Applies a write of the guest.
     pub fn apply(&mut self, write: &R::Write) {
         self.registers.apply(write);
     }
 
-    /// The guest writes an entry of its remapping table; one that is blank is not present.
+    /// The guest writes an entry of its remapping table. A blank message means not present.
     pub fn write_entry(&mut self, entry: u8, message: MsiMessage) {
         self.entries[0][usize::from(entry)] = message;
     }
 
-    /// The guest says which entries have changed.
+    /// The guest invalidates entries.
     pub fn invalidate(&mut self, entries: Range<usize>) {
         let [written, valid] = &mut self.entries;
         valid[entries.clone()].copy_from_slice(&written[entries]);
     }
 
-    /// What the remapping unit makes of a message: those that name an entry have bit 4 of an APIC's address.
+    /// The translation of a message. Bit 4 of an APIC address marks a message that names an entry.
     fn remap(&self, message: MsiMessage) -> MsiMessage {
         if message.address & !0xf_ffff != 0xfee0_0000 || message.address & 0x10 == 0 {
             return message;
@@ -93,42 +94,42 @@ impl<R: Reference> Model<R> {
         self.entries[1].get(entry).copied().unwrap_or(MsiMessage::BLANK)
     }
 
-    /// The message that a vector should be live on.
+    /// The message on which a vector should be live.
     pub fn live(&self, vector: usize) -> Option<MsiMessage> {
         let is_held = self.suspended || self.bus_master == BusMaster::Disabled;
         let message = self.registers.message(vector).filter(|_| !is_held)?;
         Some(self.remap(message)).filter(|message| ApicMessage::try_from(*message).is_ok())
     }
 
-    /// The device raised a vector.
+    /// The device has raised a vector.
     pub fn raise(&mut self, vector: usize) {
         self.owed[vector] = true;
     }
 
-    /// A vector as it is now: where the host refuses to detach it, it is delivered as it was, whatever the guest wants.
-    /// What it is delivered as then.
-    pub fn cling(&mut self, vector: usize, report: Option<&VectorReport>) -> Option<MsiMessage> {
-        let clings = report.and_then(clings_to);
-        self.clings[vector] = clings;
-        clings
+    /// Records whether the host refuses to detach a vector, which is then delivered on its old message
+    /// whatever the guest sets. Returns this message.
+    pub fn set_stuck(&mut self, vector: usize, report: Option<&VectorReport>) -> Option<MsiMessage> {
+        let stuck = report.and_then(stuck_on);
+        self.stuck[vector] = stuck;
+        stuck
     }
 
-    /// Whether an interrupt of the vector is still to come.
+    /// Whether the vector owes an interrupt.
     pub fn owed(&self, vector: usize) -> bool {
         self.owed[vector]
     }
 
-    /// The guest took an interrupt; false where no vector owes one with this message. Where several do, it was
-    /// that one's which comes first by `order`.
+    /// The guest has got an interrupt. Returns false if no vector owes one with this message. If several do,
+    /// the first by `order` has delivered it.
     pub fn deliver<K: Ord>(&mut self, message: MsiMessage, order: impl Fn(usize) -> K) -> bool {
-        let is_on = |v: usize| self.live(v) == Some(message) || self.clings[v] == Some(message);
+        let is_on = |v: usize| self.live(v) == Some(message) || self.stuck[v] == Some(message);
         let owing = (0..self.vectors()).filter(|v| self.owed[*v] && is_on(*v));
         owing.min_by_key(|vector| order(*vector)).map(|vector| self.owed[vector] = false).is_some()
     }
 }
 
-/// What a vector is live on because the host has refused to detach it.
-pub(super) fn clings_to(vector: &VectorReport) -> Option<MsiMessage> {
+/// The message of a live vector that the host refuses to detach.
+pub(super) fn stuck_on(vector: &VectorReport) -> Option<MsiMessage> {
     let is_refused = |error: &String| error.contains("could not detach");
     let refused = vector.state == State::Live && vector.error.as_ref().is_some_and(is_refused);
     vector.message.filter(|_| refused)

@@ -1,152 +1,154 @@
-//! What a guest, a device and a host may do to a function: one vocabulary for property tests, fuzzing and
-//! regression tests.
+//! The operations of a guest, a device and a host on a function. Property tests, fuzz targets and regression
+//! tests share them.
 
-/// One step. Vectors are taken modulo their number, so that every value means something.
+/// One step. Vectors are taken modulo their number, so every value is valid.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "arbitrary", derive(arbitrary::Arbitrary))]
 pub enum Op {
-    /// The guest fills a vector's message in: its own APIC, and this version of it. MSI has one for all.
+    /// The guest writes a vector's message, to an APIC of the vector's own. MSI has one message for all
+    /// vectors.
     Message {
         /// The vector.
         vector: u16,
-        /// Which of several messages of the vector's own.
+        /// The index of one of several messages of the vector.
         version: u8,
     },
     /// The guest writes a vector's mask bit.
     Mask {
         /// The vector.
         vector: u16,
-        /// The bit.
+        /// The new mask bit.
         masked: bool,
     },
-    /// The guest writes an IMS slot's mask bit, and its PASID, where there is a place for one.
+    /// The guest writes an IMS slot's mask bit and PASID, if the slot has them.
     Pasid {
         /// The slot.
         vector: u16,
-        /// The bit.
+        /// The new mask bit.
         masked: bool,
         /// The PASID; 0 for none.
         pasid: u8,
     },
     /// The guest clears a vector's message.
     Clear(u16),
-    /// The guest does something with an IMS slot in its memory. Writing one changes nothing by itself.
+    /// A driver's operation on an IMS slot in guest memory. Writing the slot alone changes nothing.
     Slot(SlotOp),
-    /// The guest writes Message Control: bit 1 for Enable, and of MSI-X bit 0 for Function Mask, of MSI bits 2 to 4
-    /// for Multiple Message Enable.
+    /// The guest writes Message Control: bit 1 is Enable, bit 0 is Function Mask (MSI-X), and bits 2 to 4 are
+    /// Multiple Message Enable (MSI).
     Control(u8),
-    /// Any write to the table, if there is one, or to IMS slots.
+    /// The guest writes any bytes of the table, or of the IMS slots.
     WriteTable {
-        /// From its first entry.
+        /// In bytes from the first entry.
         offset: u16,
-        /// What is written, 0 to 8 bytes of it.
+        /// The data, of which `len` modulo 9 bytes are written.
         data: [u8; 8],
-        /// How many bytes.
+        /// The number of bytes, modulo 9.
         len: u8,
     },
-    /// Any write to the capability.
+    /// The guest writes any bytes of the capability.
     WriteConfig {
-        /// From its ID.
+        /// In bytes from the capability's ID, modulo 32.
         offset: u8,
-        /// What is written, 0 to 8 bytes of it.
+        /// The data, of which `len` modulo 9 bytes are written.
         data: [u8; 8],
-        /// How many bytes.
+        /// The number of bytes, modulo 9.
         len: u8,
     },
-    /// The guest points a vector at an entry of its remapping table; of MSI all at it, or at as many from there on.
+    /// The guest writes a message that names an entry of its remapping table. All vectors of MSI name this
+    /// entry, or consecutive entries from it on.
     Handle {
         /// The vector.
         vector: u16,
         /// The entry.
         entry: u8,
     },
-    /// The guest writes an entry of its remapping table: a message, or 0 for none.
+    /// The guest writes an entry of its remapping table.
     Entry {
         /// The entry.
         entry: u8,
-        /// Which of several messages.
+        /// The index of one of several messages; 0 for not present.
         version: u8,
     },
-    /// The guest says that so many entries have changed; 0 for all.
+    /// The guest invalidates entries of its remapping table.
     Invalidate {
-        /// The first.
+        /// The first entry.
         entry: u8,
-        /// How many.
+        /// The number of entries; 0 for all.
         count: u8,
     },
     /// The device raises a vector.
     Raise(u16),
     /// The guest resets the function.
     Reset,
-    /// The embedder sets the VM's budget: so many host vectors, and 255 for any number.
+    /// The embedder sets the VM's limit of host vectors; 255 for none.
     VmBudget(u8),
-    /// The same for the device's.
+    /// The embedder sets the device's limit of host vectors; 255 for none.
     DeviceBudget(u8),
     /// The guest writes Bus Master Enable.
     BusMaster(bool),
-    /// The embedder suspends the function, and keeps its state.
+    /// The embedder suspends the function.
     Suspend,
     /// The embedder resumes it.
     Resume,
-    /// The function goes to another VM: it is suspended, its state is restored into a function after power-on there,
-    /// and the device moves with what it has pending itself. It stays suspended.
+    /// The function moves to another VM. It is suspended, and its state is restored into a function after
+    /// power-on. The device moves with its own pending bits. The function stays suspended.
     Restore,
-    /// The function is unplugged in whatever state it is, and another plugged in, after power-on.
+    /// The function is unplugged in its present state, and another one is plugged in after power-on.
     Unplug,
-    /// The next host calls fail where a bit is set, lowest first.
+    /// Each set bit makes the corresponding next host call fail, the lowest bit first.
     Fail(u32),
-    /// The VM has room for so many messages.
+    /// The embedder sets the number of messages that the VM has room for.
     Room(u8),
-    /// The embedder tries again what the host refused.
+    /// The embedder calls `retry`.
     Retry,
-    /// The same, after everything that lingers has lingered long enough.
+    /// The embedder calls `retry_at` with a time after every release delay.
     RetryLate,
-    /// The embedder lets freed vectors linger, or not.
-    Linger(bool),
-    /// The embedder begins to watch for vectors that userspace delivers.
-    Watch,
-    /// The embedder's event thread delivers what waits for them.
-    Deliver,
-    /// The embedder begins to request host vectors on a thread.
-    Growth,
-    /// That thread requests some.
-    Grow,
-    /// A mediator has an interrupt for a vector that the guest uses.
+    /// The embedder sets a long release delay, or none.
+    ReleaseDelay(bool),
+    /// The embedder begins to watch the eventfd of relayed vectors.
+    WatchRelayed,
+    /// The embedder delivers the interrupts of relayed vectors.
+    DeliverRelayed,
+    /// The embedder begins to watch the eventfd of deferred host vectors.
+    WatchDeferred,
+    /// The embedder binds some deferred host vectors.
+    BindDeferred,
+    /// A mediator latches an interrupt of a vector that the guest uses.
     Latch(u16),
-    /// The device raises every vector during the next host calls where a bit is set, lowest first.
+    /// The device raises every vector during the next host calls whose bit is set, the lowest bit first.
     Interrupt {
-        /// As the call begins, before it has done anything.
+        /// When the call begins, before it has done anything.
         early: u8,
-        /// As the call ends, when it has done its work.
+        /// When the call ends, after it has done its work.
         late: u8,
     },
 }
 
-/// What a driver does with slots in its memory. Slots are taken modulo their number.
+/// A driver's operation on slots in guest memory. Slots are taken modulo their number.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "arbitrary", derive(arbitrary::Arbitrary))]
 pub enum SlotOp {
-    /// It says that a slot is at the `at`-th multiple of 16.
+    /// It sets the address of a slot to a multiple of 16.
     SetAddress {
         /// The slot.
         slot: u16,
-        /// Modulo some more than there is memory.
+        /// The multiple, modulo a few more than the memory has.
         at: u8,
     },
-    /// It says that a slot is at any address at all.
+    /// It sets the address of a slot to any value.
     SetAnyAddress {
         /// The slot.
         slot: u16,
-        /// Where it is to be.
+        /// The address.
         address: u64,
     },
-    /// It says that a slot is nowhere.
+    /// It clears the address of a slot.
     ClearAddress(u16),
-    /// It rings.
+    /// It rings the doorbell of a slot.
     Ring(u16),
-    /// Half of its memory is there, or all of it.
+    /// The VM plugs or unplugs the second half of guest memory.
     Plug {
-        /// All of it.
+        /// Whether all memory is plugged.
         all: bool,
     },
 }

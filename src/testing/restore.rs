@@ -1,4 +1,4 @@
-//! States from a hostile source: one is restored into a function in use, or refused with nothing changed.
+//! States from a hostile source. Each is restored into a function in use, or refused with nothing changed.
 
 use std::sync::Arc;
 
@@ -8,7 +8,8 @@ use crate::function::MsixFunction;
 use crate::msix::{Bar, Layout, MsixState, TableSize};
 use crate::state::{FunctionState, RestoreError, Resume, resume_all};
 
-/// A function in use: of 1 to 2048 vectors the first is live, and the last, which is masked, has one waiting.
+/// A function in use. The first of its 1 to 2048 vectors is live. The last is masked, and an interrupt of it
+/// waits.
 #[derive(Debug)]
 struct InUse {
     function: MsixFunction,
@@ -39,11 +40,11 @@ impl InUse {
     }
 }
 
-/// Restores a state, of whatever origin, into a function of so many vectors that is in use, and checks that it is
-/// there afterwards, or that nothing has changed.
+/// Restores any state into a function in use with `vectors` vectors. Checks that the function has the state
+/// afterwards, or is unchanged.
 ///
 /// # Errors
-/// What was wrong with the state.
+/// The error of the restore.
 pub fn restore_anything(vectors: u16, state: &FunctionState<MsixState>) -> Result<(), RestoreError> {
     let InUse { function, router, backend } = InUse::new(vectors);
     let now = || function.suspend().expect("the fake detaches");
@@ -75,7 +76,7 @@ pub fn restore_anything(vectors: u16, state: &FunctionState<MsixState>) -> Resul
     restored
 }
 
-/// The state of the function of so many vectors that [`restore_anything`] restores into.
+/// The state of the function into which [`restore_anything`] restores.
 pub fn function_state(vectors: u16) -> FunctionState<MsixState> {
     InUse::new(vectors).function.suspend().expect("the fake detaches")
 }

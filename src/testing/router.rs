@@ -1,4 +1,4 @@
-//! A router without KVM: routes in a map, irqfds that take signals when they are pumped.
+//! A fake router without KVM: routes in a map, and irqfds that take signals when they are pumped.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -18,29 +18,29 @@ use crate::router::{Gsi, Route, Router, RouterError, Signalled};
 #[derive(Debug, Default)]
 struct Vm {
     routes: BTreeMap<Gsi, Published>,
-    /// Attached eventfds by their owner's descriptor.
+    /// Attached eventfds, by the descriptor of their owner.
     irqfds: BTreeMap<RawFd, (EventFd, Gsi)>,
     capacity: usize,
     commits: usize,
     delivered: Vec<MsiMessage>,
     written: Vec<MsiMessage>,
     /// Messages that no interrupt controller accepts.
-    absent: Vec<Interrupt>,
+    not_accepted: Vec<Interrupt>,
 }
 
 #[derive(Debug)]
 struct Published {
     message: Interrupt,
     users: usize,
-    /// Somebody has gone and not given it back.
+    /// A user of it was dropped and not put back.
     pinned: bool,
 }
 
-/// The fake of a VM's interrupt controllers.
+/// A fake of a VM's interrupt controllers.
 #[derive(Debug)]
 pub struct FakeRouter {
     failures: Failures,
-    /// A message that is for no APIC is a write to memory. Otherwise it is refused.
+    /// A message that addresses no APIC is a write to memory. Otherwise it is refused.
     has_memory: bool,
     vm: Mutex<Vm>,
 }
@@ -51,28 +51,29 @@ impl FakeRouter {
         Self { failures, has_memory: true, vm: Mutex::new(Vm { capacity: usize::MAX, ..Default::default() }) }
     }
 
-    /// The same router, which refuses a message that is for no APIC, so that the vector is held.
+    /// The same router, but it refuses a message that addresses no APIC, so the vector is held.
     #[must_use]
     pub fn without_memory(self) -> Self {
         Self { has_memory: false, ..self }
     }
 
-    /// The messages that were written to memory since the last call, oldest first.
+    /// The messages that were written to memory since the last call, in order.
     pub fn take_written(&self) -> Vec<MsiMessage> {
         std::mem::take(&mut self.vm().written)
     }
 
-    /// From now on there is room for so many messages; those in use stay.
+    /// Sets the number of messages that there is room for. Messages in use stay.
     pub fn set_capacity(&self, messages: usize) {
         self.vm().capacity = messages;
     }
 
-    /// From now on no interrupt controller accepts `message` from [`Router::signal`].
+    /// Makes [`Router::signal`] report `message` as not accepted from now on.
     pub fn set_not_accepted(&self, message: Interrupt) {
-        self.vm().absent.push(message);
+        self.vm().not_accepted.push(message);
     }
 
-    /// Lets every attached eventfd deliver what it holds, as the kernel does the moment it is signalled.
+    /// Delivers the signals of every attached eventfd. The kernel does so at once when an eventfd is
+    /// signalled.
     pub fn pump(&self) {
         let vm = &mut *self.vm();
         for (eventfd, gsi) in vm.irqfds.values() {
@@ -83,31 +84,31 @@ impl FakeRouter {
         }
     }
 
-    /// The interrupts since the last call, oldest first, after another [pump](FakeRouter::pump).
+    /// Pumps, and returns the interrupts since the last call, in order.
     pub fn take_delivered(&self) -> Vec<MsiMessage> {
         self.pump();
         std::mem::take(&mut self.vm().delivered)
     }
 
-    /// How many interrupts [`FakeRouter::take_delivered`] would take now, without another pump.
+    /// How many interrupts [`FakeRouter::take_delivered`] would return without pumping.
     pub(super) fn delivered(&self) -> usize {
         self.vm().delivered.len()
     }
 
-    /// As [`FakeRouter::pump`], but the interrupts are the caller's.
+    /// As [`FakeRouter::pump`], but returns the interrupts to the caller.
     pub(super) fn pump_apart(&self) -> Vec<MsiMessage> {
         let before = self.delivered();
         self.pump();
         self.vm().delivered.split_off(before)
     }
 
-    /// How many times the routing table was committed.
+    /// How many commits of the routing table were made.
     pub fn commits(&self) -> usize {
         self.vm().commits
     }
 
-    /// The kernel detaches what its owner has closed without being allowed to detach it: that pins its message for the
-    /// life of the VM.
+    /// Detaches eventfds that their owner has closed while attached, as the kernel does. Their messages are
+    /// pinned for the life of the VM.
     pub fn end_closed(&self) {
         let Vm { irqfds, routes, .. } = &mut *self.vm();
         irqfds.retain(|fd, (clone, gsi)| {
@@ -120,7 +121,7 @@ impl FakeRouter {
         });
     }
 
-    /// How many eventfds are attached, and how many uses of messages there are that may be given back yet.
+    /// How many eventfds are attached, and how many uses of messages have not been put back.
     pub fn in_use(&self) -> (usize, usize) {
         let vm = self.vm();
         (vm.irqfds.len(), vm.routes.values().map(|route| route.users).sum())
@@ -132,8 +133,9 @@ impl FakeRouter {
 }
 
 impl Vm {
-    /// The GSI of a message, which takes an unused one's room where there is none; and whether it is new.
-    fn place(&mut self, message: Interrupt) -> Option<(Gsi, bool)> {
+    /// The GSI of a message, and whether the message is new. If there is no room, it replaces an unused
+    /// message.
+    fn publish(&mut self, message: Interrupt) -> Option<(Gsi, bool)> {
         if let Some((gsi, _)) = self.routes.iter().find(|(_, route)| route.message == message) {
             return Some((*gsi, false));
         }
@@ -171,18 +173,18 @@ impl Router for FakeRouter {
         routes.clear();
         let mut new = false;
         for message in messages {
-            // Interrupts may come as it begins and as it ends, and the VM's lock is not held then.
+            // Interrupts may come when the call begins and when it ends. The fake's lock is not held then.
             let call = self.failures.next();
             let vm = &mut *self.vm();
             let routes_now = vm.routes.len();
             let refused = |source| RouterError::Commit { routes: routes_now, source };
             let route = call.as_ref().map_err(|error| refused(again(error))).and_then(|_| {
                 let no_room = RouterError::NoRoom { message: *message, routes: routes_now };
-                vm.place(*message).ok_or(no_room)
+                vm.publish(*message).ok_or(no_room)
             });
             routes.push(route.map(|(gsi, is_new)| {
                 new |= is_new;
-                vm.routes.get_mut(&gsi).expect("it was placed").users += 1;
+                vm.routes.get_mut(&gsi).expect("it was published").users += 1;
                 Route::new(gsi, *message)
             }));
         }
@@ -218,10 +220,10 @@ impl Router for FakeRouter {
     }
 
     fn signal(&self, message: Interrupt) -> Result<Signalled, RouterError> {
-        // What the device raises meanwhile comes after this one.
+        // Interrupts that the device raises meanwhile come after this one.
         let _call = self.failures.next_at_once().map_err(|source| RouterError::Signal { message, source })?;
         let vm = &mut *self.vm();
-        if vm.absent.contains(&message) {
+        if vm.not_accepted.contains(&message) {
             return Ok(Signalled::NotAccepted);
         }
         vm.delivered.push(message.message());
@@ -229,13 +231,13 @@ impl Router for FakeRouter {
     }
 }
 
-/// The same error once more.
+/// A copy of the error.
 fn again(error: &io::Error) -> io::Error {
     error.raw_os_error().map_or_else(|| error.kind().into(), io::Error::from_raw_os_error)
 }
 
-/// What the kernel calls an eventfd, also where its descriptor's number has been used again; nothing of one that is
-/// closed.
+/// The kernel's ID of an eventfd, which differs if the descriptor's number was reused. `None` for a closed
+/// descriptor.
 fn identity(fd: RawFd) -> Option<String> {
     let about = fs::read_to_string(format!("/proc/self/fdinfo/{fd}")).ok()?;
     about.lines().find(|line| line.starts_with("eventfd-id")).map(str::to_owned)

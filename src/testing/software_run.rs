@@ -1,4 +1,4 @@
-//! Runs operations on a real function of a device model over a fake router, and holds it against the model.
+//! Runs operations on a real function of a device model over a fake router, and compares it with the model.
 
 use std::sync::Arc;
 
@@ -11,11 +11,11 @@ use crate::msi::MsiLayout;
 use crate::msix::{Bar, Layout, TableSize};
 use crate::state::{Resume, resume_all};
 
-/// A function of a device model, over a fake.
+/// A function of a device model, over a fake router.
 type Tested<R> = InterruptFunction<<R as Reference>::Registers, SoftwareDomain>;
 
-/// A device model's function, and the model beside it. Operations on what it has not (eventfds, routes, budgets,
-/// remapping) do nothing.
+/// A device model's function, and the model. Operations on eventfds, routes, budgets and remapping do
+/// nothing, because the function has none.
 #[derive(Debug)]
 pub struct SoftwareRun<R: Reference> {
     function: Tested<R>,
@@ -69,7 +69,7 @@ impl<R: Reference> SoftwareRun<R> {
         Self { function, router, failures, model, layout }
     }
 
-    /// Takes a step and checks everything that can be seen from outside.
+    /// Performs a step, and checks everything that is visible from outside.
     pub fn step(&mut self, op: &Op) {
         match self.model.write(op) {
             Some(write) => self.model.registers().perform(&write, &self.function),
@@ -82,7 +82,7 @@ impl<R: Reference> SoftwareRun<R> {
         match *op {
             Op::Raise(vector) => {
                 let vector = usize::from(vector) % self.model.vectors();
-                // Of MSI, as many as the guest has given it messages.
+                // With MSI, only as many vectors as the guest has allocated.
                 if self.model.registers().is_enabled() && vector < self.function.vectors() as usize {
                     self.model.raise(vector);
                 }
@@ -104,10 +104,14 @@ impl<R: Reference> SoftwareRun<R> {
             Op::Restore => {
                 let state = self.function.suspend().expect("nothing to detach");
                 self.model.suspended = true;
-                let moved = Self::over(self.layout.clone(), self.model.clone());
-                moved.function.restore(&state).expect("a function's own state");
-                assert_eq!(moved.function.suspend().expect("nothing to detach"), state, "restored as it was");
-                *self = moved;
+                let restored = Self::over(self.layout.clone(), self.model.clone());
+                restored.function.restore(&state).expect("a function's own state");
+                assert_eq!(
+                    restored.function.suspend().expect("nothing to detach"),
+                    state,
+                    "restored as it was"
+                );
+                *self = restored;
             }
             Op::Unplug => {
                 self.function = InterruptFunction::software(self.layout.clone(), self.router.clone());
@@ -124,17 +128,13 @@ impl<R: Reference> SoftwareRun<R> {
         self.model.suspended = false;
     }
 
-    /// Lets the host recover, and checks that nothing is left undelivered.
+    /// Lets the host recover, and checks that no interrupt is left.
     pub fn finish(mut self) {
         self.failures.schedule(0);
         self.act(&Op::BusMaster(true));
         self.resume();
         self.function.retry();
-        assert_eq!(
-            self.function.failed_steps(),
-            0,
-            "a host that refuses nothing leaves nothing failed_steps"
-        );
+        assert_eq!(self.function.failed_steps(), 0, "a host that refuses nothing leaves no failed step");
         self.check();
         assert_eq!(
             (self.router.commits(), self.router.in_use()),
@@ -144,14 +144,15 @@ impl<R: Reference> SoftwareRun<R> {
     }
 
     fn check(&mut self) {
-        // Of vectors that share a message: those that do not wait any more.
+        // For vectors with the same message: vectors that do not wait any more come first.
         let waits = |vector: usize| self.function.pending(vector as u32 / 64) >> (vector % 64) & 1;
         for message in self.router.take_delivered() {
             assert!(self.model.deliver(message, waits), "{message} came and no vector owed it");
         }
         self.model.registers().check(&self.function);
         let pending = self.model.registers().pending(&self.function);
-        // What a live vector owes, the host has refused to deliver; it counts once, however often it was tried.
+        // A live vector owes an interrupt only if the host refused to deliver it. It counts once, however
+        // often it was tried.
         let mut refused = 0;
         for vector in 0..self.model.vectors() {
             let owed = self.model.owed(vector);

@@ -1,4 +1,4 @@
-//! A remapping unit without a guest's memory: a table, and what an invalidation has made of it.
+//! A fake remapping unit without guest memory: a table, and its contents as of the last invalidation.
 
 use std::ops::Range;
 use std::sync::{RwLock, RwLockReadGuard};
@@ -8,39 +8,40 @@ use crate::message::MsiMessage;
 use crate::refusal::Fault;
 use crate::remap::{Stage, handle};
 
-/// The entries of its table.
+/// The number of entries of the table.
 const ENTRIES: usize = 256;
 
-/// An entry: present, and for which function.
+/// The contents of an entry, if it is present: its requester and its message.
 type Entry = Option<(RequesterId, MsiMessage)>;
 
 #[derive(Debug)]
 struct Tables {
-    /// As the guest wrote it.
+    /// The entries as the guest wrote them.
     written: Vec<Entry>,
-    /// As the unit has cached it: what it translates by.
+    /// The entries in the unit's cache, by which it translates.
     cached: Vec<Entry>,
 }
 
-/// A unit that caches its whole table, so that nothing the guest writes counts before it says so. Messages in
+/// A unit that caches its whole table, so an entry takes effect only after an invalidation. Messages in
 /// compatibility format pass.
 #[derive(Debug)]
 pub struct FakeStage(RwLock<Tables>);
 
 impl Default for FakeStage {
-    /// A unit whose table has 256 entries, none of them present.
+    /// A unit with a table of 256 entries, none of which is present.
     fn default() -> Self {
         Self(RwLock::new(Tables { written: vec![None; ENTRIES], cached: vec![None; ENTRIES] }))
     }
 }
 
 impl FakeStage {
-    /// The guest writes an entry: for the messages of `requester`, or not present. Nothing changes yet.
+    /// The guest writes an entry, for messages of a requester or not present. It takes effect after an
+    /// invalidation.
     pub fn write(&self, index: u8, entry: Option<(RequesterId, MsiMessage)>) {
         self.0.write().expect("an earlier check has failed").written[usize::from(index)] = entry;
     }
 
-    /// The guest says that entries have changed. Functions behind the stage must be told next.
+    /// The guest invalidates entries. The functions behind the stage must be invalidated next.
     pub fn invalidate(&self, entries: Range<usize>) {
         let tables = &mut *self.0.write().expect("an earlier check has failed");
         let entries = entries.start.min(ENTRIES)..entries.end.min(ENTRIES);

@@ -323,10 +323,10 @@ impl Guest {
             if function.failed_steps() == 0 {
                 assert_eq!(live, wanted, "vector {vector} is as the guest wants it");
             }
-            let clings = model.cling(vector, of_vector);
+            let stuck = model.set_stuck(vector, of_vector);
             match live {
                 Some(_) => {
-                    assert_eq!(live, clings.or(wanted), "vector {vector} is live on what the guest wants");
+                    assert_eq!(live, stuck.or(wanted), "vector {vector} is live on what the guest wants");
                     assert!(!owed, "vector {vector} is live and its interrupt did not come");
                 }
                 None => assert_eq!(pba[0] >> vector & 1 == 1, owed, "the pending bit of vector {vector}"),

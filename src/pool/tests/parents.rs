@@ -53,7 +53,7 @@ fn a_sub_device_takes_an_entry_when_it_is_bound_and_gives_it_back_when_it_is_rel
 #[test]
 fn a_sub_device_keeps_an_entry_that_an_interrupt_waits_for_until_it_has_come_or_is_forgotten() {
     let device = FakeBackend::with_capabilities(Failures::default(), DYNAMIC);
-    let pool = Pool::new(device.clone().restless());
+    let pool = Pool::new(device.clone().signals_on_unbind());
     let (parent, _physical) = parent(&pool);
     let mut sub_device = parent.sub_device(1);
     let vector_map = sub_device.vector_map();

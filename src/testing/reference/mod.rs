@@ -1,7 +1,8 @@
-//! The reference registers of a store: what its guest reads, and the message that each vector should send.
+//! The reference registers of a store: their values as a guest reads them, and the present message of each
+//! vector.
 //!
-//! As simple as they can be, bytes and which of them can be written, and independent of the crate's registers. Whose
-//! interrupts are owed is the [`Model`](super::Model)'s, the same for all stores.
+//! They are as simple as possible: bytes, and which of them are writable. They are independent of the crate's
+//! registers. The [`Model`](super::Model) tracks owed interrupts in the same way for all stores.
 
 mod msi;
 mod msix;
@@ -25,16 +26,17 @@ use crate::registers::Registers;
 /// A guest's write to registers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Write {
-    /// To the table or the slots, from the first entry.
+    /// To the table or the slots, from the first entry on.
     Table(usize, Vec<u8>),
-    /// To the capability, from its ID.
+    /// To the capability, from its ID on.
     Config(usize, Vec<u8>),
 }
 
-/// A message of a vector's own.
+/// A message of the vector's own.
 fn own_message(vector: usize, version: u8) -> MsiMessage {
     let vector = vector as u32;
-    // Above 256 vectors, those of one APIC differ in the trigger bit and the vector's parity.
+    // Above 256 vectors, the vectors of one APIC differ in the trigger bit and in the parity of their APIC
+    // vector.
     let data = 0x20 + u32::from(version % 100) * 2 + vector / 256 % 2;
     MsiMessage { address: 0xfee0_0000 | u64::from(vector % 256) << 12, data: data | (vector / 512) << 14 }
 }
@@ -44,52 +46,52 @@ fn entry(MsiMessage { address, data }: MsiMessage) -> Vec<u8> {
     [address.to_le_bytes().as_slice(), &data.to_le_bytes()].concat()
 }
 
-/// The registers of one store as they should be.
+/// The expected registers of one store.
 pub trait Reference: Clone + Debug {
-    /// The size and shape.
+    /// The layout of the store.
     type Layout: Clone + Debug;
 
     /// The crate's registers.
     type Registers: Registers + From<Self::Layout> + Debug;
 
-    /// What a guest does.
+    /// A write of the guest.
     type Write;
 
-    /// After power-on.
+    /// The registers after power-on.
     fn at_power_on(layout: &Self::Layout) -> Self;
 
-    /// What a device with these vectors can do.
+    /// The features of a device with these vectors.
     fn device(&self) -> Capabilities;
 
     /// How many vectors there are.
     fn vectors(&self) -> usize;
 
-    /// As after power-on.
+    /// Sets the registers to their values after power-on.
     fn reset(&mut self);
 
-    /// The guest's write, where a step is one.
+    /// The guest's write, if the step is one.
     fn write(&self, op: &Op) -> Option<Self::Write>;
 
-    /// What a write leaves.
+    /// Applies a write to the reference.
     fn apply(&mut self, write: &Self::Write);
 
-    /// Makes a write to a function, once it was applied.
+    /// Performs a write on a function, after it was applied.
     fn perform<D: Domain>(&self, write: &Self::Write, function: &InterruptFunction<Self::Registers, D>);
 
     /// Whether the function may signal.
     fn is_enabled(&self) -> bool;
 
-    /// The message that the guest has a vector send now; `None` where it is masked or not in use.
+    /// The present message of a vector. `None` if the vector is masked or unused.
     fn message(&self, vector: usize) -> Option<MsiMessage>;
 
-    /// What the vector's interrupts carry beside it.
+    /// The cookie of a vector's interrupts.
     fn cookie(&self, _vector: usize) -> Option<Cookie> {
         None
     }
 
-    /// Checks that a function's registers read as they should.
+    /// Checks that a function's registers read as expected.
     fn check<D: Domain>(&self, function: &InterruptFunction<Self::Registers, D>);
 
-    /// The pending bits that a function shows; `None` where it shows none.
+    /// The pending bits that a function shows, or `None` if its store has none.
     fn pending<D: Domain>(&self, function: &InterruptFunction<Self::Registers, D>) -> Option<Vec<bool>>;
 }

@@ -1,4 +1,4 @@
-//! MSI: the capability as bytes, and the bits of each that can be written.
+//! MSI: the bytes of the capability, and the writable bits of each.
 
 use super::{Reference, Write};
 use crate::backend::{Capabilities, Growth};
@@ -9,16 +9,16 @@ use crate::msi::{AddressWidth, Msi, MsiLayout, VectorMasking};
 use crate::remap::handle;
 use crate::testing::Op;
 
-/// What an MSI function's registers should be.
+/// The expected registers of an MSI function.
 #[derive(Clone, Debug)]
 pub struct MsiReference {
     bytes: Vec<u8>,
     writable: Vec<u8>,
-    /// How many messages the function asks for.
+    /// How many messages the function supports.
     messages: u32,
-    /// Where Message Data is.
+    /// The offset of Message Data.
     data: usize,
-    /// Where Mask Bits is, with Pending Bits behind it.
+    /// The offset of Mask Bits. Pending Bits follows.
     mask: Option<usize>,
 }
 
@@ -27,12 +27,12 @@ impl MsiReference {
         u32::from_le_bytes(self.bytes[at..at + 4].try_into().expect("4 bytes"))
     }
 
-    /// How many messages the function has: as the guest says, and no more than it asks for.
+    /// How many messages the function has: Multiple Message Enable, limited to what it supports.
     fn granted(&self) -> u32 {
         (1 << (self.bytes[2] >> 4 & 7)).min(self.messages)
     }
 
-    /// A write of address and data, in one access.
+    /// A write of address and data in one access.
     fn write_message(&self, MsiMessage { address, data }: MsiMessage) -> Write {
         let address = address.to_le_bytes();
         Write::Config(4, [&address[..self.data - 4], &data.to_le_bytes()[..2]].concat())
@@ -64,7 +64,7 @@ impl Reference for MsiReference {
         Self { bytes, writable, messages, data, mask }
     }
 
-    /// Its vectors come as one block.
+    /// MSI vectors are one block.
     fn device(&self) -> Capabilities {
         Capabilities {
             vectors: self.messages,
@@ -86,7 +86,7 @@ impl Reference for MsiReference {
 
     fn write(&self, op: &Op) -> Option<Write> {
         Some(match *op {
-            // The low bits are any, and the function's to set.
+            // The low bits of the data have any value, because the function replaces them.
             Op::Message { vector, version } => self.write_message(MsiMessage {
                 address: 0xfee0_0000 | u64::from(vector % 256) << 12,
                 data: 0x20 + u32::from(version % 200),
@@ -103,7 +103,7 @@ impl Reference for MsiReference {
             Op::WriteConfig { offset, data, len } => {
                 Write::Config(usize::from(offset % 32), data[..usize::from(len % 9)].to_vec())
             }
-            // Each vector has an entry of its own, or all have one.
+            // Each vector names an entry of its own, or all name one.
             Op::Handle { vector, entry } => {
                 let message = handle::message(entry.into());
                 let all_one = if vector % 2 == 0 { 0 } else { 8 };
@@ -116,8 +116,8 @@ impl Reference for MsiReference {
     fn apply(&mut self, write: &Write) {
         let Write::Config(offset, data) = write else { return };
         for (at, byte) in (*offset..).zip(data) {
-            if let (Some(place), Some(writable)) = (self.bytes.get_mut(at), self.writable.get(at)) {
-                *place = *place & !writable | byte & writable;
+            if let (Some(register), Some(writable)) = (self.bytes.get_mut(at), self.writable.get(at)) {
+                *register = *register & !writable | byte & writable;
             }
         }
     }
@@ -133,7 +133,7 @@ impl Reference for MsiReference {
         self.bytes[2] & 1 == 1
     }
 
-    /// The one message, with the vector's number in as many low bits as the function was given.
+    /// The message, with the vector's number in the low bits of the data.
     fn message(&self, vector: usize) -> Option<MsiMessage> {
         let (vector, granted) = (vector as u32, self.granted());
         let masked = self.mask.is_some_and(|at| self.dword(at) >> vector & 1 == 1);

@@ -1,4 +1,4 @@
-//! MSI-X: a table as bytes, and two bits of Message Control.
+//! MSI-X: the bytes of the table, and two bits of Message Control.
 
 use super::{Reference, Write, entry, own_message};
 use crate::backend::{Capabilities, Growth};
@@ -9,7 +9,7 @@ use crate::msix::{Layout, Msix};
 use crate::remap::handle;
 use crate::testing::Op;
 
-/// What an MSI-X function's registers should be.
+/// The expected registers of an MSI-X function.
 #[derive(Clone, Debug)]
 pub struct MsixReference {
     table: Vec<u8>,
@@ -18,22 +18,22 @@ pub struct MsixReference {
 }
 
 impl MsixReference {
-    /// After power-on, with so many vectors.
+    /// The registers after power-on, with `vectors` vectors.
     pub fn new(vectors: u16) -> Self {
         let masked = [[0; 12].as_slice(), &[1, 0, 0, 0]].concat();
         Self { table: masked.repeat(vectors.into()), enable: false, function_mask: false }
     }
 
-    /// The table as it should read.
+    /// The expected table.
     pub fn table(&self) -> &[u8] {
         &self.table
     }
 
-    /// A write to the table, byte by byte.
+    /// Writes the table byte by byte.
     pub fn write_table(&mut self, offset: usize, data: &[u8]) {
         for (at, byte) in (offset..).zip(data) {
-            if let Some(place) = self.table.get_mut(at) {
-                *place = match at % 16 {
+            if let Some(register) = self.table.get_mut(at) {
+                *register = match at % 16 {
                     12 => byte & 1,
                     13..16 => 0,
                     _ => *byte,
@@ -42,7 +42,7 @@ impl MsixReference {
         }
     }
 
-    /// A write to the capability: only the byte with Function Mask and MSI-X Enable matters.
+    /// Writes the capability. Only the byte with Function Mask and MSI-X Enable matters.
     fn write_config(&mut self, offset: usize, data: &[u8]) {
         if let Some(byte) = 3usize.checked_sub(offset).and_then(|at| data.get(at)) {
             (self.enable, self.function_mask) = (byte & 0x80 != 0, byte & 0x40 != 0);

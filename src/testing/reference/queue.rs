@@ -1,5 +1,5 @@
-//! IMS slots in guest memory. The driver rewrites them as it likes, and rings when it likes; its memory ends within a slot,
-//! has an edge within another, and some of it comes and goes.
+//! IMS slots in guest memory. The driver rewrites them and rings doorbells at any time. The memory ends
+//! within a slot, a region ends within another slot, and the second region may be unplugged.
 
 use std::collections::BTreeMap;
 
@@ -15,36 +15,36 @@ use crate::ims::{QueueLayout, QueueStore, SlotArrayLayout, SlotRefusal};
 use crate::message::MsiMessage;
 use crate::testing::{Op, SlotOp};
 
-/// Memory from 0 on.
+/// The size of the first region.
 const FIRST: usize = 0x408;
-/// And as much that follows it, and may be unplugged.
+/// The size of both regions. The second one may be unplugged.
 const ALL: usize = 2 * FIRST;
 
-/// What slots in guest memory should be.
+/// The expected slots in guest memory.
 #[derive(Clone, Debug)]
 pub struct QueueReference {
-    /// As they were last read.
+    /// The copies of the last doorbells.
     copies: SlotsReference,
     memory: GuestMemoryMmap,
-    /// What is in it, also where it is unplugged.
+    /// The contents of both regions, also of an unplugged one.
     bytes: Vec<u8>,
-    /// So much of it is there.
+    /// The size of the plugged memory.
     len: usize,
-    places: BTreeMap<usize, u64>,
+    addresses: BTreeMap<usize, u64>,
 }
 
-/// What a driver does.
+/// An operation of a driver.
 #[derive(Clone, Debug)]
 pub enum QueueWrite {
     /// It writes to its memory.
     Memory(usize, Vec<u8>),
-    /// It says that a slot is at an address.
+    /// It sets the address of a slot.
     SetAddress(usize, u64),
-    /// It says that a slot is nowhere.
+    /// It clears the address of a slot.
     ClearAddress(usize),
-    /// It rings for a slot.
+    /// It rings the doorbell of a slot.
     Ring(usize),
-    /// So much of its memory is there from now on.
+    /// The VM changes the size of the plugged memory.
     Plug(usize),
 }
 
@@ -57,17 +57,17 @@ fn ram(bytes: &[u8]) -> GuestMemoryMmap {
 }
 
 impl QueueReference {
-    /// A slot that can be read: not beyond what is there, and not across its edge.
+    /// The bytes of a readable slot: all of them are in one plugged region.
     fn readable(&self, slot: usize) -> Option<&[u8]> {
-        let at = usize::try_from(*self.places.get(&slot)?).ok()?;
+        let at = usize::try_from(*self.addresses.get(&slot)?).ok()?;
         let end = at.checked_add(16)?;
-        let within = end <= FIRST || at >= FIRST && end <= self.len;
-        within.then(|| &self.bytes[at..end])
+        let is_readable = end <= FIRST || at >= FIRST && end <= self.len;
+        is_readable.then(|| &self.bytes[at..end])
     }
 
-    /// A write to a slot as to one of an array, where that slot is.
+    /// A write to a slot of an array, converted to a write to the slot's memory.
     fn in_memory(&self, offset: usize, data: Vec<u8>) -> Option<QueueWrite> {
-        let at = usize::try_from(*self.places.get(&(offset / 16))?).ok().filter(|at| *at < ALL)?;
+        let at = usize::try_from(*self.addresses.get(&(offset / 16))?).ok().filter(|at| *at < ALL)?;
         Some(QueueWrite::Memory(at + offset % 16, data))
     }
 }
@@ -80,7 +80,7 @@ impl Reference for QueueReference {
     fn at_power_on(&QueueLayout { slots, control }: &QueueLayout) -> Self {
         let copies = SlotsReference::at_power_on(&SlotArrayLayout { slots, control });
         let bytes = vec![0; ALL];
-        Self { copies, memory: ram(&bytes), bytes, len: ALL, places: BTreeMap::new() }
+        Self { copies, memory: ram(&bytes), bytes, len: ALL, addresses: BTreeMap::new() }
     }
 
     fn device(&self) -> Capabilities {
@@ -93,7 +93,7 @@ impl Reference for QueueReference {
 
     fn reset(&mut self) {
         self.copies.reset();
-        self.places.clear();
+        self.addresses.clear();
     }
 
     fn write(&self, op: &Op) -> Option<QueueWrite> {
@@ -129,11 +129,11 @@ impl Reference for QueueReference {
             }
             QueueWrite::SetAddress(slot, address) => {
                 if address.is_multiple_of(16) {
-                    self.places.insert(*slot, *address);
+                    self.addresses.insert(*slot, *address);
                 }
             }
             QueueWrite::ClearAddress(slot) => {
-                self.places.remove(slot);
+                self.addresses.remove(slot);
                 self.copies.clear(*slot);
             }
             QueueWrite::Ring(slot) => match self.readable(*slot).map(<[u8]>::to_vec) {
@@ -158,7 +158,7 @@ impl Reference for QueueReference {
             QueueWrite::Ring(slot) => {
                 (function.fetch(vector(slot), &&self.memory), self.readable(slot).is_some())
             }
-            // Of these nobody tells the device.
+            // The driver does not tell the device of these.
             QueueWrite::Memory(..) | QueueWrite::Plug(_) => return,
         };
         assert_eq!(done.is_ok(), expected, "{write:?}: {done:?}");

@@ -1,4 +1,4 @@
-//! An array of IMS slots as bytes, and the bits of its control DWORDs that can be written.
+//! An array of IMS slots: its bytes, and the writable bits of the control DWORDs.
 
 use super::{Reference, Write, entry, own_message};
 use crate::backend::{Capabilities, Cookie, Growth};
@@ -11,28 +11,28 @@ use crate::message::MsiMessage;
 use crate::remap::handle;
 use crate::testing::Op;
 
-/// The pending bit, which all these shapes have in the lowest byte of the control.
+/// The pending bit, which is in the lowest byte of the control DWORD in all these formats.
 const PENDING: u8 = 2;
 
-/// What the control DWORD of a slot looks like.
+/// The format of a slot's control DWORD.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "arbitrary", derive(arbitrary::Arbitrary))]
 pub enum SlotShape {
     /// [`ControlFormat::DSA`].
     Dsa,
-    /// Bit 31 clear masks; bit 1 is the pending bit.
+    /// Bit 31 masks if it is clear, and bit 1 is the pending bit.
     Inverted,
-    /// No mask bit; bit 1 is the pending bit.
+    /// There is no mask bit, and bit 1 is the pending bit.
     NoMask,
 }
 
 impl SlotShape {
-    /// An array of so many, 1 to 65,536.
+    /// An array of `slots` slots, 1 to 65,536.
     pub fn array(self, slots: u32) -> SlotArrayLayout {
         SlotArrayLayout { slots: SlotCount::new(slots).expect("1 to 65,536 slots"), control: self.format() }
     }
 
-    /// So many in guest memory, 1 to 65,536.
+    /// `slots` slots in guest memory, 1 to 65,536.
     pub fn queue(self, slots: u32) -> QueueLayout {
         let SlotArrayLayout { slots, control } = self.array(slots);
         QueueLayout { slots, control }
@@ -54,7 +54,7 @@ impl SlotShape {
         shape.expect("a shape that runs have")
     }
 
-    /// What a driver writes to mask or unmask a slot, with a PASID where there is a place for one; 0 for none.
+    /// The control DWORD that masks or unmasks a slot, with a PASID if the format has one; 0 for none.
     pub(super) fn control(self, masked: bool, pasid: u8) -> u32 {
         let pasid = if pasid == 0 { 0 } else { u32::from(pasid) << 12 | 8 };
         match self {
@@ -64,7 +64,7 @@ impl SlotShape {
         }
     }
 
-    /// The bytes of a control that a write changes.
+    /// The writable bits of each byte of the control DWORD.
     fn writable(self) -> [u8; 4] {
         match self {
             Self::Dsa => [0x09, 0xf0, 0xff, 0xff],
@@ -74,7 +74,7 @@ impl SlotShape {
     }
 }
 
-/// What an array of slots should be.
+/// The expected array of slots.
 #[derive(Clone, Debug)]
 pub struct SlotsReference {
     shape: SlotShape,
@@ -83,7 +83,7 @@ pub struct SlotsReference {
 }
 
 impl SlotsReference {
-    /// A slot of as many as there are.
+    /// The index of a slot, modulo their number.
     pub(super) fn index(&self, slot: u16) -> usize {
         usize::from(slot) % self.vectors()
     }
@@ -96,7 +96,7 @@ impl SlotsReference {
         }
     }
 
-    /// As after reset, for one slot.
+    /// Sets one slot to its value after reset.
     pub(super) fn clear(&mut self, slot: usize) {
         self.bytes[slot * 16..][..16].fill(0);
         self.bytes[slot * 16 + 12] = u8::from(self.shape == SlotShape::Dsa);
@@ -106,13 +106,13 @@ impl SlotsReference {
         u32::from_le_bytes(self.bytes[slot * 16 + register * 4..][..4].try_into().expect("4 bytes"))
     }
 
-    /// All slots may be used, or none yet.
+    /// Checks that all slots are in use, or none.
     pub(super) fn check_vectors(&self, vectors: u32) {
         let expected = if self.is_used { self.vectors() } else { 0 };
         assert_eq!(vectors as usize, expected, "slots that may be used");
     }
 
-    /// What is read of a store's slots, against what should be; their pending bits.
+    /// Compares the slots that `read` reads with the expected ones. Returns their pending bits.
     pub(super) fn compare(&self, read: impl FnOnce(&mut [u8])) -> Vec<bool> {
         let mut bytes = vec![0; self.bytes.len()];
         read(&mut bytes);

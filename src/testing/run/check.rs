@@ -1,4 +1,4 @@
-//! What must be so after every step.
+//! The checks after every step.
 
 use super::unplug::is_readable;
 use super::{PROMISED, Run};
@@ -7,9 +7,9 @@ use crate::domain::{State, VectorReport};
 use crate::testing::Reference;
 
 impl<R: Reference> Run<R> {
-    /// Everything that can be seen from outside is as the model has it.
+    /// Checks that everything that is visible from outside matches the model.
     pub(super) fn check(&mut self) {
-        // A read that shows a vector as masked tries again to detach it.
+        // A read that shows a vector as masked would try again to detach it.
         self.failures.clone().refuse_all_during(|| self.check_still());
     }
 
@@ -20,18 +20,18 @@ impl<R: Reference> Run<R> {
         self.model.registers().check(&self.function);
         let pending = self.model.registers().pending(&self.function);
         let refused = self.function.failed_steps() > 0;
-        let settled = !refused && report.deferred == 0;
-        let is_told = self.growth.as_deref().is_some_and(is_readable);
-        assert!(report.deferred == 0 || is_told, "the thread is told that vectors wait for it");
+        let is_synced = !refused && report.deferred == 0;
+        let is_notified = self.deferred_bind.as_deref().is_some_and(is_readable);
+        assert!(report.deferred == 0 || is_notified, "the thread is told that vectors wait for it");
         for vector in 0..self.model.vectors() {
-            // Where the registers do not show it, only for what waits in an eventfd.
+            // If the registers show no pending bit, only a vector with an eventfd has one.
             let in_eventfd = state(vector).filter(|v| v.state == State::Held).map(|v| v.pending);
             let pending = pending.as_ref().map_or(in_eventfd, |bits| Some(bits[vector]));
             let in_state = |wanted| state(vector).filter(|v| v.state == wanted).and_then(|v| v.message);
             let live = in_state(State::Live);
             let wanted = self.model.live(vector);
-            let clings = self.model.cling(vector, state(vector));
-            if let (Some(message), None) = (live, clings) {
+            let stuck = self.model.set_stuck(vector, state(vector));
+            if let (Some(message), None) = (live, stuck) {
                 assert_eq!(wanted, Some(message), "vector {vector} is live on what the guest wants");
                 let cookies =
                     (self.backend.cookie(Vector(vector as u32)), self.model.registers().cookie(vector));
@@ -41,7 +41,7 @@ impl<R: Reference> Run<R> {
                 live.is_none() || !self.model.owed(vector),
                 "vector {vector} is live and its interrupt did not come"
             );
-            if settled {
+            if is_synced {
                 assert_eq!(live, wanted, "vector {vector} is as the guest wants it");
             }
             let has_host_vector = state(vector).is_some_and(|vector| vector.state != State::Idle);
@@ -54,7 +54,7 @@ impl<R: Reference> Run<R> {
             if let Some(message) = in_state(State::Relayed) {
                 assert_eq!(wanted, Some(message), "vector {vector} is delivered as the guest wants");
                 assert!(
-                    pending != Some(true) && !settled,
+                    pending != Some(true) && !is_synced,
                     "vector {vector} is on its way, and not by the kernel"
                 );
             } else if let (None, Some(pending)) = (live, pending) {
@@ -63,10 +63,14 @@ impl<R: Reference> Run<R> {
             }
         }
         let (device, vm) = (self.budget.report(), self.vm_budget.report());
-        let is_ending = |vector: &&VectorReport| vector.state == State::Detaching;
-        let ending = report.vectors.iter().filter(is_ending).count();
-        assert!(ending == 0 || !settled, "what the host has refused to detach is tried again");
-        assert_eq!(device.used, report.host_vectors + ending as u32, "the budget knows what the device has");
+        let is_detaching = |vector: &&VectorReport| vector.state == State::Detaching;
+        let detaching = report.vectors.iter().filter(is_detaching).count();
+        assert!(detaching == 0 || !is_synced, "what the host has refused to detach is tried again");
+        assert_eq!(
+            device.used,
+            report.host_vectors + detaching as u32,
+            "the budget knows what the device has"
+        );
         assert_eq!(vm.used, device.used.max(PROMISED), "and what the VM has");
         if device.used > self.bound {
             assert!(
@@ -81,7 +85,7 @@ impl<R: Reference> Run<R> {
         }
         self.bound = device.used;
         let (attached, users) = self.router.in_use();
-        assert_eq!(attached, report.live as usize + ending);
+        assert_eq!(attached, report.live as usize + detaching);
         let counters = &report.counters;
         assert_eq!(counters.attaches - counters.detaches, attached as u64, "every irqfd was counted once");
         assert_eq!(users, attached, "every use of a message belongs to an eventfd that is attached");

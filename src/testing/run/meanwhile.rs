@@ -1,5 +1,5 @@
-//! What a device raises while the host is in a call, as no guest and no test can order: every vector, as the call begins or as it
-//! ends.
+//! Interrupts that a device raises during a host call, which no guest and no other test can order. The device
+//! raises every vector when the call begins or when it ends.
 
 use std::mem;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -10,23 +10,23 @@ use crate::domain::State;
 use crate::message::MsiMessage;
 use crate::testing::{Failures, FakeBackend, FakeRouter, Reference};
 
-/// What came of one moment at which the device has raised every vector.
+/// The result of raising every vector at one moment.
 #[derive(Debug)]
 struct Raised {
     /// How many interrupts had been delivered since the last step.
     after: usize,
-    /// What the kernel has delivered of it at once: the vectors that had an irqfd.
+    /// Interrupts that the kernel delivered at once, for vectors with an irqfd.
     delivered: Vec<MsiMessage>,
-    /// Those that had none.
+    /// Vectors without an irqfd, whose interrupts wait.
     waiting: Vec<Vector>,
 }
 
-/// Such moments since the last step, oldest first.
+/// These moments since the last step, oldest first.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Meanwhile(Arc<Mutex<Vec<Raised>>>);
 
 impl Meanwhile {
-    /// Has the device raise every vector where `failures` says that interrupts come.
+    /// Makes the device raise every vector when `failures` schedules interrupts.
     pub(super) fn of(
         failures: &Failures,
         backend: &FakeBackend,
@@ -34,7 +34,7 @@ impl Meanwhile {
         vectors: usize,
     ) -> Self {
         let log = Self::default();
-        // The schedule of failures is the fakes' own.
+        // The fakes own the schedule, so it has only weak references to them.
         let (raised, device, router) = (log.clone(), backend.downgrade(), Arc::downgrade(router));
         failures.set_device(move || {
             if let (Some(device), Some(router)) = (device(), router.upgrade()) {
@@ -57,12 +57,12 @@ impl Meanwhile {
         mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Whether the device has raised something since the last step.
+    /// Whether the device has raised nothing since the last step.
     pub(super) fn is_empty(&self) -> bool {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
     }
 
-    /// The function was reset, or is another one: nothing is owed of it.
+    /// The function was reset or replaced: it owes nothing.
     pub(super) fn forget(&self) {
         for raised in &mut *self.0.lock().unwrap_or_else(PoisonError::into_inner) {
             raised.waiting.clear();
@@ -71,11 +71,11 @@ impl Meanwhile {
 }
 
 impl<R: Reference> Run<R> {
-    /// Takes what was delivered since the last step: each interrupt was owed, by a vector that has its message.
+    /// Takes the interrupts since the last step, and checks that a vector with the message owed each of them.
     pub(super) fn take_interrupts(&mut self) {
         let report = self.function.report();
         let state = |vector: usize| report.vectors.iter().find(|v| v.vector.index() == vector);
-        // Vectors that share a message: the kernel's have delivered what they had, then userspace's.
+        // For vectors with the same message: first live vectors, then relayed ones.
         let order = |vector| match state(vector).map(|vector| vector.state) {
             Some(State::Live) => 0,
             Some(State::Relayed) => 1,
@@ -89,7 +89,7 @@ impl<R: Reference> Run<R> {
             }
             taken = after;
             for message in at_once {
-                // The step was not over: a vector had the message that it had before, or the one that it is to have.
+                // The step was not over, so a vector had its old or its new message.
                 let is_new = (0..self.model.vectors()).any(|vector| self.model.live(vector) == Some(message));
                 assert!(
                     is_new || self.messages.contains(&message),

@@ -1,4 +1,4 @@
-//! Runs operations on a real function over fakes, and holds it against the model after each.
+//! Runs operations on a real function over fakes, and compares it with the model after each.
 
 mod check;
 mod meanwhile;
@@ -22,16 +22,16 @@ use crate::remap::Remapped;
 use crate::state::{Resume, resume_all};
 use meanwhile::Meanwhile;
 
-/// How long freed vectors linger where they do: no run takes so long.
+/// The release delay of freed vectors in steps that set one. Every run is shorter.
 const RELEASE_DELAY: Duration = Duration::from_secs(3600);
 
-/// Host vectors that the device was promised.
+/// Host vectors that are promised to the device.
 const PROMISED: u32 = 1;
 
-/// Who the function is.
+/// The requester ID of the function.
 const REQUESTER: RequesterId = RequesterId(0x0100);
 
-/// A budget's limit.
+/// The limit of a budget.
 fn at_most(limit: u8) -> Option<u32> {
     (limit < u8::MAX).then_some(limit.into())
 }
@@ -39,7 +39,7 @@ fn at_most(limit: u8) -> Option<u32> {
 /// A function, over fakes.
 type Tested<R> = InterruptFunction<<R as Reference>::Registers, DeviceDomain>;
 
-/// A function over fakes, and the model beside it.
+/// A function over fakes, and the model.
 #[derive(Debug)]
 pub struct Run<R: Reference> {
     layout: R::Layout,
@@ -52,11 +52,11 @@ pub struct Run<R: Reference> {
     budget: Arc<DeviceBudget>,
     /// Host vectors after the last step.
     bound: u32,
-    /// What the embedder's event thread watches.
+    /// The descriptor for relayed vectors, if the embedder watches it.
     relay: Option<Arc<OwnedFd>>,
-    /// What its thread that requests host vectors watches.
-    growth: Option<Arc<OwnedFd>>,
-    /// What the device has raised during the host's calls.
+    /// The descriptor for deferred host vectors, if the embedder watches it.
+    deferred_bind: Option<Arc<OwnedFd>>,
+    /// Interrupts that the device raised during host calls.
     meanwhile: Meanwhile,
     /// The messages that vectors had after the last step.
     messages: Vec<MsiMessage>,
@@ -113,7 +113,7 @@ impl<R: Reference> Run<R> {
         let budget = vm_budget.admit(PROMISED, None).expect("there is no limit");
         let function = Self::plug(layout, &router, &stage, &backend, &budget);
         let meanwhile = Meanwhile::of(&failures, &backend, &router, model.vectors());
-        let (layout, bound, relay, growth, messages) = (layout.clone(), 0, None, None, Vec::new());
+        let (layout, bound, relay, deferred_bind, messages) = (layout.clone(), 0, None, None, Vec::new());
         Self {
             layout,
             function,
@@ -125,7 +125,7 @@ impl<R: Reference> Run<R> {
             budget,
             bound,
             relay,
-            growth,
+            deferred_bind,
             meanwhile,
             messages,
             model,
@@ -145,7 +145,7 @@ impl<R: Reference> Run<R> {
         function.expect("fakes that can do all").with_budget(budget.clone())
     }
 
-    /// Takes a step and checks everything that can be seen from outside.
+    /// Performs a step, and checks everything that is visible from outside.
     pub fn step(&mut self, op: &Op) {
         match self.model.write(op) {
             Some(write) => self.model.registers().perform(&write, &self.function),
@@ -153,7 +153,7 @@ impl<R: Reference> Run<R> {
         }
         let is_interrupted = !self.meanwhile.is_empty();
         self.check();
-        if !self.failures.is_scheduled() && !is_interrupted && *op == Op::Deliver {
+        if !self.failures.is_scheduled() && !is_interrupted && *op == Op::DeliverRelayed {
             let report = self.function.report();
             let relayed = report.vectors.iter().filter(|vector| vector.state == State::Relayed);
             for vector in relayed {
@@ -166,7 +166,7 @@ impl<R: Reference> Run<R> {
         }
     }
 
-    /// What is no write of the guest's to the function.
+    /// Performs a step that is not the guest's write to the function.
     fn act(&mut self, op: &Op) {
         match *op {
             Op::Entry { entry, version } => self.write_entry(entry, version),
@@ -185,10 +185,12 @@ impl<R: Reference> Run<R> {
                 self.function.set_bus_master(self.model.bus_master);
             }
             Op::Suspend => {
-                let refusing = self.failures.is_scheduled();
+                let is_refusing = self.failures.is_scheduled();
                 match self.function.suspend() {
                     Ok(_) => self.model.suspended = true,
-                    Err(_) => assert!(refusing && !self.model.suspended, "refused, and nothing is scheduled"),
+                    Err(_) => {
+                        assert!(is_refusing && !self.model.suspended, "refused, and nothing is scheduled")
+                    }
                 }
             }
             Op::Resume => {
@@ -203,13 +205,15 @@ impl<R: Reference> Run<R> {
             Op::Room(messages) => self.router.set_capacity(messages.into()),
             Op::Retry => self.function.retry(),
             Op::RetryLate => self.function.retry_at(Instant::now() + RELEASE_DELAY * 2),
-            Op::Linger(linger) => {
-                self.function.set_release_delay(if linger { RELEASE_DELAY } else { Duration::ZERO });
+            Op::ReleaseDelay(delayed) => {
+                self.function.set_release_delay(if delayed { RELEASE_DELAY } else { Duration::ZERO });
             }
-            Op::Watch => self.relay = Some(self.function.relay_fd().expect("a descriptor")),
-            Op::Deliver => self.deliver_relayed(),
-            Op::Growth => self.growth = Some(self.function.deferred_bind_fd().expect("a descriptor")),
-            Op::Grow => self.function.bind_deferred(),
+            Op::WatchRelayed => self.relay = Some(self.function.relay_fd().expect("a descriptor")),
+            Op::DeliverRelayed => self.deliver_relayed(),
+            Op::WatchDeferred => {
+                self.deferred_bind = Some(self.function.deferred_bind_fd().expect("a descriptor"))
+            }
+            Op::BindDeferred => self.function.bind_deferred(),
             Op::Message { .. }
             | Op::Mask { .. }
             | Op::Pasid { .. }
@@ -233,7 +237,7 @@ impl<R: Reference> Run<R> {
         self.router.pump();
     }
 
-    /// As a mediator does, which leaves vectors alone that are off.
+    /// Acts as a mediator, which does not latch interrupts of vectors that are off.
     fn latch(&mut self, vector: Vector) {
         if self.function.look(|registers| registers.delivery(vector)) == Delivery::Off {
             return;
@@ -253,34 +257,34 @@ impl<R: Reference> Run<R> {
         self.model.suspended = false;
     }
 
-    /// Begins anew in another VM, with the state of the function in this one.
+    /// Replaces the function by one in another VM, with the state of this one.
     fn restore(&mut self) {
-        // A function that cannot be suspended runs on.
+        // If it cannot be suspended, the function goes on.
         let Ok(state) = self.function.suspend() else { return };
         self.model.suspended = true;
         let again = self.function.suspend().expect("the fake detaches");
         assert_eq!(state, again, "telling what waits takes nothing");
-        // What came while it was suspended goes along.
+        // Interrupts that came while it was suspended are part of the state.
         self.take_interrupts();
 
         let failures = Failures::default();
         let (layout, backend) = (self.layout.clone(), self.backend.moved(failures.clone()));
-        let moved = Self::over(&layout, failures, backend, self.stage.clone(), self.model.clone());
-        moved.function.set_bus_master(self.model.bus_master);
-        moved.function.restore(&state).expect("a function's own state");
-        assert_eq!(moved.function.suspend().expect("nothing to detach"), state, "restored as it was");
-        let in_host = (moved.router.in_use(), moved.backend.in_use());
+        let restored = Self::over(&layout, failures, backend, self.stage.clone(), self.model.clone());
+        restored.function.set_bus_master(self.model.bus_master);
+        restored.function.restore(&state).expect("a function's own state");
+        assert_eq!(restored.function.suspend().expect("nothing to detach"), state, "restored as it was");
+        let in_host = (restored.router.in_use(), restored.backend.in_use());
         assert_eq!(in_host, ((0, 0), (0, false)), "the host knows of nothing yet");
 
-        std::mem::replace(self, moved).end();
+        std::mem::replace(self, restored).end();
     }
 
-    /// The event thread, until it finds nothing more.
+    /// Delivers until no relayed interrupt is left.
     fn deliver_relayed(&self) {
         (0..self.model.vectors().div_ceil(64)).for_each(|_| self.function.deliver_relayed());
     }
 
-    /// Lets the host recover, and checks that everything is then as it should be, and given back at the end.
+    /// Lets the host recover, and checks that everything matches the model and is released at the end.
     pub fn finish(mut self) {
         self.failures.schedule(0);
         self.failures.schedule_interrupts(0, 0);
@@ -290,11 +294,7 @@ impl<R: Reference> Run<R> {
         self.act(&Op::BusMaster(true));
         self.resume();
         self.function.retry();
-        assert_eq!(
-            self.function.failed_steps(),
-            0,
-            "a host that refuses nothing leaves nothing failed_steps"
-        );
+        assert_eq!(self.function.failed_steps(), 0, "a host that refuses nothing leaves no failed step");
         while self.function.deferred() > 0 {
             self.function.bind_deferred();
         }
@@ -302,7 +302,8 @@ impl<R: Reference> Run<R> {
         self.end();
     }
 
-    /// Versions from 1 on are as good as they are as messages: some are for vectors that no device may use.
+    /// From version 1 on, the version is the data of the message. Some of these vectors are invalid for a
+    /// device.
     fn write_entry(&mut self, entry: u8, version: u8) {
         let message = match version {
             0 => MsiMessage::BLANK,

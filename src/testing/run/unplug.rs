@@ -1,4 +1,4 @@
-//! The end of a function in whatever state it is, and what may be left of it: nothing.
+//! The end of a function in any state. Nothing of it may be left.
 
 use std::os::fd::OwnedFd;
 
@@ -10,26 +10,26 @@ use crate::delivery::Vector;
 use crate::testing::Reference;
 
 impl<R: Reference> Run<R> {
-    /// Drops the function, while the host may refuse something, and has another in its place.
+    /// Drops the function, while the host may refuse steps, and replaces it by another.
     pub(super) fn unplug(&mut self) {
-        let refusing = self.failures.is_scheduled();
+        let is_refusing = self.failures.is_scheduled();
         let layout = self.layout.clone();
         let next = Self::plug(&layout, &self.router, &self.stage, &self.backend, &self.budget);
         drop(std::mem::replace(&mut self.function, next));
         self.failures.schedule_interrupts(0, 0);
         self.meanwhile.forget();
-        if refusing {
+        if is_refusing {
             self.router.end_closed();
         }
         self.check_gone();
         let left = self.backend.unplug();
-        assert!(refusing || left == (0, false), "left in a host that refuses nothing: {left:?}");
-        (self.bound, self.relay, self.growth) = (0, None, None);
+        assert!(is_refusing || left == (0, false), "left in a host that refuses nothing: {left:?}");
+        (self.bound, self.relay, self.deferred_bind) = (0, None, None);
         self.model.replace();
     }
 
-    /// Nothing of a function that was dropped reaches the guest or costs the VM anything, also where the host has
-    /// refused to turn the device off and that still signals.
+    /// Checks that nothing of a dropped function reaches the guest or costs the VM anything, also if the host
+    /// refused to disable the device and the device still signals.
     fn check_gone(&self) {
         assert_eq!(self.router.in_use(), (0, 0), "eventfds attached, messages in use");
         let used = (self.budget.report().used, self.vm_budget.report().used);
@@ -42,7 +42,7 @@ impl<R: Reference> Run<R> {
         assert!(!self.relay.as_deref().is_some_and(is_readable), "nothing for the event thread to do");
     }
 
-    /// The function goes, and nothing is left of it in the host.
+    /// Drops the function, and checks that nothing of it is left in the host.
     pub(super) fn end(self) {
         self.failures.schedule(0);
         self.failures.schedule_interrupts(0, 0);
@@ -56,7 +56,7 @@ impl<R: Reference> Run<R> {
     }
 }
 
-/// Whether there is something for the embedder's thread that watches a descriptor.
+/// Whether a watched descriptor is readable.
 pub(super) fn is_readable(watched: &OwnedFd) -> bool {
     let mut descriptors = [PollFd::new(watched, PollFlags::IN)];
     let ready = retry_on_intr(|| poll(&mut descriptors, Some(&Timespec::default())));
