@@ -97,15 +97,18 @@ pub enum EventfdOwner {
 
 /// A device's host vectors.
 ///
-/// A domain closes the window before it drops the backend. If the host refuses to close it, the backend is dropped with its window
-/// open, and its drop must release all host vectors. Closing the last descriptor of a VFIO device does that.
+/// A domain closes the window before it drops the backend. If the host refuses to close it, the backend is
+/// dropped with its window open, and its drop must release all host vectors. Closing the last descriptor of a
+/// VFIO device does that.
 pub trait Backend: Send {
     /// The features of the device and its host. They do not change.
     fn capabilities(&self) -> Capabilities;
 
-    /// Opens the window: the guest has enabled the capability, and the device may signal `vectors` vectors. None is bound yet.
+    /// Opens the window: the guest has enabled the capability, and the device may signal `vectors` vectors.
+    /// None is bound yet.
     ///
-    /// If the guest enables more MSI messages later, the domain closes the window and opens it again for all of them.
+    /// If the guest enables more MSI messages later, the domain closes the window and opens it again for all
+    /// of them.
     ///
     /// Interrupts meanwhile: an interrupt of an unbound vector waits in the device's own pending bits.
     ///
@@ -140,7 +143,8 @@ pub trait Backend: Send {
     /// Closes the window: the guest has disabled the capability. Every vector is unbound and released.
     ///
     /// # Errors
-    /// [`BackendError::Close`]: the window is still open. The error names the vectors that were unbound nevertheless.
+    /// [`BackendError::Close`]: the window is still open. The error names the vectors that were unbound
+    /// nevertheless.
     fn close(&mut self) -> Result<(), BackendError>;
 
     /// The owner of the device's eventfds after [`Backend::close`] has returned. A domain that is the only
@@ -179,30 +183,32 @@ pub trait Backend: Send {
         let _ = vectors;
     }
 
-    /// Whether the device still has `vector`'s message as the host programmed it. Unless the answer is [`Programming::Kept`], the
-    /// domain unbinds the vector and binds it again.
+    /// Whether the device still has `vector`'s message as the host programmed it. Unless the answer is
+    /// [`Programming::Kept`], the domain unbinds the vector and binds it again.
     ///
-    /// The domain asks this of a bound vector in two cases: the guest's driver rewrites the table entry with the values that it has,
-    /// or it requests a freed vector again.
+    /// The domain asks this of a bound vector in two cases: the guest's driver rewrites the table entry with
+    /// the values that it has, or it requests a freed vector again.
     fn vector_programming(&mut self, vector: Vector) -> Programming {
         let _ = vector;
         Programming::Unknown
     }
 
-    /// Whether the device still has its capability enabled. On [`Programming::Lost`] the domain closes the window and opens it
-    /// again. A backend that can set the device's enable bit does so here, and answers [`Programming::Kept`].
+    /// Whether the device still has its capability enabled. On [`Programming::Lost`] the domain closes the
+    /// window and opens it again. A backend that can set the device's enable bit does so here, and answers
+    /// [`Programming::Kept`].
     ///
-    /// The domain asks this of an open window when the guest's driver sets the enable bit although it is set already. Keep it
-    /// cheap: Linux writes Message Control each time that it writes an MSI message.
+    /// The domain asks this of an open window when the guest's driver sets the enable bit although it is set
+    /// already. Keep it cheap: Linux writes Message Control each time that it writes an MSI message.
     fn enable_programming(&mut self) -> Programming {
         Programming::Unknown
     }
 
-    /// Sets the cookie that `vector`'s interrupts carry beside their message, from its next bind on. At first it is `None`. It stays
-    /// until the next call, also while the window is closed.
+    /// Sets the cookie that `vector`'s interrupts carry beside their message, from its next bind on. At first
+    /// it is `None`. It stays until the next call, also while the window is closed.
     ///
     /// # Errors
-    /// [`BackendError::NoCookies`] if [`Capabilities::cookies`] is false, as for MSI and MSI-X. It is not tried again.
+    /// [`BackendError::NoCookies`] if [`Capabilities::cookies`] is false, as for MSI and MSI-X. It is not
+    /// tried again.
     fn set_cookie(&mut self, vector: Vector, cookie: Option<Cookie>) -> Result<(), BackendError> {
         match cookie {
             None => Ok(()),

@@ -8,8 +8,9 @@ use crate::maintenance::Maintenance;
 
 /// Runs a function's maintenance when it is due. Add it to an event manager at once.
 ///
-/// Where the host refuses to have the descriptor watched (it limits what a user's epolls watch), the subscriber logs that.
-/// An embedder that cannot rule that out calls [`Maintenance::run`] now and then besides.
+/// The host may refuse to watch the descriptor, because it limits the watches of a user's epolls. The
+/// subscriber logs that. An embedder that cannot rule this out must also call [`Maintenance::run`] from time
+/// to time.
 #[derive(Debug)]
 pub struct MaintenanceSubscriber(Arc<Maintenance>);
 

@@ -1,5 +1,5 @@
-//! Guest-facing MSI, MSI-X and IMS for Rust VMMs. Each device has an interrupt domain that grows and shrinks vector by vector as
-//! the guest asks. No interrupt is lost.
+//! Guest-facing MSI, MSI-X and IMS for Rust VMMs. Each device has an interrupt domain. It allocates and
+//! frees host vectors one by one, as the guest uses them. No interrupt is lost.
 //!
 //! ```
 //! use std::sync::Arc;
@@ -16,7 +16,7 @@
 //! let layout = Layout::new(size, (bar, 0), (bar, 0x800))?;
 //! let function = MsixFunction::try_new(layout, router.clone(), backend)?;
 //!
-//! // Forward the guest's accesses. When a call returns, the host has followed.
+//! // Forward the guest's accesses. When a call returns, the host matches the registers.
 //! function.write_config(2, &0x8000u16.to_le_bytes()); // MSI-X Enable
 //! function.write_table(3 * 16, &0xfee0_0000u64.to_le_bytes()); // entry 3: address
 //! function.write_table(3 * 16 + 8, &0x41u64.to_le_bytes()); // data, and the mask bit cleared
@@ -44,9 +44,9 @@
 //! | another producer | [`MsixFunction`] over your [`Backend`] |
 //! | an interrupt message store | `ImsFunction`, `QueueFunction`, `SoftwareIms` (feature `ims`) |
 //! | a device that several functions share | [`pool::Pool`] and [`pool::LogicalFunction`] |
-//! | one eventfd with one message, such as an I/O APIC's pin | [`line::Line`] |
+//! | one eventfd with one message, such as a pin of an I/O APIC | [`line::Line`] |
 //! | interrupt remapping | [`remap::Remapped`] and [`remap::Unit`] |
-//! | everything that is not on a guest's path | one [`Maintenance`] per function |
+//! | retries, relayed interrupts, deferred host vectors, release delays | one [`Maintenance`] per function |
 //! | limits on host vectors | [`VmBudget`] and [`DeviceBudget`] |
 //! | another hypervisor | your [`Router`] around a [`publisher::Publisher`] |
 //!
@@ -56,27 +56,28 @@
 //! |---|---|---|
 //! | [`delivery`] | the contract between a store and a domain | hold state |
 //! | [`msix`], [`msi`], [`ims`] | the registers that a guest sees | I/O, logging, panics |
-//! | [`function`] | one store with its domain, put together for an embedder | add a rule of its own |
-//! | [`domain`] | what each vector is in the host, and the steps to what it should be | look at registers other than through a store |
+//! | [`function`] | one store with its domain, as one type for an embedder | add a rule of its own |
+//! | [`domain`] | the state of each vector in the host, and the steps that make it match the store | read registers except through a store |
 //! | [`router`], [`kvm`] | routes of messages, irqfds | know vectors or devices |
 //! | [`publisher`] | the routing table: messages, GSIs, the embedder's own entries | know the hypervisor |
-//! | [`backend`], [`vfio`] | which eventfd a host vector fires | know messages |
-//! | [`budget`] | how many host vectors a device and a VM may have | know which vectors have them |
-//! | [`maintenance`], [`events`] | one descriptor and one call for retries, relays, deferred host vectors and expiry | run on a guest's path |
-//! | [`remap`] | what a function's messages mean now, where the guest remaps them | call back into a domain |
-//! | [`pool`] | the holder of each host vector of a device that several functions share | decide who gets them |
+//! | [`backend`], [`vfio`] | the eventfd that each host vector signals | know messages |
+//! | [`budget`] | how many host vectors a device and a VM may have | know which vectors have one |
+//! | [`maintenance`], [`events`] | one descriptor and one call for retries, relayed interrupts, deferred host vectors and release delays | run in a guest's access |
+//! | [`remap`] | the present translation of a function's messages, if the guest remaps them | call a domain |
+//! | [`pool`] | the holder of each host vector of a device that several functions share | choose the holder |
 //! | [`state`] | a function's interrupts as data, for snapshots | trust what it reads |
-//! | [`line`](mod@line) | one source of the VMM's own: one eventfd, one message | know devices |
+//! | [`line`](mod@line) | one interrupt source of the VMM: one eventfd, one message | know devices |
 //! | [`mmio`] | tables, pending bits and slots as devices of a bus | hold state |
 //! | [`testing`] | fakes and a reference model | run in a VMM |
 //!
-//! A guest's write changes registers and yields the vectors that it [touched](delivery::Touched). The domain compares what each of
-//! them should be ([`Delivery`]) with what the host has, and takes the steps between in the one order that loses nothing.
-//! `docs/architecture.md` describes the parts, and `docs/invariants.md` the rules with the function and the test of each.
+//! A guest's write changes registers, and returns the vectors that it [touched](delivery::Touched). The
+//! domain compares the [`Delivery`] of each with its state in the host, and performs the steps between them
+//! in an order that loses no interrupt. `docs/architecture.md` describes the parts, and `docs/invariants.md`
+//! the rules with the function and the test of each.
 //!
-//! Nothing in this crate panics on what a guest does. A guest's mistake gets the value that the PCI specification gives it, and a
-//! counter. A failure of the host is a typed error: the vector is held, its interrupts wait in its eventfd, and the step is
-//! tried again.
+//! No access of a guest can cause a panic. A guest's mistake gets the value that the PCI specification
+//! defines, and is counted. A failure of the host is a typed error. The vector is held, its interrupts wait
+//! in its eventfd, and the step is tried again.
 //!
 //! # Features
 //!
@@ -91,8 +92,9 @@
 //! | `test-utils` | no | [`testing`]: fakes and a reference model | those of `ims` |
 //! | `arbitrary` | no | arbitrary operations for fuzzers | `arbitrary`, those of `test-utils` |
 //!
-//! MSI, MSI-X, domains, budgets, remapping, states, `Router` and `Backend` need no feature. The traits have the same methods under
-//! every set of features. `Backend::set_cookie` exists without `ims`, because a backend that wraps another one must pass cookies on.
+//! MSI, MSI-X, domains, budgets, remapping, states, `Router` and `Backend` need no feature. The traits have
+//! the same methods under every set of features. `Backend::set_cookie` exists without `ims`, because a
+//! backend that wraps another one must pass cookies on.
 #![deny(
     clippy::arithmetic_side_effects,
     clippy::expect_used,

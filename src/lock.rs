@@ -1,7 +1,7 @@
 //! A mutex that a panic does not poison.
 //!
-//! An embedder's backend, router, stage or hook may panic under a lock. The lock stays usable, because the value behind it is valid
-//! whenever code of the embedder runs:
+//! An embedder's backend, router, stage or hook may panic under a lock. The lock stays usable, because the
+//! value behind it is valid whenever code of the embedder runs:
 //!
 //! - A domain's host and a software domain's latches change vector by vector. The vector that a panic has interrupted is still
 //!   owed, and the next call works on it.

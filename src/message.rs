@@ -1,7 +1,7 @@
 //! The message of a message-signalled interrupt: the memory write that a function makes (PCIe r6 §6.1.4).
 //!
-//! Plain values as a guest wrote them. An APIC ([`crate::apic`]), or a remapping unit in front of it, decides whether a message is an
-//! interrupt.
+//! Plain values as a guest wrote them. An APIC ([`crate::apic`]), or a remapping unit in front of it, decides
+//! whether a message is an interrupt.
 
 use std::fmt;
 

@@ -1,7 +1,7 @@
 //! A function's table, pending bits and IMS slots as devices on an embedder's `vm-device` bus.
 //!
-//! For functions whose table, pending bits or slots have pages of their own. Where they share a page with other
-//! registers, the embedder's BAR is the device and asks [`InterruptFunction::read_bar`].
+//! For functions whose table, pending bits or slots have pages of their own. If they share a page with other
+//! registers, the embedder's BAR is the device, and calls [`InterruptFunction::read_bar`].
 
 use std::sync::Arc;
 

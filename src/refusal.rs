@@ -1,42 +1,42 @@
-//! Why a guest's message is no interrupt: it is none that an APIC could take, or the guest's own remapping table
-//! says no.
+//! Why a guest's message is not an interrupt: no APIC accepts it, or the guest's own remapping table refuses
+//! it.
 //!
-//! Either is the guest's doing. The vector is held and counted, nothing fails, and it comes alive when the
-//! guest has put it right. The fault conditions are those of VT-d (specification r4 §7.3, "Interrupt remapping
-//! faults"); other remapping units have fewer.
+//! Both are the guest's mistakes. The vector is held and counted, and becomes live after the guest has
+//! corrected its message or its table. Nothing has failed in the host. The fault conditions are those of VT-d
+//! (specification r4 §7.3, "Interrupt remapping faults"). Other remapping units have fewer.
 
 use crate::apic::InvalidMessage;
 use crate::interrupt::RequesterId;
 use crate::message::MsiMessage;
 
-/// Why a message is no interrupt.
+/// Why a message is not an interrupt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Refusal {
-    /// No local APIC could take it.
+    /// No local APIC accepts it.
     #[error(transparent)]
     Invalid(#[from] InvalidMessage),
-    /// A remapping unit does not let it through.
-    #[error("{message} of {requester} is not remapped: {fault}")]
+    /// The remapping unit does not let it through.
+    #[error("{message} of {requester} was refused by the remapping unit: {fault}")]
     Fault {
-        /// The function that sent it.
+        /// The function that sends the message.
         requester: RequesterId,
-        /// What was sent.
+        /// The message.
         message: MsiMessage,
-        /// What the unit found.
+        /// The fault that the unit found.
         fault: Fault,
     },
 }
 
-/// What a remapping unit found wrong with a message, or with the guest's table.
+/// The fault of a message, or of its entry in the guest's remapping table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Fault {
-    /// Bits of the message are set that are reserved.
-    #[error("reserved bits are set in it")]
+    /// Reserved bits of the message are set.
+    #[error("the message has reserved bits set")]
     Reserved,
     /// The message names an entry beyond the table.
-    #[error("entry {index} lies beyond the table")]
+    #[error("entry {index} is beyond the table")]
     Index {
         /// The entry.
         index: u32,
@@ -47,23 +47,23 @@ pub enum Fault {
         /// The entry.
         index: u32,
     },
-    /// The table could not be read: it lies outside of the guest's memory.
+    /// The entry is outside of the guest's memory.
     #[error("entry {index} cannot be read")]
     Unreadable {
         /// The entry.
         index: u32,
     },
-    /// Bits of the entry are set that are reserved.
+    /// Reserved bits of the entry are set.
     #[error("entry {index} has reserved bits set")]
     Entry {
         /// The entry.
         index: u32,
     },
-    /// The message is in compatibility format, which the guest has blocked.
-    #[error("compatibility format is blocked")]
+    /// The message is in compatibility format, and the guest has blocked this format.
+    #[error("the guest has blocked compatibility format")]
     Compatibility,
-    /// The entry is another function's.
-    #[error("entry {index} is not this function's")]
+    /// The entry is for another function.
+    #[error("entry {index} is for another function")]
     Source {
         /// The entry.
         index: u32,

@@ -176,7 +176,8 @@ pub trait Router: Send + Sync {
 
     /// Detaches `eventfd` from its route.
     ///
-    /// Interrupts meanwhile: earlier signals have been delivered when this returns. Later signals wait in the eventfd.
+    /// Interrupts meanwhile: earlier signals have been delivered when this returns. Later signals wait in the
+    /// eventfd.
     ///
     /// # Errors
     /// [`RouterError::Detach`]: the eventfd is still attached.

@@ -1,7 +1,7 @@
-//! Asks eventfds whether they hold signals, without reading them: one system call for any number.
+//! Polls eventfds for signals without reading them, with one system call for any number.
 //!
-//! Holds the crate's one borrow of raw descriptors. Meaningful only for eventfds that are attached to no irqfd
-//! (an attached one shows stale counts).
+//! Owns the crate's only borrow of raw descriptors. The result is valid only for eventfds that are not
+//! attached to an irqfd, because an attached one shows a stale count.
 
 use std::os::fd::{AsRawFd, BorrowedFd};
 
@@ -9,9 +9,9 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::retry_on_intr;
 use vmm_sys_util::eventfd::EventFd;
 
-/// Which of `eventfds` hold signals, in order. Where the host cannot say, they do: an interrupt too many is
-/// harmless, a lost one is not. A signal to the thread (vCPU threads get many) is no such reason: `poll` is interrupted
-/// by one also where it would not wait.
+/// Whether each of `eventfds` holds a signal, in order. If the host cannot tell, the answer is yes: an extra
+/// interrupt is harmless, a lost one is not. The call is repeated after EINTR, which vCPU threads often get,
+/// because `poll` may return it even if it need not wait.
 pub(crate) fn signalled<'a>(eventfds: impl IntoIterator<Item = &'a EventFd>) -> impl Iterator<Item = bool> {
     let mut fds: Vec<PollFd<'a>> = eventfds
         .into_iter()
@@ -21,7 +21,7 @@ pub(crate) fn signalled<'a>(eventfds: impl IntoIterator<Item = &'a EventFd>) -> 
     fds.into_iter().map(move |fd| failed || fd.revents().contains(PollFlags::IN))
 }
 
-/// The descriptor, for rustix, which takes borrowed ones.
+/// The descriptor in the borrowed form that rustix needs.
 pub(crate) fn borrow(eventfd: &EventFd) -> BorrowedFd<'_> {
     // SAFETY: the descriptor is open as long as the `EventFd` that owns it, which the result borrows.
     unsafe { BorrowedFd::borrow_raw(eventfd.as_raw_fd()) }
@@ -60,7 +60,7 @@ mod tests {
         let ends = done.clone();
         let asking = thread::spawn(move || {
             while !ends.load(Ordering::Relaxed) {
-                // So many that most signals come meanwhile.
+                // So many that most signals come during the test.
                 assert!(!signalled(iter::repeat_n(&eventfd, 512)).any(|signalled| signalled));
             }
         });

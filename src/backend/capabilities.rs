@@ -1,7 +1,7 @@
 //! The features of a device's vectors.
 //!
-//! A function's parents form a chain: the VM's router, a remapping stage, the device, a pool. The function has the intersection of their
-//! features. It is checked before a guest sees the capability.
+//! A function's parents form a chain: the VM's router, a remapping stage, the device, a pool. The function
+//! has the intersection of their features. It is checked before a guest sees the capability.
 
 /// When a host allocates a device's interrupts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -16,7 +16,8 @@ pub enum Growth {
     Dynamic,
 }
 
-/// The features of a device's vectors. Each parent between a device and a guest limits them: see [`Capabilities::intersection`].
+/// The features of a device's vectors. Each parent between a device and a guest limits them: see
+/// [`Capabilities::intersection`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub struct Capabilities {

@@ -125,7 +125,8 @@ impl<C: Registers, D: Domain> InterruptFunction<C, D> {
         self.registers.vectors()
     }
 
-    /// Calls [`InterruptFunction::sync_shown`] after an access to a table of 16-byte entries, for the mask bits in the access.
+    /// Calls [`InterruptFunction::sync_shown`] after an access to a table of 16-byte entries, for the mask
+    /// bits in the access.
     #[inline]
     fn sync_shown_by_table(&self, offset: u64, len: usize) {
         // Vector Control is bytes 12 to 15 of an entry. Most accesses have none of them.

@@ -63,7 +63,8 @@ impl<D: Domain> InterruptFunction<Msix, D> {
         }
     }
 
-    /// Writes a BAR that contains the table or the pending bits. `device` writes the bytes of other registers.
+    /// Writes a BAR that contains the table or the pending bits. `device` writes the bytes of other
+    /// registers.
     pub fn write_bar(&self, bar: Bar, offset: u64, data: &[u8], mut device: impl FnMut(u64, &[u8])) {
         for (owner, bytes) in self.layout().split(bar, offset, data.len()) {
             let part = data.get(bytes).unwrap_or_default();

@@ -27,10 +27,12 @@ impl<C: Registers, D: Domain> InterruptFunction<C, D> {
         Ok(FunctionState { registers: self.registers.state(), pending })
     }
 
-    /// Replaces the function's state, and leaves the function suspended. The host is not called for the new state until
-    /// [`Resume::resume`], or [`resume_all`](crate::state::resume_all) for a whole VM. `state` may be any data.
+    /// Replaces the function's state, and leaves the function suspended. The host is not called for the new
+    /// state until [`Resume::resume`], or [`resume_all`](crate::state::resume_all) for a whole VM. `state`
+    /// may be any data.
     ///
-    /// Interrupts meanwhile: interrupts that waited before are dropped, as in a reset. Interrupts that wait in `state` wait now.
+    /// Interrupts meanwhile: interrupts that waited before are dropped, as in a reset. Interrupts that wait
+    /// in `state` wait now.
     ///
     /// # Errors
     /// [`RestoreError`]: nothing has changed.

@@ -1,7 +1,7 @@
 //! The layout of a function's MSI-X structures: a table size, and two windows into BARs.
 //!
-//! A `Layout` is checked once when it is made, and immutable afterwards. Implements the sizes and offsets of PCIe r6 §7.7.2.2 to
-//! §7.7.2.6.
+//! A `Layout` is checked once when it is made, and immutable afterwards. Implements the sizes and offsets of
+//! PCIe r6 §7.7.2.2 to §7.7.2.6.
 
 use std::ops::Range;
 
@@ -125,7 +125,8 @@ impl Layout {
         Ok(Self { size, table, pba })
     }
 
-    /// Parses a function's MSI-X capability, the 12 bytes from its ID on, as read from a passed-through device.
+    /// Parses a function's MSI-X capability, the 12 bytes from its ID on, as read from a passed-through
+    /// device.
     ///
     /// # Errors
     /// The bytes are not an MSI-X capability, or the capability violates the specification.

@@ -1,4 +1,5 @@
-//! The registers of MSI-X as plain data. Restoring refuses data that no function of the layout could have in its registers.
+//! The registers of MSI-X as plain data. Restoring refuses data that no function of the layout could have in
+//! its registers.
 
 use super::Msix;
 use super::layout::Layout;
@@ -41,8 +42,8 @@ impl MsixState {
     /// - Table Offset and PBA Offset are those of `layout`.
     /// - Vector Control keeps the mask bit. Steering tags and reserved bits are dropped.
     ///
-    /// Entries are neither dropped nor added: [`restore`](crate::InterruptFunction::restore) refuses a state with another number of
-    /// entries than the function has.
+    /// Entries are neither dropped nor added: [`restore`](crate::InterruptFunction::restore) refuses a state
+    /// with another number of entries than the function has.
     pub fn new(layout: &Layout, message_control: u16, entries: impl IntoIterator<Item = EntryState>) -> Self {
         let at_power_on = Msix::new(layout.clone());
         let [table_window, pba_window] = layout.registers();

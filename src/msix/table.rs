@@ -79,10 +79,11 @@ pub(super) struct Table {
     entries: Box<[AtomicEntry]>,
     /// Entries from this index on have never been written.
     extent: AtomicUsize,
-    /// A bit for each entry whose Message Data the driver has rewritten unchanged. A driver writes Data last, so it has rewritten the
-    /// whole message, unless address or data have changed since.
+    /// A bit for each entry whose Message Data the driver has rewritten unchanged. A driver writes Data last,
+    /// so it has rewritten the whole message, unless address or data have changed since.
     rewritten: Flags,
-    /// A bit for each entry whose address has changed while it was unmasked, until its Message Data is written.
+    /// A bit for each entry whose address has changed while it was unmasked, until its Message Data is
+    /// written.
     moving: Flags,
 }
 

@@ -114,8 +114,8 @@ impl<H: Hypervisor> Publisher<H> {
     /// Replaces all entries of the embedder's own with one commit. Of several concurrent calls, the last one
     /// counts.
     ///
-    /// Interrupts meanwhile: messages stay published. If the hypervisor refuses the new entries, the old ones stay in force, and
-    /// messages of the same commit are published without the new entries.
+    /// Interrupts meanwhile: messages stay published. If the hypervisor refuses the new entries, the old ones
+    /// stay in force, and messages of the same commit are published without the new entries.
     ///
     /// # Errors
     /// [`RouterError::Commit`]: the hypervisor refused the table.

@@ -13,8 +13,8 @@
 //! [`resume_all`], or [`prepare`] and then [`Resume::resume`] for each.
 //!
 //! A state may also come from another VMM's snapshot: [`MsixState::new`](crate::msix::MsixState::new),
-//! [`MsiState::new`](crate::msi::MsiState::new) and [`PendingBits::from_bytes`] repair what another VMM keeps in reserved bits.
-//! `restore` itself repairs nothing.
+//! [`MsiState::new`](crate::msi::MsiState::new) and [`PendingBits::from_bytes`] repair what another VMM keeps
+//! in reserved bits. `restore` itself repairs nothing.
 
 mod error;
 mod pending;

@@ -21,8 +21,9 @@ use crate::msi::{MessageControl, MessageCount};
 
 /// A passed-through device's MSI vectors.
 ///
-/// It cannot tell whether the device still has MSI enabled: VFIO answers reads of the MSI flags from its own copy (Linux
-/// vfio_pci_config.c, `init_pci_cap_msi_perm`). It can write them: see [`VfioMsi::with_message_control`].
+/// It cannot tell whether the device still has MSI enabled: VFIO answers reads of the MSI flags from its own
+/// copy (Linux vfio_pci_config.c, `init_pci_cap_msi_perm`). It can write them: see
+/// [`VfioMsi::with_message_control`].
 #[derive(Debug)]
 pub struct VfioMsi {
     vectors: Vectors,

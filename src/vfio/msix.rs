@@ -27,7 +27,8 @@ use crate::msix::regs::{MessageControl, VectorControl};
 pub struct MsixFileOffsets {
     /// The pending bit array, in a BAR's region.
     pub pba: u64,
-    /// The table, in a BAR's region. Without it, [`Backend::vector_programming`] answers [`Programming::Unknown`].
+    /// The table, in a BAR's region. Without it, [`Backend::vector_programming`] answers
+    /// [`Programming::Unknown`].
     pub table: Option<u64>,
     /// Message Control, in the configuration region. Without it, [`Backend::enable_programming`] answers
     /// [`Programming::Unknown`].
@@ -105,12 +106,13 @@ impl Backend for VfioMsix {
         self.vectors.read(at).map_or(0, u64::from_le_bytes)
     }
 
-    /// Compares the device's table entry with the values that a host writes for a bound vector: a non-zero Message Address, and a
-    /// Vector Control with the mask bit clear. The entry is lost if Message Address is 0, or Vector Control has its reset value.
+    /// Compares the device's table entry with the values that a host writes for a bound vector: a non-zero
+    /// Message Address, and a Vector Control with the mask bit clear. The entry is lost if Message Address is
+    /// 0, or Vector Control has its reset value.
     ///
-    /// The host masks the entry for a moment while it moves the interrupt to another CPU. [`Programming::Lost`] may be wrong then. This
-    /// is harmless: the vector is bound again and loses no interrupt. An entry that reads all ones is [`Programming::Unknown`]: the
-    /// device is gone or in reset.
+    /// The host masks the entry for a moment while it moves the interrupt to another CPU.
+    /// [`Programming::Lost`] may be wrong then. This is harmless: the vector is bound again and loses no
+    /// interrupt. An entry that reads all ones is [`Programming::Unknown`]: the device is gone or in reset.
     fn vector_programming(&mut self, vector: Vector) -> Programming {
         let Some(table) = &self.table else { return Programming::Unknown };
         let entry = u64::from(vector.0).saturating_mul(ENTRY_BYTES);
@@ -131,8 +133,9 @@ impl Backend for VfioMsix {
         Programming::Kept
     }
 
-    /// Reads the device's own Message Control: VFIO answers reads of the MSI-X capability from the device (Linux
-    /// vfio_pci_config.c). A register that reads all ones is [`Programming::Unknown`]: the device is gone or in reset.
+    /// Reads the device's own Message Control: VFIO answers reads of the MSI-X capability from the device
+    /// (Linux vfio_pci_config.c). A register that reads all ones is [`Programming::Unknown`]: the device is
+    /// gone or in reset.
     fn enable_programming(&mut self) -> Programming {
         let control = self.offsets.message_control.and_then(|at| self.vectors.read(at));
         match control.map(u16::from_le_bytes) {

@@ -72,9 +72,10 @@ impl TableMapping {
         let inside = offset.filter(|at| at.checked_add(4).is_some_and(|end| end <= self.bytes));
         let Some(at) = inside.and_then(|at| at.checked_add(self.start)) else { return Word::Unreadable };
         let word = self.pages.as_ptr().wrapping_byte_add(at).cast::<AtomicU32>();
-        // SAFETY: the word is inside of the mapping, which outlives the reference, and it is aligned: the mapping begins at a
-        // page, and `start` and the offset are multiples of 4. The device may change it at any time, which an atomic allows.
-        // The reference is passed to the kernel as an address. Nothing loads through it here, so no SIGBUS can be raised.
+        // SAFETY: the word is inside of the mapping, which outlives the reference, and it is aligned: the
+        // mapping begins at a page, and `start` and the offset are multiples of 4. The device may change it
+        // at any time, which an atomic allows. The reference is passed to the kernel as an address. Nothing
+        // loads through it here, so no SIGBUS can be raised.
         let word = unsafe { &*word };
         match retry_on_intr(|| futex::wait(word, Flags::PRIVATE, value, Some(&Timespec::default()))) {
             // Nothing wakes a waiter. If the call has slept, the values were equal.

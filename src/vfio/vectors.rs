@@ -90,7 +90,8 @@ impl Vectors {
         Ok(())
     }
 
-    /// Enables the index with a host interrupt for vector 0. The host allocates each of the other vectors when it is bound.
+    /// Enables the index with a host interrupt for vector 0. The host allocates each of the other vectors
+    /// when it is bound.
     pub(super) fn open_dynamic(&mut self, vectors: u32) -> io::Result<()> {
         self.open_all(1)?;
         self.usable = vectors;
