@@ -157,9 +157,9 @@ pub trait Backend: Send {
     /// vectors are valid.
     fn pending(&mut self, group: u32) -> u64;
 
-    /// The pending bits of vectors 64 × `group` to 64 × `group` + 63 that are lost when this process ends, so
-    /// a snapshot must contain them. Only the bits of unbound vectors are valid. A real device keeps its own
-    /// pending bits, so the default is none.
+    /// The pending bits of vectors 64 × `group` to 64 × `group` + 63 that end with this process. A snapshot
+    /// must contain them. Only the bits of unbound vectors are valid. A real device keeps its own pending
+    /// bits, so the default is none.
     fn pending_to_save(&mut self, group: u32) -> u64 {
         let _ = group;
         0

@@ -1,7 +1,7 @@
 //! All work of a function outside of the guest's accesses, behind one descriptor and one call.
 //!
-//! The work is: interrupts that userspace delivers because their message has no route, deferred requests of
-//! host vectors, steps that the host refused, and freed host vectors whose release delay is over.
+//! The work has four kinds: relayed interrupts, deferred requests of host vectors, steps that the host
+//! refused, and freed host vectors whose release delay is over.
 //!
 //! Owns an epoll descriptor over the function's eventfds and a timer. Invariant: the descriptor is readable
 //! while work is due, or becomes readable when the work is due. There is one exception: the next call of the
@@ -9,7 +9,6 @@
 //!
 //! Locking: none of its own. [`Maintenance::run`] takes the domain's lock for at most 16 host vectors at a
 //! time. A guest's access therefore waits for at most 16 host vectors.
-//! guest's access waits for no more than those.
 
 use std::fmt;
 use std::io;
@@ -44,7 +43,7 @@ pub enum Requests {
 /// [`Maintenance::run`] when it is readable. [`MaintenanceSubscriber`](crate::events::MaintenanceSubscriber)
 /// does so with `event-manager`.
 ///
-/// Once this exists, only [`Maintenance::run`] delivers interrupts whose message has no route. They wait
+/// From its creation on, [`Maintenance::run`] delivers interrupts whose message has no route. They wait
 /// until it is called.
 #[must_use = "interrupts wait while nothing runs the function's maintenance"]
 pub struct Maintenance {

@@ -212,6 +212,5 @@ pub trait Router: Send + Sync {
     ///
     /// # Errors
     /// [`RouterError::Signal`]: nothing was delivered, and the caller tries again later.
-    /// [`RouterError::Signal`]: nothing was delivered, and the caller tries again later.
     fn signal(&self, message: Interrupt) -> Result<Signalled, RouterError>;
 }

@@ -4,9 +4,9 @@
 //! own entries. The [`Hypervisor`] only puts a table in force. KVM is one
 //! ([`kvm::KvmRouter`](crate::kvm::KvmRouter)).
 //!
-//! Invariant: a [`Route`] is returned only for a message in the table that is in force, and the message keeps
-//! its GSI until every route of it is put back. However a commit ends, each caller that it serves gets an
-//! answer, and the publisher can commit again.
+//! Invariant: a [`Route`] is returned only for a message in the table that is in force. The message keeps its
+//! GSI until every route of it is put back. However a commit ends, each caller that it serves gets an answer,
+//! and the publisher can commit again.
 //!
 //! Locking: one lock, held for a few instructions. A published message is therefore found while a commit is
 //! under way. A caller whose message is missing queues a request. If no commit is under way, this caller

@@ -8,8 +8,9 @@
 //! - The needed message follows a message that is in force. This happens while a guest requests vectors.
 //! - Each message would have been in more than two and a half committed tables on average.
 //!
-//! In these cases, twice as many messages are prefetched as the table had, or all messages that the guest can
-//! have if that is not many more. n messages therefore cost about log n commits, in any order.
+//! In these cases, twice as many messages are prefetched as the table had. If the guest can have few more
+//! than that, all of its messages are prefetched. n messages therefore cost about log n commits, in any
+//! order.
 //!
 //! Owns nothing: it adds messages to the [`Routes`] of the caller. No lock.
 

@@ -2,7 +2,7 @@
 //! They are for this crate's tests and for those of embedders (feature `test-utils`).
 //!
 //! The fakes behave as the kernel does in the cases that lose interrupts. A signal of an irqfd without a
-//! route is dropped, an eventfd attaches only once, and an interrupt of an unbound vector is pending in the
+//! route is dropped. An eventfd attaches only once. An interrupt of an unbound vector is pending in the
 //! device. They use real eventfds, and panic if a caller breaks a contract, so they are only for tests.
 #![allow(
     clippy::arithmetic_side_effects,

@@ -3,7 +3,6 @@
 //!
 //! [`IrqCalls`] has the backends' calls on a device's descriptor. A [`File`] makes system calls, and a fake
 //! follows the kernel's rules. This module owns the `unsafe` of the two ioctls. It has no state and no lock.
-//! kernel's rules. This module owns the `unsafe` of the two ioctls. It keeps no state and needs no lock.
 
 use std::fmt;
 use std::fs::File;

@@ -27,7 +27,7 @@ impl MsiReference {
         u32::from_le_bytes(self.bytes[at..at + 4].try_into().expect("4 bytes"))
     }
 
-    /// How many messages the function has: Multiple Message Enable, limited to what it supports.
+    /// How many messages the function has: Multiple Message Enable, limited to the number that it supports.
     fn granted(&self) -> u32 {
         (1 << (self.bytes[2] >> 4 & 7)).min(self.messages)
     }

@@ -28,8 +28,8 @@ impl<R: Reference> Run<R> {
         self.model.replace();
     }
 
-    /// Checks that nothing of a dropped function reaches the guest or costs the VM anything, also if the host
-    /// refused to disable the device and the device still signals.
+    /// Checks that nothing of a dropped function reaches the guest or costs the VM anything. The host may
+    /// have refused to disable the device, which then still signals.
     fn check_gone(&self) {
         assert_eq!(self.router.in_use(), (0, 0), "eventfds attached, messages in use");
         let used = (self.budget.report().used, self.vm_budget.report().used);
