@@ -89,11 +89,11 @@ fn while_the_host_refuses_vectors_none_is_attached_first() {
     // Published and attached, and not bound.
     fixture.refuse(0b100);
     fixture.set_mask(3, 0);
-    assert!(error().contains("refused vector 3"), "{}", error());
+    assert!(error().contains("refused to bind vector 3"), "{}", error());
     // The message is found, so the first call is for the host vector now.
     fixture.refuse(0b1);
     fixture.function.retry();
-    assert!(error().contains("refused vector 3"), "{}", error());
+    assert!(error().contains("refused to bind vector 3"), "{}", error());
     fixture.function.retry();
     assert_eq!((fixture.raise(3), fixture.function.failed_steps()), (vec![message(3)], 0));
     // And for the irqfd again, since the host refuses no more.
