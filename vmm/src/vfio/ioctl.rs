@@ -82,29 +82,19 @@ pub(super) fn device_flags(device: &File) -> io::Result<u32> {
     Ok(info.flags)
 }
 
-/// VFIO_DEVICE_GET_REGION_INFO: a region's information and its capability bytes, whose offsets count from the start
-/// of the information.
-pub(super) fn region_info(device: &File, index: u32) -> io::Result<(vfio_region_info, Vec<u8>)> {
-    const FIXED: usize = size_of::<vfio_region_info>();
-    /// Maximum size of the information. A larger `argsz` is refused.
-    const LONGEST: u32 = 1 << 16;
-    let mut info = vfio_region_info { argsz: FIXED as u32, index, ..Default::default() };
-    // SAFETY: `info` is whole and `argsz` is its size: the kernel writes no further.
-    answer(unsafe { ioctl_with_mut_ref(device, VFIO_DEVICE_GET_REGION_INFO(), &mut info) })?;
-    if info.argsz as usize <= FIXED {
-        return Ok((info, Vec::new()));
+/// VFIO_DEVICE_GET_REGION_INFO: fills `reply` with a region's information, and the capabilities if there is room. Its
+/// first word holds the size of the whole.
+pub(super) fn region_info(device: &File, index: u32, reply: &mut [u64]) -> io::Result<()> {
+    let argsz = u32::try_from(size_of_val(reply)).map_err(io::Error::other)?;
+    if size_of_val(reply) < size_of::<vfio_region_info>() {
+        return Err(io::ErrorKind::InvalidInput.into());
     }
-    if info.argsz > LONGEST {
-        return Err(io::Error::other(format!("region {index} has {} bytes of information", info.argsz)));
-    }
-    let mut words = vec![0u64; (info.argsz as usize).div_ceil(size_of::<u64>())];
-    // The second request: argsz and no flags, index and no capabilities (little-endian pairs of u32).
-    for (word, value) in words.iter_mut().zip([info.argsz, index]) {
+    // The request: argsz and no flags, index and no capabilities (little-endian pairs of u32).
+    for (word, value) in reply.iter_mut().zip([argsz, index]) {
         *word = u64::from(value);
     }
-    // SAFETY: `words` has at least `argsz` bytes and the alignment of the structure: the kernel writes no further.
-    answer(unsafe { ioctl_with_mut_ptr(device, VFIO_DEVICE_GET_REGION_INFO(), words.as_mut_ptr()) })?;
-    Ok((info, words.into_iter().flat_map(u64::to_ne_bytes).collect()))
+    // SAFETY: `reply` has `argsz` bytes and the alignment of the structure: the kernel writes no further.
+    answer(unsafe { ioctl_with_mut_ptr(device, VFIO_DEVICE_GET_REGION_INFO(), reply.as_mut_ptr()) }).map(drop)
 }
 
 /// VFIO_DEVICE_RESET.

@@ -4,7 +4,7 @@
 //! |---|---|
 //! | [`sysfs`] | device selection: sysfs checks before any device is opened |
 //! | [`container`], `coherency` | the IOMMU mappings of guest memory, shared by all devices, and KVM's VFIO device |
-//! | [`region`], `ioctl` | access to a device's regions |
+//! | [`region`], `region_info`, `ioctl` | access to a device's regions, and the areas that the host can mmap |
 //! | [`guest_config`], [`capabilities`], [`registers`] | the guest's configuration space: plain state and tables |
 //! | [`quirks`] | known devices that need care |
 //! | [`mmap_ranges`], [`mapping`] | BAR pages that the guest accesses without an exit |
@@ -37,6 +37,7 @@ pub mod mapping;
 pub mod mmap_ranges;
 pub mod quirks;
 pub mod region;
+mod region_info;
 pub mod registers;
 pub mod sysfs;
 pub mod table_pages;

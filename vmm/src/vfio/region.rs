@@ -7,12 +7,8 @@ use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use vfio_bindings::bindings::vfio::{
-    VFIO_REGION_INFO_CAP_SPARSE_MMAP, VFIO_REGION_INFO_FLAG_CAPS, VFIO_REGION_INFO_FLAG_MMAP,
-};
-
 use super::ioctl;
-use super::mmap_ranges::PAGE;
+use super::region_info::RegionInfo;
 
 /// One region.
 #[derive(Debug)]
@@ -31,22 +27,13 @@ impl Region {
     /// # Errors
     /// The host's error.
     pub fn new(device: &Arc<File>, index: u32) -> io::Result<Option<Self>> {
-        let (info, capabilities) = ioctl::region_info(device, index)?;
+        let info = RegionInfo::request(|reply| ioctl::region_info(device, index, reply))?;
         if info.size == 0 {
             return Ok(None);
         }
-        let has = |flag| info.flags & flag != 0;
-        let sparse =
-            if has(VFIO_REGION_INFO_FLAG_CAPS) { sparse_areas(&capabilities, info.cap_offset) } else { None };
-        let areas = match sparse {
-            _ if !has(VFIO_REGION_INFO_FLAG_MMAP) => Vec::new(),
-            Some(areas) => areas,
-            None => whole_pages(info.size).into_iter().collect(),
-        };
+        let (file_offset, size, areas) = (info.file_offset, info.size, info.areas());
         let device = Arc::clone(device);
-        let region =
-            Self { device, file_offset: info.offset, size: info.size, areas, failures: AtomicU64::new(0) };
-        Ok(Some(region))
+        Ok(Some(Self { device, file_offset, size, areas, failures: AtomicU64::new(0) }))
     }
 
     #[cfg(test)]
@@ -115,71 +102,9 @@ impl Region {
     }
 }
 
-/// All pages of a region of `size` bytes. VFIO reserves the rest of a page for a region that is smaller (Linux
-/// 05f0c03fbac1, "vfio-pci: Allow to mmap sub-page MMIO BARs if the mmio page is exclusive").
-fn whole_pages(size: u64) -> Option<Range<u64>> {
-    Some(0..size.checked_next_multiple_of(PAGE)?)
-}
-
-/// The areas of a sparse-mmap capability (struct vfio_region_info_cap_sparse_mmap) in the list at `offset`, if
-/// present.
-fn sparse_areas(bytes: &[u8], mut offset: u32) -> Option<Vec<Range<u64>>> {
-    let word = |at: usize| Some(u32::from_ne_bytes(*bytes.get(at..)?.first_chunk()?));
-    let long = |at: usize| Some(u64::from_ne_bytes(*bytes.get(at..)?.first_chunk()?));
-    // Offsets must increase, so a malformed list ends.
-    loop {
-        let at = usize::try_from(offset).ok().filter(|at| *at > 0)?;
-        let next = word(at.checked_add(4)?)?;
-        if word(at)? & 0xffff == VFIO_REGION_INFO_CAP_SPARSE_MMAP {
-            let count = usize::try_from(word(at.checked_add(8)?)?).ok()?;
-            let first = at.checked_add(16)?;
-            let area = |index: usize| {
-                let at = first.checked_add(index.checked_mul(16)?)?;
-                let start = long(at)?;
-                Some(start..start.checked_add(long(at.checked_add(8)?)?)?)
-            };
-            return (0..count).map(area).collect();
-        }
-        offset = Some(next).filter(|next| *next > offset)?;
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn capability(id: u16, next: u32, body: &[u64]) -> Vec<u8> {
-        let mut bytes = id.to_ne_bytes().to_vec();
-        bytes.extend(1u16.to_ne_bytes());
-        bytes.extend(next.to_ne_bytes());
-        bytes.extend(body.iter().flat_map(|word| word.to_ne_bytes()));
-        bytes
-    }
-
-    #[test]
-    fn sparse_areas_are_found_behind_other_capabilities() {
-        let mut bytes = vec![0; 32];
-        bytes.extend(capability(3, 40, &[]));
-        bytes.extend(capability(1, 0, &[2, 0, 0x1000, 0x4000, 0x2000]));
-        assert_eq!(sparse_areas(&bytes, 32), Some(vec![0..0x1000, 0x4000..0x6000]));
-        assert_eq!(sparse_areas(&bytes[..bytes.len() - 1], 32), None, "cut short");
-        assert_eq!(sparse_areas(&bytes, 0), None);
-    }
-
-    #[test]
-    fn less_than_a_page_is_mapped_with_the_rest_of_it() {
-        assert_eq!(whole_pages(0x100), Some(0..0x1000));
-        assert_eq!(whole_pages(0x4000), Some(0..0x4000));
-        assert_eq!(whole_pages(u64::MAX), None);
-    }
-
-    #[test]
-    fn a_list_without_areas_ends_even_if_it_is_broken() {
-        let mut bytes = vec![0; 32];
-        bytes.extend(capability(3, 32, &[]));
-        assert_eq!(sparse_areas(&bytes, 32), None, "points to itself");
-        assert_eq!(sparse_areas(&bytes, 4096), None, "points outside");
-    }
 
     #[test]
     fn accesses_that_the_host_refuses_read_all_ones() {
