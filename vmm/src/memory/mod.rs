@@ -9,6 +9,7 @@ mod mmap;
 pub mod ram;
 pub mod slots;
 
+pub use mmap::FileMapping;
 pub(crate) use mmap::populate;
 pub use ram::GuestMemory;
-pub use slots::{Access, Slot, Slots};
+pub use slots::{Access, HostMemory, Slot, Slots};

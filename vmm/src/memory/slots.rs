@@ -12,7 +12,40 @@ use kvm_bindings::{KVM_MEM_READONLY, kvm_userspace_memory_region};
 use kvm_ioctls::{Cap, VmFd};
 use vm_memory::{GuestAddress, MmapRegion};
 
+use super::mmap::FileMapping;
 use crate::error::{Context, Error, Result};
+
+/// Host memory that a slot shows to the guest.
+#[derive(Clone, Debug)]
+pub enum HostMemory {
+    /// Memory of the VMM: RAM, or copies of registers.
+    Own(Arc<MmapRegion>),
+    /// A file, such as a device's BAR.
+    File(Arc<FileMapping>),
+}
+
+impl HostMemory {
+    /// The mapped bytes.
+    #[must_use]
+    pub fn region(&self) -> &MmapRegion {
+        match self {
+            Self::Own(region) => region,
+            Self::File(mapping) => mapping.region(),
+        }
+    }
+}
+
+impl From<Arc<MmapRegion>> for HostMemory {
+    fn from(region: Arc<MmapRegion>) -> Self {
+        Self::Own(region)
+    }
+}
+
+impl From<Arc<FileMapping>> for HostMemory {
+    fn from(mapping: Arc<FileMapping>) -> Self {
+        Self::File(mapping)
+    }
+}
 
 /// The memory slots of a VM.
 #[derive(Debug)]
@@ -77,17 +110,18 @@ impl Slots {
     pub fn map(
         self: &Arc<Self>,
         guest: GuestAddress,
-        host: Arc<MmapRegion>,
+        host: impl Into<HostMemory>,
         part: Range<usize>,
         access: Access,
     ) -> Result<Slot> {
+        let host = host.into();
         let context = || format!("mapping {:#x} bytes into the guest at {:#x}", part.len(), guest.0);
-        if part.is_empty() || part.end > host.size() {
+        if part.is_empty() || part.end > host.region().size() {
             return Err(Error::host(context(), "the range lies outside of the host memory"));
         }
         let number = self.numbers.lock().unwrap_or_else(PoisonError::into_inner).take();
         let number = number.ok_or_else(|| Error::host(context(), "no KVM memory slot is left"))?;
-        let address = host.as_ptr().wrapping_add(part.start);
+        let address = host.region().as_ptr().wrapping_add(part.start);
         // From here on, dropping `slot` frees the number.
         let mut slot = Slot { slots: Arc::clone(self), number, guest, size: 0, access, host };
         slot.set(part.len() as u64, address as u64).context(context())?;
@@ -106,7 +140,7 @@ pub struct Slot {
     size: u64,
     access: Access,
     /// Keeps the host memory alive while the guest sees it.
-    host: Arc<MmapRegion>,
+    host: HostMemory,
 }
 
 impl Slot {
@@ -114,12 +148,6 @@ impl Slot {
     #[must_use]
     pub fn guest(&self) -> Range<u64> {
         self.guest.0..self.guest.0.saturating_add(self.size)
-    }
-
-    /// The host memory behind it.
-    #[must_use]
-    pub fn host(&self) -> &Arc<MmapRegion> {
-        &self.host
     }
 
     fn set(&self, memory_size: u64, userspace_addr: u64) -> std::result::Result<(), kvm_ioctls::Error> {
@@ -147,7 +175,7 @@ impl Drop for Slot {
             Err(error) => {
                 // The guest would access unmapped memory. Leak the memory and the number instead.
                 tracing::error!("memory slot {} cannot be removed: {error}", self.number);
-                std::mem::forget(Arc::clone(&self.host));
+                std::mem::forget(self.host.clone());
             }
         }
     }

@@ -8,12 +8,11 @@ use std::io;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use rustix::mm::{MapFlags, ProtFlags};
-use vm_memory::{FileOffset, GuestAddress, MmapRegion};
+use vm_memory::{GuestAddress, MmapRegion};
 
 use super::mmap_ranges::mappable;
 use super::region::Region;
-use crate::memory::{Access, Slot, Slots};
+use crate::memory::{Access, FileMapping, HostMemory, Slot, Slots};
 use crate::pci::{BarAddress, Pages};
 
 /// The mapped parts of a BAR.
@@ -28,8 +27,18 @@ pub struct BarMapping {
 struct Part {
     /// Bytes of the BAR.
     bytes: Range<u64>,
-    memory: Arc<MmapRegion>,
+    memory: HostMemory,
+    /// Offset of the first byte in the memory.
+    offset: usize,
     access: Access,
+}
+
+impl Part {
+    /// The bytes of the memory.
+    fn in_memory(&self) -> Range<usize> {
+        let size = usize::try_from(self.bytes.end.saturating_sub(self.bytes.start)).unwrap_or(0);
+        self.offset..self.offset.saturating_add(size)
+    }
 }
 
 #[derive(Debug, Default)]
@@ -40,29 +49,34 @@ struct Installed {
 }
 
 impl BarMapping {
-    /// Maps a BAR's region, except the pages with `trapped` bytes.
+    /// Maps a BAR's region, except the pages with `trapped` bytes. The host maps each of its areas as a whole.
     ///
     /// # Errors
     /// The host's error if it refuses the mmap.
     pub fn new(region: &Region, trapped: &[Range<u64>], slots: &Arc<Slots>) -> io::Result<Self> {
-        let parts = mappable(region.mappable_areas(), trapped);
-        let map = |part: Range<u64>| {
+        let mut parts = Vec::new();
+        for area in region.mappable_areas() {
+            let seen = mappable(std::slice::from_ref(area), trapped);
+            if seen.is_empty() {
+                continue;
+            }
             let outside = || io::Error::from(io::ErrorKind::InvalidInput);
-            let at = region.file_offset().checked_add(part.start).ok_or_else(outside)?;
-            let size = usize::try_from(part.end.saturating_sub(part.start)).map_err(io::Error::other)?;
-            let file = FileOffset::from_arc(Arc::clone(region.device()), at);
-            let protection = (ProtFlags::READ | ProtFlags::WRITE).bits().cast_signed();
-            let flags = MapFlags::SHARED.bits().cast_signed();
-            let mapping = MmapRegion::build(Some(file), size, protection, flags).map_err(io::Error::other)?;
-            Ok(Part { bytes: part, memory: Arc::new(mapping), access: Access::ReadWrite })
-        };
-        let parts = parts.into_iter().map(map).collect::<io::Result<_>>()?;
+            let at = region.file_offset().checked_add(area.start).ok_or_else(outside)?;
+            let size = usize::try_from(area.end.saturating_sub(area.start)).map_err(io::Error::other)?;
+            let memory = Arc::new(FileMapping::new(region.device(), at, size)?);
+            for bytes in seen {
+                let offset =
+                    usize::try_from(bytes.start.saturating_sub(area.start)).map_err(io::Error::other)?;
+                let memory = HostMemory::from(Arc::clone(&memory));
+                parts.push(Part { bytes, memory, offset, access: Access::ReadWrite });
+            }
+        }
         Ok(Self { slots: Arc::clone(slots), parts, installed: Mutex::default() })
     }
 
     /// Makes the guest read these trapped pages from `memory`.
     pub fn add_read_only(&mut self, bytes: Range<u64>, memory: Arc<MmapRegion>) {
-        self.parts.push(Part { bytes, memory, access: Access::ReadOnly });
+        self.parts.push(Part { bytes, memory: memory.into(), offset: 0, access: Access::ReadOnly });
     }
 
     /// Moves the BAR, or removes it from the address map.
@@ -77,9 +91,9 @@ impl BarMapping {
         let Some(at) = at else {
             return;
         };
-        for Part { bytes, memory, access } in &self.parts {
-            let guest = GuestAddress(at.saturating_add(bytes.start));
-            match self.slots.map(guest, Arc::clone(memory), 0..memory.size(), *access) {
+        for part in &self.parts {
+            let guest = GuestAddress(at.saturating_add(part.bytes.start));
+            match self.slots.map(guest, part.memory.clone(), part.in_memory(), part.access) {
                 Ok(slot) => installed.slots.push(slot),
                 Err(error) => {
                     if !std::mem::replace(&mut installed.refusal_logged, true) {
