@@ -12,7 +12,7 @@
 //! 0xFEE0_0000          local APICs, and the MSI doorbell of devices
 //! 0xFFFB_C000          pages that KVM needs for itself
 //! 4 GiB                RAM above the hole
-//! first multiple of its own size above RAM: 64-bit PCI memory window
+//! first multiple of 1 TiB above RAM (less on a CPU with few address bits): 64-bit PCI memory window
 //! ```
 
 use std::ops::Range;
@@ -83,8 +83,11 @@ pub const RESET_CONTROL_PORT: u16 = 0xcf9;
 /// ACPI's sleep control, sleep status and reset registers, one byte each (ACPI 4.8.3.7, 4.8.3.6).
 pub const ACPI_POWER_PORTS: Range<u16> = 0x600..0x603;
 
-/// Sizes of the 64-bit PCI window, as powers of two: 4 GiB to 256 GiB.
-const PCI_MMIO64_SIZES: Range<u32> = 32..39;
+/// Alignments of the 64-bit PCI window's start, as powers of two: 1 TiB, and 256 GiB to 4 GiB. 512 GiB is left out: with
+/// 40 address bits, a start at 256 GiB leaves room for two BARs of 256 GiB and for small ones before them.
+const PCI_MMIO64_ALIGNMENTS: [u32; 8] = [40, 38, 37, 36, 35, 34, 33, 32];
+/// Maximum size of the 64-bit PCI window.
+const PCI_MMIO64_LARGEST: u64 = 4 << 40;
 
 /// Guest-physical ranges for `size` bytes of RAM: one, or two if the RAM exceeds the space below the hole.
 #[must_use]
@@ -96,17 +99,18 @@ pub fn ram(size: u64) -> Vec<Range<u64>> {
 
 /// The 64-bit PCI memory window above the RAM that ends at `ram_end`, within `physical_bits` of physical address.
 ///
-/// The window has the largest size that fits, 4 GiB to 256 GiB. It is aligned to its size, so every BAR that fits can
-/// be aligned. It is placed low, because IOMMUs may translate fewer address bits than the CPU.
+/// The window starts at the largest alignment with room above it, and takes all addresses from there, up to 4 TiB. A
+/// large BAR is then aligned wherever it fits. The window is placed low, because IOMMUs may translate fewer address bits
+/// than the CPU.
 #[must_use]
 pub fn pci_mmio64(ram_end: u64, physical_bits: u8) -> Option<Range<u64>> {
     let limit = 1u64.checked_shl(u32::from(physical_bits)).unwrap_or(u64::MAX);
     let floor = ram_end.max(RAM_ABOVE_HOLE);
-    PCI_MMIO64_SIZES.rev().find_map(|shift| {
-        let size = 1u64 << shift;
-        let start = floor.checked_next_multiple_of(size)?;
-        let end = start.checked_add(size)?;
-        (end <= limit).then_some(start..end)
+    PCI_MMIO64_ALIGNMENTS.into_iter().find_map(|shift| {
+        let alignment = 1u64 << shift;
+        let start = floor.checked_next_multiple_of(alignment)?;
+        let end = start.saturating_add(PCI_MMIO64_LARGEST).min(limit);
+        (end.saturating_sub(start) >= alignment).then_some(start..end)
     })
 }
 
@@ -124,11 +128,46 @@ mod tests {
 
     #[test]
     fn the_64_bit_window_is_above_ram_aligned_and_addressable() {
-        assert_eq!(pci_mmio64(512 * MIB, 40), Some(256 * GIB..512 * GIB));
-        assert_eq!(pci_mmio64(300 * GIB, 46), Some(512 * GIB..768 * GIB));
+        const TIB: u64 = 1 << 40;
+        assert_eq!(pci_mmio64(512 * MIB, 46), Some(TIB..5 * TIB));
+        assert_eq!(pci_mmio64(300 * GIB, 46), Some(TIB..5 * TIB));
+        assert_eq!(pci_mmio64(TIB + 1, 52), Some(2 * TIB..6 * TIB));
+        assert_eq!(pci_mmio64(512 * MIB, 42), Some(TIB..4 * TIB));
+        assert_eq!(pci_mmio64(512 * MIB, 41), Some(TIB..2 * TIB));
+        assert_eq!(pci_mmio64(512 * MIB, 40), Some(256 * GIB..TIB));
+        assert_eq!(pci_mmio64(900 * GIB, 40), Some(960 * GIB..TIB));
         assert_eq!(pci_mmio64(512 * MIB, 39), Some(256 * GIB..512 * GIB));
         assert_eq!(pci_mmio64(512 * MIB, 36), Some(32 * GIB..64 * GIB));
         assert_eq!(pci_mmio64(4 * GIB, 32), None);
+        assert_eq!(pci_mmio64(TIB, 40), None, "RAM takes all addresses");
+        assert_eq!(pci_mmio64(u64::MAX, 64), None);
+    }
+
+    /// Two accelerators, each with a BAR of 256 GiB and two smaller ones, as firmware assigns them.
+    #[test]
+    fn two_devices_with_a_bar_of_256_gib_have_room_from_40_address_bits_on() {
+        use crate::pci::{Bar, Bars, ConfigSpace, Root, Windows};
+        let assigned = |ram: u64, physical_bits: u8| {
+            let mmio64 = pci_mmio64(ram, physical_bits).unwrap();
+            let root = Root::new(Windows { mmio32: PCI_MMIO32, mmio64: mmio64.clone(), pio: PCI_PIO });
+            let bars =
+                [Bar::new(4, 0x100_0000), None, Bar::new(0xc, 256 * GIB), None, Bar::new(4, 0x4000), None];
+            let bars = Bars::new(bars);
+            let mut starts = Vec::new();
+            for _ in 0..2 {
+                let mut space = ConfigSpace::emulated();
+                bars.define(&mut space);
+                root.assign(&bars, &mut space).ok()?;
+                let start = u64::from(space.value(0x18, 4) & !0xf) | u64::from(space.value(0x1c, 4)) << 32;
+                assert!(mmio64.contains(&start) && start + 256 * GIB <= mmio64.end, "{start:#x}");
+                assert!(start.is_multiple_of(256 * GIB), "{start:#x}");
+                starts.push(start / GIB);
+            }
+            Some(starts)
+        };
+        assert_eq!(assigned(64 * GIB, 46), Some(vec![1024, 1536]));
+        assert_eq!(assigned(512 * MIB, 40), Some(vec![256, 768]));
+        assert_eq!(assigned(512 * MIB, 39), None, "39 bits address one");
     }
 
     #[test]
