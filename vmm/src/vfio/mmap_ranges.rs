@@ -111,6 +111,8 @@ mod tests {
         assert_eq!(mapped, [0..0x5000, 0x7000..0xd000, 0xe000..0x10000]);
         // F1 FPGA: 33 vectors at 0x8000 of BAR 2, pending bits at the end of the same page.
         assert_eq!(around_msix(33, 0x8002, 0x8fe2, 0x10000), (vec![0..0x8000, 0x9000..0x10000], None));
+        // Chelsio T5 VF: the pending bits are said to be behind the end of the BAR.
+        assert_eq!(around_msix(8, 4, 0x8004, 0x2000).0, [0x1000..0x2000]);
         // Thunderbolt: a BAR of one page with both.
         assert_eq!(around_msix(16, 1, 0xfa1, 0x1000).0, []);
     }

@@ -20,6 +20,8 @@ use super::table_pages::tests::seen;
 use crate::pci::windows::tests::windows;
 use crate::pci::{Bar, Bars, Function, Root};
 
+mod bars;
+
 const CONFIG_SIZE: u64 = 4096;
 const BAR_SIZE: u64 = 0x2000;
 const COMMAND: u64 = 4;
@@ -50,15 +52,19 @@ impl Machine {
     }
 
     fn with(interrupts: Interrupts, log: Log) -> Self {
+        Self::build(&registers(), Bar::new(0, BAR_SIZE).unwrap(), interrupts, log)
+    }
+
+    fn build(registers: &[u8], bar: Bar, interrupts: Interrupts, log: Log) -> Self {
         let file = File::from(rustix::fs::memfd_create("device", MemfdFlags::CLOEXEC).unwrap());
-        file.set_len(CONFIG_SIZE + BAR_SIZE).unwrap();
-        file.write_all_at(&registers(), 0).unwrap();
+        file.set_len(CONFIG_SIZE + bar.size()).unwrap();
+        file.write_all_at(registers, 0).unwrap();
         let file = Arc::new(file);
-        let bars = Bars::new([Bar::new(0, BAR_SIZE), None, None, None, None, None]);
-        let mut config = GuestConfig::new(&registers(), bars, HostReset::Supported, interrupts.emulated());
+        let bars = Bars::new([Some(bar), None, None, None, None, None]);
+        let mut config = GuestConfig::new(registers, bars, HostReset::Supported, interrupts.emulated());
         let root = Root::new(windows());
         config.assign(&root).unwrap();
-        let bar = DeviceBar::new(Region::of_file(&file, CONFIG_SIZE, BAR_SIZE), None);
+        let bar = DeviceBar::new(Region::of_file(&file, CONFIG_SIZE, bar.size()), None);
         let device = Arc::new(Device {
             address: HostAddress::parse("01:00.0").unwrap(),
             reset: HostReset::Supported,

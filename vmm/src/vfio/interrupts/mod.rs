@@ -337,8 +337,13 @@ pub(super) mod tests {
 
     /// MSI-X at 0x50, over fakes. The table fills the first page of BAR 0, and the PBA follows it.
     pub(in crate::vfio) fn with_a_full_page() -> Interrupts {
+        with_table(256, 0, 0x1000)
+    }
+
+    /// MSI-X at 0x50, over fakes, with its table and PBA at these offsets of BAR 0.
+    pub(in crate::vfio) fn with_table(vectors: u16, table: u32, pba: u32) -> Interrupts {
         let bar = Bar::new(0).unwrap();
-        let layout = Layout::new(TableSize::new(256).unwrap(), (bar, 0), (bar, 0x1000)).unwrap();
+        let layout = Layout::new(TableSize::new(vectors).unwrap(), (bar, table), (bar, pba)).unwrap();
         let failures = Failures::default();
         let router = Arc::new(FakeRouter::new(failures.clone()));
         let function = Arc::new(MsixFunction::new(layout, router, FakeBackend::new(failures)));
