@@ -1,6 +1,7 @@
 //! The command line: options, defaults and help. [`crate::config`] validates the values against the host.
 
 mod device;
+mod vfio;
 
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -8,6 +9,7 @@ use std::str::FromStr;
 use clap::{Parser, ValueEnum};
 
 pub use device::{DeviceOption, DeviceOptionError};
+pub use vfio::{VfioOption, VfioOptionError};
 
 use crate::layout::{GIB, KIB, MIB};
 
@@ -72,8 +74,11 @@ pub struct Args {
     pub memory: MemorySize,
 
     /// PCI device to pass through, as 0000:01:00.0 or its directory in sysfs; may be given many times
-    #[arg(long, value_name = "BDF-or-sysfs-path")]
-    pub vfio: Vec<String>,
+    ///
+    /// id=NAME is its name in the report. addr=DD.F is its device and function number in the guest, in hexadecimal: 01.0
+    /// to 1f.7. Without addr, the devices have numbers from 01.0 on, and functions of one host device share a number.
+    #[arg(long, value_name = "BDF-or-path[,KEY=VALUE]")]
+    pub vfio: Vec<VfioOption>,
 
     /// Maximum number of host interrupts for all passed-through and mediated devices together. Further vectors wait
     /// until a host interrupt is free. The default is no limit
@@ -296,7 +301,8 @@ mod tests {
         let args = args.unwrap();
         assert_eq!((args.host_vectors, args.device_vectors), (Some(100), Some(30)));
         assert!(matches!(args.device[..], [DeviceOption::ImsTimer { .. }, DeviceOption::ImsQueues { .. }]));
-        assert_eq!((args.vfio, args.rng), (vec!["a".to_owned(), "b".to_owned()], true));
+        let devices: Vec<_> = args.vfio.iter().map(|option| option.device.as_str()).collect();
+        assert_eq!((devices, args.rng), (vec!["a", "b"], true));
         for wrong in [
             &["vmm"][..],
             &["vmm", "--kernel", "k", "--cpus", "0"],

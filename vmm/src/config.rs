@@ -10,7 +10,7 @@ use crate::boot::image::{Image, ImageKind};
 use crate::cli::{Args, DeviceOption, IrqChip, MemorySize, SerialTarget, Unpack};
 use crate::error::{Error, Result};
 use crate::layout;
-use crate::vfio::{HostDevice, Sysfs};
+use crate::vfio::{self, HostDevice, Selected, Sysfs};
 
 /// Minimum guest memory: the boot structures and a kernel's header need the first MiB.
 const MIN_MEMORY: u64 = 8 * layout::MIB;
@@ -29,7 +29,7 @@ pub struct Config {
     /// Guest memory in bytes, a multiple of the page size.
     pub memory: u64,
     /// Devices to pass through.
-    pub vfio: Vec<HostDevice>,
+    pub vfio: Vec<Selected>,
     /// Maximum number of host vectors for all passed-through and mediated devices, if limited.
     pub host_vectors: Option<u32>,
     /// Maximum number of host vectors for each of them, if limited.
@@ -73,9 +73,10 @@ impl Config {
             return Err(Error::input(size_argument(memory), problem));
         }
         let sysfs = Sysfs::default();
-        let vfio = sysfs.select(&args.vfio)?;
+        let vfio = vfio::select(&sysfs, &args.vfio)?;
+        let hosts: Vec<_> = vfio.iter().map(|selected| selected.host.clone()).collect();
         let devices = args.device.iter();
-        let devices = devices.map(|device| device.resolve(|address| sysfs.select_mediated(address, &vfio)));
+        let devices = devices.map(|device| device.resolve(|address| sysfs.select_mediated(address, &hosts)));
         Ok(Self {
             devices: devices.collect::<Result<_>>()?,
             vfio,

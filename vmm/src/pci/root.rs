@@ -40,6 +40,11 @@ struct Bus {
     map: AddressMap,
 }
 
+/// The device and function number is in use.
+#[derive(Debug, thiserror::Error)]
+#[error("{0} on the PCI bus is in use")]
+pub struct AddressInUse(DeviceFunction);
+
 /// The root complex and its bus 0.
 pub struct Root {
     windows: Windows,
@@ -86,6 +91,20 @@ impl Root {
         self.insert(bdf, function);
         self.update_address_map(bdf);
         Ok(bdf)
+    }
+
+    /// Adds a function at this device and function number.
+    ///
+    /// # Errors
+    /// The number is in use.
+    pub fn add_at(&self, bdf: DeviceFunction, function: Arc<dyn Function>) -> Result<(), AddressInUse> {
+        let is_taken = self.bus.read().unwrap_or_else(PoisonError::into_inner).occupants.contains_key(&bdf);
+        if is_taken {
+            return Err(AddressInUse(bdf));
+        }
+        self.insert(bdf, function);
+        self.update_address_map(bdf);
+        Ok(())
     }
 
     /// Releases the host resources of every function. Call this after the vCPUs have stopped.

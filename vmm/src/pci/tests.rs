@@ -232,6 +232,21 @@ fn the_bus_takes_31_devices_and_then_further_functions() {
 }
 
 #[test]
+fn a_function_is_added_at_its_own_number_and_others_go_around_it() {
+    let root = Root::new(windows());
+    let (_, function) = Memory::on(&Root::new(windows()));
+    let add = |bits| root.add_at(DeviceFunction::from_bits(bits), Arc::clone(&function) as Arc<dyn Function>);
+    add(1 << 3).unwrap();
+    add(5 << 3 | 2).unwrap();
+    add(5 << 3).unwrap();
+    assert_eq!(add(5 << 3 | 2).unwrap_err().to_string(), "00:05.2 on the PCI bus is in use");
+    assert!(add(0).is_err(), "the host bridge");
+    assert_eq!(Memory::on(&root).0.to_string(), "00:02.0");
+    assert_eq!(ecam_read::<1>(&root, (5 << 15) + 0xe), [0x80]);
+    assert_eq!(ecam_read::<4>(&root, (5 << 15) + (2 << 12)), [0x34, 0x12, 0x78, 0x56]);
+}
+
+#[test]
 fn no_access_of_any_offset_width_and_value_stops_the_bus() {
     let root = Root::new(windows());
     Memory::on(&root);

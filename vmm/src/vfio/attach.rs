@@ -17,7 +17,7 @@ use super::interrupts::Interrupts;
 use super::mapping::BarMapping;
 use super::quirks::Identity;
 use super::region::Region;
-use super::sysfs::HostDevice;
+use super::selection::Selected;
 use crate::error::{Context, Result};
 use crate::memory::Slots;
 use crate::pci::bar::BAR0;
@@ -42,32 +42,34 @@ pub struct VmResources<'a> {
     pub device_vectors: Option<u32>,
 }
 
-/// Opens the devices and adds them to the bus, in this order. Does nothing without devices.
+/// Opens the devices and adds them to the bus, at their addresses. Does nothing without devices.
 ///
 /// # Errors
 /// [`Error::Host`](crate::error::Error::Host). The devices opened so far are released.
-pub fn attach(devices: &[HostDevice], resources: VmResources<'_>) -> Result<Vec<Arc<Device>>> {
+pub fn attach(devices: &[Selected], resources: VmResources<'_>) -> Result<Vec<Arc<Device>>> {
     if devices.is_empty() {
         return Ok(Vec::new());
     }
-    let container = Container::open(devices, resources.vm)?;
+    let hosts: Vec<_> = devices.iter().map(|device| device.host.clone()).collect();
+    let container = Container::open(&hosts, resources.vm)?;
     tracing::debug!("IOMMU groups are in the container");
     container.map(resources.memory)?;
     tracing::debug!("devices have access to guest memory");
     let open = |device| open(device, &container, resources);
     let opened = devices.iter().map(open).collect::<Result<Vec<_>>>()?;
-    for device in &opened {
+    for (device, Selected { place, .. }) in opened.iter().zip(devices) {
         let function: Arc<dyn Function> = Arc::clone(device) as _;
-        let place = resources.root.add(function).context(format!("adding device {}", device.address()))?;
+        let added = resources.root.add_at(*place, function);
+        added.context(format!("adding device {}", device.address()))?;
         tracing::info!("device {} is at {place} in the guest", device.address());
     }
     Ok(opened)
 }
 
-fn open(host: &HostDevice, container: &Arc<Container>, resources: VmResources<'_>) -> Result<Arc<Device>> {
-    let address = host.address;
+fn open(selected: &Selected, container: &Arc<Container>, resources: VmResources<'_>) -> Result<Arc<Device>> {
+    let address = selected.host.address;
     let context = |what: &str| format!("device {address}: {what}");
-    let opened = OpenedDevice::open(host, container)?;
+    let opened = OpenedDevice::open(&selected.host, container)?;
     let OpenedDevice { registers, regions, .. } = &opened;
     for warning in Identity::of(registers).into_iter().flat_map(Identity::warnings) {
         tracing::warn!("device {address}: {warning}");
@@ -91,6 +93,7 @@ fn open(host: &HostDevice, container: &Arc<Container>, resources: VmResources<'_
         .context(context("mapping its BARs"))?;
     let device = Device {
         address,
+        id: selected.id.clone(),
         reset: opened.reset,
         config: Mutex::new(config),
         host_config: opened.config,

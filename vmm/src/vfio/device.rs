@@ -59,6 +59,8 @@ impl DeviceBar {
 #[derive(Debug)]
 pub struct Device {
     pub(super) address: HostAddress,
+    /// The name that a person has given it.
+    pub(super) id: Option<String>,
     pub(super) reset: HostReset,
     pub(super) config: Mutex<GuestConfig>,
     pub(super) host_config: Region,
@@ -209,6 +211,7 @@ impl Function for Device {
             "refused_config_accesses": self.host_config.failures(),
         });
         if let Some(fields) = report.as_object_mut() {
+            fields.extend(self.id.iter().map(|id| ("id".to_owned(), Value::from(id.as_str()))));
             fields.extend(self.interrupts.report(self.address));
         }
         Some(report)

@@ -2,7 +2,7 @@
 //!
 //! | part | owns |
 //! |---|---|
-//! | [`sysfs`] | device selection: sysfs checks before any device is opened |
+//! | [`sysfs`], [`selection`], [`placement`] | device selection: checks before any device is opened, and addresses in the guest |
 //! | [`container`], `coherency` | the IOMMU mappings of guest memory, shared by all devices, and KVM's VFIO device |
 //! | [`region`], `region_info`, `ioctl` | access to a device's regions, and the areas that the host can mmap |
 //! | [`guest_config`], [`capabilities`], [`registers`] | the guest's configuration space: plain state and tables |
@@ -36,9 +36,11 @@ pub mod maintenance;
 pub mod mapping;
 pub mod mmap_ranges;
 pub mod quirks;
+pub mod placement;
 pub mod region;
 mod region_info;
 pub mod registers;
+pub mod selection;
 pub mod sysfs;
 pub mod table_pages;
 
@@ -47,6 +49,7 @@ pub use device::Device;
 pub use device_info::OpenedDevice;
 pub use events::DeviceEvents;
 pub use maintenance::Maintenance;
+pub use selection::{Selected, select};
 pub use sysfs::{HostAddress, HostDevice, Sysfs};
 
 #[cfg(test)]

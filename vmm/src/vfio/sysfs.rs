@@ -40,6 +40,18 @@ impl HostAddress {
         };
         (address.device < 32 && address.function < 8).then_some(address)
     }
+
+    /// The function number.
+    #[must_use]
+    pub fn function(self) -> u8 {
+        self.function
+    }
+
+    /// Whether domain, bus and device number are the same.
+    #[must_use]
+    pub fn is_same_device(self, other: Self) -> bool {
+        (self.domain, self.bus, self.device) == (other.domain, other.bus, other.device)
+    }
 }
 
 impl fmt::Display for HostAddress {
@@ -106,9 +118,19 @@ impl Sysfs {
         }
     }
 
+    /// Whether the function is a virtual function of SR-IOV.
+    #[must_use]
+    pub fn is_virtual_function(&self, address: HostAddress) -> bool {
+        self.device(address).join("physfn").exists()
+    }
+
     fn check(&self, name: &str) -> Result<HostDevice> {
         let address = self.find(name)?;
         let path = self.device(address);
+        if is_bridge(&path) {
+            let problem = "is a bridge, and cannot be passed through; give the devices behind it";
+            return Err(input(name, problem));
+        }
         match link_name(&path.join("driver")) {
             Some(driver) if is_vfio(&driver) => {}
             Some(driver) => {
@@ -184,6 +206,15 @@ fn input(name: &str, problem: impl fmt::Display) -> Error {
     Error::input(format!("--vfio {name}"), problem)
 }
 
+/// Whether the configuration header is another than an endpoint's (PCIe r6 §7.5.1.1.9). VFIO takes endpoints only.
+fn is_bridge(device: &Path) -> bool {
+    const HEADER_TYPE: usize = 0x0e;
+    const LAYOUT: u8 = 0x7f;
+    // The kernel lets everybody read the first 64 bytes.
+    let header = fs::read(device.join("config")).unwrap_or_default();
+    header.get(HEADER_TYPE).is_some_and(|header_type| header_type & LAYOUT != 0)
+}
+
 /// vfio-pci and its vendor variants (mlx5_vfio_pci, nvgrace_gpu_vfio_pci, ...).
 fn is_vfio(driver: &str) -> bool {
     driver == "vfio-pci" || driver.contains("vfio_pci") || driver.contains("vfio-pci")
@@ -203,22 +234,41 @@ fn link_name(link: &Path) -> Option<String> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::os::unix::fs::symlink;
 
     use super::*;
 
     /// A temporary sysfs.
-    struct Host(Sysfs);
+    pub(in crate::vfio) struct Host(Sysfs);
 
     impl Host {
-        fn new(test: &str) -> Self {
+        pub(in crate::vfio) fn sysfs(&self) -> &Sysfs {
+            &self.0
+        }
+
+        /// Makes a device a virtual function.
+        pub(in crate::vfio) fn virtual_function(self, address: &str) -> Self {
+            let path = self.0.0.join("bus/pci/devices").join(address);
+            symlink("..", path.join("physfn")).unwrap();
+            self
+        }
+
+        /// Gives a device a configuration header of this type.
+        fn header_type(self, address: &str, header_type: u8) -> Self {
+            let mut header = vec![0; 64];
+            header[0x0e] = header_type;
+            fs::write(self.0.0.join("bus/pci/devices").join(address).join("config"), header).unwrap();
+            self
+        }
+
+        pub(in crate::vfio) fn new(test: &str) -> Self {
             let root = std::env::temp_dir().join(format!("vmm-sysfs-{test}-{}", std::process::id()));
             fs::create_dir_all(root.join("bus/pci/devices")).unwrap();
             Self(Sysfs(root))
         }
 
-        fn device(self, address: &str, driver: Option<&str>, group: Option<u32>) -> Self {
+        pub(in crate::vfio) fn device(self, address: &str, driver: Option<&str>, group: Option<u32>) -> Self {
             let root = &self.0.0;
             let path = root.join("bus/pci/devices").join(address);
             fs::create_dir_all(&path).unwrap();
@@ -305,6 +355,37 @@ mod tests {
                 "{text}"
             );
         }
+    }
+
+    #[test]
+    fn a_bridge_is_told_from_an_endpoint_whatever_its_driver() {
+        let host = Host::new("bridge")
+            .device("0000:00:01.0", Some("pcieport"), Some(1))
+            .device("0000:00:02.0", None, Some(2))
+            .device("0000:00:03.0", Some("vfio-pci"), Some(3))
+            .device("0000:00:04.0", Some("vfio-pci"), Some(4))
+            .header_type("0000:00:01.0", 0x81)
+            .header_type("0000:00:02.0", 2)
+            .header_type("0000:00:03.0", 1)
+            .header_type("0000:00:04.0", 0x80);
+        for bridge in ["0000:00:01.0", "00:02.0", "00:03.0"] {
+            let text = host.error(&[bridge]);
+            let expected = format!("--vfio {bridge}: is a bridge, and cannot be passed through");
+            assert!(text.starts_with(&expected), "{text}");
+        }
+        assert_eq!(host.0.select(&["00:04.0"]).unwrap().len(), 1, "an endpoint with several functions");
+    }
+
+    #[test]
+    fn a_member_of_the_group_that_blocks_is_named_with_its_driver_and_others_are_not() {
+        let host = Host::new("members")
+            .device("0000:00:1c.0", Some("pcieport"), Some(9))
+            .device("0000:04:00.0", Some("vfio-pci"), Some(9))
+            .device("0000:04:00.1", Some("snd_hda_intel"), Some(9))
+            .device("0000:04:00.2", None, Some(9))
+            .device("0000:04:00.3", Some("xhci_hcd"), Some(9));
+        let text = host.error(&["04:00.0"]);
+        assert!(text.contains("uses: 0000:04:00.1 (snd_hda_intel), 0000:04:00.3 (xhci_hcd);"), "{text}");
     }
 
     #[test]

@@ -67,6 +67,7 @@ impl Machine {
         let bar = DeviceBar::new(Region::of_file(&file, CONFIG_SIZE, bar.size()), None);
         let device = Arc::new(Device {
             address: HostAddress::parse("01:00.0").unwrap(),
+            id: Some("nic".to_owned()),
             reset: HostReset::Supported,
             config: Mutex::new(config),
             host_config: Region::of_file(&file, 0, CONFIG_SIZE),
@@ -135,7 +136,8 @@ fn a_function_level_reset_tears_down_resets_and_leaves_registers_as_after_power_
     assert_eq!((machine.read(COMMAND), machine.host(COMMAND)), ([0, 0], [0x02, 0x04]));
     assert_eq!(machine.read(0x10), [0; 4]);
     assert_eq!(machine.host(EXPRESS + 8), [0x10, 0x28], "device control is as it was found");
-    assert_eq!(machine.device.report().unwrap()["guest_resets"], 1);
+    let report = machine.device.report().unwrap();
+    assert_eq!((&report["guest_resets"], &report["id"]), (&1.into(), &"nic".into()));
 }
 
 #[test]

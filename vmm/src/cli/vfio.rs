@@ -1,0 +1,145 @@
+//! The values of `--vfio`: a host device, and how the guest sees it.
+
+use std::str::FromStr;
+
+use crate::pci::DeviceFunction;
+
+/// A device to pass through: `BDF-or-path[,id=NAME][,addr=DD.F]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VfioOption {
+    /// The device's address on the host, or its path in sysfs.
+    pub device: String,
+    /// Its name in messages and in the report.
+    pub id: Option<String>,
+    /// Its address in the guest. The VMM chooses one otherwise.
+    pub address: Option<DeviceFunction>,
+}
+
+/// Why a `--vfio` value is invalid.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum VfioOptionError {
+    /// There is no device.
+    #[error("no device is named; expected an address like 0000:01:00.0, or a path in sysfs")]
+    NoDevice,
+    /// There is no such parameter.
+    #[error("there is no parameter {text:?}; there are {KNOWN}")]
+    Parameter {
+        /// The given parameter.
+        text: String,
+    },
+    /// A parameter occurs twice.
+    #[error("{key} is given twice")]
+    Twice {
+        /// The parameter.
+        key: &'static str,
+    },
+    /// The name is invalid.
+    #[error("id={value}: expected 1 to 32 letters, digits, '-', '_' or '.'")]
+    Id {
+        /// The given name.
+        value: String,
+    },
+    /// The address is invalid.
+    #[error("addr={value}: expected a device number from 01 to 1f and a function from 0 to 7, like 05.0")]
+    Address {
+        /// The given address.
+        value: String,
+    },
+}
+
+const KNOWN: &str = "id=NAME and addr=DD.F";
+
+impl FromStr for VfioOption {
+    type Err = VfioOptionError;
+
+    fn from_str(text: &str) -> Result<Self, VfioOptionError> {
+        let mut parts = text.split(',');
+        let device = parts.next().filter(|device| !device.is_empty()).ok_or(VfioOptionError::NoDevice)?;
+        let mut option = Self { device: device.to_owned(), id: None, address: None };
+        for part in parts {
+            match part.split_once('=') {
+                Some(("id", value)) => set("id", &mut option.id, parse_id(value)?)?,
+                Some(("addr", value)) => set("addr", &mut option.address, parse_address(value)?)?,
+                _ => return Err(VfioOptionError::Parameter { text: part.to_owned() }),
+            }
+        }
+        Ok(option)
+    }
+}
+
+fn set<T>(key: &'static str, place: &mut Option<T>, value: T) -> Result<(), VfioOptionError> {
+    match place.replace(value) {
+        None => Ok(()),
+        Some(_) => Err(VfioOptionError::Twice { key }),
+    }
+}
+
+fn parse_id(value: &str) -> Result<String, VfioOptionError> {
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
+    if (1..=32).contains(&value.len()) && value.bytes().all(is_plain) {
+        return Ok(value.to_owned());
+    }
+    Err(VfioOptionError::Id { value: value.to_owned() })
+}
+
+fn parse_address(value: &str) -> Result<DeviceFunction, VfioOptionError> {
+    let wrong = || VfioOptionError::Address { value: value.to_owned() };
+    let hexadecimal = |digits: &str, longest: usize| {
+        let is_number =
+            (1..=longest).contains(&digits.len()) && digits.bytes().all(|b| b.is_ascii_hexdigit());
+        if is_number { u8::from_str_radix(digits, 16).ok() } else { None }
+    };
+    let (device, function) = value.split_once('.').ok_or_else(wrong)?;
+    let device = hexadecimal(device, 2).filter(|device| (1..32).contains(device)).ok_or_else(wrong)?;
+    let function = hexadecimal(function, 1).filter(|function| *function < 8).ok_or_else(wrong)?;
+    Ok(DeviceFunction::from_bits(device << 3 | function))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_device_alone_is_an_address_or_a_path() {
+        for device in ["0000:01:00.0", "01:00.0", "/sys/bus/pci/devices/0000:01:00.0"] {
+            let option: VfioOption = device.parse().unwrap();
+            assert_eq!(option, VfioOption { device: device.to_owned(), id: None, address: None });
+        }
+    }
+
+    #[test]
+    fn parameters_come_in_any_order() {
+        let option: VfioOption = "01:00.0,addr=1f.7,id=nic-0".parse().unwrap();
+        assert_eq!((option.device.as_str(), option.id.as_deref()), ("01:00.0", Some("nic-0")));
+        assert_eq!(option.address.map(|address| address.to_string()).as_deref(), Some("00:1f.7"));
+        let option: VfioOption = "01:00.0,id=a,addr=1.0".parse().unwrap();
+        assert_eq!(option.address, Some(DeviceFunction::from_bits(8)));
+    }
+
+    #[test]
+    fn errors_name_the_parameter_and_what_is_expected() {
+        for (text, says) in [
+            ("", "no device is named"),
+            (",id=a", "no device is named"),
+            ("01:00.0,", "no parameter \"\""),
+            ("01:00.0,id", "no parameter \"id\"; there are id=NAME"),
+            ("01:00.0,slot=3", "no parameter \"slot=3\""),
+            ("01:00.0,id=", "id=: expected 1 to 32 letters"),
+            ("01:00.0,id=a b", "id=a b: expected"),
+            ("01:00.0,id=123456789012345678901234567890123", "expected 1 to 32"),
+            ("01:00.0,id=a,id=b", "id is given twice"),
+            ("01:00.0,addr=05.0,addr=05.0", "addr is given twice"),
+            ("01:00.0,addr=00.0", "addr=00.0: expected a device number from 01 to 1f"),
+            ("01:00.0,addr=20.0", "addr=20.0"),
+            ("01:00.0,addr=05.8", "function from 0 to 7"),
+            ("01:00.0,addr=05", "addr=05:"),
+            ("01:00.0,addr=+5.0", "addr=+5.0"),
+            ("01:00.0,addr=005.0", "addr=005.0"),
+            ("01:00.0,addr=00:05.0", "addr=00:05.0"),
+            ("01:00.0,addr=", "addr=:"),
+        ] {
+            let said = text.parse::<VfioOption>().unwrap_err().to_string();
+            assert!(said.contains(says), "{text}: {said}");
+        }
+    }
+}

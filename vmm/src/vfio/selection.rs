@@ -1,0 +1,111 @@
+//! The devices of the command line: each checked on the host, and with its address in the guest.
+
+use std::collections::BTreeMap;
+
+use super::placement::{self, FunctionKind, Placed};
+use super::sysfs::{HostDevice, Sysfs};
+use crate::cli::VfioOption;
+use crate::error::{Error, Result};
+use crate::pci::DeviceFunction;
+
+/// A device to pass through.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Selected {
+    /// The host device.
+    pub host: HostDevice,
+    /// Its name in the report, if it has one.
+    pub id: Option<String>,
+    /// Its address in the guest.
+    pub place: DeviceFunction,
+}
+
+/// Checks the devices of these options, and chooses their addresses in the guest.
+///
+/// # Errors
+/// [`Error::Input`] for the first problem, with its remedy.
+pub fn select(sysfs: &Sysfs, options: &[VfioOption]) -> Result<Vec<Selected>> {
+    let input =
+        |option: &VfioOption, problem: String| Error::input(format!("--vfio {}", option.device), problem);
+    let mut named: BTreeMap<&str, &VfioOption> = BTreeMap::new();
+    for option in options {
+        let Some(id) = option.id.as_deref() else {
+            continue;
+        };
+        if let Some(other) = named.insert(id, option) {
+            return Err(input(
+                option,
+                format!("id={id} is the name of {}, too; choose another", other.device),
+            ));
+        }
+    }
+    let names: Vec<_> = options.iter().map(|option| option.device.as_str()).collect();
+    let hosts = sysfs.select(&names)?;
+    let functions = hosts.iter().zip(options).map(|(host, option)| Placed {
+        host: host.address,
+        kind: if sysfs.is_virtual_function(host.address) {
+            FunctionKind::Virtual
+        } else {
+            FunctionKind::Physical
+        },
+        chosen: option.address,
+    });
+    let places = placement::place(&functions.collect::<Vec<_>>()).map_err(|error| {
+        let name = options.get(error.function()).map_or("", |option| &option.device);
+        Error::input(format!("--vfio {name}"), error)
+    })?;
+    let selected = hosts.into_iter().zip(places).zip(options);
+    Ok(selected.map(|((host, place), option)| Selected { host, id: option.id.clone(), place }).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::vfio::sysfs::tests::Host;
+
+    fn host(test: &str) -> Host {
+        Host::new(test)
+            .device("0000:01:00.0", Some("vfio-pci"), Some(1))
+            .device("0000:01:00.1", Some("vfio-pci"), Some(1))
+            .device("0000:02:10.0", Some("vfio-pci"), Some(2))
+            .device("0000:02:10.1", Some("vfio-pci"), Some(3))
+            .virtual_function("0000:02:10.0")
+            .virtual_function("0000:02:10.1")
+    }
+
+    fn selected(host: &Host, options: &[&str]) -> Result<Vec<Selected>> {
+        let options: Vec<VfioOption> = options.iter().map(|option| option.parse().unwrap()).collect();
+        select(host.sysfs(), &options)
+    }
+
+    #[test]
+    fn each_device_has_its_name_and_address_from_the_command_line_alone() {
+        let host = host("selected");
+        let options = ["02:10.0", "01:00.1", "01:00.0,id=nic,addr=07.0", "02:10.1"];
+        let first = selected(&host, &options).unwrap();
+        let shown: Vec<_> = first.iter().map(|s| (s.host.address.to_string(), s.place.to_string())).collect();
+        let expected = [
+            ("0000:02:10.0", "00:01.0"),
+            ("0000:01:00.1", "00:07.1"),
+            ("0000:01:00.0", "00:07.0"),
+            ("0000:02:10.1", "00:02.0"),
+        ];
+        assert_eq!(shown, expected.map(|(host, place)| (host.to_owned(), place.to_owned())));
+        assert_eq!((first[2].id.as_deref(), first[0].id.as_deref()), (Some("nic"), None));
+        assert_eq!(selected(&host, &options).unwrap(), first, "the same at the next start");
+    }
+
+    #[test]
+    fn names_and_addresses_that_clash_are_refused_with_the_argument() {
+        let host = host("clash");
+        for (options, expected) in [
+            (["01:00.0,id=a", "02:10.0,id=a"], ["--vfio 02:10.0: id=a is the name of 01:00.0", "another"]),
+            (["01:00.0,addr=05.0", "02:10.0,addr=05.0"], ["--vfio 02:10.0: 00:05.0 is the address", "addr"]),
+            (["01:00.0,addr=05.0", "02:10.0,addr=06.1"], ["--vfio 02:10.0: 00:06.1", "no function 0"]),
+        ] {
+            let error = selected(&host, &options).unwrap_err();
+            assert_eq!(error.exit_status(), 2);
+            let said = error.to_string();
+            assert!(expected.iter().all(|part| said.contains(part)) && !said.contains('\n'), "{said}");
+        }
+    }
+}
