@@ -9,7 +9,7 @@ use std::str::FromStr;
 use clap::{Parser, ValueEnum};
 
 pub use device::{DeviceOption, DeviceOptionError};
-pub use vfio::{VfioOption, VfioOptionError};
+pub use vfio::{RomOption, VfioOption, VfioOptionError};
 
 use crate::layout::{GIB, KIB, MIB};
 
@@ -77,6 +77,7 @@ pub struct Args {
     ///
     /// id=NAME is its name in the report. addr=DD.F is its device and function number in the guest, in hexadecimal: 01.0
     /// to 1f.7. Without addr, the devices have numbers from 01.0 on, and functions of one host device share a number.
+    /// rom=FILE is the expansion ROM that the guest sees in place of the device's own, and rom=off hides it.
     #[arg(long, value_name = "BDF-or-path[,KEY=VALUE]")]
     pub vfio: Vec<VfioOption>,
 

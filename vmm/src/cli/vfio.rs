@@ -1,10 +1,11 @@
 //! The values of `--vfio`: a host device, and how the guest sees it.
 
+use std::path::PathBuf;
 use std::str::FromStr;
 
 use crate::pci::DeviceFunction;
 
-/// A device to pass through: `BDF-or-path[,id=NAME][,addr=DD.F]`.
+/// A device to pass through: `BDF-or-path[,id=NAME][,addr=DD.F][,rom=FILE|off]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct VfioOption {
     /// The device's address on the host, or its path in sysfs.
@@ -13,6 +14,20 @@ pub struct VfioOption {
     pub id: Option<String>,
     /// Its address in the guest. The VMM chooses one otherwise.
     pub address: Option<DeviceFunction>,
+    /// Its expansion ROM.
+    pub rom: RomOption,
+}
+
+/// The expansion ROM that the guest sees.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum RomOption {
+    /// The device's own.
+    #[default]
+    Device,
+    /// A file's contents.
+    File(PathBuf),
+    /// None.
+    Off,
 }
 
 /// Why a `--vfio` value is invalid.
@@ -33,6 +48,9 @@ pub enum VfioOptionError {
         /// The parameter.
         key: &'static str,
     },
+    /// The file of the ROM is missing.
+    #[error("rom=: expected a file, or off")]
+    Rom,
     /// The name is invalid.
     #[error("id={value}: expected 1 to 32 letters, digits, '-', '_' or '.'")]
     Id {
@@ -47,7 +65,7 @@ pub enum VfioOptionError {
     },
 }
 
-const KNOWN: &str = "id=NAME and addr=DD.F";
+const KNOWN: &str = "id=NAME, addr=DD.F and rom=FILE|off";
 
 impl FromStr for VfioOption {
     type Err = VfioOptionError;
@@ -55,15 +73,16 @@ impl FromStr for VfioOption {
     fn from_str(text: &str) -> Result<Self, VfioOptionError> {
         let mut parts = text.split(',');
         let device = parts.next().filter(|device| !device.is_empty()).ok_or(VfioOptionError::NoDevice)?;
-        let mut option = Self { device: device.to_owned(), id: None, address: None };
+        let (mut id, mut address, mut rom) = (None, None, None);
         for part in parts {
             match part.split_once('=') {
-                Some(("id", value)) => set("id", &mut option.id, parse_id(value)?)?,
-                Some(("addr", value)) => set("addr", &mut option.address, parse_address(value)?)?,
+                Some(("id", value)) => set("id", &mut id, parse_id(value)?)?,
+                Some(("addr", value)) => set("addr", &mut address, parse_address(value)?)?,
+                Some(("rom", value)) => set("rom", &mut rom, parse_rom(value)?)?,
                 _ => return Err(VfioOptionError::Parameter { text: part.to_owned() }),
             }
         }
-        Ok(option)
+        Ok(Self { device: device.to_owned(), id, address, rom: rom.unwrap_or_default() })
     }
 }
 
@@ -71,6 +90,14 @@ fn set<T>(key: &'static str, place: &mut Option<T>, value: T) -> Result<(), Vfio
     match place.replace(value) {
         None => Ok(()),
         Some(_) => Err(VfioOptionError::Twice { key }),
+    }
+}
+
+fn parse_rom(value: &str) -> Result<RomOption, VfioOptionError> {
+    match value {
+        "" => Err(VfioOptionError::Rom),
+        "off" => Ok(RomOption::Off),
+        path => Ok(RomOption::File(path.into())),
     }
 }
 
@@ -103,7 +130,10 @@ mod tests {
     fn a_device_alone_is_an_address_or_a_path() {
         for device in ["0000:01:00.0", "01:00.0", "/sys/bus/pci/devices/0000:01:00.0"] {
             let option: VfioOption = device.parse().unwrap();
-            assert_eq!(option, VfioOption { device: device.to_owned(), id: None, address: None });
+            assert_eq!(
+                option,
+                VfioOption { device: device.to_owned(), id: None, address: None, rom: RomOption::Device }
+            );
         }
     }
 
@@ -114,6 +144,9 @@ mod tests {
         assert_eq!(option.address.map(|address| address.to_string()).as_deref(), Some("00:1f.7"));
         let option: VfioOption = "01:00.0,id=a,addr=1.0".parse().unwrap();
         assert_eq!(option.address, Some(DeviceFunction::from_bits(8)));
+        let rom = |text: &str| text.parse::<VfioOption>().unwrap().rom;
+        assert_eq!(rom("01:00.0,rom=off"), RomOption::Off);
+        assert_eq!(rom("01:00.0,rom=./off=1,id=a"), RomOption::File("./off=1".into()));
     }
 
     #[test]
@@ -127,6 +160,8 @@ mod tests {
             ("01:00.0,id=", "id=: expected 1 to 32 letters"),
             ("01:00.0,id=a b", "id=a b: expected"),
             ("01:00.0,id=123456789012345678901234567890123", "expected 1 to 32"),
+            ("01:00.0,rom=", "rom=: expected a file, or off"),
+            ("01:00.0,rom=off,rom=off", "rom is given twice"),
             ("01:00.0,id=a,id=b", "id is given twice"),
             ("01:00.0,addr=05.0,addr=05.0", "addr is given twice"),
             ("01:00.0,addr=00.0", "addr=00.0: expected a device number from 01 to 1f"),

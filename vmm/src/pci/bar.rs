@@ -1,14 +1,17 @@
-//! Base address registers of a type 0 header: sizing, moving, decoding (PCIe r6 §7.5.1.2.1).
+//! Base address registers of a type 0 header, and that of the expansion ROM: sizing, moving, decoding (PCIe r6 §7.5.1.2.1,
+//! §7.5.1.2.4).
 //!
 //! A BAR is a row of the register table whose writable bits are those above its size. This is all of BAR sizing. The
 //! decoded ranges are a pure function of the BARs and the command register.
 
 use super::config::{ConfigSpace, Register};
-use super::function::{BAR_COUNT, Decoding};
+use super::function::{BAR_COUNT, DECODER_COUNT, Decoding};
 use super::windows::{BarAllocator, BusRange, Space, Window, WindowFull};
 
 /// Offset of the first BAR.
 pub const BAR0: u16 = 0x10;
+/// Offset of the expansion ROM's base address register.
+pub const ROM_BAR: u16 = 0x30;
 /// Offset of the command register.
 pub const COMMAND: u16 = 0x04;
 /// Command: the function answers I/O requests (PCIe r6 §7.5.1.1.3).
@@ -16,6 +19,13 @@ pub const COMMAND_IO: u32 = 1 << 0;
 /// Command: the function answers memory requests.
 pub const COMMAND_MEMORY: u32 = 1 << 1;
 
+/// Maximum size of an expansion ROM (PCI 3.0 §6.2.5.2).
+pub const LARGEST_ROM: u64 = 16 << 20;
+
+/// Expansion ROM Enable.
+const ROM_ENABLE: u32 = 1 << 0;
+/// The address has bits 31:11, so the smallest ROM has 2 KiB.
+const SMALLEST_ROM: u64 = 1 << 11;
 const IO_SPACE: u32 = 1 << 0;
 const TYPE_MASK: u32 = 0b110;
 const TYPE_64BIT: u32 = 0b100;
@@ -70,9 +80,33 @@ impl Bar {
     }
 }
 
-/// The six BARs of a function. The upper half of a 64-bit BAR is `None`.
+/// The base address register of an expansion ROM.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct RomBar {
+    /// The decoded size in bytes, a power of two.
+    size: u64,
+}
+
+impl RomBar {
+    fn address_bits(self) -> u32 {
+        low(!self.size.saturating_sub(1))
+    }
+
+    /// The decoded range: Expansion ROM Enable counts only with Memory Space Enable.
+    fn decode(self, space: &ConfigSpace) -> Option<BusRange> {
+        let register = space.value(ROM_BAR, 4);
+        let is_enabled = space.value(COMMAND, 2) & COMMAND_MEMORY != 0 && register & ROM_ENABLE != 0;
+        let range = BusRange::new(Space::Memory, u64::from(register & self.address_bits()), self.size);
+        range.filter(|_| is_enabled)
+    }
+}
+
+/// The six BARs of a function, and its expansion ROM. The upper half of a 64-bit BAR is `None`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Bars([Option<Bar>; BAR_COUNT]);
+pub struct Bars {
+    bars: [Option<Bar>; BAR_COUNT],
+    rom: Option<RomBar>,
+}
 
 impl Bars {
     /// `bars[i]` is the register at `0x10 + 4 * i`. An entry in the place of an upper half is dropped, and so is a
@@ -86,17 +120,25 @@ impl Bars {
             *kept = bar.filter(|bar| !(is_upper_half || bar.is_64bit() && index == last));
             is_upper_half = kept.is_some_and(|bar| bar.is_64bit());
         }
-        Self(kept)
+        Self { bars: kept, rom: None }
+    }
+
+    /// Adds an expansion ROM of `size` bytes, rounded up to a power of two. A ROM that is empty or larger than 16 MiB is
+    /// left out.
+    #[must_use]
+    pub fn with_rom(self, size: u64) -> Self {
+        let decoded = size.checked_next_power_of_two().filter(|decoded| size > 0 && *decoded <= LARGEST_ROM);
+        Self { rom: decoded.map(|size| RomBar { size: size.max(SMALLEST_ROM) }), ..self }
     }
 
     /// The present BARs, with their indices.
     pub fn iter(&self) -> impl Iterator<Item = (usize, Bar)> {
-        self.0.into_iter().enumerate().filter_map(|(index, bar)| Some((index, bar?)))
+        self.bars.into_iter().enumerate().filter_map(|(index, bar)| Some((index, bar?)))
     }
 
     /// Defines the registers of the present BARs.
     pub fn define(&self, space: &mut ConfigSpace) {
-        for (bar, offset) in self.0.iter().zip(register_offsets()) {
+        for (bar, offset) in self.bars.iter().zip(register_offsets()) {
             let Some(bar) = bar else {
                 continue;
             };
@@ -113,20 +155,31 @@ impl Bars {
                 space.define(offset.saturating_add(4), &[half(0, high(writable))]);
             }
         }
+        if let Some(rom) = self.rom {
+            let writable = rom.address_bits() | ROM_ENABLE;
+            space.define(
+                ROM_BAR,
+                &[Register { width: 4, emulated: u32::MAX, writable, ..Register::default() }],
+            );
+        }
     }
 
-    /// The decode enable bits of the command register for these BARs.
+    /// The decode enable bits of the command register for these BARs and the ROM.
     #[must_use]
     pub fn command_bits(&self) -> u32 {
-        self.iter().fold(0, |bits, (_, bar)| bits | enable_bit(bar.space()))
+        let rom = self.rom.map_or(0, |_| COMMAND_MEMORY);
+        self.iter().fold(rom, |bits, (_, bar)| bits | enable_bit(bar.space()))
     }
 
     /// The ranges that the registers in `space` decode now.
     #[must_use]
     pub fn decode(&self, space: &ConfigSpace) -> Decoding {
         let command = space.value(COMMAND, 2);
-        let mut decoding = [None; BAR_COUNT];
-        for ((range, bar), offset) in decoding.iter_mut().zip(&self.0).zip(register_offsets()) {
+        let mut decoding = [None; DECODER_COUNT];
+        if let Some(range) = decoding.last_mut() {
+            *range = self.rom.and_then(|rom| rom.decode(space));
+        }
+        for ((range, bar), offset) in decoding.iter_mut().zip(&self.bars).zip(register_offsets()) {
             *range = bar.filter(|bar| command & enable_bit(bar.space()) != 0).and_then(|bar| {
                 let upper = if bar.is_64bit() { space.value(offset.saturating_add(4), 4) } else { 0 };
                 let register = u64::from(space.value(offset, 4)) | (u64::from(upper) << 32);
@@ -136,18 +189,22 @@ impl Bars {
         decoding
     }
 
-    /// Programs each BAR with an address, the largest BAR first, as firmware would.
+    /// Programs each BAR with an address, the largest BAR first, as firmware would, and the ROM last. A ROM without room
+    /// has no address: a guest can give it one.
     ///
     /// # Errors
     /// The window has no room.
     pub fn assign(&self, space: &mut ConfigSpace, addresses: &mut BarAllocator) -> Result<(), WindowFull> {
         let mut bars: Vec<(u16, Bar)> =
-            register_offsets().zip(self.0).filter_map(|(offset, bar)| Some((offset, bar?))).collect();
+            register_offsets().zip(self.bars).filter_map(|(offset, bar)| Some((offset, bar?))).collect();
         bars.sort_by_key(|(_, bar)| std::cmp::Reverse(bar.size()));
         for (offset, bar) in bars {
             let address = addresses.allocate(bar.window(), bar.size())?;
             let width = if bar.is_64bit() { 8 } else { 4 };
             space.write(offset, address.to_le_bytes().get(..width).unwrap_or_default());
+        }
+        if let Some(address) = self.rom.and_then(|rom| addresses.allocate(Window::Memory32, rom.size).ok()) {
+            space.write(ROM_BAR, address.to_le_bytes().get(..4).unwrap_or_default());
         }
         Ok(())
     }
@@ -226,7 +283,7 @@ mod tests {
         space.write(0x10, &0x41_0000_4abc_u64.to_le_bytes());
         space.write(0x18, &0xc000_0010_u32.to_le_bytes());
         space.write(0x1c, &0xc020_u32.to_le_bytes());
-        assert_eq!(bars.decode(&space), [None; 6]);
+        assert_eq!(bars.decode(&space), [None; 7]);
         space.write(COMMAND, &[COMMAND_MEMORY as u8, 0]);
         let decoding = bars.decode(&space);
         assert_eq!(decoding[0], BusRange::new(Space::Memory, 0x41_0000_4000, 0x4000));
@@ -236,6 +293,64 @@ mod tests {
         let decoding = bars.decode(&space);
         assert_eq!((decoding[0], decoding[2]), (None, None));
         assert_eq!(decoding[3], BusRange::new(Space::Io, 0xc020, 0x20));
+    }
+
+    /// A function with an expansion ROM of this size, at `0xc010_0000`.
+    fn with_rom(size: u64) -> (Bars, ConfigSpace) {
+        let bars = Bars::new([Bar::new(0, 0x10_0000), None, None, None, None, None]).with_rom(size);
+        let mut space = ConfigSpace::device(256);
+        let writable = bars.command_bits();
+        space.define(COMMAND, &[Register { width: 2, emulated: 0xffff, writable, ..Register::default() }]);
+        space.hide(ROM_BAR, 4);
+        bars.define(&mut space);
+        bars.assign(&mut space, &mut BarAllocator::new(&windows())).unwrap();
+        (bars, space)
+    }
+
+    #[test]
+    fn a_rom_reads_back_its_size_and_its_enable_bit() {
+        for (size, ones) in [
+            (1, 0xffff_f801),
+            (0x800, 0xffff_f801),
+            (0x801, 0xffff_f001),
+            (0x1_0000, 0xffff_0001),
+            (16 << 20, 0xff00_0001),
+        ] {
+            let (_, mut space) = with_rom(size);
+            space.write(ROM_BAR, &[0xff; 4]);
+            assert_eq!(space.value(ROM_BAR, 4), ones, "{size:#x}");
+            space.write(ROM_BAR, &0xffff_fffe_u32.to_le_bytes());
+            assert_eq!(space.value(ROM_BAR, 4), ones & !1, "{size:#x}");
+        }
+        for none in [0, (16 << 20) + 1, u64::MAX] {
+            let (bars, mut space) = with_rom(none);
+            space.write(ROM_BAR, &[0xff; 4]);
+            assert_eq!((space.value(ROM_BAR, 4), bars.decode(&space)), (0, [None; 7]), "{none:#x}");
+        }
+    }
+
+    #[test]
+    fn a_rom_decodes_with_both_enable_bits_only() {
+        let (bars, mut space) = with_rom(0x1_0000);
+        assert_eq!(space.value(ROM_BAR, 4), 0xc010_0000, "assigned and off");
+        let decoded = |space: &ConfigSpace| bars.decode(space)[crate::pci::ROM_INDEX];
+        space.write(ROM_BAR, &0xc010_0001_u32.to_le_bytes());
+        assert_eq!(decoded(&space), None, "Memory Space Enable is off");
+        space.write(COMMAND, &[2, 0]);
+        assert_eq!(decoded(&space), BusRange::new(Space::Memory, 0xc010_0000, 0x1_0000));
+        assert_eq!(bars.decode(&space)[0], BusRange::new(Space::Memory, 0xc000_0000, 0x10_0000));
+        space.write(ROM_BAR, &0xc020_0000_u32.to_le_bytes());
+        assert_eq!(decoded(&space), None);
+    }
+
+    #[test]
+    fn a_rom_without_room_has_no_address_and_harms_no_bar() {
+        let bars = Bars::new([Bar::new(0, 0x1000_0000), Bar::new(0, 0x1000_0000), None, None, None, None]);
+        let bars = bars.with_rom(0x800);
+        let mut space = ConfigSpace::emulated();
+        bars.define(&mut space);
+        bars.assign(&mut space, &mut BarAllocator::new(&windows())).unwrap();
+        assert_eq!((space.value(0x10, 4), space.value(ROM_BAR, 4)), (0xc000_0000, 0));
     }
 
     #[test]

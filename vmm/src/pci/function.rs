@@ -7,11 +7,18 @@ use super::windows::BusRange;
 /// BARs of a type 0 header (PCIe r6 §7.5.1.2.1).
 pub const BAR_COUNT: usize = 6;
 
-/// For each BAR, the range that its registers decode now. `None` if there is no BAR or decoding is off.
-pub type Decoding = [Option<BusRange>; BAR_COUNT];
+/// Index of the expansion ROM, after the BARs, as in VFIO.
+pub const ROM_INDEX: usize = BAR_COUNT;
 
-/// For each BAR, its address on the bus. `None` if the root has not granted one.
-pub type BarAddresses = [Option<BarAddress>; BAR_COUNT];
+/// The BARs and the expansion ROM.
+pub const DECODER_COUNT: usize = BAR_COUNT.saturating_add(1);
+
+/// For each BAR and the expansion ROM, the range that its registers decode now. `None` if there is none or decoding is
+/// off.
+pub type Decoding = [Option<BusRange>; DECODER_COUNT];
+
+/// For each BAR and the expansion ROM, its address on the bus. `None` if the root has not granted one.
+pub type BarAddresses = [Option<BarAddress>; DECODER_COUNT];
 
 /// The address of a BAR on the bus.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,16 +46,17 @@ pub trait Function: Send + Sync {
     /// Writes configuration space. The root asks for [`decoding`](Self::decoding) afterwards.
     fn config_write(&self, offset: u16, data: &[u8]);
 
-    /// Reads from a BAR, at an offset from its start. The access lies within the BAR.
+    /// Reads from a BAR, or from the expansion ROM ([`ROM_INDEX`]), at an offset from its start. The access lies within
+    /// it.
     fn bar_read(&self, bar: usize, offset: u64, data: &mut [u8]);
 
-    /// Writes to a BAR, at an offset from its start. The access lies within the BAR.
+    /// Writes to a BAR or the expansion ROM, at an offset from its start. The access lies within it.
     fn bar_write(&self, bar: usize, offset: u64, data: &[u8]);
 
     /// The ranges that the command register and the BARs decode now.
     fn decoding(&self) -> Decoding;
 
-    /// Sets the addresses of the BARs. Called under the root's lock, in the order of the changes.
+    /// Sets the addresses of the BARs and the expansion ROM. Called under the root's lock, in the order of the changes.
     fn update_bars(&self, addresses: &BarAddresses);
 
     /// Releases the function's host resources. The function is not accessed afterwards. May be called twice.

@@ -1,7 +1,7 @@
 //! The host bridge at 00:00.0: an identity and a class code, which operating systems expect, and no BARs.
 
 use super::config::{ConfigSpace, Register};
-use super::function::{BAR_COUNT, BarAddresses, Decoding, Function};
+use super::function::{BarAddresses, DECODER_COUNT, Decoding, Function};
 
 /// Type 0 header (PCIe r6 §7.5.1). The IDs are Red Hat's for a generic PCIe host bridge.
 const HEADER: &[Register] = &[
@@ -38,7 +38,7 @@ impl Function for HostBridge {
     fn bar_write(&self, _bar: usize, _offset: u64, _data: &[u8]) {}
 
     fn decoding(&self) -> Decoding {
-        [None; BAR_COUNT]
+        [None; DECODER_COUNT]
     }
 
     fn update_bars(&self, _addresses: &BarAddresses) {}

@@ -33,7 +33,9 @@ pub use bar::{Bar, Bars};
 pub use capability_list::CapabilityList;
 pub use config::{ConfigSpace, Register};
 pub use express::ExpressCapability;
-pub use function::{BAR_COUNT, BarAddress, BarAddresses, Decoding, DeviceFunction, Function, Pages};
+pub use function::{
+    BAR_COUNT, BarAddress, BarAddresses, DECODER_COUNT, Decoding, DeviceFunction, Function, Pages, ROM_INDEX,
+};
 pub use header::{COMMAND_BUS_MASTER, COMMAND_INTX_DISABLE, Header};
 pub use msix::MsixCapability;
 pub use overlap::overlap;

@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use super::address_map::{AddressMap, BarOwner, Hit};
 use super::bar::Bars;
 use super::config::ConfigSpace;
-use super::function::{BAR_COUNT, BarAddress, BarAddresses, Decoding, DeviceFunction, Function, Pages};
+use super::function::{BarAddress, BarAddresses, DECODER_COUNT, Decoding, DeviceFunction, Function, Pages};
 use super::host_bridge::HostBridge;
 use super::windows::{BarAllocator, BusRange, Space, WindowFull, Windows};
 
@@ -127,7 +127,8 @@ impl Root {
     }
 
     fn insert(&self, bdf: DeviceFunction, function: Arc<dyn Function>) {
-        let occupant = Occupant { function, decoding: [None; BAR_COUNT], addresses: [None; BAR_COUNT] };
+        let occupant =
+            Occupant { function, decoding: [None; DECODER_COUNT], addresses: [None; DECODER_COUNT] };
         self.bus.write().unwrap_or_else(PoisonError::into_inner).occupants.insert(bdf, occupant);
     }
 
@@ -241,7 +242,7 @@ impl Bus {
     /// Grants ranges that lie in a window and are free. Existing ranges have priority, then lower functions.
     fn arbitrate(&self, windows: &Windows) -> (AddressMap, Vec<BarAddresses>) {
         let mut map = AddressMap::default();
-        let mut addresses = vec![[None; BAR_COUNT]; self.occupants.len()];
+        let mut addresses = vec![[None; DECODER_COUNT]; self.occupants.len()];
         for standing in [true, false] {
             for ((bdf, occupant), addresses) in self.occupants.iter().zip(&mut addresses) {
                 let bars = occupant.decoding.iter().zip(&occupant.addresses).zip(addresses).enumerate();

@@ -6,7 +6,7 @@ use vm_device::bus::{MmioAddress, PioAddress};
 
 use super::bar::{Bar, Bars, COMMAND};
 use super::config::{ConfigSpace, Register};
-use super::function::{BAR_COUNT, BarAddresses, Decoding, DeviceFunction, Function, Pages};
+use super::function::{BarAddresses, DECODER_COUNT, Decoding, DeviceFunction, Function, Pages};
 use super::root::Root;
 use super::windows::{Space, tests::windows};
 
@@ -182,7 +182,7 @@ fn a_colliding_or_absurd_bar_harms_only_its_owner() {
     let last = |function: &Memory| function.addresses.lock().unwrap().last().copied().unwrap();
     for address in [collide, 0, 0x1000, 0xe000_0000, 0xfee0_0000, 0xffff_f000] {
         ecam_write(&root, (16 << 12) + 0x10, &address.to_le_bytes());
-        assert_eq!(last(&second), [None; BAR_COUNT], "{address:#x}");
+        assert_eq!(last(&second), [None; DECODER_COUNT], "{address:#x}");
         assert_eq!(last(&first)[0].unwrap().range.start(), first.bar0());
     }
     ecam_write(&root, (16 << 12) + 0x10, &collide.to_le_bytes());

@@ -10,13 +10,14 @@ use vm_msi::VmBudget;
 use vm_msi::kvm::KvmRouter;
 
 use super::container::Container;
-use super::device::{Device, DeviceBar};
+use super::device::{Device, DeviceBar, DeviceRom};
 use super::device_info::OpenedDevice;
 use super::guest_config::GuestConfig;
 use super::interrupts::Interrupts;
 use super::mapping::BarMapping;
 use super::quirks::Identity;
 use super::region::Region;
+use super::rom::Rom;
 use super::selection::Selected;
 use crate::error::{Context, Result};
 use crate::memory::Slots;
@@ -78,6 +79,9 @@ fn open(selected: &Selected, container: &Arc<Container>, resources: VmResources<
         let register = registers.get(usize::from(BAR0).saturating_add(index.saturating_mul(4))..)?;
         Bar::new(u32::from_le_bytes(*register.first_chunk()?), regions.get(index)?.as_ref()?.size())
     }));
+    let rom = Rom::new(&selected.rom, address, &opened.file, registers);
+    let rom = rom.context(context("copying its expansion ROM"))?;
+    let bars = rom.as_ref().map_or(bars, |rom| bars.with_rom(rom.size()));
     let budget = resources.budget.admit(0, resources.device_vectors);
     let mut interrupts = Interrupts::probe(
         opened.function(),
@@ -99,6 +103,10 @@ fn open(selected: &Selected, container: &Arc<Container>, resources: VmResources<
         host_config: opened.config,
         interrupts,
         bars,
+        rom: rom.map(|rom| {
+            let mapping = Some(BarMapping::read_only(rom.memory(), resources.slots));
+            DeviceRom { rom, mapping }
+        }),
         file: opened.file,
         _container: Some(Arc::clone(container)),
         resets: AtomicU64::new(0),

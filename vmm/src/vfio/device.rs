@@ -21,10 +21,11 @@ use super::interrupts::Interrupts;
 use super::ioctl;
 use super::mapping::BarMapping;
 use super::region::Region;
+use super::rom::Rom;
 use super::sysfs::HostAddress;
 use crate::memory::Access;
 use crate::pci::bar::COMMAND;
-use crate::pci::{BAR_COUNT, BarAddresses, Decoding, Function};
+use crate::pci::{BAR_COUNT, BarAddresses, DECODER_COUNT, Decoding, Function, ROM_INDEX};
 
 /// One BAR: the host's region and its mapping into the guest.
 #[derive(Debug)]
@@ -55,6 +56,14 @@ impl DeviceBar {
     }
 }
 
+/// The expansion ROM and its mapping into the guest.
+#[derive(Debug)]
+pub(super) struct DeviceRom {
+    pub(super) rom: Rom,
+    /// `None` in a test.
+    pub(super) mapping: Option<BarMapping>,
+}
+
 /// A passed-through function.
 #[derive(Debug)]
 pub struct Device {
@@ -67,6 +76,7 @@ pub struct Device {
     // Drop order: interrupts, mappings in the guest, the device, its container.
     pub(super) interrupts: Interrupts,
     pub(super) bars: [Option<DeviceBar>; BAR_COUNT],
+    pub(super) rom: Option<DeviceRom>,
     pub(super) file: Arc<File>,
     /// Keeps the container open until the device is closed. A test has none.
     pub(super) _container: Option<Arc<Container>>,
@@ -159,6 +169,10 @@ impl Function for Device {
     }
 
     fn bar_read(&self, bar: usize, offset: u64, data: &mut [u8]) {
+        if let (ROM_INDEX, Some(DeviceRom { rom, .. })) = (bar, &self.rom) {
+            rom.read(offset, data);
+            return;
+        }
         match self.bar(bar) {
             Some(DeviceBar { region, trapped_reads, .. }) => {
                 trapped_reads.fetch_add(1, Ordering::Relaxed);
@@ -185,13 +199,16 @@ impl Function for Device {
                 mapping.set_address(*place);
             }
         }
+        if let Some(DeviceRom { mapping: Some(mapping), .. }) = &self.rom {
+            mapping.set_address(addresses.get(ROM_INDEX).copied().flatten());
+        }
     }
 
     fn release(&self) {
         if self.released.swap(true, Ordering::Relaxed) {
             return;
         }
-        self.update_bars(&[None; BAR_COUNT]);
+        self.update_bars(&[None; DECODER_COUNT]);
         self.reset(&mut self.config());
         tracing::debug!("device {} is released", self.address);
     }

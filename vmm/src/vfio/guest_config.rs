@@ -9,7 +9,7 @@ use std::ops::Range;
 use super::capabilities::{self, ExposedCapabilities, id};
 use super::registers::{self, COMMAND_BUS_MASTER, COMMAND_INTX_DISABLE};
 use crate::pci::bar::COMMAND;
-use crate::pci::{BAR_COUNT, Bars, ConfigSpace, Decoding, Register, Root, WindowFull};
+use crate::pci::{Bars, ConfigSpace, DECODER_COUNT, Decoding, Register, Root, WindowFull};
 
 /// Whether the host can reset the device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -246,7 +246,7 @@ impl GuestConfig {
     /// The ranges that the BARs decode. Outside of D0 they decode nothing.
     #[must_use]
     pub fn decoding(&self) -> Decoding {
-        if self.power_state() == 0 { self.bars.decode(&self.space) } else { [None; BAR_COUNT] }
+        if self.power_state() == 0 { self.bars.decode(&self.space) } else { [None; DECODER_COUNT] }
     }
 
     /// Resets every register. Returns the bytes to write to the device: VFIO restores the device's registers after a
@@ -369,7 +369,7 @@ mod tests {
         let _ = config.write(4, &[0x06, 0]);
         assert!(config.decoding()[0].is_some());
         assert_eq!(config.reset(), [(0x68, vec![0x10, 0x28])]);
-        assert_eq!(config.decoding(), [None; BAR_COUNT]);
+        assert_eq!(config.decoding(), [None; DECODER_COUNT]);
         assert_eq!((read(&config, 4), read(&config, 0x10), read(&config, 0x14)), (0x0010_0000, 4, 0));
         assert_eq!(read(&config, 0x34), 0x40);
     }
@@ -380,7 +380,7 @@ mod tests {
         config.assign(&Root::new(windows())).unwrap();
         let _ = config.write(4, &[0x06, 0]);
         assert_eq!(config.write(PM + 4, &[3, 0]).reset, None);
-        assert_eq!((config.decoding(), config.host_command()), ([None; BAR_COUNT], 0x0402));
+        assert_eq!((config.decoding(), config.host_command()), ([None; DECODER_COUNT], 0x0402));
         let _ = config.write(PM + 4, &[1]);
         assert_eq!(read(&config, PM + 4) & 3, 3, "D1 is not there");
         assert_eq!(config.write(PM + 4, &[0, 0]).reset, Some(GuestReset::PowerOn));

@@ -74,6 +74,13 @@ impl BarMapping {
         Ok(Self { slots: Arc::clone(slots), parts, installed: Mutex::default() })
     }
 
+    /// A mapping of the VMM's own memory, which the guest reads.
+    pub fn read_only(memory: &Arc<MmapRegion>, slots: &Arc<Slots>) -> Self {
+        let mut mapping = Self { slots: Arc::clone(slots), parts: Vec::new(), installed: Mutex::default() };
+        mapping.add_read_only(0..memory.size() as u64, Arc::clone(memory));
+        mapping
+    }
+
     /// Makes the guest read these trapped pages from `memory`.
     pub fn add_read_only(&mut self, bytes: Range<u64>, memory: Arc<MmapRegion>) {
         self.parts.push(Part { bytes, memory: memory.into(), offset: 0, access: Access::ReadOnly });

@@ -8,6 +8,7 @@
 //! | [`guest_config`], [`capabilities`], [`registers`] | the guest's configuration space: plain state and tables |
 //! | [`quirks`] | known devices that need care |
 //! | [`mmap_ranges`], [`mapping`] | BAR pages that the guest accesses without an exit |
+//! | [`rom`] | expansion ROMs |
 //! | [`table_pages`] | MSI-X table pages that the guest reads without an exit |
 //! | [`interrupts`], [`host_interrupts`] | MSI and MSI-X, which the vm-msi crate emulates, and the host's counts |
 //! | [`events`], [`maintenance`] | interrupt delivery on the event loop, and retries on a thread |
@@ -40,6 +41,7 @@ pub mod placement;
 pub mod region;
 mod region_info;
 pub mod registers;
+pub mod rom;
 pub mod selection;
 pub mod sysfs;
 pub mod table_pages;
@@ -49,6 +51,7 @@ pub use device::Device;
 pub use device_info::OpenedDevice;
 pub use events::DeviceEvents;
 pub use maintenance::Maintenance;
+pub use rom::RomSource;
 pub use selection::{Selected, select};
 pub use sysfs::{HostAddress, HostDevice, Sysfs};
 

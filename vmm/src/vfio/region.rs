@@ -81,6 +81,16 @@ impl Region {
         }
     }
 
+    /// All bytes of the region. The caller bounds its size.
+    ///
+    /// # Errors
+    /// The host's error, also if it ends the region early.
+    pub(super) fn contents(&self) -> io::Result<Vec<u8>> {
+        let mut bytes = vec![0; usize::try_from(self.size).map_err(io::Error::other)?];
+        self.device.read_exact_at(&mut bytes, self.file_offset)?;
+        Ok(bytes)
+    }
+
     /// Writes. An access that the host refuses is dropped, as on a bus.
     pub fn write(&self, offset: u64, data: &[u8]) {
         let written = self.at(offset).and_then(|at| self.device.write_all_at(data, at));

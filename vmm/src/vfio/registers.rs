@@ -31,7 +31,7 @@ pub const HEADER: &[Register] = &[
     Register { offset: 0x1c, width: 4, emulated: ALL, ..NONE },
     Register { offset: 0x20, width: 4, emulated: ALL, ..NONE },
     Register { offset: 0x24, width: 4, emulated: ALL, ..NONE },
-    // CardBus CIS pointer: none. Subsystem IDs. No expansion ROM.
+    // CardBus CIS pointer: none. Subsystem IDs. The BARs add the expansion ROM.
     Register { offset: 0x28, width: 4, emulated: ALL, ..NONE },
     Register { offset: 0x2c, width: 4, ..NONE },
     Register { offset: 0x30, width: 4, emulated: ALL, ..NONE },

@@ -1,12 +1,17 @@
 //! The devices of the command line: each checked on the host, and with its address in the guest.
 
 use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
 
 use super::placement::{self, FunctionKind, Placed};
+use super::rom::{RomSource, SIGNATURE};
 use super::sysfs::{HostDevice, Sysfs};
-use crate::cli::VfioOption;
+use crate::cli::{RomOption, VfioOption};
 use crate::error::{Error, Result};
 use crate::pci::DeviceFunction;
+use crate::pci::bar::LARGEST_ROM;
 
 /// A device to pass through.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -17,6 +22,8 @@ pub struct Selected {
     pub id: Option<String>,
     /// Its address in the guest.
     pub place: DeviceFunction,
+    /// Its expansion ROM.
+    pub rom: RomSource,
 }
 
 /// Checks the devices of these options, and chooses their addresses in the guest.
@@ -54,7 +61,42 @@ pub fn select(sysfs: &Sysfs, options: &[VfioOption]) -> Result<Vec<Selected>> {
         Error::input(format!("--vfio {name}"), error)
     })?;
     let selected = hosts.into_iter().zip(places).zip(options);
-    Ok(selected.map(|((host, place), option)| Selected { host, id: option.id.clone(), place }).collect())
+    let selected = selected.map(|((host, place), option)| {
+        Ok(Selected { host, id: option.id.clone(), place, rom: rom_source(option)? })
+    });
+    selected.collect()
+}
+
+fn rom_source(option: &VfioOption) -> Result<RomSource> {
+    match &option.rom {
+        RomOption::Device => Ok(RomSource::Device),
+        RomOption::Off => Ok(RomSource::Off),
+        RomOption::File(path) => {
+            let contents = read_rom(path).map_err(|problem| {
+                Error::input(format!("--vfio {},rom={}", option.device, path.display()), problem)
+            })?;
+            Ok(RomSource::Contents(contents))
+        }
+    }
+}
+
+/// The contents of a ROM file, which is regular, has the signature, and 16 MiB at most.
+fn read_rom(path: &Path) -> std::result::Result<Vec<u8>, String> {
+    let file = File::open(path).map_err(|error| error.to_string())?;
+    let metadata = file.metadata().map_err(|error| error.to_string())?;
+    if !metadata.is_file() {
+        return Err("not a regular file".to_owned());
+    }
+    if metadata.len() > LARGEST_ROM {
+        return Err(format!("has {} bytes, and an expansion ROM has 16 MiB at most", metadata.len()));
+    }
+    let mut contents = Vec::new();
+    // The file may grow meanwhile.
+    file.take(LARGEST_ROM).read_to_end(&mut contents).map_err(|error| error.to_string())?;
+    if contents.starts_with(&SIGNATURE) {
+        return Ok(contents);
+    }
+    Err("is no expansion ROM: it does not start with the bytes 55 AA".to_owned())
 }
 
 #[cfg(test)]
@@ -107,5 +149,34 @@ mod tests {
             let said = error.to_string();
             assert!(expected.iter().all(|part| said.contains(part)) && !said.contains('\n'), "{said}");
         }
+    }
+
+    #[test]
+    fn a_rom_file_is_read_and_one_that_is_no_rom_is_named() {
+        let host = host("rom");
+        let path = std::env::temp_dir().join(format!("vmm-rom-{}", std::process::id()));
+        let option = format!("01:00.0,rom={}", path.display());
+        let rom = |contents: &[u8]| {
+            std::fs::write(&path, contents).unwrap();
+            selected(&host, &[&option]).map(|mut selected| selected.remove(0).rom)
+        };
+        assert_eq!(rom(&[0x55, 0xaa, 1]).unwrap(), RomSource::Contents(vec![0x55, 0xaa, 1]));
+        let said = |contents: &[u8]| rom(contents).unwrap_err().to_string();
+        for contents in [&[][..], &[0x55], &[0xaa, 0x55, 1]] {
+            assert!(
+                said(contents).contains(&format!("--vfio {option}: is no expansion ROM")),
+                "{contents:?}"
+            );
+        }
+        let large = said(&vec![0x55; (16 << 20) + 1]);
+        assert!(large.contains("has 16777217 bytes"), "{large}");
+        std::fs::remove_file(&path).unwrap();
+        let missing = selected(&host, &[&option]).unwrap_err();
+        assert!(missing.to_string().contains("No such file") && missing.exit_status() == 2, "{missing}");
+        let directory = selected(&host, &["01:00.0,rom=/"]).unwrap_err().to_string();
+        assert!(directory.contains("not a regular file"), "{directory}");
+        let sources: Vec<_> =
+            selected(&host, &["01:00.0,rom=off", "01:00.1"]).unwrap().into_iter().map(|s| s.rom).collect();
+        assert_eq!(sources, [RomSource::Off, RomSource::Device]);
     }
 }

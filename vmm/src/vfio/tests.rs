@@ -10,11 +10,12 @@ use rustix::fs::MemfdFlags;
 use vm_device::bus::MmioAddress;
 
 use super::capabilities::id;
-use super::device::{Device, DeviceBar};
+use super::device::{Device, DeviceBar, DeviceRom};
 use super::guest_config::{GuestConfig, HostReset};
 use super::interrupts::Interrupts;
 use super::interrupts::tests::{Log, interrupts, with_a_full_page};
 use super::region::Region;
+use super::rom::Rom;
 use super::sysfs::HostAddress;
 use super::table_pages::tests::seen;
 use crate::pci::windows::tests::windows;
@@ -56,11 +57,22 @@ impl Machine {
     }
 
     fn build(registers: &[u8], bar: Bar, interrupts: Interrupts, log: Log) -> Self {
+        Self::build_with_rom(registers, bar, None, interrupts, log)
+    }
+
+    fn build_with_rom(
+        registers: &[u8],
+        bar: Bar,
+        rom: Option<Rom>,
+        interrupts: Interrupts,
+        log: Log,
+    ) -> Self {
         let file = File::from(rustix::fs::memfd_create("device", MemfdFlags::CLOEXEC).unwrap());
         file.set_len(CONFIG_SIZE + bar.size()).unwrap();
         file.write_all_at(registers, 0).unwrap();
         let file = Arc::new(file);
         let bars = Bars::new([Some(bar), None, None, None, None, None]);
+        let bars = rom.as_ref().map_or(bars, |rom| bars.with_rom(rom.size()));
         let mut config = GuestConfig::new(registers, bars, HostReset::Supported, interrupts.emulated());
         let root = Root::new(windows());
         config.assign(&root).unwrap();
@@ -73,6 +85,7 @@ impl Machine {
             host_config: Region::of_file(&file, 0, CONFIG_SIZE),
             interrupts,
             bars: [Some(bar), None, None, None, None, None],
+            rom: rom.map(|rom| DeviceRom { rom, mapping: None }),
             file: Arc::clone(&file),
             _container: None,
             resets: AtomicU64::new(0),

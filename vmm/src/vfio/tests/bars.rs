@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::*;
 use crate::vfio::interrupts::tests::with_table;
+use crate::vfio::rom::RomSource;
 
 const POWER: u64 = 0x40;
 const PMCSR: u64 = POWER + 4;
@@ -209,4 +210,70 @@ fn a_function_that_d0_resets_decodes_nothing_until_its_bars_are_programmed() {
     machine.write(0x10, &(BAR_32 as u32).to_le_bytes());
     machine.write(COMMAND, &[2, 0]);
     assert_eq!(machine.peek(BAR_32 + 8), [1, 2, 3, 4], "the file that stands for the device has no reset");
+}
+
+const ROM_BAR: u64 = 0x30;
+/// Where the bus has put the ROM.
+const ROM: u64 = 0xc000_2000;
+
+fn machine_with_rom(contents: &[u8]) -> Machine {
+    let address = HostAddress::parse("01:00.0").unwrap();
+    let device = Arc::new(File::open("/dev/null").unwrap());
+    let rom = Rom::new(&RomSource::Contents(contents.to_vec()), address, &device, &[]).unwrap();
+    let bar = Bar::new(0, BAR_SIZE).unwrap();
+    Machine::build_with_rom(&powered(8), bar, rom, Interrupts::default(), Log::default())
+}
+
+#[test]
+fn a_rom_is_read_while_both_enable_bits_are_on_and_is_never_written() {
+    let mut contents = vec![0x5a; 0x1000];
+    contents[..2].copy_from_slice(&[0x55, 0xaa]);
+    let machine = machine_with_rom(&contents);
+    assert_eq!(machine.read(ROM_BAR), (ROM as u32).to_le_bytes());
+    machine.write(COMMAND, &[2, 0]);
+    assert_eq!(machine.peek(ROM), [0xff; 4], "the ROM is off");
+    machine.write(ROM_BAR, &(ROM as u32 | 1).to_le_bytes());
+    assert_eq!(
+        (machine.peek(ROM), machine.peek(ROM + 0xffe)),
+        ([0x55, 0xaa, 0x5a, 0x5a], [0x5a, 0x5a, 0xff, 0xff])
+    );
+    machine.poke(ROM, &[0; 8]);
+    assert_eq!(machine.peek(ROM), [0x55, 0xaa, 0x5a, 0x5a]);
+    machine.write(PMCSR, &D3_HOT);
+    assert_eq!(machine.peek(ROM), [0xff; 4]);
+    machine.write(PMCSR, &D0);
+    assert_eq!(machine.peek(ROM), [0x55, 0xaa, 0x5a, 0x5a]);
+    machine.write(COMMAND, &[0, 0]);
+    assert_eq!(machine.peek(ROM), [0xff; 4]);
+    assert_eq!(machine.host(ROM_BAR), [0; 4], "the host's register is VFIO's");
+}
+
+#[test]
+fn a_rom_is_sized_and_moved_like_a_bar() {
+    let machine = machine_with_rom(&[0x55, 0xaa, 1]);
+    machine.write(COMMAND, &[2, 0]);
+    for (ones, size) in
+        [(0xffff_f800_u32, 0xffff_f800_u32), (0xffff_fffe, 0xffff_f800), (0xffff_ffff, 0xffff_f801)]
+    {
+        machine.write(ROM_BAR, &ones.to_le_bytes());
+        assert_eq!(machine.read(ROM_BAR), size.to_le_bytes(), "{ones:#x}");
+    }
+    machine.write(ROM_BAR, &0xd000_0801_u32.to_le_bytes());
+    assert_eq!((machine.peek(0xd000_0800), machine.peek(0xd000_0804)), ([0x55, 0xaa, 1, 0xff], [0xff; 4]));
+    assert_eq!(machine.peek(ROM), [0xff; 4]);
+}
+
+#[test]
+fn a_function_without_a_rom_has_no_register_and_nothing_answers() {
+    for empty in [machine_with_rom(&[]), machine(Bar::new(0, BAR_SIZE).unwrap(), Interrupts::default())] {
+        empty.write(COMMAND, &[2, 0]);
+        empty.write(ROM_BAR, &[0xff; 4]);
+        assert_eq!(empty.read(ROM_BAR), [0; 4]);
+        empty.write(ROM_BAR, &(ROM as u32 | 1).to_le_bytes());
+        assert_eq!((empty.read(ROM_BAR), empty.peek(ROM)), ([0; 4], [0xff; 4]));
+        // A bus that asks for a ROM that is not there reads ones, too.
+        let mut data = [0; 4];
+        empty.device.bar_read(crate::pci::ROM_INDEX, 0, &mut data);
+        assert_eq!(data, [0xff; 4]);
+    }
 }
