@@ -78,6 +78,7 @@ pub struct Args {
     /// id=NAME is its name in the report. addr=DD.F is its device and function number in the guest, in hexadecimal: 01.0
     /// to 1f.7. Without addr, the devices have numbers from 01.0 on, and functions of one host device share a number.
     /// rom=FILE is the expansion ROM that the guest sees in place of the device's own, and rom=off hides it.
+    /// p2p=off keeps the other passed-through devices from its BARs; they reach them by DMA otherwise.
     #[arg(long, value_name = "BDF-or-path[,KEY=VALUE]")]
     pub vfio: Vec<VfioOption>,
 

@@ -4,8 +4,9 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use crate::pci::DeviceFunction;
+use crate::vfio::PeerToPeer;
 
-/// A device to pass through: `BDF-or-path[,id=NAME][,addr=DD.F][,rom=FILE|off]`.
+/// A device to pass through: `BDF-or-path[,id=NAME][,addr=DD.F][,rom=FILE|off][,p2p=on|off]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct VfioOption {
     /// The device's address on the host, or its path in sysfs.
@@ -16,6 +17,8 @@ pub struct VfioOption {
     pub address: Option<DeviceFunction>,
     /// Its expansion ROM.
     pub rom: RomOption,
+    /// Whether other devices reach its BARs by DMA.
+    pub peer_to_peer: PeerToPeer,
 }
 
 /// The expansion ROM that the guest sees.
@@ -51,6 +54,12 @@ pub enum VfioOptionError {
     /// The file of the ROM is missing.
     #[error("rom=: expected a file, or off")]
     Rom,
+    /// The value of p2p is invalid.
+    #[error("p2p={value}: expected on or off")]
+    PeerToPeer {
+        /// The given value.
+        value: String,
+    },
     /// The name is invalid.
     #[error("id={value}: expected 1 to 32 letters, digits, '-', '_' or '.'")]
     Id {
@@ -65,7 +74,7 @@ pub enum VfioOptionError {
     },
 }
 
-const KNOWN: &str = "id=NAME, addr=DD.F and rom=FILE|off";
+const KNOWN: &str = "id=NAME, addr=DD.F, rom=FILE|off and p2p=on|off";
 
 impl FromStr for VfioOption {
     type Err = VfioOptionError;
@@ -73,16 +82,18 @@ impl FromStr for VfioOption {
     fn from_str(text: &str) -> Result<Self, VfioOptionError> {
         let mut parts = text.split(',');
         let device = parts.next().filter(|device| !device.is_empty()).ok_or(VfioOptionError::NoDevice)?;
-        let (mut id, mut address, mut rom) = (None, None, None);
+        let (mut id, mut address, mut rom, mut peer_to_peer) = (None, None, None, None);
         for part in parts {
             match part.split_once('=') {
                 Some(("id", value)) => set("id", &mut id, parse_id(value)?)?,
                 Some(("addr", value)) => set("addr", &mut address, parse_address(value)?)?,
                 Some(("rom", value)) => set("rom", &mut rom, parse_rom(value)?)?,
+                Some(("p2p", value)) => set("p2p", &mut peer_to_peer, parse_peer_to_peer(value)?)?,
                 _ => return Err(VfioOptionError::Parameter { text: part.to_owned() }),
             }
         }
-        Ok(Self { device: device.to_owned(), id, address, rom: rom.unwrap_or_default() })
+        let (rom, peer_to_peer) = (rom.unwrap_or_default(), peer_to_peer.unwrap_or_default());
+        Ok(Self { device: device.to_owned(), id, address, rom, peer_to_peer })
     }
 }
 
@@ -98,6 +109,14 @@ fn parse_rom(value: &str) -> Result<RomOption, VfioOptionError> {
         "" => Err(VfioOptionError::Rom),
         "off" => Ok(RomOption::Off),
         path => Ok(RomOption::File(path.into())),
+    }
+}
+
+fn parse_peer_to_peer(value: &str) -> Result<PeerToPeer, VfioOptionError> {
+    match value {
+        "on" => Ok(PeerToPeer::On),
+        "off" => Ok(PeerToPeer::Off),
+        other => Err(VfioOptionError::PeerToPeer { value: other.to_owned() }),
     }
 }
 
@@ -130,10 +149,8 @@ mod tests {
     fn a_device_alone_is_an_address_or_a_path() {
         for device in ["0000:01:00.0", "01:00.0", "/sys/bus/pci/devices/0000:01:00.0"] {
             let option: VfioOption = device.parse().unwrap();
-            assert_eq!(
-                option,
-                VfioOption { device: device.to_owned(), id: None, address: None, rom: RomOption::Device }
-            );
+            assert_eq!((option.device.as_str(), option.id, option.address), (device, None, None));
+            assert_eq!((option.rom, option.peer_to_peer), (RomOption::Device, PeerToPeer::On));
         }
     }
 
@@ -146,6 +163,7 @@ mod tests {
         assert_eq!(option.address, Some(DeviceFunction::from_bits(8)));
         let rom = |text: &str| text.parse::<VfioOption>().unwrap().rom;
         assert_eq!(rom("01:00.0,rom=off"), RomOption::Off);
+        assert_eq!("01:00.0,p2p=off".parse::<VfioOption>().unwrap().peer_to_peer, PeerToPeer::Off);
         assert_eq!(rom("01:00.0,rom=./off=1,id=a"), RomOption::File("./off=1".into()));
     }
 
@@ -160,6 +178,9 @@ mod tests {
             ("01:00.0,id=", "id=: expected 1 to 32 letters"),
             ("01:00.0,id=a b", "id=a b: expected"),
             ("01:00.0,id=123456789012345678901234567890123", "expected 1 to 32"),
+            ("01:00.0,p2p=no", "p2p=no: expected on or off"),
+            ("01:00.0,p2p=", "p2p=: expected"),
+            ("01:00.0,p2p=on,p2p=off", "p2p is given twice"),
             ("01:00.0,rom=", "rom=: expected a file, or off"),
             ("01:00.0,rom=off,rom=off", "rom is given twice"),
             ("01:00.0,id=a,id=b", "id is given twice"),

@@ -15,6 +15,7 @@ use super::device_info::OpenedDevice;
 use super::guest_config::GuestConfig;
 use super::interrupts::Interrupts;
 use super::mapping::BarMapping;
+use super::peers::{PeerSpace, PeerToPeer};
 use super::quirks::Identity;
 use super::region::Region;
 use super::rom::Rom;
@@ -56,7 +57,12 @@ pub fn attach(devices: &[Selected], resources: VmResources<'_>) -> Result<Vec<Ar
     tracing::debug!("IOMMU groups are in the container");
     container.map(resources.memory)?;
     tracing::debug!("devices have access to guest memory");
-    let open = |device| open(device, &container, resources);
+    // A single device has no peers.
+    let has_peers = devices.len() > 1;
+    let open = |device: &Selected| {
+        let peers = (has_peers && device.peer_to_peer == PeerToPeer::On).then(|| Arc::clone(&container) as _);
+        open(device, &container, peers, resources)
+    };
     let opened = devices.iter().map(open).collect::<Result<Vec<_>>>()?;
     for (device, Selected { place, .. }) in opened.iter().zip(devices) {
         let function: Arc<dyn Function> = Arc::clone(device) as _;
@@ -67,7 +73,12 @@ pub fn attach(devices: &[Selected], resources: VmResources<'_>) -> Result<Vec<Ar
     Ok(opened)
 }
 
-fn open(selected: &Selected, container: &Arc<Container>, resources: VmResources<'_>) -> Result<Arc<Device>> {
+fn open(
+    selected: &Selected,
+    container: &Arc<Container>,
+    peers: Option<Arc<dyn PeerSpace>>,
+    resources: VmResources<'_>,
+) -> Result<Arc<Device>> {
     let address = selected.host.address;
     let context = |what: &str| format!("device {address}: {what}");
     let opened = OpenedDevice::open(&selected.host, container)?;
@@ -93,7 +104,7 @@ fn open(selected: &Selected, container: &Arc<Container>, resources: VmResources<
     }
     let mut config = GuestConfig::new(registers, bars, opened.reset, interrupts.emulated());
     config.assign(resources.root).context(context("assigning its BARs"))?;
-    let bars = device_bars(opened.regions, bars, &interrupts, resources.slots)
+    let bars = device_bars(opened.regions, bars, &interrupts, resources.slots, peers.as_ref())
         .context(context("mapping its BARs"))?;
     let device = Device {
         address,
@@ -123,6 +134,7 @@ fn device_bars(
     bars: Bars,
     interrupts: &Interrupts,
     slots: &Arc<Slots>,
+    peers: Option<&Arc<dyn PeerSpace>>,
 ) -> io::Result<[Option<DeviceBar>; BAR_COUNT]> {
     let mut device_bars = [const { None }; BAR_COUNT];
     let mut memory =
@@ -133,7 +145,8 @@ fn device_bars(
         };
         let mapping = match memory.next_if_eq(&index) {
             Some(_) => {
-                let mut mapping = BarMapping::new(&region, &interrupts.trapped(index), slots)?;
+                let mut mapping =
+                    BarMapping::new(&region, &interrupts.trapped(index), slots, peers.cloned())?;
                 if let Some((bytes, memory)) = interrupts.readable(index) {
                     mapping.add_read_only(bytes, memory);
                 }

@@ -1,11 +1,13 @@
 //! The container: one IOMMU address space for all passed-through devices, indexed by guest-physical address.
 //!
-//! Owns the descriptors of the container and its groups, and the DMA mappings, which its drop removes. Devices keep
+//! Owns the descriptors of the container and its groups, and the DMA mappings of RAM, which its drop removes. Those of BARs
+//! are in [`peers`](super::peers). Devices keep
 //! the container alive. No lock is held across a system call.
 
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::io;
+use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use kvm_ioctls::VmFd;
@@ -17,8 +19,10 @@ use vm_memory::{GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion};
 
 use super::coherency::Coherency;
 use super::ioctl;
+use super::peers::PeerSpace;
 use super::sysfs::HostDevice;
 use crate::error::{Context, Error, Result};
+use crate::memory::FileMapping;
 
 const CONTROL: &str = "/dev/vfio/vfio";
 const API_VERSION: u32 = 0;
@@ -134,6 +138,24 @@ impl Container {
             Some(Errno::BUSY) => Error::host(context(), "it is in use by another process"),
             _ => Error::host(context(), error),
         })
+    }
+}
+
+impl PeerSpace for Container {
+    fn map_peer(&self, guest: u64, memory: &FileMapping, part: Range<usize>) -> io::Result<()> {
+        let region = memory.region();
+        if part.is_empty() || part.end > region.size() {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        let address = region.as_ptr().wrapping_add(part.start) as u64;
+        let flags = VFIO_DMA_MAP_FLAG_READ | VFIO_DMA_MAP_FLAG_WRITE;
+        // SAFETY: the range lies in the mapping of a BAR, which is only used through volatile access. The kernel resolves
+        // the addresses of the device's pages now, and needs no memory of this process later.
+        unsafe { ioctl::map_dma(&self.file, guest, part.len() as u64, address, flags) }
+    }
+
+    fn unmap_peer(&self, guest: u64, size: u64) -> io::Result<()> {
+        ioctl::unmap_dma(&self.file, guest, size)
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! The host's mmap is created once. A slot per part exists while the BAR has an address. If KVM refuses a slot,
 //! accesses to the part exit. The refusal is logged once for each BAR, because the guest may move a BAR at any rate.
-//! The lock serialises changes of the address.
+//! The lock serialises changes of the address. Other devices' DMA follows ([`peers`](super::peers)).
 
 use std::io;
 use std::ops::Range;
@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use vm_memory::{GuestAddress, MmapRegion};
 
 use super::mmap_ranges::mappable;
+use super::peers::{PeerBar, PeerSpace};
 use super::region::Region;
 use crate::memory::{Access, FileMapping, HostMemory, Slot, Slots};
 use crate::pci::{BarAddress, Pages};
@@ -46,15 +47,24 @@ struct Installed {
     at: Option<u64>,
     slots: Vec<Slot>,
     refusal_logged: bool,
+    /// The BAR in the IOMMU address space of other devices, if they reach it.
+    peers: Option<PeerBar>,
 }
 
 impl BarMapping {
-    /// Maps a BAR's region, except the pages with `trapped` bytes. The host maps each of its areas as a whole.
+    /// Maps a BAR's region, except the pages with `trapped` bytes. The host maps each of its areas as a whole. Other
+    /// devices reach the BAR in `peers`, if there is such a space.
     ///
     /// # Errors
     /// The host's error if it refuses the mmap.
-    pub fn new(region: &Region, trapped: &[Range<u64>], slots: &Arc<Slots>) -> io::Result<Self> {
+    pub fn new(
+        region: &Region,
+        trapped: &[Range<u64>],
+        slots: &Arc<Slots>,
+        peers: Option<Arc<dyn PeerSpace>>,
+    ) -> io::Result<Self> {
         let mut parts = Vec::new();
+        let mut peers = peers.map(PeerBar::new);
         for area in region.mappable_areas() {
             let seen = mappable(std::slice::from_ref(area), trapped);
             if seen.is_empty() {
@@ -67,11 +77,17 @@ impl BarMapping {
             for bytes in seen {
                 let offset =
                     usize::try_from(bytes.start.saturating_sub(area.start)).map_err(io::Error::other)?;
-                let memory = HostMemory::from(Arc::clone(&memory));
-                parts.push(Part { bytes, memory, offset, access: Access::ReadWrite });
+                let start = bytes.start;
+                let part =
+                    Part { bytes, memory: Arc::clone(&memory).into(), offset, access: Access::ReadWrite };
+                if let Some(peers) = &mut peers {
+                    peers.add(start, Arc::clone(&memory), part.in_memory());
+                }
+                parts.push(part);
             }
         }
-        Ok(Self { slots: Arc::clone(slots), parts, installed: Mutex::default() })
+        let installed = Mutex::new(Installed { peers, ..Installed::default() });
+        Ok(Self { slots: Arc::clone(slots), parts, installed })
     }
 
     /// A mapping of the VMM's own memory, which the guest reads.
@@ -95,6 +111,9 @@ impl BarMapping {
         }
         installed.at = at;
         installed.slots.clear();
+        if let Some(peers) = &mut installed.peers {
+            peers.set_address(at);
+        }
         let Some(at) = at else {
             return;
         };

@@ -8,6 +8,7 @@
 //! | [`guest_config`], [`capabilities`], [`registers`] | the guest's configuration space: plain state and tables |
 //! | [`quirks`] | known devices that need care |
 //! | [`mmap_ranges`], [`mapping`] | BAR pages that the guest accesses without an exit |
+//! | [`peers`] | BARs as targets of other devices' DMA |
 //! | [`rom`] | expansion ROMs |
 //! | [`table_pages`] | MSI-X table pages that the guest reads without an exit |
 //! | [`interrupts`], [`host_interrupts`] | MSI and MSI-X, which the vm-msi crate emulates, and the host's counts |
@@ -37,6 +38,7 @@ pub mod maintenance;
 pub mod mapping;
 pub mod mmap_ranges;
 pub mod quirks;
+pub mod peers;
 pub mod placement;
 pub mod region;
 mod region_info;
@@ -51,6 +53,7 @@ pub use device::Device;
 pub use device_info::OpenedDevice;
 pub use events::DeviceEvents;
 pub use maintenance::Maintenance;
+pub use peers::PeerToPeer;
 pub use rom::RomSource;
 pub use selection::{Selected, select};
 pub use sysfs::{HostAddress, HostDevice, Sysfs};

@@ -5,6 +5,7 @@ use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
+use super::peers::PeerToPeer;
 use super::placement::{self, FunctionKind, Placed};
 use super::rom::{RomSource, SIGNATURE};
 use super::sysfs::{HostDevice, Sysfs};
@@ -24,6 +25,8 @@ pub struct Selected {
     pub place: DeviceFunction,
     /// Its expansion ROM.
     pub rom: RomSource,
+    /// Whether other devices reach its BARs by DMA.
+    pub peer_to_peer: PeerToPeer,
 }
 
 /// Checks the devices of these options, and chooses their addresses in the guest.
@@ -62,7 +65,8 @@ pub fn select(sysfs: &Sysfs, options: &[VfioOption]) -> Result<Vec<Selected>> {
     })?;
     let selected = hosts.into_iter().zip(places).zip(options);
     let selected = selected.map(|((host, place), option)| {
-        Ok(Selected { host, id: option.id.clone(), place, rom: rom_source(option)? })
+        let (id, rom, peer_to_peer) = (option.id.clone(), rom_source(option)?, option.peer_to_peer);
+        Ok(Selected { host, id, place, rom, peer_to_peer })
     });
     selected.collect()
 }
@@ -178,5 +182,13 @@ mod tests {
         let sources: Vec<_> =
             selected(&host, &["01:00.0,rom=off", "01:00.1"]).unwrap().into_iter().map(|s| s.rom).collect();
         assert_eq!(sources, [RomSource::Off, RomSource::Device]);
+    }
+
+    #[test]
+    fn a_device_is_left_out_of_peer_to_peer_by_its_own_option_only() {
+        let host = host("peers");
+        let peers = selected(&host, &["01:00.0,p2p=off", "01:00.1", "02:10.0,p2p=on"]).unwrap();
+        let peers: Vec<_> = peers.into_iter().map(|selected| selected.peer_to_peer).collect();
+        assert_eq!(peers, [PeerToPeer::Off, PeerToPeer::On, PeerToPeer::On]);
     }
 }
