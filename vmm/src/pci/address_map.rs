@@ -62,6 +62,13 @@ impl AddressMap {
         let remaining = range.end().checked_sub(address).filter(|remaining| *remaining > 0)?;
         Some(Hit { owner: *owner, offset: address.checked_sub(range.start())?, remaining })
     }
+
+    /// Bytes from `address`, which has no BAR, to the next BAR.
+    #[must_use]
+    pub fn gap(&self, space: Space, address: u64) -> u64 {
+        let above = self.claims.range((space, address)..=(space, u64::MAX)).next();
+        above.map_or(u64::MAX, |((_, start), _)| *start).saturating_sub(address)
+    }
 }
 
 #[cfg(test)]
@@ -122,5 +129,16 @@ mod tests {
             assert_eq!(map.find(Space::Memory, outside), None);
         }
         assert_eq!(map.find(Space::Io, 0x1000), None);
+    }
+
+    #[test]
+    fn a_gap_ends_at_the_next_bar_of_the_space() {
+        let mut map = AddressMap::default();
+        assert!(map.claim(range(0x1000, 0x1000), owner(0)));
+        assert!(map.claim(range(0x4000, 0x10), owner(1)));
+        assert!(map.claim(BusRange::new(Space::Io, 0x2004, 4).unwrap(), owner(2)));
+        let gap = |at| map.gap(Space::Memory, at);
+        assert_eq!((gap(0), gap(0xfff), gap(0x2000), gap(0x3fff)), (0x1000, 1, 0x2000, 1));
+        assert_eq!((gap(0x4010), map.gap(Space::Io, 0x2000)), (u64::MAX - 0x4010, 4));
     }
 }

@@ -197,20 +197,26 @@ impl Root {
         }
     }
 
-    fn find(&self, space: Space, address: u64) -> Option<(Arc<dyn Function>, Hit)> {
+    /// The BAR at an address, if any, and the number of bytes to its end or to the next BAR.
+    fn find(&self, space: Space, address: u64) -> (Option<(Arc<dyn Function>, Hit)>, usize) {
         let bus = self.bus.read().unwrap_or_else(PoisonError::into_inner);
-        let hit = bus.map.find(space, address)?;
-        let occupant = bus.occupants.get(&hit.owner.function)?;
-        Some((Arc::clone(&occupant.function), hit))
+        let hit = bus.map.find(space, address).and_then(|hit| {
+            let occupant = bus.occupants.get(&hit.owner.function)?;
+            Some((Arc::clone(&occupant.function), hit))
+        });
+        let left = hit.as_ref().map_or_else(|| bus.map.gap(space, address), |(_, hit)| hit.remaining);
+        // An access ends before 2^64, where no BAR is.
+        (hit, usize::try_from(left).unwrap_or(usize::MAX).max(1))
     }
 
-    /// Reads from the bus. An access across a BAR's end is split.
+    /// Reads from the bus. An access across a BAR's end is split. Each part is the device's or all ones, also while another
+    /// vCPU moves the BAR.
     pub(super) fn read(&self, space: Space, address: u64, mut data: &mut [u8]) {
         data.fill(0xff);
         let mut address = Some(address);
         while let (Some(at), false) = (address, data.is_empty()) {
-            let hit = self.find(space, at);
-            let (part, rest) = data.split_at_mut(part_len(hit.as_ref(), data.len()));
+            let (hit, left) = self.find(space, at);
+            let (part, rest) = data.split_at_mut(left.min(data.len()));
             address = at.checked_add(part.len() as u64);
             if let Some((function, hit)) = hit {
                 function.bar_read(hit.owner.bar, hit.offset, part);
@@ -223,8 +229,8 @@ impl Root {
     pub(super) fn write(&self, space: Space, address: u64, mut data: &[u8]) {
         let mut address = Some(address);
         while let (Some(at), false) = (address, data.is_empty()) {
-            let hit = self.find(space, at);
-            let (part, rest) = data.split_at(part_len(hit.as_ref(), data.len()));
+            let (hit, left) = self.find(space, at);
+            let (part, rest) = data.split_at(left.min(data.len()));
             address = at.checked_add(part.len() as u64);
             if let Some((function, hit)) = hit {
                 function.bar_write(hit.owner.bar, hit.offset, part);
@@ -261,11 +267,4 @@ impl Bus {
         }
         (map, addresses)
     }
-}
-
-/// The length of an access that one BAR serves. Without a BAR it is one byte, because a BAR may start at the next
-/// address.
-fn part_len(hit: Option<&(Arc<dyn Function>, Hit)>, len: usize) -> usize {
-    let remaining = hit.map_or(1, |(_, hit)| usize::try_from(hit.remaining).unwrap_or(usize::MAX));
-    remaining.min(len)
 }
