@@ -28,6 +28,9 @@ const FUNCTIONS: u8 = 8;
 #[error("the PCI bus is full: it has 248 functions besides the host bridge")]
 pub struct BusFull;
 
+/// A BAR at an address, and its function.
+type Found = (Arc<dyn Function>, Hit);
+
 struct Occupant {
     function: Arc<dyn Function>,
     decoding: Decoding,
@@ -198,7 +201,7 @@ impl Root {
     }
 
     /// The BAR at an address, if any, and the number of bytes to its end or to the next BAR.
-    fn find(&self, space: Space, address: u64) -> (Option<(Arc<dyn Function>, Hit)>, usize) {
+    fn find(&self, space: Space, address: u64) -> (Option<Found>, usize) {
         let bus = self.bus.read().unwrap_or_else(PoisonError::into_inner);
         let hit = bus.map.find(space, address).and_then(|hit| {
             let occupant = bus.occupants.get(&hit.owner.function)?;
