@@ -2,23 +2,29 @@
 //!
 //! With `--irqchip kernel`, KVM emulates all of them. With `split`, KVM emulates the local APICs and the VMM the
 //! IOAPIC ([`crate::devices::ioapic`]). Both are created before the first vCPU. Message-signalled interrupts go
-//! through the router in either case.
+//! through the router in either case. [`level`] has the level-triggered lines of passed-through devices.
+
+pub mod level;
 
 use std::io;
 use std::sync::Arc;
 
 use kvm_bindings::{
-    KVM_CAP_SPLIT_IRQCHIP, KVM_CAP_X2APIC_API, KVM_X2APIC_API_DISABLE_BROADCAST_QUIRK,
-    KVM_X2APIC_API_USE_32BIT_IDS, kvm_enable_cap,
+    KVM_CAP_SPLIT_IRQCHIP, KVM_CAP_X2APIC_API, KVM_IRQ_ROUTING_MSI, KVM_X2APIC_API_DISABLE_BROADCAST_QUIRK,
+    KVM_X2APIC_API_USE_32BIT_IDS, kvm_enable_cap, kvm_irq_routing_entry, kvm_irq_routing_entry__bindgen_ty_1,
+    kvm_irq_routing_msi,
 };
 use kvm_ioctls::{Cap, VmFd};
 use vm_msi::apic::DestinationIds;
 use vm_msi::kvm::{Irqchip, KvmRouter};
+use vm_msi::message::MsiMessage;
+use vm_msi::router::RouterError;
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use crate::cli::IrqChip;
-use crate::devices::ioapic::Ioapic;
+use crate::devices::ioapic::{EndRoutes, Ioapic};
 use crate::error::{Context, Result};
+use crate::interrupts::level::{IoapicLine, KvmLine, LevelLine};
 use crate::layout;
 
 /// The interrupt controllers of a VM.
@@ -56,7 +62,8 @@ impl Controllers {
         let router = KvmRouter::new(Arc::clone(vm), irqchip, cpus.into(), ids)
             .context("creating the interrupt router")?;
         let router = Arc::new(router);
-        let ioapic = (irqchip == Irqchip::Split).then(|| Arc::new(Ioapic::new(router.clone())));
+        let ioapic =
+            (irqchip == Irqchip::Split).then(|| Arc::new(Ioapic::new(router.clone(), router.clone())));
         Ok(Self { vm: Arc::clone(vm), router, ioapic })
     }
 
@@ -83,6 +90,36 @@ impl Controllers {
         let eventfd = EventFd::new(EFD_NONBLOCK).context("creating an eventfd")?;
         self.vm.register_irqfd(&eventfd, gsi).context(format!("attaching an irqfd to GSI {gsi}"))?;
         Ok(Line::Irqfd(eventfd))
+    }
+
+    /// A level-triggered line to `gsi`, for one device.
+    #[must_use]
+    pub fn level_line(&self, gsi: u32) -> Arc<dyn LevelLine> {
+        match &self.ioapic {
+            Some(ioapic) => Arc::new(IoapicLine::new(ioapic, gsi)),
+            None => Arc::new(KvmLine { vm: Arc::clone(&self.vm), gsi }),
+        }
+    }
+}
+
+/// With a split irqchip, the GSIs below the messages' are the pins of the VMM's IOAPIC.
+impl EndRoutes for KvmRouter {
+    fn set(&self, routes: &[(u32, MsiMessage)]) -> std::result::Result<(), RouterError> {
+        let route = |(gsi, message): &(u32, MsiMessage)| {
+            let msi = kvm_irq_routing_msi {
+                address_lo: message.address_low(),
+                address_hi: message.address_high(),
+                data: message.data,
+                ..Default::default()
+            };
+            kvm_irq_routing_entry {
+                gsi: *gsi,
+                type_: KVM_IRQ_ROUTING_MSI,
+                u: kvm_irq_routing_entry__bindgen_ty_1 { msi },
+                ..Default::default()
+            }
+        };
+        self.set_own_entries(routes.iter().map(route).collect())
     }
 }
 

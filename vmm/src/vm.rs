@@ -125,7 +125,11 @@ impl Vm {
         let rsdp = boot::acpi::write(memory.memory(), &Machine { cpus: config.cpus, pci_mmio64 })?;
         boot::params::write(memory.memory(), &entry, &config.cmdline, rsdp)?;
 
-        let shared = Shared { buses: Arc::new(buses), exit_event: Arc::clone(&exit_event) };
+        let shared = Shared {
+            buses: Arc::new(buses),
+            ioapic: interrupts.ioapic().cloned(),
+            exit_event: Arc::clone(&exit_event),
+        };
         let vcpus = (0..config.cpus)
             .map(|index| Vcpu::new(&vm, index, &cpuid.for_vcpu(index, config.cpus)?, shared.clone()));
         let vcpus = vcpus.collect::<Result<Vec<_>>>()?;

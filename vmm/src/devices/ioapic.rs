@@ -1,19 +1,25 @@
-//! An IOAPIC with edge-triggered pins, for `--irqchip split`.
+//! An IOAPIC in the VMM, for `--irqchip split`.
 //!
-//! Registers (Intel 82093AA): a select register, a window, and 24 redirection entries. A pulse on a pin becomes a
-//! message to the local APICs, through the VM's router. No device has a level-triggered line, so remote IRR and EOI
-//! are absent. One lock protects the registers. It is released before a message is sent.
+//! Registers (Intel 82093AA): a select register, a window, and 24 redirection entries. A pulse on an edge-triggered pin becomes a
+//! message to the local APICs, through the VM's router. A level-triggered pin has sources, and KVM reports the end of its
+//! interrupts (KVM_EXIT_IOAPIC_EOI) where the pin's message is in the routing table at the pin's GSI. [`EndRoutes`] puts it there.
+//!
+//! Locks, outermost first: the routes, the registers. The registers' lock is released before any host call.
+
+mod pins;
 
 use std::fmt;
+use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use vm_device::DeviceMmio;
 use vm_device::bus::{MmioAddress, MmioAddressOffset};
 use vm_msi::Target;
 use vm_msi::message::MsiMessage;
-use vm_msi::router::{Router, RouterError};
+use vm_msi::router::{Router, RouterError, Signalled};
+use vmm_sys_util::eventfd::EventFd;
 
-const PINS: usize = crate::layout::IOAPIC_PINS as usize;
+use pins::{PINS, Pins, Resampled, Word};
 
 /// Offsets of the two mapped registers.
 const SELECT: u64 = 0x00;
@@ -26,94 +32,61 @@ const REDIRECTION: u8 = 0x10;
 const VERSION_VALUE: u32 = 0x11 | (PINS as u32 - 1) << 16;
 const ID_BITS: u32 = 0x0f00_0000;
 
-/// Bits of a redirection entry's low word.
-const MASKED: u32 = 1 << 16;
-const TRIGGER_LEVEL: u32 = 1 << 15;
-const LOGICAL: u32 = 1 << 11;
-const DELIVERY_AND_VECTOR: u32 = 0x7ff;
-/// Writable bits: all but delivery status (12) and remote IRR (14).
-const LOW_WRITABLE: u32 = MASKED | TRIGGER_LEVEL | 1 << 13 | LOGICAL | DELIVERY_AND_VECTOR;
-const HIGH_WRITABLE: u32 = 0xfffe_0000;
-
-/// Message addresses (Intel SDM 3A 11.11.1).
-const MESSAGE_ADDRESS: u64 = 0xfee0_0000;
-const MESSAGE_LOGICAL: u64 = 1 << 2;
-
-#[derive(Debug, Clone, Copy)]
-struct Redirection {
-    low: u32,
-    high: u32,
-}
-
-impl Redirection {
-    /// The message for a pulse. A masked pin ignores pulses, so it has none.
-    fn message(self) -> Option<MsiMessage> {
-        // Bits 63:56 of the entry, and bits 55:49 if the guest uses extended destination IDs.
-        let destination = u64::from(self.high >> 24) << 12 | u64::from(self.high >> 17 & 0x7f) << 5;
-        let mode = if self.low & LOGICAL == 0 { 0 } else { MESSAGE_LOGICAL };
-        let address = MESSAGE_ADDRESS | destination | mode;
-        (self.low & MASKED == 0).then_some(MsiMessage { address, data: self.low & DELIVERY_AND_VECTOR })
-    }
-}
-
 #[derive(Debug)]
 struct Registers {
     select: u8,
     id: u32,
-    redirections: [Redirection; PINS],
+    pins: Pins,
 }
 
 impl Registers {
-    /// The redirection entry that `select` names, and which of its two words.
-    fn selected(&mut self) -> Option<(&mut Redirection, Word)> {
+    /// The pin whose redirection entry `select` names, and which of its two words.
+    fn selected(&self) -> Option<(usize, Word)> {
         let index = self.select.checked_sub(REDIRECTION)?;
         let word = if index.is_multiple_of(2) { Word::Low } else { Word::High };
-        Some((self.redirections.get_mut(usize::from(index / 2))?, word))
+        Some((usize::from(index / 2), word))
     }
 
-    fn read(&mut self) -> u32 {
+    fn read(&self) -> u32 {
         match self.select {
             ID => self.id,
             VERSION => VERSION_VALUE,
-            _ => match self.selected() {
-                Some((entry, Word::Low)) => entry.low,
-                Some((entry, Word::High)) => entry.high,
-                None => 0,
-            },
+            _ => self.selected().map_or(0, |(pin, word)| self.pins.read(pin, word)),
         }
     }
 
-    fn write(&mut self, value: u32) {
-        match self.select {
-            ID => self.id = value & ID_BITS,
-            _ => match self.selected() {
-                Some((entry, Word::Low)) => entry.low = value & LOW_WRITABLE,
-                Some((entry, Word::High)) => entry.high = value & HIGH_WRITABLE,
-                None => {}
-            },
+    fn write(&mut self, value: u32) -> Resampled {
+        if self.select == ID {
+            self.id = value & ID_BITS;
         }
+        self.selected().map_or_else(Resampled::new, |(pin, word)| self.pins.write(pin, word, value))
     }
 }
 
-#[derive(Debug, Clone, Copy)]
-enum Word {
-    Low,
-    High,
+/// The messages of level-triggered pins in the VM's routing table.
+pub trait EndRoutes: Send + Sync {
+    /// Puts these messages at their pins' GSIs, and no others. KVM reports the end of their interrupts from then on.
+    ///
+    /// # Errors
+    /// The kernel refuses the routing table. The messages of before are in force.
+    fn set(&self, routes: &[(u32, MsiMessage)]) -> Result<(), RouterError>;
 }
 
 /// The IOAPIC, in front of a router.
 pub struct Ioapic {
     registers: Mutex<Registers>,
     router: Arc<dyn Router>,
+    end_routes: Arc<dyn EndRoutes>,
+    /// The routes in force.
+    routes: Mutex<Vec<(u32, MsiMessage)>>,
 }
 
 impl Ioapic {
     /// An IOAPIC after reset: every pin masked.
     #[must_use]
-    pub fn new(router: Arc<dyn Router>) -> Self {
-        let masked = Redirection { low: MASKED, high: 0 };
-        let registers = Registers { select: 0, id: 0, redirections: [masked; PINS] };
-        Self { registers: Mutex::new(registers), router }
+    pub fn new(router: Arc<dyn Router>, end_routes: Arc<dyn EndRoutes>) -> Self {
+        let registers = Registers { select: 0, id: 0, pins: Pins::new() };
+        Self { registers: Mutex::new(registers), router, end_routes, routes: Mutex::default() }
     }
 
     /// Pulses a pin. An invalid message in the redirection entry is dropped.
@@ -121,8 +94,7 @@ impl Ioapic {
     /// # Errors
     /// The router's error if the kernel refuses the message.
     pub fn pulse(&self, pin: u32) -> Result<(), RouterError> {
-        let entry = usize::try_from(pin).ok().and_then(|pin| self.registers().redirections.get(pin).copied());
-        let message = entry.and_then(Redirection::message);
+        let message = usize::try_from(pin).ok().and_then(|pin| self.registers().pins.pulse(pin));
         match message.and_then(|message| self.router.translate(message).ok()) {
             // A message that no local APIC accepts is dropped, too: the guest programmed it.
             Some(Target::Interrupt(interrupt)) => self.router.signal(interrupt).map(drop),
@@ -130,9 +102,110 @@ impl Ioapic {
         }
     }
 
+    /// Adds a source of a level-triggered pin, for the life of the IOAPIC.
+    pub fn add_source(&self, pin: u32) -> usize {
+        self.registers().pins.add_source(usize::try_from(pin).unwrap_or(usize::MAX))
+    }
+
+    /// Connects a source. The IOAPIC signals `resample` when it has deasserted the source: the owner then asserts it again if its
+    /// device still has an interrupt.
+    pub fn connect(&self, source: usize, resample: Arc<EventFd>) {
+        self.registers().pins.connect(source, resample);
+    }
+
+    /// Disconnects a source, which is deasserted.
+    pub fn disconnect(&self, source: usize) {
+        self.registers().pins.disconnect(source);
+    }
+
+    /// Asserts a connected source. It stays asserted until its interrupt ends or the pin is unmasked.
+    ///
+    /// # Errors
+    /// The router's error if the kernel refuses the message. The source stays asserted: see [`Ioapic::retry`].
+    pub fn assert(&self, source: usize) -> Result<(), RouterError> {
+        self.registers().pins.assert(source);
+        self.deliver_due()
+    }
+
+    /// The end of a level-triggered interrupt with this vector.
+    ///
+    /// # Errors
+    /// The host's error if a source cannot be resampled.
+    pub fn end_of_interrupt(&self, vector: u8) -> io::Result<()> {
+        let resampled = self.registers().pins.end_of_interrupt(vector);
+        signal_all(&resampled)
+    }
+
+    /// Tries again what the host has refused.
+    ///
+    /// # Errors
+    /// The host refuses it again.
+    pub fn retry(&self) -> Result<(), RouterError> {
+        self.update_routes()?;
+        self.deliver_due()
+    }
+
+    /// Brings the routing table to the redirection entries. Edge-triggered pins have no route.
+    fn update_routes(&self) -> Result<(), RouterError> {
+        // Held across the commit: the routes of the later of two writers include the entry of the earlier one.
+        let mut routes = self.routes.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut messages = self.registers().pins.level_messages();
+        messages.retain_mut(|(_, message)| self.is_interrupt(*message));
+        if *routes != messages {
+            let sent = messages.iter().filter_map(|(pin, message)| Some((*pin, self.translated(*message)?)));
+            self.end_routes.set(&sent.collect::<Vec<_>>())?;
+            self.registers().pins.set_in_force(&messages);
+            *routes = messages;
+        }
+        Ok(())
+    }
+
+    fn is_interrupt(&self, message: MsiMessage) -> bool {
+        self.translated(message).is_some()
+    }
+
+    fn translated(&self, message: MsiMessage) -> Option<MsiMessage> {
+        match self.router.translate(message) {
+            Ok(Target::Interrupt(interrupt)) => Some(interrupt.message()),
+            Ok(Target::Memory(_)) | Err(_) => None,
+        }
+    }
+
+    fn deliver_due(&self) -> Result<(), RouterError> {
+        let due = self.registers().pins.take_due();
+        let mut result = Ok(());
+        for (pin, message) in due {
+            let delivered = match self.router.translate(message) {
+                Ok(Target::Interrupt(interrupt)) => self.router.signal(interrupt),
+                Ok(Target::Memory(_)) | Err(_) => Ok(Signalled::NotAccepted),
+            };
+            if !matches!(delivered, Ok(Signalled::Delivered)) {
+                self.registers().pins.refused(pin);
+            }
+            result = result.and(delivered.map(drop));
+        }
+        result
+    }
+
     fn registers(&self) -> MutexGuard<'_, Registers> {
         self.registers.lock().unwrap_or_else(PoisonError::into_inner)
     }
+
+    /// Writes the window, then follows with the routing table, the sources and what is due.
+    fn write_window(&self, value: u32) {
+        let resampled = self.registers().write(value);
+        let followed = self.update_routes().map_err(io::Error::other);
+        let signalled = signal_all(&resampled);
+        let delivered = self.deliver_due().map_err(io::Error::other);
+        if let Err(error) = followed.and(signalled).and(delivered) {
+            tracing::warn!("the IOAPIC cannot follow a redirection entry: {error}");
+        }
+    }
+}
+
+/// Signals every eventfd, and returns the first error.
+fn signal_all(eventfds: &Resampled) -> io::Result<()> {
+    eventfds.iter().map(|eventfd| eventfd.write(1)).fold(Ok(()), Result::and)
 }
 
 impl fmt::Debug for Ioapic {
@@ -156,7 +229,7 @@ impl DeviceMmio for Ioapic {
     fn mmio_write(&self, _base: MmioAddress, offset: MmioAddressOffset, data: &[u8]) {
         match (offset, data) {
             (SELECT, [select, ..]) => self.registers().select = *select,
-            (WINDOW, [a, b, c, d, ..]) => self.registers().write(u32::from_le_bytes([*a, *b, *c, *d])),
+            (WINDOW, [a, b, c, d, ..]) => self.write_window(u32::from_le_bytes([*a, *b, *c, *d])),
             _ => {}
         }
     }
@@ -166,9 +239,11 @@ impl DeviceMmio for Ioapic {
 mod tests {
     use std::sync::mpsc;
 
+    use std::sync::atomic::{AtomicBool, Ordering};
+
     use vm_msi::Interrupt;
-    use vm_msi::router::{Route, Signalled};
-    use vmm_sys_util::eventfd::EventFd;
+    use vm_msi::router::{Gsi, Route};
+    use vmm_sys_util::eventfd::EFD_NONBLOCK;
 
     use super::*;
 
@@ -192,10 +267,49 @@ mod tests {
         }
     }
 
-    fn ioapic() -> (Ioapic, mpsc::Receiver<MsiMessage>) {
-        let (sender, receiver) = mpsc::channel();
-        (Ioapic::new(Arc::new(Wire(sender))), receiver)
+    /// A routing table that records what is in force, and refuses everything on demand.
+    #[derive(Default)]
+    struct Table {
+        routes: Mutex<Vec<(u32, MsiMessage)>>,
+        commits: Mutex<u32>,
+        refuses: AtomicBool,
     }
+
+    impl EndRoutes for Table {
+        fn set(&self, routes: &[(u32, MsiMessage)]) -> Result<(), RouterError> {
+            if self.refuses.load(Ordering::Relaxed) {
+                return Err(RouterError::Attach { gsi: Gsi(0), source: io::ErrorKind::OutOfMemory.into() });
+            }
+            *self.commits.lock().unwrap() += 1;
+            *self.routes.lock().unwrap() = routes.to_vec();
+            Ok(())
+        }
+    }
+
+    fn ioapic() -> (Ioapic, mpsc::Receiver<MsiMessage>) {
+        let (ioapic, messages, _) = ioapic_with_table();
+        (ioapic, messages)
+    }
+
+    fn ioapic_with_table() -> (Ioapic, mpsc::Receiver<MsiMessage>, Arc<Table>) {
+        let (sender, receiver) = mpsc::channel();
+        let table = Arc::new(Table::default());
+        (Ioapic::new(Arc::new(Wire(sender)), table.clone()), receiver, table)
+    }
+
+    /// A connected source of pin 17.
+    fn source(ioapic: &Ioapic) -> (usize, Arc<EventFd>) {
+        let resample = Arc::new(EventFd::new(EFD_NONBLOCK).unwrap());
+        let source = ioapic.add_source(17);
+        ioapic.connect(source, Arc::clone(&resample));
+        (source, resample)
+    }
+
+    /// The low word of pin 17's entry, and a level-triggered vector 0x51.
+    const LOW_17: u8 = 0x32;
+    const LEVEL_51: u32 = 0x8051;
+    const MASKED: u32 = 1 << 16;
+    const SENT: MsiMessage = MsiMessage { address: 0xfee0_0000, data: 0xc051 };
 
     fn write(ioapic: &Ioapic, register: u8, value: u32) {
         ioapic.mmio_write(BASE, SELECT, &[register, 0, 0, 0]);
@@ -248,5 +362,64 @@ mod tests {
                 ioapic.mmio_read(BASE, offset, &mut vec![0; width]);
             }
         }
+    }
+
+    #[test]
+    fn a_level_triggered_interrupt_comes_again_only_when_its_source_asserts_it_after_the_end() {
+        let (ioapic, messages, table) = ioapic_with_table();
+        let (source, resample) = source(&ioapic);
+        write(&ioapic, LOW_17, LEVEL_51);
+        assert_eq!(*table.routes.lock().unwrap(), [(17, SENT)]);
+        ioapic.assert(source).unwrap();
+        ioapic.assert(source).unwrap();
+        assert_eq!(messages.try_iter().collect::<Vec<_>>(), [SENT]);
+        ioapic.end_of_interrupt(0x50).unwrap();
+        assert!(resample.read().is_err(), "another vector");
+        ioapic.end_of_interrupt(0x51).unwrap();
+        assert_eq!((resample.read().unwrap(), messages.try_iter().count()), (1, 0));
+        ioapic.assert(source).unwrap();
+        assert_eq!(messages.try_iter().collect::<Vec<_>>(), [SENT]);
+    }
+
+    #[test]
+    fn edge_triggered_entries_and_the_mask_cost_no_commit() {
+        let (ioapic, _messages, table) = ioapic_with_table();
+        for register in 0x10..0x40 {
+            write(&ioapic, register, 0x1_0031);
+        }
+        assert_eq!(*table.commits.lock().unwrap(), 0);
+        for low in [LEVEL_51, MASKED | LEVEL_51, LEVEL_51] {
+            write(&ioapic, LOW_17, low);
+        }
+        assert_eq!(*table.commits.lock().unwrap(), 1);
+        write(&ioapic, LOW_17, 0x8005);
+        assert_eq!(*table.routes.lock().unwrap(), [], "no vector of an interrupt");
+    }
+
+    #[test]
+    fn an_interrupt_waits_while_the_host_refuses_its_route() {
+        let (ioapic, messages, table) = ioapic_with_table();
+        let (source, _resample) = source(&ioapic);
+        table.refuses.store(true, Ordering::Relaxed);
+        write(&ioapic, LOW_17, LEVEL_51);
+        ioapic.assert(source).unwrap();
+        assert!(ioapic.retry().is_err());
+        assert_eq!(messages.try_iter().count(), 0);
+        table.refuses.store(false, Ordering::Relaxed);
+        ioapic.retry().unwrap();
+        assert_eq!(messages.try_iter().collect::<Vec<_>>(), [SENT]);
+    }
+
+    #[test]
+    fn unmasking_asks_the_sources_and_disconnecting_forgets_one() {
+        let (ioapic, messages) = ioapic();
+        let (source, resample) = source(&ioapic);
+        write(&ioapic, LOW_17, MASKED | LEVEL_51);
+        ioapic.assert(source).unwrap();
+        write(&ioapic, LOW_17, LEVEL_51);
+        assert_eq!((resample.read().unwrap(), messages.try_iter().count()), (1, 0));
+        ioapic.disconnect(source);
+        ioapic.assert(source).unwrap();
+        assert_eq!(messages.try_iter().count(), 0);
     }
 }

@@ -12,6 +12,7 @@ use kvm_ioctls::{VcpuExit, VcpuFd};
 use vm_device::bus::{MmioAddress, PioAddress};
 use vm_device::device_manager::{IoManager, MmioManager, PioManager};
 
+use super::Shared;
 use super::run_page::{InternalError, RunPage};
 use crate::error::Error;
 use crate::outcome::Outcome;
@@ -37,7 +38,8 @@ pub(super) enum ExitAction {
 }
 
 /// Runs the guest until its next exit, and handles it.
-pub(super) fn run_once(fd: &mut VcpuFd, buses: &IoManager, page: &RunPage) -> ExitAction {
+pub(super) fn run_once(fd: &mut VcpuFd, shared: &Shared, page: &RunPage) -> ExitAction {
+    let buses: &IoManager = &shared.buses;
     let exit = match fd.run() {
         Ok(exit) => exit,
         Err(errno) => match rustix::io::Errno::from_raw_os_error(errno.errno()) {
@@ -58,8 +60,7 @@ pub(super) fn run_once(fd: &mut VcpuFd, buses: &IoManager, page: &RunPage) -> Ex
         }
         VcpuExit::MmioRead(address, data) => mmio_read(buses, address, data),
         VcpuExit::MmioWrite(address, data) => mmio_write(buses, address, data),
-        // No pin of the VMM's IOAPIC is level-triggered, so an EOI needs no action.
-        VcpuExit::IoapicEoi(_) => {}
+        VcpuExit::IoapicEoi(vector) => end_of_interrupt(shared, vector),
         VcpuExit::Intr => return ExitAction::Interrupted,
         VcpuExit::SystemEvent(KVM_SYSTEM_EVENT_SHUTDOWN, _) => return ExitAction::End(Outcome::PoweredOff),
         VcpuExit::SystemEvent(KVM_SYSTEM_EVENT_RESET, _) => return ExitAction::End(Outcome::Rebooted),
@@ -80,6 +81,15 @@ pub(super) fn run_once(fd: &mut VcpuFd, buses: &IoManager, page: &RunPage) -> Ex
         other => return ExitAction::Crash(format!("unexpected exit {other:?}")),
     }
     ExitAction::Run
+}
+
+/// A local APIC has ended a level-triggered interrupt of the VMM's IOAPIC.
+fn end_of_interrupt(shared: &Shared, vector: u8) {
+    if let Some(ioapic) = &shared.ioapic
+        && let Err(error) = ioapic.end_of_interrupt(vector)
+    {
+        tracing::warn!("the end of interrupt {vector:#x} does not reach its device: {error}");
+    }
 }
 
 fn describe(error: InternalError) -> String {

@@ -20,6 +20,7 @@ use vm_device::device_manager::IoManager;
 use vm_memory::GuestMemoryMmap;
 
 use crate::boot::Entry;
+use crate::devices::ioapic::Ioapic;
 use crate::error::{Context, Result};
 use crate::outcome::{Crash, ExitEvent};
 
@@ -31,6 +32,8 @@ const RESET_VECTOR: u64 = 0xfff0;
 pub struct Shared {
     /// The port I/O and MMIO buses.
     pub buses: Arc<IoManager>,
+    /// The VMM's IOAPIC, with a split irqchip.
+    pub ioapic: Option<Arc<Ioapic>>,
     /// Signalled when a vCPU ends the run.
     pub exit_event: Arc<ExitEvent>,
 }

@@ -66,7 +66,7 @@ fn run(mut vcpu: Vcpu, stop: &AtomicBool) {
         PanicGuard { exit_event: Arc::clone(&vcpu.shared.exit_event), context: "running a vcpu".to_owned() };
     let page = RunPage::of(&mut vcpu.fd);
     while !stop.load(Ordering::SeqCst) {
-        match run_once(&mut vcpu.fd, &vcpu.shared.buses, &page) {
+        match run_once(&mut vcpu.fd, &vcpu.shared, &page) {
             ExitAction::Run | ExitAction::Interrupted => {}
             ExitAction::End(outcome) => return vcpu.shared.exit_event.signal(outcome),
             ExitAction::Crash(what) => {
