@@ -65,6 +65,8 @@ pub const IOAPIC_SIZE: u64 = 4 * KIB;
 pub const LOCAL_APIC: u64 = 0xfee0_0000;
 /// Pins of the IOAPIC, which are GSIs 0 to 23.
 pub const IOAPIC_PINS: u32 = 24;
+/// GSIs of the PCI functions' INTx lines. They are pins of the IOAPIC alone: the PIC has none of them.
+pub const INTX_GSIS: Range<u32> = 16..IOAPIC_PINS;
 /// A page for KVM's identity map, which VMX hosts without unrestricted guest need.
 pub const KVM_IDENTITY_MAP: u64 = 0xfffb_c000;
 /// Three pages for KVM's task state segment, which the same hosts need.

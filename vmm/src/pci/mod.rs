@@ -24,6 +24,7 @@ pub mod express;
 pub mod function;
 pub mod header;
 pub mod host_bridge;
+pub mod interrupt_pin;
 pub mod msix;
 mod overlap;
 pub mod root;
@@ -37,6 +38,7 @@ pub use function::{
     BAR_COUNT, BarAddress, BarAddresses, DECODER_COUNT, Decoding, DeviceFunction, Function, Pages, ROM_INDEX,
 };
 pub use header::{COMMAND_BUS_MASTER, COMMAND_INTX_DISABLE, Header};
+pub use interrupt_pin::InterruptPin;
 pub use msix::MsixCapability;
 pub use overlap::overlap;
 pub use root::Root;

@@ -1,18 +1,21 @@
 //! The DSDT: the devices that a guest cannot enumerate, and the S5 sleep type.
 
-use acpi_tables::Aml;
 use acpi_tables::aml::{
-    AddressSpace, AddressSpaceCacheable, Device, EISAName, IO, Interrupt, Memory32Fixed, Name, Package, Path,
-    ResourceTemplate, Scope,
+    AddressSpace, AddressSpaceCacheable, Device, EISAName, IO, Interrupt, Memory32Fixed, Name, Package,
+    PackageBuilder, Path, ResourceTemplate, Scope,
 };
 use acpi_tables::sdt::Sdt;
+use acpi_tables::{Aml, AmlSink};
 
 use super::{Machine, OEM, OEM_REVISION, OEM_TABLE};
 use crate::devices::power::SLEEP_TYPE_SOFT_OFF;
 use crate::layout;
+use crate::pci::{DeviceFunction, InterruptPin};
 
 /// Bytes of a table's header.
 const HEADER: u32 = 36;
+/// Device numbers of a bus.
+const DEVICES: u8 = 32;
 /// Revision 2: integers have 64 bits.
 const REVISION: u8 = 2;
 
@@ -59,8 +62,27 @@ fn host_bridge(machine: &Machine) -> Vec<u8> {
             // Cache coherent DMA.
             &Name::new(Path::new("_CCA"), &1u8),
             &Name::new(Path::new("_CRS"), &ResourceTemplate::new(windows)),
+            &Name::new(Path::new("_PRT"), &InterruptRoutes),
         ],
     ))
+}
+
+/// The host bridge's `_PRT` (ACPI 6.2.13): the GSI of each pin of each device. PCI interrupts are level-triggered.
+struct InterruptRoutes;
+
+impl Aml for InterruptRoutes {
+    fn to_aml_bytes(&self, sink: &mut dyn AmlSink) {
+        let mut routes = PackageBuilder::new();
+        for device in 1..DEVICES {
+            for pin in InterruptPin::ALL {
+                let gsi = pin.gsi(DeviceFunction::from_bits(device << 3));
+                // The function number 0xffff means all functions. The source 0 means that the index is a GSI.
+                let address = u32::from(device) << 16 | 0xffff;
+                routes.add_element(&Package::new(vec![&address, &pin.index(), &0u8, &gsi]));
+            }
+        }
+        routes.to_aml_bytes(sink);
+    }
 }
 
 /// COM1, with an edge-triggered interrupt.
