@@ -79,6 +79,7 @@ impl Vm {
             vm: &vm,
             root: &root,
             memory: memory.memory(),
+            interrupts: &interrupts,
             slots: &slots,
             router: interrupts.router(),
             budget: &budget,

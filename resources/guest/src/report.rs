@@ -45,6 +45,8 @@ pub struct DeviceReport {
     /// How often the guest has reset it.
     #[serde(default)]
     pub guest_resets: u64,
+    /// Its INTx, if it is passed through and has one.
+    pub intx: Option<Intx>,
     /// Its MSI, if it is passed through.
     pub msi: Option<Msix>,
     /// Its MSI-X, if it is passed through.
@@ -120,6 +122,19 @@ pub struct SoftwareCounters {
     /// Triggers of vectors that were off.
     pub dropped: u64,
     /// Deliveries that the host refused.
+    pub host_failures: u64,
+}
+
+/// One device's INTx.
+#[derive(Clone, Copy, Debug, Deserialize)]
+pub struct Intx {
+    /// The GSI that its pin drives in the guest.
+    pub gsi: u32,
+    /// It is enabled in the host.
+    pub enabled: bool,
+    /// How many interrupts the host's kernel has taken for it since it was enabled, if that can be told.
+    pub host_interrupts: Option<u64>,
+    /// Steps that the host refused.
     pub host_failures: u64,
 }
 

@@ -14,6 +14,7 @@ use super::device::{Device, DeviceBar, DeviceRom};
 use super::device_info::OpenedDevice;
 use super::guest_config::GuestConfig;
 use super::interrupts::Interrupts;
+use super::intx;
 use super::mapping::BarMapping;
 use super::peers::{PeerSpace, PeerToPeer};
 use super::quirks::Identity;
@@ -21,9 +22,10 @@ use super::region::Region;
 use super::rom::Rom;
 use super::selection::Selected;
 use crate::error::{Context, Result};
+use crate::interrupts::Controllers;
 use crate::memory::Slots;
 use crate::pci::bar::BAR0;
-use crate::pci::{BAR_COUNT, Bar, Bars, Function, Root, Space};
+use crate::pci::{BAR_COUNT, Bar, Bars, Function, InterruptPin, Root, Space};
 
 /// The parts of the VM that a device uses.
 #[derive(Clone, Copy)]
@@ -34,6 +36,8 @@ pub struct VmResources<'a> {
     pub root: &'a Root,
     /// Guest memory, the target of its DMA.
     pub memory: &'a GuestMemoryMmap,
+    /// Its interrupt controllers, for INTx.
+    pub interrupts: &'a Controllers,
     /// Memory slots for its BARs.
     pub slots: &'a Arc<Slots>,
     /// The router of its interrupts.
@@ -68,9 +72,15 @@ pub fn attach(devices: &[Selected], resources: VmResources<'_>) -> Result<Vec<Ar
         let function: Arc<dyn Function> = Arc::clone(device) as _;
         let added = resources.root.add_at(*place, function);
         added.context(format!("adding device {}", device.address()))?;
+    for (device, pin) in &opened {
+        let function: Arc<dyn Function> = Arc::clone(device) as _;
+        let place = resources.root.add(function).context(format!("adding device {}", device.address()))?;
+        if let Some(pin) = pin {
+            device.connect_intx(*pin, place, resources.interrupts)?;
+        }
         tracing::info!("device {} is at {place} in the guest", device.address());
     }
-    Ok(opened)
+    Ok(opened.into_iter().map(|(device, _)| device).collect())
 }
 
 fn open(
@@ -80,6 +90,13 @@ fn open(
     resources: VmResources<'_>,
 ) -> Result<Arc<Device>> {
     let address = selected.host.address;
+/// Opens a device. Its INTx is connected when its place on the bus is known.
+fn open(
+    host: &HostDevice,
+    container: &Arc<Container>,
+    resources: VmResources<'_>,
+) -> Result<(Arc<Device>, Option<InterruptPin>)> {
+    let address = host.address;
     let context = |what: &str| format!("device {address}: {what}");
     let opened = OpenedDevice::open(&selected.host, container)?;
     let OpenedDevice { registers, regions, .. } = &opened;
@@ -105,6 +122,11 @@ fn open(
     let mut config = GuestConfig::new(registers, bars, opened.reset, interrupts.emulated());
     config.assign(resources.root).context(context("assigning its BARs"))?;
     let bars = device_bars(opened.regions, bars, &interrupts, resources.slots, peers.as_ref())
+    let pin = intx::pin(&opened.file, registers);
+    if let Some(pin) = pin {
+        config.show_interrupt_pin(pin);
+    }
+    let bars = device_bars(opened.regions, bars, &interrupts, resources.slots)
         .context(context("mapping its BARs"))?;
     let device = Device {
         address,
@@ -124,7 +146,7 @@ fn open(
         released: AtomicBool::new(false),
     };
     device.start();
-    Ok(Arc::new(device))
+    Ok((Arc::new(device), pin))
 }
 
 /// The BARs with their mappings: all pages but those of the MSI-X table and PBA. Whole table pages are mapped

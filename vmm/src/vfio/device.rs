@@ -1,6 +1,6 @@
 //! One passed-through function on the bus.
 //!
-//! Owns the device's descriptor and all host calls for it, except for interrupts, which the vm-msi crate handles. One
+//! Owns the device's descriptor and all host calls for it, except for interrupts ([`super::interrupts`]). One
 //! lock protects the guest's configuration space. It is held during the host calls that follow a write, and during a
 //! reset: a function in reset answers when the reset is done. BAR accesses do not take it.
 //!
@@ -18,14 +18,18 @@ use serde_json::{Value, json};
 use super::container::Container;
 use super::guest_config::{GuestConfig, GuestReset, HostReset};
 use super::interrupts::Interrupts;
+use super::intx::Intx;
 use super::ioctl;
 use super::mapping::BarMapping;
 use super::region::Region;
 use super::rom::Rom;
 use super::sysfs::HostAddress;
+use crate::error::Result;
+use crate::interrupts::Controllers;
 use crate::memory::Access;
 use crate::pci::bar::COMMAND;
 use crate::pci::{BAR_COUNT, BarAddresses, DECODER_COUNT, Decoding, Function, ROM_INDEX};
+use crate::pci::{BAR_COUNT, BarAddresses, Decoding, DeviceFunction, Function, InterruptPin};
 
 /// One BAR: the host's region and its mapping into the guest.
 #[derive(Debug)]
@@ -95,6 +99,24 @@ impl Device {
     #[must_use]
     pub fn interrupts(&self) -> &Interrupts {
         &self.interrupts
+    }
+
+    /// Connects INTx, if the device has it: the guest sees `pin`, and the function is at `place`. Called before the guest runs.
+    ///
+    /// # Errors
+    /// [`Error::Host`](crate::error::Error::Host): the process has no descriptor left.
+    pub(super) fn connect_intx(
+        &self,
+        pin: InterruptPin,
+        place: DeviceFunction,
+        interrupts: &Controllers,
+    ) -> Result<()> {
+        let gsi = pin.gsi(place);
+        let calls = Box::new(Arc::clone(&self.file));
+        let intx = Intx::new(self.address, pin, (gsi, interrupts.level_line(gsi)), calls)?;
+        self.config().set_interrupt_line(u8::try_from(gsi).unwrap_or(u8::MAX));
+        self.interrupts.connect_intx(intx);
+        Ok(())
     }
 
     fn config(&self) -> MutexGuard<'_, GuestConfig> {
@@ -210,6 +232,11 @@ impl Function for Device {
         }
         self.update_bars(&[None; DECODER_COUNT]);
         self.reset(&mut self.config());
+        self.update_bars(&[None; BAR_COUNT]);
+        let mut config = self.config();
+        config.release_intx();
+        self.interrupts.release_intx();
+        self.reset(&mut config);
         tracing::debug!("device {} is released", self.address);
     }
 

@@ -10,6 +10,7 @@ use super::capabilities::{self, ExposedCapabilities, id};
 use super::registers::{self, COMMAND_BUS_MASTER, COMMAND_INTX_DISABLE};
 use crate::pci::bar::COMMAND;
 use crate::pci::{Bars, ConfigSpace, DECODER_COUNT, Decoding, Register, Root, WindowFull};
+use crate::pci::{BAR_COUNT, Bars, ConfigSpace, Decoding, InterruptPin, Register, Root, WindowFull};
 
 /// Whether the host can reset the device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,6 +50,8 @@ pub struct GuestConfig {
     /// Offsets and bits that initiate a function level reset.
     flr: Vec<(u16, u8)>,
     power: Option<Power>,
+    /// Whether the function has INTx. Without it, INTx stays disabled at the host.
+    has_intx: bool,
     /// Registers that the guest changes in the device, with their values at reset.
     forwarded_at_reset: Vec<(u16, Vec<u8>)>,
 }
@@ -87,6 +90,15 @@ impl GuestConfig {
         }
         let mut config =
             Self { space, bars, capabilities, flr: Vec::new(), power: None, forwarded_at_reset: Vec::new() };
+        let mut config = Self {
+            space,
+            bars,
+            offsets,
+            flr: Vec::new(),
+            power: None,
+            has_intx: false,
+            forwarded_at_reset: Vec::new(),
+        };
         config.define_express(host, reset);
         config.define_advanced_features(host, reset);
         config.define_power(host, reset);
@@ -181,6 +193,25 @@ impl GuestConfig {
         root.assign(&self.bars, &mut self.space)
     }
 
+    /// Shows INTx: the pin, and Interrupt Status as the device has it.
+    pub fn show_interrupt_pin(&mut self, pin: InterruptPin) {
+        self.has_intx = true;
+        self.space.fix(registers::INTERRUPT_PIN, &[pin.register()]);
+        let reset = self.space.value(registers::STATUS.offset, 2);
+        let emulated = registers::STATUS.emulated & !registers::STATUS_INTERRUPT;
+        self.space.define(0, &[Register { reset, emulated, ..registers::STATUS }]);
+    }
+
+    /// Programs Interrupt Line as firmware would. A reset clears it.
+    pub fn set_interrupt_line(&mut self, line: u8) {
+        self.space.write(registers::INTERRUPT_LINE, &[line]);
+    }
+
+    /// The function is released: INTx stays disabled at the host.
+    pub fn release_intx(&mut self) {
+        self.has_intx = false;
+    }
+
     /// Whether the buffer must hold the device's bytes before [`merge`](Self::merge).
     #[must_use]
     pub fn reads_device(&self, offset: u16, len: usize) -> bool {
@@ -233,14 +264,20 @@ impl GuestConfig {
     }
 
     /// The value for the host's command register: the guest's bits, with the decode enables always set. A mapped BAR
-    /// then never faults. The guest's decode enables affect the guest's address map only.
+    /// then never faults. The guest's decode enables affect the guest's address map only. Interrupt Disable is the guest's if the
+    /// function has INTx.
     #[must_use]
     pub fn host_command(&self) -> u16 {
         let guest = self.space.value(COMMAND, 2);
         let wishes = guest & (registers::COMMAND_WRITABLE & !COMMAND_INTX_DISABLE);
         // A function in D3hot issues no requests.
         let allowed = if self.power_state() == 0 { wishes } else { wishes & !COMMAND_BUS_MASTER };
-        (allowed | COMMAND_INTX_DISABLE | self.bars.command_bits()) as u16
+        let disabled = if self.has_intx && self.power_state() == 0 {
+            guest & COMMAND_INTX_DISABLE
+        } else {
+            COMMAND_INTX_DISABLE
+        };
+        (allowed | disabled | self.bars.command_bits()) as u16
     }
 
     /// The ranges that the BARs decode. Outside of D0 they decode nothing.
@@ -331,6 +368,43 @@ mod tests {
         assert_eq!(config.host_command(), 0x0402);
         assert!(!config.write(6, &[0xff]).command);
         assert!(config.write(2, &[0; 4]).command);
+    }
+
+    #[test]
+    fn a_function_with_intx_has_a_pin_a_line_and_the_devices_interrupt_status() {
+        let mut config = config(HostReset::Supported);
+        let [_, pin, ..] = InterruptPin::ALL;
+        config.show_interrupt_pin(pin);
+        config.set_interrupt_line(18);
+        assert_eq!(read(&config, 0x3c), 0x0212);
+        let mut status = [0xff, 0xff];
+        config.merge(6, &mut status);
+        assert_eq!(status, [0xff, 0xff], "bits 3 and 4 are set");
+        let mut status = [0, 0];
+        config.merge(6, &mut status);
+        assert_eq!(status, [0x10, 0], "the capability list is there, and no interrupt");
+        let _ = config.write(0x3c, &[0x5a, 0xff]);
+        assert_eq!(read(&config, 0x3c), 0x025a, "the pin is read-only");
+        let _ = config.reset();
+        assert_eq!(read(&config, 0x3c), 0x0200);
+    }
+
+    #[test]
+    fn interrupt_disable_reaches_the_host_and_is_set_outside_of_d0() {
+        let mut config = config(HostReset::Supported);
+        let [pin, ..] = InterruptPin::ALL;
+        config.show_interrupt_pin(pin);
+        assert_eq!(config.host_command(), 0x0002);
+        assert!(config.write(5, &[0x04]).command);
+        assert_eq!(config.host_command(), 0x0402);
+        let _ = config.write(4, &[0x06, 0x00]);
+        assert_eq!(config.host_command(), 0x0006);
+        let _ = config.write(PM + 4, &[3, 0]);
+        assert_eq!(config.host_command(), 0x0402);
+        let _ = config.write(PM + 4, &[0, 0]);
+        assert_eq!(config.host_command(), 0x0006);
+        config.release_intx();
+        assert_eq!(config.host_command(), 0x0406);
     }
 
     #[test]

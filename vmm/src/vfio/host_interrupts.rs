@@ -1,6 +1,7 @@
 //! Counts of the interrupts that the host has taken for passed-through devices, from `/proc/interrupts`.
 //!
-//! VFIO requests an interrupt under the name `vfio-msi[VECTOR](ADDRESS)` or `vfio-msix[VECTOR](ADDRESS)`. A count
+//! VFIO requests an interrupt under the name `vfio-msi[VECTOR](ADDRESS)`, `vfio-msix[VECTOR](ADDRESS)` or
+//! `vfio-intx(ADDRESS)`. A line that other devices of the host share has no count of one device. A count
 //! exists while the interrupt is requested and restarts with the next request. Posted interrupts to a running vCPU
 //! are not counted.
 
@@ -23,11 +24,20 @@ impl HostInterrupts {
         let count = |line: &str| {
             let name = line.split_whitespace().next_back()?;
             let vector = name.strip_prefix(&before)?.strip_suffix(&after)?.parse().ok()?;
-            // The IRQ number, a count for each CPU, the name of the chip.
-            let counts = line.split_whitespace().skip(1).map_while(|word| word.parse::<u64>().ok());
-            Some((vector, counts.fold(0, u64::saturating_add)))
+            Some((vector, total(line)))
         };
         Self(listed.lines().filter_map(count).collect())
+    }
+
+    /// The count for INTx of the device at this address, as vector 0.
+    #[must_use]
+    pub fn of_intx(listed: &str, address: HostAddress) -> Self {
+        let name = format!("vfio-intx({address})");
+        let is_alone = |line: &&str| {
+            let mut names = line.split_whitespace().rev();
+            names.next() == Some(&name) && !names.next().is_some_and(|other| other.ends_with(','))
+        };
+        Self(listed.lines().filter(is_alone).map(|line| (0, total(line))).collect())
     }
 
     /// The count of a requested vector.
@@ -35,6 +45,12 @@ impl HostInterrupts {
     pub fn count(&self, vector: u32) -> Option<u64> {
         self.0.get(&vector).copied()
     }
+}
+
+/// The sum of a line's counts, which stand between the IRQ number and the name of the chip.
+fn total(line: &str) -> u64 {
+    let counts = line.split_whitespace().skip(1).map_while(|word| word.parse::<u64>().ok());
+    counts.fold(0, u64::saturating_add)
 }
 
 #[cfg(test)]
@@ -56,6 +72,19 @@ mod tests {
         assert_eq!([0, 1, 12].map(|vector| msix.count(vector)), [Some(111), None, Some(3)]);
         assert_eq!(of("msi", "0000:02:00.0").count(0), Some(18));
         assert_eq!(of("msix", "0000:02:00.0"), HostInterrupts::default());
+    }
+
+    #[test]
+    fn intx_has_a_count_where_the_device_is_alone_on_its_line() {
+        const LINES: &str = "           CPU0       CPU1
+  16:          7          1  IR-IO-APIC   16-fasteoi   vfio-intx(0000:01:00.0)
+  17:          5          5  IR-IO-APIC   17-fasteoi   ahci, vfio-intx(0000:02:00.0)
+";
+        let count = |at| HostInterrupts::of_intx(LINES, HostAddress::parse(at).unwrap()).count(0);
+        assert_eq!(
+            (count("0000:01:00.0"), count("0000:02:00.0"), count("0000:03:00.0")),
+            (Some(8), None, None)
+        );
     }
 
     #[test]

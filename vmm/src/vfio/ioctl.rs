@@ -1,17 +1,18 @@
 //! The VFIO ioctls of containers, groups and devices (linux/vfio.h), one function each.
 //!
-//! Contains the `unsafe` for VFIO, except for device interrupts, which the vm-msi crate handles. The functions accept
-//! any descriptor: one that is not VFIO's returns the kernel's error.
+//! Contains the `unsafe` for VFIO, except for MSI and MSI-X, which the vm-msi crate handles. The functions accept any
+//! descriptor: one that is not VFIO's returns the kernel's error.
 
 use std::ffi::CString;
 use std::fs::File;
 use std::io;
 use std::mem::size_of;
-use std::os::fd::{AsRawFd, FromRawFd};
+use std::os::fd::{AsRawFd, FromRawFd, RawFd};
 
 use vfio_bindings::bindings::vfio::{
-    VFIO_BASE, VFIO_TYPE, vfio_device_info, vfio_group_status, vfio_iommu_type1_dma_map,
-    vfio_iommu_type1_dma_unmap, vfio_region_info,
+    VFIO_BASE, VFIO_IRQ_SET_ACTION_TRIGGER, VFIO_IRQ_SET_DATA_EVENTFD, VFIO_IRQ_SET_DATA_NONE,
+    VFIO_PCI_INTX_IRQ_INDEX, VFIO_TYPE, vfio_device_info, vfio_group_status, vfio_iommu_type1_dma_map,
+    vfio_iommu_type1_dma_unmap, vfio_irq_info, vfio_region_info,
 };
 use vmm_sys_util::ioctl::{ioctl, ioctl_with_mut_ptr, ioctl_with_mut_ref, ioctl_with_ref, ioctl_with_val};
 use vmm_sys_util::ioctl_io_nr;
@@ -26,6 +27,8 @@ ioctl_io_nr!(VFIO_GROUP_SET_CONTAINER, TYPE, VFIO_BASE + 4);
 ioctl_io_nr!(VFIO_GROUP_GET_DEVICE_FD, TYPE, VFIO_BASE + 6);
 ioctl_io_nr!(VFIO_DEVICE_GET_INFO, TYPE, VFIO_BASE + 7);
 ioctl_io_nr!(VFIO_DEVICE_GET_REGION_INFO, TYPE, VFIO_BASE + 8);
+ioctl_io_nr!(VFIO_DEVICE_GET_IRQ_INFO, TYPE, VFIO_BASE + 9);
+ioctl_io_nr!(VFIO_DEVICE_SET_IRQS, TYPE, VFIO_BASE + 10);
 ioctl_io_nr!(VFIO_DEVICE_RESET, TYPE, VFIO_BASE + 11);
 ioctl_io_nr!(VFIO_IOMMU_MAP_DMA, TYPE, VFIO_BASE + 13);
 ioctl_io_nr!(VFIO_IOMMU_UNMAP_DMA, TYPE, VFIO_BASE + 14);
@@ -95,6 +98,34 @@ pub(super) fn region_info(device: &File, index: u32, reply: &mut [u64]) -> io::R
     }
     // SAFETY: `reply` has `argsz` bytes and the alignment of the structure: the kernel writes no further.
     answer(unsafe { ioctl_with_mut_ptr(device, VFIO_DEVICE_GET_REGION_INFO(), reply.as_mut_ptr()) }).map(drop)
+}
+
+/// VFIO_DEVICE_GET_IRQ_INFO: how many interrupts an index has.
+pub(super) fn irq_count(device: &File, index: u32) -> io::Result<u32> {
+    let mut info = vfio_irq_info { argsz: size_of::<vfio_irq_info>() as u32, index, ..Default::default() };
+    // SAFETY: `info` is whole and `argsz` is its size: the kernel writes no further.
+    answer(unsafe { ioctl_with_mut_ref(device, VFIO_DEVICE_GET_IRQ_INFO(), &mut info) })?;
+    Ok(info.count)
+}
+
+/// VFIO_DEVICE_SET_IRQS for INTx: gives the action an eventfd. The trigger enables INTx.
+pub(super) fn set_intx_eventfd(device: &File, action: u32, eventfd: RawFd) -> io::Result<()> {
+    set_intx(device, action | VFIO_IRQ_SET_DATA_EVENTFD, Some(eventfd))
+}
+
+/// VFIO_DEVICE_SET_IRQS for INTx: disables it.
+pub(super) fn disable_intx(device: &File) -> io::Result<()> {
+    set_intx(device, VFIO_IRQ_SET_ACTION_TRIGGER | VFIO_IRQ_SET_DATA_NONE, None)
+}
+
+fn set_intx(device: &File, flags: u32, eventfd: Option<RawFd>) -> io::Result<()> {
+    /// argsz, flags, index, start, count.
+    const FIXED: u32 = 5 * size_of::<u32>() as u32;
+    let (bytes, count) = if eventfd.is_some() { (FIXED + size_of::<u32>() as u32, 1) } else { (FIXED, 0) };
+    let request = [bytes, flags, VFIO_PCI_INTX_IRQ_INDEX, 0, count, eventfd.unwrap_or(-1) as u32];
+    // SAFETY: `request` is a `vfio_irq_set` of u32 fields with at most one eventfd behind it. `argsz` is its true size, and
+    // the kernel only reads it.
+    answer(unsafe { ioctl_with_ref(device, VFIO_DEVICE_SET_IRQS(), &request) }).map(drop)
 }
 
 /// VFIO_DEVICE_RESET.

@@ -14,6 +14,7 @@ use event_manager::{EventOps, EventSet, Events, MutEventSubscriber};
 
 use super::device::Device;
 use super::interrupts::Vectors;
+use super::intx::Intx;
 use crate::error::{Context, Result};
 use crate::events::RetryTimer;
 
@@ -24,6 +25,7 @@ type DeferredBind = (Arc<OwnedFd>, Arc<dyn Vectors>);
 pub struct Maintenance {
     timer: RetryTimer,
     deferred: Vec<DeferredBind>,
+    intx: Vec<Arc<Intx>>,
 }
 
 impl Maintenance {
@@ -36,7 +38,8 @@ impl Maintenance {
         let vectors = devices.iter().flat_map(|device| device.interrupts().vectors());
         let deferred = vectors.map(|vectors| Ok((vectors.deferred_bind_fd()?, Arc::clone(vectors))));
         let deferred = deferred.collect::<io::Result<_>>().context("creating a descriptor for interrupts")?;
-        Ok(Self { timer, deferred })
+        let intx = devices.iter().filter_map(|device| device.interrupts().intx().cloned()).collect();
+        Ok(Self { timer, deferred, intx })
     }
 }
 
@@ -45,6 +48,7 @@ impl MutEventSubscriber for Maintenance {
         if events.fd() == self.timer.as_raw_fd() {
             self.timer.acknowledge();
             retry(&mut self.deferred);
+            self.intx.iter().for_each(|intx| intx.retry());
         }
         for (_, vectors) in
             self.deferred.iter().filter(|(deferred_fd, _)| deferred_fd.as_raw_fd() == events.fd())

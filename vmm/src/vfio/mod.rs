@@ -12,14 +12,16 @@
 //! | [`rom`] | expansion ROMs |
 //! | [`table_pages`] | MSI-X table pages that the guest reads without an exit |
 //! | [`interrupts`], [`host_interrupts`] | MSI and MSI-X, which the vm-msi crate emulates, and the host's counts |
+//! | [`intx`] | INTx, enabled while MSI and MSI-X are disabled |
 //! | [`events`], [`maintenance`] | interrupt delivery on the event loop, and retries on a thread |
 //! | [`device_info`] | a device after opening: its reset, configuration space and regions |
 //! | [`device`], [`mod@attach`] | one function on the bus |
 //!
-//! Plain state serves the guest's accesses. Only [`device`] forwards them to the host. INTx is absent (Interrupt Pin
-//! reads 0), and capabilities that do not work in a guest are hidden.
+//! Plain state serves the guest's accesses. Only [`device`] forwards them to the host. Capabilities that do not work in a
+//! guest are hidden.
 //!
-//! Locks, outermost first: the bus, a device's configuration space, the vm-msi crate's locks.
+//! Locks, outermost first: the bus, a device's configuration space, the vm-msi crate's locks,
+//! INTx, the IOAPIC.
 #![deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 #![cfg_attr(not(test), deny(clippy::arithmetic_side_effects))]
 
@@ -33,6 +35,7 @@ pub mod events;
 pub mod guest_config;
 pub mod host_interrupts;
 pub mod interrupts;
+pub mod intx;
 mod ioctl;
 pub mod maintenance;
 pub mod mapping;

@@ -38,18 +38,25 @@ pub const HEADER: &[Register] = &[
     // Capabilities pointer and reserved bytes.
     Register { offset: 0x34, width: 4, emulated: ALL, ..NONE },
     Register { offset: 0x38, width: 4, emulated: ALL, ..NONE },
-    // Interrupt Line is a scratch register. Interrupt Pin is 0: no INTx. Min_Gnt, Max_Lat.
-    Register { offset: 0x3c, width: 1, emulated: ALL, writable: ALL, ..NONE },
-    Register { offset: 0x3d, width: 1, emulated: ALL, ..NONE },
+    // Interrupt Line is a scratch register. Interrupt Pin is 0 unless the function has INTx. Min_Gnt, Max_Lat.
+    Register { offset: INTERRUPT_LINE, width: 1, emulated: ALL, writable: ALL, ..NONE },
+    Register { offset: INTERRUPT_PIN, width: 1, emulated: ALL, ..NONE },
     Register { offset: 0x3e, width: 2, emulated: ALL, ..NONE },
 ];
 
 /// Bus master, parity error response, SERR# enable, interrupt disable. The BARs add the decode enables.
 pub const COMMAND_WRITABLE: u32 = COMMAND_BUS_MASTER | (1 << 6) | (1 << 8) | COMMAND_INTX_DISABLE;
 
-/// Status: no INTx pending. The capability list sets bit 4. Writing 1 clears errors.
+/// Interrupt Line and Interrupt Pin.
+pub const INTERRUPT_LINE: u16 = 0x3c;
+/// See [`INTERRUPT_LINE`].
+pub const INTERRUPT_PIN: u16 = 0x3d;
+
+/// Status: Interrupt Status.
+pub const STATUS_INTERRUPT: u32 = 1 << 3;
+/// Status: no INTx pending, unless the function has INTx. The capability list sets bit 4. Writing 1 clears errors.
 pub const STATUS: Register =
-    Register { offset: 0x06, width: 2, emulated: (1 << 3) | (1 << 4), forwarded: 0xf900, ..NONE };
+    Register { offset: 0x06, width: 2, emulated: STATUS_INTERRUPT | (1 << 4), forwarded: 0xf900, ..NONE };
 
 /// Power management capability (PCI PM 1.2 §3.2): D0 and D3hot, no PME. The state is emulated. The host's device
 /// stays in D0, and a transition that resets a function resets the device.

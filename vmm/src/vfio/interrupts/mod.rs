@@ -1,7 +1,7 @@
-//! A function's message-signalled interrupts: the emulated capabilities, and the dispatch of the guest's accesses to
-//! them. MSI and MSI-X differ only in the BAR structures of MSI-X.
+//! A function's interrupts: the emulated capabilities, the dispatch of the guest's accesses to them, and INTx, which the
+//! capabilities hold while they are enabled. MSI and MSI-X differ only in the BAR structures of MSI-X.
 //!
-//! Owns the capabilities of one function. It has no lock of its own: the vm-msi crate serialises each capability, and
+//! Owns the interrupts of one function. It has no lock of its own: the vm-msi crate serialises each capability, and
 //! [`TablePages`](super::table_pages::TablePages) the copy of the MSI-X table.
 
 mod bars;
@@ -11,7 +11,7 @@ use std::fmt;
 use std::io;
 use std::ops::Range;
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use serde_json::{Map, Value, json};
 use vm_memory::MmapRegion;
@@ -23,6 +23,7 @@ use vm_msi::msix::Bar;
 use bars::MsixBars;
 
 use super::host_interrupts::{self, HostInterrupts};
+use super::intx::Intx;
 use super::sysfs::HostAddress;
 use crate::pci;
 
@@ -37,6 +38,8 @@ pub trait Vectors: fmt::Debug + Send + Sync {
     fn write_config(&self, offset: u16, data: &[u8]);
     /// Detaches the interrupts, calls `reset_device`, and clears pending interrupts.
     fn reset(&self, reset_device: &mut dyn FnMut());
+    /// Holds INTx from before the capability is enabled at the host until after it is disabled.
+    fn alternate_with(&self, intx: &Arc<Intx>);
     /// Retries refused host calls and releases expired vectors.
     fn retry(&self);
     /// Binds host vectors for newly used vectors.
@@ -73,6 +76,11 @@ where
 
     fn reset(&self, reset_device: &mut dyn FnMut()) {
         self.reset(reset_device);
+    }
+
+    fn alternate_with(&self, intx: &Arc<Intx>) {
+        let (before_open, after_close) = (Arc::clone(intx), Arc::clone(intx));
+        self.set_window_hooks(move || before_open.take_over(), move || after_close.give_back());
     }
 
     fn retry(&self) {
@@ -129,12 +137,14 @@ struct Emulated {
     vectors: Arc<dyn Vectors>,
 }
 
-/// All of a function's message-signalled interrupts.
+/// All of a function's interrupts.
 #[derive(Debug, Default)]
 pub struct Interrupts {
     capabilities: Vec<Emulated>,
     /// The BAR structures of MSI-X, if present.
     msix: Option<MsixBars>,
+    /// INTx, once it is connected.
+    intx: OnceLock<Arc<Intx>>,
 }
 
 impl Interrupts {
@@ -161,6 +171,33 @@ impl Interrupts {
     #[must_use]
     pub fn readable(&self, bar: usize) -> Option<(Range<u64>, Arc<MmapRegion>)> {
         self.msix.as_ref()?.readable(bar)
+    }
+
+    /// Connects INTx, and enables it while no other interrupt is enabled. Called once, before the guest runs.
+    pub fn connect_intx(&self, intx: Intx) {
+        let intx = self.intx.get_or_init(|| Arc::new(intx));
+        for vectors in self.vectors() {
+            vectors.alternate_with(intx);
+        }
+        intx.give_back();
+    }
+
+    /// INTx, if the function has it.
+    pub fn intx(&self) -> Option<&Arc<Intx>> {
+        self.intx.get()
+    }
+
+    /// Disables INTx at the host for good.
+    pub fn release_intx(&self) {
+        self.hold_intx();
+    }
+
+    fn hold_intx(&self) {
+        if let Some(intx) = self.intx()
+            && let Err(error) = intx.take_over()
+        {
+            tracing::warn!("INTx cannot be disabled: {error}");
+        }
     }
 
     /// Reads the bytes of a configuration access that belong to the capabilities.
@@ -197,9 +234,14 @@ impl Interrupts {
         }
     }
 
-    /// Detaches all interrupts, calls `reset_device`, and clears pending interrupts.
+    /// Detaches all interrupts, calls `reset_device`, and clears pending interrupts. INTx is enabled afterwards, unless it is
+    /// released.
     pub fn reset(&self, mut reset_device: impl FnMut()) {
+        self.hold_intx();
         reset_behind(&self.capabilities, &mut reset_device);
+        if let Some(intx) = self.intx() {
+            intx.give_back();
+        }
         if let Some(msix) = &self.msix {
             msix.update_all();
         }
@@ -219,7 +261,9 @@ impl Interrupts {
             let counted = HostInterrupts::of(&listed, capability.name, address);
             (capability.name.to_owned(), capability.vectors.report(&counted))
         };
-        self.capabilities.iter().map(field).collect()
+        let intx = self.intx().map(|intx| intx.report(&HostInterrupts::of_intx(&listed, address)));
+        let intx = intx.map(|report| ("intx".to_owned(), report));
+        self.capabilities.iter().map(field).chain(intx).collect()
     }
 }
 
@@ -258,6 +302,7 @@ pub(super) mod tests {
     use vm_msi::testing::{Failures, FakeBackend, FakeRouter};
 
     use super::*;
+    use crate::vfio::intx::tests::{Recorder as IntxRecorder, intx_of};
 
     #[test]
     fn an_access_is_the_capabilitys_but_for_id_and_pointer() {
@@ -293,6 +338,10 @@ pub(super) mod tests {
             self.1.lock().unwrap().push(format!("{} down", self.0));
             reset_device();
             self.1.lock().unwrap().push(format!("{} forgets", self.0));
+        }
+
+        fn alternate_with(&self, _: &Arc<Intx>) {
+            self.1.lock().unwrap().push(format!("{} alternates", self.0));
         }
 
         fn retry(&self) {
@@ -332,7 +381,7 @@ pub(super) mod tests {
             Emulated { id, name, bytes, vectors }
         };
         let capabilities = vec![emulated(5, "msi", 0x40..0x4e), emulated(0x11, "msix", 0x50..0x5c)];
-        (Interrupts { capabilities, msix: None }, log)
+        (Interrupts { capabilities, ..Interrupts::default() }, log)
     }
 
     /// MSI-X at 0x50, over fakes. The table fills the first page of BAR 0, and the PBA follows it.
@@ -349,7 +398,8 @@ pub(super) mod tests {
         let function = Arc::new(MsixFunction::new(layout, router, FakeBackend::new(failures)));
         let vectors = Arc::clone(&function) as _;
         let capabilities = vec![Emulated { id: 0x11, name: "msix", bytes: 0x50..0x5c, vectors }];
-        let mut interrupts = Interrupts { capabilities, msix: Some(MsixBars::new(function)) };
+        let mut interrupts =
+            Interrupts { capabilities, msix: Some(MsixBars::new(function)), ..Interrupts::default() };
         interrupts.make_table_pages().unwrap();
         interrupts
     }
@@ -361,6 +411,44 @@ pub(super) mod tests {
         assert_eq!(*log.lock().unwrap(), ["msi down", "msix down", "device", "msix forgets", "msi forgets"]);
         let address = HostAddress::parse("0000:01:00.0").unwrap();
         assert_eq!(Value::from(interrupts.report(address)), json!({ "msi": "msi", "msix": "msix" }));
+    }
+
+    #[test]
+    fn msix_takes_over_from_intx_and_gives_it_back() {
+        let interrupts = with_a_full_page();
+        let recorder = IntxRecorder::default();
+        interrupts.connect_intx(intx_of(&recorder));
+        assert_eq!(recorder.take(), ["connect", "enable"]);
+        interrupts.write_config(0x52, &[0x00, 0x80]);
+        assert_eq!(recorder.take(), ["disable", "disconnect"]);
+        interrupts.write_config(0x52, &[0x00, 0x00]);
+        assert_eq!(recorder.take(), ["connect", "enable"]);
+    }
+
+    #[test]
+    fn intx_is_disabled_during_a_reset_and_enabled_once_afterwards() {
+        let interrupts = with_a_full_page();
+        let recorder = IntxRecorder::default();
+        interrupts.connect_intx(intx_of(&recorder));
+        recorder.take();
+        interrupts.reset(|| assert_eq!(recorder.take(), ["disable", "disconnect"]));
+        assert_eq!(recorder.take(), ["connect", "enable"]);
+        interrupts.write_config(0x52, &[0x00, 0x80]);
+        recorder.take();
+        interrupts.reset(|| assert_eq!(recorder.take(), [""; 0], "MSI-X holds it already"));
+        assert_eq!(recorder.take(), ["connect", "enable"]);
+    }
+
+    #[test]
+    fn intx_of_a_released_device_stays_disabled() {
+        let interrupts = with_a_full_page();
+        let recorder = IntxRecorder::default();
+        interrupts.connect_intx(intx_of(&recorder));
+        interrupts.release_intx();
+        recorder.take();
+        interrupts.write_config(0x52, &[0x00, 0x80]);
+        interrupts.reset(|| ());
+        assert_eq!(recorder.take(), [""; 0]);
     }
 
     #[test]
