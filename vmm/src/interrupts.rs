@@ -10,9 +10,10 @@ use std::io;
 use std::sync::Arc;
 
 use kvm_bindings::{
-    KVM_CAP_SPLIT_IRQCHIP, KVM_CAP_X2APIC_API, KVM_IRQ_ROUTING_MSI, KVM_X2APIC_API_DISABLE_BROADCAST_QUIRK,
-    KVM_X2APIC_API_USE_32BIT_IDS, kvm_enable_cap, kvm_irq_routing_entry, kvm_irq_routing_entry__bindgen_ty_1,
-    kvm_irq_routing_msi,
+    KVM_CAP_SPLIT_IRQCHIP, KVM_CAP_X2APIC_API, KVM_IRQ_ROUTING_MSI, KVM_IRQCHIP_PIC_MASTER,
+    KVM_IRQCHIP_PIC_SLAVE, KVM_X2APIC_API_DISABLE_BROADCAST_QUIRK, KVM_X2APIC_API_USE_32BIT_IDS,
+    kvm_enable_cap, kvm_irq_routing_entry, kvm_irq_routing_entry__bindgen_ty_1, kvm_irq_routing_msi,
+    kvm_irqchip,
 };
 use kvm_ioctls::{Cap, VmFd};
 use vm_msi::apic::DestinationIds;
@@ -48,6 +49,7 @@ impl Controllers {
         let irqchip = match place {
             IrqChip::Kernel => {
                 vm.create_irq_chip().context("creating the interrupt controllers")?;
+                mask_pics(vm).context("masking the PICs")?;
                 Irqchip::Kernel
             }
             IrqChip::Split => {
@@ -121,6 +123,18 @@ impl EndRoutes for KvmRouter {
         };
         self.set_own_entries(routes.iter().map(route).collect())
     }
+}
+
+/// Masks every input of both PICs, as firmware leaves them. After KVM_CREATE_IRQCHIP they are unmasked with vector base 0. The ACPI
+/// tables say that there is no PIC: without a mask, an interrupt of COM1 would reach the guest as exception 4.
+fn mask_pics(vm: &VmFd) -> std::result::Result<(), kvm_ioctls::Error> {
+    for chip_id in [KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE] {
+        let mut pic = kvm_irqchip { chip_id, ..Default::default() };
+        vm.get_irqchip(&mut pic)?;
+        pic.chip.pic.imr = 0xff;
+        vm.set_irqchip(&pic)?;
+    }
+    Ok(())
 }
 
 /// Enables 32-bit destination IDs if KVM has them. Returns the destination IDs that the guest may use.
