@@ -47,6 +47,7 @@ Exit status:
   1  the host failed
   2  wrong usage or input
   3  the guest crashed (triple fault, KVM internal error); the message says where
+  4  the guest's kernel panicked (with its module pvpanic-mmio, or built in)
   128 + n  signal n ended the VMM";
 
 /// Boots a Linux guest on KVM, with passed-through devices whose interrupt vectors grow on demand.

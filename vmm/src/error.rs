@@ -1,7 +1,7 @@
 //! Errors of the VMM, and their exit statuses.
 //!
-//! The exit status is a contract: 2 for wrong usage or input, 1 for a failed host call, 3 for a crashed guest
-//! ([`crate::outcome`]). Every message is one line that names the subject and, if known, the remedy.
+//! The exit status is a contract: 2 for wrong usage or input, 1 for a failed host call. [`crate::outcome`] has the statuses of
+//! guests that crashed or panicked. Every message is one line that names the subject and, if known, the remedy.
 
 use std::error::Error as StdError;
 use std::fmt;

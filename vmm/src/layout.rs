@@ -84,6 +84,8 @@ pub const I8042_PORTS: Range<u16> = 0x60..0x65;
 pub const RESET_CONTROL_PORT: u16 = 0xcf9;
 /// ACPI's sleep control, sleep status and reset registers, one byte each (ACPI 4.8.3.7, 4.8.3.6).
 pub const ACPI_POWER_PORTS: Range<u16> = 0x600..0x603;
+/// pvpanic's port, one byte.
+pub const PVPANIC_PORT: u16 = 0x505;
 
 /// Alignments of the 64-bit PCI window's start, as powers of two: 1 TiB, and 256 GiB to 4 GiB. 512 GiB is left out: with
 /// 40 address bits, a start at 256 GiB leaves room for two BARs of 256 GiB and for small ones before them.

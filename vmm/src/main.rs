@@ -20,6 +20,7 @@ fn main() -> ExitCode {
     match &outcome {
         Outcome::Failed(error) => eprintln!("vmm: {error}"),
         Outcome::Crashed(crash) => eprintln!("vmm: {crash}"),
+        Outcome::Panicked => eprintln!("vmm: the guest's kernel panicked"),
         Outcome::Stopped(signal) => eprintln!("vmm: ended by signal {signal}"),
         Outcome::PoweredOff => tracing::info!("the guest powered off"),
         Outcome::Rebooted => tracing::info!("the guest rebooted, which ends the run"),

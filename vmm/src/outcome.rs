@@ -21,6 +21,8 @@ pub enum Outcome {
     Rebooted,
     /// The guest crashed.
     Crashed(Crash),
+    /// The guest's kernel has panicked, and said so by [`pvpanic`](crate::devices::pvpanic).
+    Panicked,
     /// This signal ended the VMM before the guest ended.
     Stopped(i32),
     /// The host failed.
@@ -56,6 +58,7 @@ impl Outcome {
             Self::PoweredOff | Self::Rebooted => 0,
             Self::Failed(error) => error.exit_status(),
             Self::Crashed(_) => 3,
+            Self::Panicked => 4,
             Self::Stopped(signal) => u8::try_from(signal.saturating_add(128)).unwrap_or(u8::MAX),
         }
     }
@@ -150,6 +153,7 @@ mod tests {
             (Outcome::Failed(Error::host("x", "y")), 1),
             (Outcome::Failed(Error::input("x", "y")), 2),
             (Outcome::Crashed(crash), 3),
+            (Outcome::Panicked, 4),
             (Outcome::Stopped(15), 143),
         ];
         for (outcome, status) in statuses {

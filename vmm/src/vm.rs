@@ -17,6 +17,7 @@ use crate::boot::{self, loader};
 use crate::cli::SerialTarget;
 use crate::config::Config;
 use crate::devices::power::{AcpiPower, ConfigPorts, I8042};
+use crate::devices::pvpanic::Pvpanic;
 use crate::error::{Context, Result};
 use crate::events::{EventLoop, SideLoop, Signals};
 use crate::interrupts::Controllers;
@@ -214,6 +215,7 @@ fn buses(
     ports(inclusive(&layout::COM1_PORTS), Arc::clone(serial) as _)?;
     ports(inclusive(&layout::I8042_PORTS), Arc::new(I8042(Arc::clone(exit_event))))?;
     ports(inclusive(&layout::ACPI_POWER_PORTS), Arc::new(AcpiPower(Arc::clone(exit_event))))?;
+    ports(layout::PVPANIC_PORT..=layout::PVPANIC_PORT, Arc::new(Pvpanic(Arc::clone(exit_event))))?;
     ports(inclusive(&layout::PCI_CONFIG_PORTS), Arc::new(config_ports))?;
     ports(layout::PCI_PIO, root.pio())?;
 

@@ -1,4 +1,4 @@
-//! Platform devices: the IOAPIC, and the registers for power-off and reset. PCI devices and the serial port have
+//! Platform devices: the IOAPIC, the registers for power-off and reset, and pvpanic. PCI devices and the serial port have
 //! modules of their own.
 //!
 //! No guest access can panic here. The IOAPIC locks its registers. The others have no state but the shared
@@ -9,3 +9,4 @@
 
 pub mod ioapic;
 pub mod power;
+pub mod pvpanic;

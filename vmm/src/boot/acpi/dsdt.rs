@@ -22,7 +22,7 @@ const REVISION: u8 = 2;
 pub(super) fn table(machine: &Machine) -> Sdt {
     let mut dsdt = Sdt::new(*b"DSDT", HEADER, REVISION, OEM, OEM_TABLE, OEM_REVISION);
     let mut aml = Vec::new();
-    let scope = [host_bridge(machine), com1(), ecam()].concat();
+    let scope = [host_bridge(machine), com1(), ecam(), pvpanic()].concat();
     aml.extend(Scope::raw(Path::new("\\_SB_"), scope));
     // The value for the sleep control register that powers the machine off (ACPI 7.4.2).
     let soft_off = Package::new(vec![&SLEEP_TYPE_SOFT_OFF]);
@@ -113,6 +113,20 @@ fn ecam() -> Vec<u8> {
     ))
 }
 
+/// pvpanic, present and without a user interface (ACPI 6.3.7).
+fn pvpanic() -> Vec<u8> {
+    let port = layout::PVPANIC_PORT..layout::PVPANIC_PORT + 1;
+    bytes(&Device::new(
+        Path::new("PEVT"),
+        vec![
+            &Name::new(Path::new("_HID"), &"QEMU0001"),
+            &Name::new(Path::new("_UID"), &0u8),
+            &Name::new(Path::new("_STA"), &0x0bu8),
+            &Name::new(Path::new("_CRS"), &ResourceTemplate::new(vec![&io(&port)])),
+        ],
+    ))
+}
+
 fn io(ports: &std::ops::Range<u16>) -> IO {
     let length = u8::try_from(ports.len()).unwrap_or(u8::MAX);
     IO::new(ports.start, ports.start, 1, length)
@@ -121,4 +135,48 @@ fn io(ports: &std::ops::Range<u16>) -> IO {
 /// An address below 4 GiB by the layout.
 fn low(address: u64) -> u32 {
     u32::try_from(address).unwrap_or(u32::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn dsdt() -> Vec<u8> {
+        bytes(&table(&Machine { cpus: 1, pci_mmio64: None }))
+    }
+
+    fn count(haystack: &[u8], needle: &[u8]) -> usize {
+        haystack.windows(needle.len()).filter(|window| *window == needle).count()
+    }
+
+    /// The element of `_PRT` for a pin of a device: address, pin, source and GSI as AML.
+    fn element(device: u8, pin: u8, gsi: u8) -> Vec<u8> {
+        let pin: &[u8] = match pin {
+            0 => &[0x00],
+            1 => &[0x01],
+            _ => &[0x0a, pin],
+        };
+        [&[0x0c, 0xff, 0xff, device, 0][..], pin, &[0x00, 0x0a, gsi]].concat()
+    }
+
+    #[test]
+    fn each_pin_of_each_device_has_one_gsi() {
+        let dsdt = dsdt();
+        for device in 1..32 {
+            for pin in 0..4 {
+                let gsi = 16 + (device + pin) % 8;
+                assert_eq!(count(&dsdt, &element(device, pin, gsi)), 1, "device {device} pin {pin}");
+            }
+        }
+        assert_eq!(count(&dsdt, b"_PRT"), 1);
+        assert_eq!(count(&dsdt, &[0x0c, 0xff, 0xff, 0, 0]), 0, "the host bridge has no pin");
+    }
+
+    #[test]
+    fn pvpanic_has_its_port() {
+        let dsdt = dsdt();
+        assert_eq!(count(&dsdt, b"QEMU0001"), 1);
+        // An I/O port descriptor of one byte at 0x505.
+        assert_eq!(count(&dsdt, &[0x47, 1, 0x05, 0x05, 0x05, 0x05, 1, 1]), 1);
+    }
 }
