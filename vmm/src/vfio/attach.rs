@@ -68,35 +68,26 @@ pub fn attach(devices: &[Selected], resources: VmResources<'_>) -> Result<Vec<Ar
         open(device, &container, peers, resources)
     };
     let opened = devices.iter().map(open).collect::<Result<Vec<_>>>()?;
-    for (device, Selected { place, .. }) in opened.iter().zip(devices) {
+    for ((device, pin), Selected { place, .. }) in opened.iter().zip(devices) {
         let function: Arc<dyn Function> = Arc::clone(device) as _;
         let added = resources.root.add_at(*place, function);
         added.context(format!("adding device {}", device.address()))?;
-    for (device, pin) in &opened {
-        let function: Arc<dyn Function> = Arc::clone(device) as _;
-        let place = resources.root.add(function).context(format!("adding device {}", device.address()))?;
         if let Some(pin) = pin {
-            device.connect_intx(*pin, place, resources.interrupts)?;
+            device.connect_intx(*pin, *place, resources.interrupts)?;
         }
         tracing::info!("device {} is at {place} in the guest", device.address());
     }
     Ok(opened.into_iter().map(|(device, _)| device).collect())
 }
 
+/// Opens a device. Its INTx is connected when the device is on the bus.
 fn open(
     selected: &Selected,
     container: &Arc<Container>,
     peers: Option<Arc<dyn PeerSpace>>,
     resources: VmResources<'_>,
-) -> Result<Arc<Device>> {
-    let address = selected.host.address;
-/// Opens a device. Its INTx is connected when its place on the bus is known.
-fn open(
-    host: &HostDevice,
-    container: &Arc<Container>,
-    resources: VmResources<'_>,
 ) -> Result<(Arc<Device>, Option<InterruptPin>)> {
-    let address = host.address;
+    let address = selected.host.address;
     let context = |what: &str| format!("device {address}: {what}");
     let opened = OpenedDevice::open(&selected.host, container)?;
     let OpenedDevice { registers, regions, .. } = &opened;
@@ -121,12 +112,11 @@ fn open(
     }
     let mut config = GuestConfig::new(registers, bars, opened.reset, interrupts.emulated());
     config.assign(resources.root).context(context("assigning its BARs"))?;
-    let bars = device_bars(opened.regions, bars, &interrupts, resources.slots, peers.as_ref())
     let pin = intx::pin(&opened.file, registers);
     if let Some(pin) = pin {
         config.show_interrupt_pin(pin);
     }
-    let bars = device_bars(opened.regions, bars, &interrupts, resources.slots)
+    let bars = device_bars(opened.regions, bars, &interrupts, resources.slots, peers.as_ref())
         .context(context("mapping its BARs"))?;
     let device = Device {
         address,

@@ -28,8 +28,9 @@ use crate::error::Result;
 use crate::interrupts::Controllers;
 use crate::memory::Access;
 use crate::pci::bar::COMMAND;
-use crate::pci::{BAR_COUNT, BarAddresses, DECODER_COUNT, Decoding, Function, ROM_INDEX};
-use crate::pci::{BAR_COUNT, BarAddresses, Decoding, DeviceFunction, Function, InterruptPin};
+use crate::pci::{
+    BAR_COUNT, BarAddresses, DECODER_COUNT, Decoding, DeviceFunction, Function, InterruptPin, ROM_INDEX,
+};
 
 /// One BAR: the host's region and its mapping into the guest.
 #[derive(Debug)]
@@ -231,8 +232,6 @@ impl Function for Device {
             return;
         }
         self.update_bars(&[None; DECODER_COUNT]);
-        self.reset(&mut self.config());
-        self.update_bars(&[None; BAR_COUNT]);
         let mut config = self.config();
         config.release_intx();
         self.interrupts.release_intx();

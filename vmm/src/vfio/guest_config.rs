@@ -9,8 +9,7 @@ use std::ops::Range;
 use super::capabilities::{self, ExposedCapabilities, id};
 use super::registers::{self, COMMAND_BUS_MASTER, COMMAND_INTX_DISABLE};
 use crate::pci::bar::COMMAND;
-use crate::pci::{Bars, ConfigSpace, DECODER_COUNT, Decoding, Register, Root, WindowFull};
-use crate::pci::{BAR_COUNT, Bars, ConfigSpace, Decoding, InterruptPin, Register, Root, WindowFull};
+use crate::pci::{Bars, ConfigSpace, DECODER_COUNT, Decoding, InterruptPin, Register, Root, WindowFull};
 
 /// Whether the host can reset the device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -88,12 +87,10 @@ impl GuestConfig {
         for bytes in bytes {
             space.hide(bytes.start, bytes.len());
         }
-        let mut config =
-            Self { space, bars, capabilities, flr: Vec::new(), power: None, forwarded_at_reset: Vec::new() };
         let mut config = Self {
             space,
             bars,
-            offsets,
+            capabilities,
             flr: Vec::new(),
             power: None,
             has_intx: false,
