@@ -298,6 +298,33 @@ job_imstimer() {
     done
 }
 
+# bars: a BAR of each NVMe controller and each 82576 while its decoding changes. Their drivers are gone afterwards.
+job_bars() {
+    for device in "$pci"/devices/*; do
+        case $(cat "$device/class"):$(cat "$device/vendor"):$(cat "$device/device") in
+        0x010802:*) offset=0 ;;                     # Capabilities
+        *:0x8086:0x10c9) offset=$((0x5400)) ;;      # Receive Address Low
+        *) continue ;;
+        esac
+        [ ! -e "$device/driver" ] || echo "${device##*/}" >"$device/driver/unbind"
+        seen=$(bar-accesses "$device" 0 "$offset" 2>&1) || { fail "${device##*/}: $seen"; continue; }
+        say "bars at=${device##*/} $seen"
+    done
+}
+
+# rom: the expansion ROM of each 82576
+job_rom() {
+    for device in "$pci"/devices/*; do
+        [ "$(cat "$device/vendor"):$(cat "$device/device")" = 0x8086:0x10c9 ] || continue
+        [ -e "$device/rom" ] || { say "rom at=${device##*/} bytes=0"; continue; }
+        # A driver has turned on memory decoding already, and the kernel refuses this then.
+        echo 1 2>/dev/null >"$device/enable"
+        echo 1 >"$device/rom"
+        cat "$device/rom" >/tmp/rom || fail "${device##*/}: its ROM cannot be read"
+        say "rom at=${device##*/} bytes=$(wc -c </tmp/rom) sha256=$(sha256sum </tmp/rom | cut -d' ' -f1)"
+    done
+}
+
 # nvme:MIB, read on every CPU at once and past the page cache, so that every queue works; one digest of all of it.
 job_nvme() {
     disk=/dev/nvme0n1

@@ -5,6 +5,7 @@
 //! own KVM and VFIO. With `LINUX_TESTS_MONITOR=qemu`, QEMU runs the guests: a test that fails there too is wrong itself.
 #![cfg(target_arch = "x86_64")]
 
+mod bars;
 mod bus;
 mod churn;
 mod control;
@@ -80,6 +81,8 @@ on_hosts! {
     }
     // Devices with what is known of QEMU's models, not of the silicon.
     in_the_lab {
+        bars::a_device_is_at_its_chosen_address_with_its_rom;
+        bars::other_devices_reach_bars_where_the_guest_has_put_them;
         bus::registers_around_a_hidden_capability_are_the_devices;
         control::turning_msix_off_loses_an_event_and_growing_does_not;
         msi::each_of_sixteen_messages_reaches_its_own_vector;

@@ -29,7 +29,27 @@ fn a_device_that_shares_its_group_with_the_hosts() {
         let (spare, used) = (find(stage::SPARE_IN_SHARED_GROUP)?, find(stage::USED_IN_SHARED_GROUP)?);
         let lab = guest::built("lab")?;
         stage.host.shell(&format!("{} bind {spare}", lab.display()))?;
-        refused(stage, "", &vfio(&spare), INPUT, &[&spare, "group", &used, "vfio-pci"])
+        refused(stage, "", &vfio(&spare), INPUT, &[&spare, "group", &used, "(virtio-pci)", "vfio-pci"])
+    });
+}
+
+#[test]
+fn a_bridge() {
+    stage::on(Where::Lab(Series::V6_12), |stage| {
+        let bridge = stage.host.shell("lspci -D -n -d ::0604 | cut -d' ' -f1 | head -n 1")?;
+        let says = ["--vfio", bridge.trim(), "is a bridge, and cannot be passed through"];
+        refused(stage, "", &vfio(bridge.trim()), INPUT, &says)
+    });
+}
+
+#[test]
+fn an_address_that_two_devices_cannot_have() {
+    stage::on(Where::Lab(Series::V6_12), |stage| {
+        let (disk, card) = (stage.address(Passed::Disk), stage.address(Passed::Card));
+        let both = format!("--vfio {disk},addr=05.0 --vfio {card},addr=05.0");
+        refused(stage, "", &both, INPUT, &[card, "00:05.0", "addr"])?;
+        let alone = format!("--vfio {card},addr=05.1");
+        refused(stage, "", &alone, INPUT, &[card, "00:05.1", "no function 0"])
     });
 }
 

@@ -176,13 +176,16 @@ impl Stage {
         // In the order of `Passed`.
         let sata = Device::Other("ich9-ahci,id=sata".to_owned());
         let usb = Device::Other("qemu-xhci,id=usb,msi=on,msix=off".to_owned());
-        let devices =
-            [nvme, Device::ivshmem(64), Device::ivshmem(2048), Device::E1000e, Device::Igb, sata, usb];
+        let rom = cache.root().join(format!("test-rom-{series}-{}.rom", std::process::id()));
+        fs::write(&rom, rom_image()).at("write", &rom)?;
+        let card = Device::Other(format!("igb,romfile={}", rom.display()));
+        let devices = [nvme, Device::ivshmem(64), Device::ivshmem(2048), Device::E1000e, card, sata, usb];
         let config = devices.into_iter().fold(Config::new(series), Config::device);
         let config = config.qemu_arguments(SHARED_GROUP).qemu_arguments(behind_controllers(&path));
         let lab = Lab::boot(&cache, config.trace_msix())?;
         // The lab host has it open, and so do we: it goes when both are gone.
         fs::remove_file(&path).at("remove", &path)?;
+        fs::remove_file(&rom).at("remove", &rom)?;
         let mut addresses = [const { None }; Passed::ALL.len()];
         for (number, address) in addresses.iter_mut().enumerate() {
             *address = Some(lab.bind_to_vfio(number)?);
@@ -353,6 +356,24 @@ fn monitor() -> Result<Monitor> {
 /// Whether the guests are run by our VMM, which reports.
 pub(crate) fn is_ours() -> bool {
     monitor().is_ok_and(|monitor| monitor != Monitor::Qemu)
+}
+
+/// The expansion ROM of the Ethernet controller: an image for EFI, which the lab host's firmware does not run, with a
+/// pattern behind its headers.
+pub(crate) fn rom_image() -> Vec<u8> {
+    const BYTES: usize = 64 << 10;
+    let mut image: Vec<u8> = (0..BYTES).map(|at| (at * 7 + at / 256) as u8).collect();
+    image[..0x40].fill(0);
+    image[..2].copy_from_slice(&[0x55, 0xaa]);
+    // Where the PCI data structure is (PCI Firmware 3.3 §5.1.2).
+    image[0x18] = 0x1c;
+    image[0x1c..0x24].copy_from_slice(&[b'P', b'C', b'I', b'R', 0x86, 0x80, 0xc9, 0x10]);
+    image[0x26..0x28].copy_from_slice(&[0x18, 0]);
+    // Class, length in units of 512 bytes, code type EFI, last image.
+    image[0x29..0x2c].copy_from_slice(&[0, 0, 2]);
+    image[0x2c] = (BYTES / 512) as u8;
+    image[0x30..0x32].copy_from_slice(&[3, 0x80]);
+    image
 }
 
 /// A disk with random content.

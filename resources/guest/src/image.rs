@@ -26,6 +26,8 @@ pub enum Tools {
     Lspci,
     /// Our `random-reads`, for the job `reads`.
     Reads,
+    /// Our `bar-accesses`, for the job `bars`.
+    Bars,
 }
 
 impl Tools {
@@ -36,6 +38,7 @@ impl Tools {
             Self::Lspci if Path::new(LSPCI).is_file() => Ok(Some((LSPCI, LSPCI.into()))),
             Self::Lspci => Err(Error::NoProgram("lspci")),
             Self::Reads => Ok(Some(("/bin/random-reads", built("random-reads")?))),
+            Self::Bars => Ok(Some(("/bin/bar-accesses", built("bar-accesses")?))),
         }
     }
 }

@@ -1,0 +1,94 @@
+//! BARs of passed-through devices while a guest changes what they decode.
+//!
+//! Real parts: KVM, VFIO, the host's IOMMU, and the devices' BARs and ROMs.
+
+use std::collections::BTreeSet;
+use std::ops::Range;
+
+use guest::{Result, Tools, sha256};
+use lab::Series;
+
+use crate::stage::{self, Passed, Stage};
+
+/// The guest reads the ROM that the host's device has, or none.
+pub(crate) fn a_device_is_at_its_chosen_address_with_its_rom(stage: &Stage) -> Result<()> {
+    if !stage::is_ours() {
+        stage::say("not seen: the options are those of our VMM");
+        return Ok(());
+    }
+    let image = stage::rom_image();
+    for (options, bytes) in [("addr=09.0,id=card", image.len() as u64), ("addr=1f.0,rom=off", 0)] {
+        let machine = stage.guest(Series::V6_12, Tools::None, &[])?;
+        let machine = machine.vfio(format!("{},{options}", stage.address(Passed::Card)));
+        let seen = stage.run(&machine.job("rom"))?;
+        let rom = seen.line("rom")?;
+        assert_eq!(rom.number("bytes")?, bytes, "{options}: {rom}");
+        let place = options.split(['=', ',']).nth(1).unwrap_or_default();
+        assert_eq!(rom.value("at")?, format!("0000:00:{place}"), "{options}");
+        if bytes > 0 {
+            assert_eq!(rom.value("sha256")?, sha256(&image), "{options}");
+        }
+        stage::say(&format!("{}: {rom}", stage.place));
+    }
+    Ok(())
+}
+
+/// The host's kernel records what the IOMMU maps. It maps the disk's BAR at each address that the guest gives it, and no BAR
+/// of a device with `p2p=off`.
+pub(crate) fn other_devices_reach_bars_where_the_guest_has_put_them(stage: &Stage) -> Result<()> {
+    if !stage::is_ours() {
+        stage::say("not seen: the options are those of our VMM");
+        return Ok(());
+    }
+    const TRACE: &str = "cd /sys/kernel/tracing && test -e trace || mount -t tracefs tracefs .";
+    let trace = |commands: &str| stage.host.shell(&format!("{TRACE}; cd /sys/kernel/tracing && {commands}"));
+    trace("echo 1 >events/iommu/map/enable && echo 1 >events/iommu/unmap/enable && echo >trace")?;
+    let machine = stage.guest(Series::V6_12, Tools::Bars, &[Passed::Disk])?;
+    let machine = machine.vfio(format!("{},p2p=off", stage.address(Passed::Card)));
+    stage.run(&machine.job("bars"))?;
+    trace("echo 0 >events/iommu/map/enable && echo 0 >events/iommu/unmap/enable")?;
+    let events = trace("cat trace")?;
+    let mapped = |bar: &Range<u64>| -> Vec<u64> {
+        let maps = events.lines().filter_map(|line| line.split_once(" map: ")).map(|(_, event)| event);
+        maps.filter(|event| number(event, "paddr=").is_some_and(|at| bar.contains(&at)))
+            .filter_map(|event| number(event, "iova="))
+            .collect()
+    };
+    let (disk, card) = (bar0(stage, Passed::Disk)?, bar0(stage, Passed::Card)?);
+    let of_disk = mapped(&disk);
+    let places: BTreeSet<_> = of_disk.iter().collect();
+    assert!(places.len() >= 2, "the BAR was mapped at {places:x?} only:\n{events}");
+    assert!(mapped(&card).is_empty(), "the card's BAR is left out:\n{events}");
+    let unmapped = |iova: u64| {
+        events
+            .lines()
+            .filter_map(|line| line.split_once(" unmap: "))
+            .any(|(_, event)| number(event, "iova=") == Some(iova))
+    };
+    assert!(places.iter().all(|iova| unmapped(**iova)), "an address stays mapped:\n{events}");
+    stage::say(&format!(
+        "{}: a BAR at {:#x} of the host was mapped {} times, at {places:x?}",
+        stage.place,
+        disk.start,
+        of_disk.len()
+    ));
+    Ok(())
+}
+
+/// The host's addresses of a device's BAR 0.
+fn bar0(stage: &Stage, device: Passed) -> Result<Range<u64>> {
+    let listed = stage.host.shell(&format!("cat /sys/bus/pci/devices/{}/resource", stage.address(device)))?;
+    let mut numbers = listed.split_whitespace().map(hexadecimal);
+    let (start, last) = (numbers.next().flatten(), numbers.next().flatten());
+    let (start, last) = start.zip(last).unwrap_or_else(|| panic!("{device:?} has no BAR 0: {listed}"));
+    Ok(start..last + 1)
+}
+
+/// The hexadecimal number behind a key.
+fn number(event: &str, key: &str) -> Option<u64> {
+    hexadecimal(event.split_once(key)?.1.split_whitespace().next()?)
+}
+
+fn hexadecimal(text: &str) -> Option<u64> {
+    u64::from_str_radix(text.trim_start_matches("0x"), 16).ok()
+}
