@@ -119,9 +119,10 @@ pub(super) fn disable_intx(device: &File) -> io::Result<()> {
 }
 
 fn set_intx(device: &File, flags: u32, eventfd: Option<RawFd>) -> io::Result<()> {
-    /// argsz, flags, index, start, count.
+    /// Bytes of argsz, flags, index, start and count, and the same with one eventfd.
     const FIXED: u32 = 5 * size_of::<u32>() as u32;
-    let (bytes, count) = if eventfd.is_some() { (FIXED + size_of::<u32>() as u32, 1) } else { (FIXED, 0) };
+    const WITH_EVENTFD: u32 = 6 * size_of::<u32>() as u32;
+    let (bytes, count) = if eventfd.is_some() { (WITH_EVENTFD, 1) } else { (FIXED, 0) };
     let request = [bytes, flags, VFIO_PCI_INTX_IRQ_INDEX, 0, count, eventfd.unwrap_or(-1) as u32];
     // SAFETY: `request` is a `vfio_irq_set` of u32 fields with at most one eventfd behind it. `argsz` is its true size, and
     // the kernel only reads it.
