@@ -433,6 +433,67 @@ job_vectors() {
     done
 }
 
+# lines: of each device that has no message-signalled interrupt, how often its line has interrupted, and what the kernel complains of.
+job_lines() {
+    for device in "$pci"/devices/*; do
+        [ -e "$device/driver" ] && [ ! -d "$device/msi_irqs" ] || continue
+        irq=$(cat "$device/irq")
+        say "line at=${device##*/} driver=$(basename "$(readlink "$device/driver")") irq=$irq" \
+            "count=$(count_of "$irq") unhandled=$(unhandled)"
+    done
+}
+# How often the kernel says that no driver cared for an interrupt.
+unhandled() { dmesg | grep -c 'nobody cared\|Disabling IRQ'; }
+# count_of IRQ: its interrupts on all CPUs.
+count_of() {
+    awk -v irq="$1:" '$1 == irq { for (i = 2; $i ~ /^[0-9]+$/; i++) sum += $i } END { print sum + 0 }' /proc/interrupts
+}
+
+# ping:COUNT packets between the machine's two network interfaces, each in a network namespace of its own.
+job_ping() {
+    # Those of an earlier round come back when their namespace has gone.
+    until_true 10 has_two_links || { fail 'there are not two network interfaces'; return; }
+    set -- $(links)
+    # The process that the second namespace lasts as long as.
+    unshare -n sleep 1000 &
+    peer=$!
+    until_true 5 test "$(readlink /proc/self/ns/net)" != "$(readlink /proc/$peer/ns/net)"
+    ip link set "$2" netns $peer || fail "$2 does not go to its namespace"
+    ip addr flush dev "$1"
+    ip addr add 10.0.0.1/24 dev "$1"
+    nsenter -n -t $peer ip addr add 10.0.0.2/24 dev "$2"
+    ip link set "$1" up || fail "$1 does not come up"
+    nsenter -n -t $peer ip link set "$2" up || fail "$2 does not come up"
+    until_true 20 ping -q -c 1 -W 1 10.0.0.2 >/dev/null || fail 'no packet goes through'
+    ping -q -A -c "${number:-100}" -s 1000 10.0.0.2 >/tmp/ping
+    say "ping interfaces=$1,$2 $(sed -n 's/^\([0-9]*\) packets transmitted, \([0-9]*\) .*/sent=\1 received=\2/p' /tmp/ping)"
+    kill $peer
+}
+links() { ls -d /sys/class/net/*/device | cut -d/ -f5; }
+has_two_links() { [ "$(links | wc -l)" = 2 ]; }
+
+# modes: loads a network driver that chooses its interrupts (IntMode) with MSI-X, INTx and MSI-X. It raises an interrupt when its
+# interface comes up.
+job_modes() {
+    for mode in 2 0 2; do
+        rmmod e1000e || fail 'e1000e does not go'
+        insmod /modules/e1000e.ko IntMode=$mode || fail "e1000e does not take IntMode=$mode"
+        device=$(devices e1000e)
+        link=$(ls "$pci/devices/$device/net")
+        before=$(taken_by "$link")
+        ip link set "$link" up || fail "$link does not come up"
+        until_true 5 more_than "$link" "$before" || fail "no interrupt with IntMode=$mode"
+        say "mode IntMode=$mode messages=$(ls "$pci/devices/$device/msi_irqs" 2>/dev/null | wc -l)" \
+            "count=$(($(taken_by "$link") - before)) unhandled=$(unhandled)"
+        ip link set "$link" down
+    done
+}
+# taken_by NAME: interrupts of all handlers of this name.
+taken_by() {
+    awk -v name="$1" 'index($0, name) { for (i = 2; $i ~ /^[0-9]+$/; i++) sum += $i } END { print sum + 0 }' /proc/interrupts
+}
+more_than() { [ "$(taken_by "$1")" -gt "$2" ]; }
+
 hwrng=/sys/devices/virtual/misc/hw_random
 # draw KIB from the hardware random number generator that the kernel uses; it is in /tmp/random.
 draw() { dd if=/dev/hwrng of=/tmp/random bs=4k count=$(($1 / 4)) iflag=fullblock 2>/dev/null; }

@@ -16,6 +16,15 @@ pub(crate) fn a_triple_fault_is_a_crash(stage: &Stage) -> Result<()> {
     ends(stage, &[("reboot", "t")], stage::CRASHED)
 }
 
+/// A guest that panics is told from one that reboots, where it has the driver for pvpanic.
+pub(crate) fn a_panic_has_a_status_of_its_own(stage: &Stage) -> Result<()> {
+    let machine = stage.guest_with_all(&[], &["acpi:QEMU0001:"])?.end(End::Crash);
+    let seen = stage.start(&machine)?.finish(stage::show)?;
+    seen.line("bye")?;
+    assert_eq!(seen.status.and_then(|status| status.code()), Some(stage::PANICKED), "{}", seen.last());
+    Ok(())
+}
+
 fn ends(stage: &Stage, words: &[(&str, &str)], status: i32) -> Result<()> {
     if !stage.has_one_of(&[Passed::Doorbell]) {
         return Ok(());

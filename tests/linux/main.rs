@@ -14,6 +14,7 @@ mod entropy;
 mod growth;
 mod growth_stress;
 mod ims;
+mod intx;
 mod leaks;
 mod masking;
 mod mediated;
@@ -30,21 +31,21 @@ mod stage;
 macro_rules! on_hosts {
     (
         everywhere { $($(#[$attribute:meta])* $module:ident::$test:ident;)* }
-        in_the_lab { $($lab_module:ident::$lab_test:ident;)* }
+        in_the_lab { $($(#[$lab_attribute:meta])* $lab_module:ident::$lab_test:ident;)* }
         on_one_host { $($(#[$one_attribute:meta])* $one_module:ident::$one_test:ident;)* }
     ) => {
         /// VFIO adds single vectors while MSI-X is on.
         mod host_6_12 {
             use crate::stage::{Where, on};
             $($(#[$attribute])* #[test] fn $test() { on(Where::Lab(lab::Series::V6_12), crate::$module::$test); })*
-            $(#[test] fn $lab_test() { on(Where::Lab(lab::Series::V6_12), crate::$lab_module::$lab_test); })*
+            $($(#[$lab_attribute])* #[test] fn $lab_test() { on(Where::Lab(lab::Series::V6_12), crate::$lab_module::$lab_test); })*
             $($(#[$one_attribute])* #[test] fn $one_test() { on(Where::Lab(lab::Series::V6_12), crate::$one_module::$one_test); })*
         }
         /// VFIO says NORESIZE.
         mod host_6_1 {
             use crate::stage::{Where, on};
             $($(#[$attribute])* #[test] fn $test() { on(Where::Lab(lab::Series::V6_1), crate::$module::$test); })*
-            $(#[test] fn $lab_test() { on(Where::Lab(lab::Series::V6_1), crate::$lab_module::$lab_test); })*
+            $($(#[$lab_attribute])* #[test] fn $lab_test() { on(Where::Lab(lab::Series::V6_1), crate::$lab_module::$lab_test); })*
         }
         /// With the features that this machine's VFIO has.
         mod this_machine {
@@ -85,6 +86,12 @@ on_hosts! {
         bars::other_devices_reach_bars_where_the_guest_has_put_them;
         bus::registers_around_a_hidden_capability_are_the_devices;
         control::turning_msix_off_loses_an_event_and_growing_does_not;
+        ends::a_panic_has_a_status_of_its_own;
+        intx::a_disk_without_msi_is_read_right_with_both_irqchips;
+        intx::two_devices_share_a_line_and_lose_no_packet;
+        intx::a_driver_takes_intx_between_msix_and_msix;
+        #[ignore = "long: 100000 interrupts with each irqchip"]
+        intx::a_hundred_thousand_interrupts_of_one_line_are_handled;
         msi::each_of_sixteen_messages_reaches_its_own_vector;
         msi::a_controller_with_one_message_reads_a_disk_on_every_cpu;
         self_reset::an_entry_that_the_device_has_lost_is_programmed_again_when_the_driver_rewrites_it;

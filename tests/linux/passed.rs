@@ -19,11 +19,24 @@ pub(crate) enum Passed {
     Sata = 5,
     /// A USB controller with 16 MSI messages and no MSI-X, and a tablet.
     Usb = 6,
+    /// An rtl8139, which has INTx only, on one link with [`Passed::Intel`].
+    Realtek = 7,
+    /// An e1000, which has INTx only.
+    Intel = 8,
 }
 
 impl Passed {
-    pub(crate) const ALL: [Self; 7] =
-        [Self::Disk, Self::Doorbell, Self::Wide, Self::Control, Self::Card, Self::Sata, Self::Usb];
+    pub(crate) const ALL: [Self; 9] = [
+        Self::Disk,
+        Self::Doorbell,
+        Self::Wide,
+        Self::Control,
+        Self::Card,
+        Self::Sata,
+        Self::Usb,
+        Self::Realtek,
+        Self::Intel,
+    ];
 }
 
 /// The address of each device that a host has, in the order of [`Passed`].

@@ -30,6 +30,8 @@ const SHARED_GROUP: [&str; 8] = [
     "-device",
     "virtio-rng-pci,bus=conventional,addr=2",
 ];
+/// The link between two Ethernet controllers.
+const LINK: [&str; 4] = ["-netdev", "hubport,id=realtek,hubid=0", "-netdev", "hubport,id=intel,hubid=0"];
 /// Vendor and device of the one that nobody uses, and of the one that has a host driver.
 pub(crate) const SPARE_IN_SHARED_GROUP: &str = "1b36:0005";
 pub(crate) const USED_IN_SHARED_GROUP: &str = "1af4:1005";
@@ -179,9 +181,15 @@ impl Stage {
         let rom = cache.root().join(format!("test-rom-{series}-{}.rom", std::process::id()));
         fs::write(&rom, rom_image()).at("write", &rom)?;
         let card = Device::Other(format!("igb,romfile={}", rom.display()));
-        let devices = [nvme, Device::ivshmem(64), Device::ivshmem(2048), Device::E1000e, card, sata, usb];
+        let realtek = Device::Other("rtl8139,netdev=realtek".to_owned());
+        let intel = Device::Other("e1000,netdev=intel".to_owned());
+        let (bell, wide) = (Device::ivshmem(64), Device::ivshmem(2048));
+        let devices = [nvme, bell, wide, Device::E1000e, card, sata, usb, realtek, intel];
         let config = devices.into_iter().fold(Config::new(series), Config::device);
-        let config = config.qemu_arguments(SHARED_GROUP).qemu_arguments(behind_controllers(&path));
+        let config = config
+            .qemu_arguments(LINK)
+            .qemu_arguments(SHARED_GROUP)
+            .qemu_arguments(behind_controllers(&path));
         let lab = Lab::boot(&cache, config.trace_msix())?;
         // The lab host has it open, and so do we: it goes when both are gone.
         fs::remove_file(&path).at("remove", &path)?;
@@ -257,10 +265,15 @@ impl Stage {
 
     /// A guest with this device, and its kernel's own drivers for devices of these modaliases.
     pub(crate) fn guest_with_drivers(&self, device: Passed, modaliases: &[&str]) -> Result<Machine> {
+        self.guest_with_all(&[device], modaliases)
+    }
+
+    /// A guest with these devices in this order, and its kernel's own drivers for devices of these modaliases.
+    pub(crate) fn guest_with_all(&self, devices: &[Passed], modaliases: &[&str]) -> Result<Machine> {
         let modaliases = modaliases.iter().map(|alias| (*alias).to_owned()).collect::<Vec<_>>();
         let image = Image::with_drivers(&self.cache, Series::V6_12, Tools::None, &modaliases)?;
         let machine = Machine::new(&image).cpus(2).report(self.host.scratch().join("report.json"));
-        Ok(machine.vfio(self.address(device)))
+        Ok(devices.iter().fold(machine, |machine, &device| machine.vfio(self.address(device))))
     }
 
     /// The kernel's own file.
@@ -344,6 +357,8 @@ pub(crate) fn show(event: &Event) {
 
 /// The VMM's status for a guest that crashed.
 pub(crate) const CRASHED: i32 = 3;
+/// The VMM's status for a guest whose kernel panicked.
+pub(crate) const PANICKED: i32 = 4;
 
 fn monitor() -> Result<Monitor> {
     match std::env::var("LINUX_TESTS_MONITOR").as_deref() {
