@@ -125,6 +125,7 @@ impl Vm {
         tracing::debug!("kernel and initrd loaded");
         boot::write_reset_vector(memory.memory())?;
         let rsdp = boot::acpi::write(memory.memory(), &Machine { cpus: config.cpus, pci_mmio64 })?;
+        boot::mp_table::write(memory.memory(), config.cpus)?;
         boot::params::write(memory.memory(), &entry, &config.cmdline, rsdp)?;
 
         let shared = Shared {

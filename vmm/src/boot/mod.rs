@@ -1,7 +1,8 @@
 //! Guest memory at boot: the kernel, its parameters, the ACPI tables, and the reset vector.
 //!
 //! [`image`] detects kernel formats. [`unpack`] decompresses a kernel on the host. [`loader`] loads the kernel and
-//! the initial RAM disk. [`params`] writes Linux' zero page. [`acpi`] describes the machine. [`crate::vcpu`] owns the
+//! the initial RAM disk. [`params`] writes Linux' zero page. [`acpi`] describes the
+//! machine, and [`mp_table`] does for guests without ACPI. [`crate::vcpu`] owns the
 //! CPU state at entry. "The boot protocol" in comments is Documentation/arch/x86/boot.rst of Linux.
 //!
 //! Everything here runs before the first vCPU, and takes no lock.
@@ -9,6 +10,7 @@
 pub mod acpi;
 pub mod image;
 pub mod loader;
+pub mod mp_table;
 pub mod params;
 pub mod unpack;
 
