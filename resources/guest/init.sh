@@ -298,16 +298,12 @@ job_imstimer() {
     done
 }
 
-# bars: a BAR of each NVMe controller and each 82576 while its decoding changes. Their drivers are gone afterwards.
+# bars: BAR 0 of each NVMe controller while its decoding changes. Its first register is Capabilities. Their driver is gone afterwards.
 job_bars() {
     for device in "$pci"/devices/*; do
-        case $(cat "$device/class"):$(cat "$device/vendor"):$(cat "$device/device") in
-        0x010802:*) offset=0 ;;                     # Capabilities
-        *:0x8086:0x10c9) offset=$((0x5400)) ;;      # Receive Address Low
-        *) continue ;;
-        esac
+        [ "$(cat "$device/class")" = 0x010802 ] || continue
         [ ! -e "$device/driver" ] || echo "${device##*/}" >"$device/driver/unbind"
-        seen=$(bar-accesses "$device" 0 "$offset" 2>&1) || { fail "${device##*/}: $seen"; continue; }
+        seen=$(bar-accesses "$device" 0 0 2>&1) || { fail "${device##*/}: $seen"; continue; }
         say "bars at=${device##*/} $seen"
     done
 }

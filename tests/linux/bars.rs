@@ -1,14 +1,51 @@
 //! BARs of passed-through devices while a guest changes what they decode.
 //!
-//! Real parts: KVM, VFIO, the host's IOMMU, and the devices' BARs and ROMs.
+//! Real parts: KVM, VFIO, and the devices' registers, which the guest reads without an exit while its BARs decode. The VMM's
+//! process would get SIGBUS, or KVM_RUN would fail, if the guest reached a page that the host has taken away.
 
 use std::collections::BTreeSet;
 use std::ops::Range;
 
-use guest::{Result, Tools, sha256};
+use guest::{Line, Result, Tools, sha256};
 use lab::Series;
 
 use crate::stage::{self, Passed, Stage};
+
+const ONES: &str = "ffffffff";
+
+/// Memory Space Enable toggles while another vCPU reads, the BAR is sized and moved, and the function is in D3hot. Reads give the
+/// device's register or all ones.
+pub(crate) fn accesses_are_as_in_hardware_while_decoding_changes(stage: &Stage) -> Result<()> {
+    let machine = stage.guest(Series::V6_12, Tools::Bars, &[Passed::Disk])?;
+    let mut session = stage.start(&machine.job("bars").job("hold"))?;
+    stage::hold(&mut session)?;
+    if stage::is_ours() {
+        let report = session.report_now()?;
+        assert!(report.passed_through(stage.address(Passed::Disk)).is_some(), "the VMM is alive and reports");
+    }
+    session.go_on()?;
+    let seen = stage::finish(session)?;
+    let line = seen.line("bars")?;
+    assert_values(line)?;
+    stage::say(&format!("{}: {line}", stage.place));
+    Ok(())
+}
+
+fn assert_values(line: &Line) -> Result<()> {
+    let value = line.value("value")?;
+    assert_ne!(value, ONES, "{line}");
+    for back in ["after_sizing", "after_move", "in_d0"] {
+        assert_eq!(line.value(back)?, value, "{back}: {line}");
+    }
+    for gone in ["while_sized", "while_moved", "in_d3hot"] {
+        assert_eq!(line.value(gone)?, ONES, "{gone}: {line}");
+    }
+    assert_eq!((line.number("wrong")?, line.number("saw_others")?), (0, 0), "{line}");
+    assert!(line.number("saw_value")? > 0 && line.number("saw_ones")? > 0, "{line}");
+    let size = u64::from_str_radix(line.value("size")?, 16).expect("a hexadecimal number");
+    assert!(size >= 0xfff0_0000 && size & 0xff0 == 0, "the size and type, not what was written: {line}");
+    Ok(())
+}
 
 /// The guest reads the ROM that the host's device has, or none.
 pub(crate) fn a_device_is_at_its_chosen_address_with_its_rom(stage: &Stage) -> Result<()> {

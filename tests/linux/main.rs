@@ -82,6 +82,7 @@ on_hosts! {
     }
     // Devices with what is known of QEMU's models, not of the silicon.
     in_the_lab {
+        bars::accesses_are_as_in_hardware_while_decoding_changes;
         bars::a_device_is_at_its_chosen_address_with_its_rom;
         bars::other_devices_reach_bars_where_the_guest_has_put_them;
         bus::registers_around_a_hidden_capability_are_the_devices;
