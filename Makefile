@@ -116,11 +116,11 @@ check-api:
 
 $(API_TOOL):
 	@echo "check: building cargo-public-api, once (some minutes)"
-	$(CARGO) install cargo-public-api --version $(API_VERSION) --locked --quiet --root $(TOOLS)
+	$(CARGO) install --debug cargo-public-api --version $(API_VERSION) --locked --quiet --root $(TOOLS)
 
 $(DENY):
 	@echo "check: building cargo-deny, once (some minutes)"
-	$(CARGO) install cargo-deny --locked --quiet --root $(TOOLS)
+	$(CARGO) install --debug cargo-deny --locked --quiet --root $(TOOLS)
 
 bench-guest: build  ## boot, growth, moves and disk reads in pairs of Linux guests, ours beside Debian's QEMU, in the lab host; TURNS=4, HOST=6.1
 	target/release/demo bench-guest --host $(HOST) --turns $(TURNS)
