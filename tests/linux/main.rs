@@ -84,7 +84,6 @@ on_hosts! {
     in_the_lab {
         control::turning_msix_off_loses_an_event_and_growing_does_not;
         intx::a_disk_without_msi_is_read_right_with_both_irqchips;
-        intx::a_driver_takes_intx_between_msix_and_msix;
         #[ignore = "long: 100000 interrupts with each irqchip"]
         intx::a_hundred_thousand_interrupts_of_one_line_are_handled;
         msi::each_of_sixteen_messages_reaches_its_own_vector;
@@ -99,6 +98,7 @@ on_hosts! {
         bus::registers_around_a_hidden_capability_are_the_devices;
         ends::a_panic_has_a_status_of_its_own;
         intx::two_devices_share_a_line_and_lose_no_packet;
+        intx::a_driver_takes_intx_between_msix_and_msix;
         ims::slots_come_move_and_go_and_no_ring_is_lost;
         ims::slots_come_and_go_while_one_is_rung;
         ims::thousands_of_slots_are_live_at_once;
