@@ -40,8 +40,8 @@ Binding a device to vfio-pci:
       echo 0000:01:00.0 > /sys/bus/pci/devices/0000:01:00.0/driver/unbind
       echo 0000:01:00.0 > /sys/bus/pci/drivers_probe
 
-Guest kernels with pci=nomsi, pci=noacpi or acpi=off work. With acpi=off a guest cannot power off, and ends by a reboot. With
-noapic, passed-through devices need MSI or MSI-X, and programs have no serial console.
+Guest kernels with pci=nomsi or acpi=off work; pci=noacpi is not tested. With acpi=off a guest cannot power off, and ends by a
+reboot. With noapic, passed-through devices need MSI or MSI-X, and programs have no serial console.
 
 At the console, Ctrl-A x ends the VMM, and Ctrl-A Ctrl-A sends one Ctrl-A to the guest.
 
