@@ -2,7 +2,8 @@
 //!
 //! Owns the mappings of one BAR. Invariant: the IOMMU maps a BAR's pages exactly while the guest decodes them there. The
 //! pages of the MSI-X table and PBA are left out, because the VMM emulates them. A mapping that the host refuses is logged
-//! once for each BAR: other devices' DMA to it fails, and everything else works.
+//! once for each BAR: other devices' DMA to it fails, and everything else works. While the host refuses to remove a
+//! mapping, no other is added, so a BAR never has more than its parts.
 //!
 //! The bus serialises changes of an address, and [`mapping`](super::mapping) holds its lock meanwhile.
 
@@ -71,7 +72,7 @@ impl PeerBar {
     /// Moves the BAR, or removes it. The old address is free before the new one is taken.
     pub(super) fn set_address(&mut self, at: Option<u64>) {
         self.unmap();
-        let Some(at) = at else {
+        let Some(at) = at.filter(|_| self.mapped.is_empty()) else {
             return;
         };
         for part in &self.parts {
@@ -92,11 +93,13 @@ impl PeerBar {
 
     /// Removes all mappings. One that the host keeps is tried again at the next change.
     fn unmap(&mut self) {
-        let space = &self.space;
-        self.mapped.retain(|(guest, size)| match space.unmap_peer(*guest, *size) {
+        let Self { space, mapped, refusal_logged, .. } = self;
+        mapped.retain(|(guest, size)| match space.unmap_peer(*guest, *size) {
             Ok(()) => false,
             Err(error) => {
-                tracing::warn!("cannot unmap a device's BAR at {guest:#x} from the IOMMU: {error}");
+                if !std::mem::replace(refusal_logged, true) {
+                    tracing::warn!("cannot unmap a device's BAR at {guest:#x} from the IOMMU: {error}");
+                }
                 true
             }
         });
@@ -222,5 +225,20 @@ mod tests {
         space.take();
         bar.set_address(None);
         assert_eq!(space.take(), ["unmap 0xd0000000 0x1000", "unmap 0xd0002000 0x2000"]);
+    }
+
+    #[test]
+    fn a_guest_that_moves_a_bar_makes_no_mapping_while_the_host_keeps_the_old_one() {
+        let space = Arc::new(Space::default());
+        let mut bar = bar(&space);
+        bar.set_address(Some(0xc000_0000));
+        space.refuse(true);
+        for at in 0..1000 {
+            bar.set_address(Some(0xd000_0000 + at * 0x10_0000));
+        }
+        assert_eq!(bar.mapped, [(0xc000_0000, 0x1000), (0xc000_2000, 0x2000)]);
+        space.refuse(false);
+        bar.set_address(Some(0xe000_0000));
+        assert_eq!(bar.mapped, [(0xe000_0000, 0x1000), (0xe000_2000, 0x2000)]);
     }
 }
