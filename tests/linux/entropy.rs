@@ -3,19 +3,14 @@
 use guest::{Line, Result};
 use lab::Series;
 
-use crate::stage::{self, Stage, Where, hold, show};
+use crate::stage::{self, Stage, hold, show};
 
 /// Bytes of one request of the kernel.
 const REQUEST: u64 = 64;
 
-/// A guest reads from the device, moves its vector, and rebinds the driver ten times. Each of two kernels runs on one of the two hosts.
-/// Linux waits a tick after each 64 bytes.
+/// A guest reads from the device, moves its vector, and rebinds the driver ten times. Linux waits a tick after each 64 bytes.
 pub(crate) fn each_of_its_interrupts_is_counted_once_by_guest_and_vmm(stage: &Stage) -> Result<()> {
-    let kernel = match stage.place {
-        Where::Lab(Series::V6_12) => Series::V6_1,
-        Where::Lab(Series::V6_1) | Where::Own => Series::V6_12,
-    };
-    draws(stage, kernel, 16)
+    draws(stage, Series::V6_1, 16)
 }
 
 /// The guest reads 1 MiB.

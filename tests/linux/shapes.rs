@@ -6,14 +6,13 @@ use lab::Series;
 use crate::growth::{assert_disk_was_read, assert_every_ring_came};
 use crate::stage::{Passed, Stage, Where};
 
-/// One guest on a kernel that cannot add vectors after enable, and one on the newer; one with one vCPU, one with four.
+/// On the host with dynamic MSI-X, a guest whose kernel cannot add vectors after enable, with four vCPUs. On the other host, a newer
+/// guest with one.
 pub(crate) fn another_kernel_and_number_of_vcpus(stage: &Stage) -> Result<()> {
-    let (old, new) = match stage.place {
-        Where::Lab(Series::V6_1) => (4, 1),
-        Where::Lab(Series::V6_12) | Where::Own => (1, 4),
-    };
-    works(stage, Series::V6_1, old)?;
-    works(stage, Series::V6_12, new)
+    match stage.place {
+        Where::Lab(Series::V6_1) => works(stage, Series::V6_12, 1),
+        Where::Lab(Series::V6_12) | Where::Own => works(stage, Series::V6_1, 4),
+    }
 }
 
 /// All of them.
