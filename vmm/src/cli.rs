@@ -69,9 +69,9 @@ pub struct Args {
     #[arg(long, value_name = "TEXT", default_value = "console=ttyS0", allow_hyphen_values = true)]
     pub cmdline: String,
 
-    /// Number of CPUs, 1 to 64
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=64))]
-    pub cpus: u8,
+    /// Number of CPUs, 1 to 1024. More than 255 need a KVM with 32-bit APIC IDs, and a guest that uses them
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub cpus: u16,
 
     /// Guest memory, with suffix K, M or G
     #[arg(long, value_name = "SIZE", default_value = "512M")]
@@ -312,7 +312,7 @@ mod tests {
         for wrong in [
             &["vmm"][..],
             &["vmm", "--kernel", "k", "--cpus", "0"],
-            &["vmm", "--kernel", "k", "--cpus", "65"],
+            &["vmm", "--kernel", "k", "--cpus", "1025"],
         ] {
             assert!(Args::try_parse_from(wrong).is_err());
         }

@@ -24,8 +24,8 @@ pub struct Config {
     pub initrd: Option<Initrd>,
     /// The kernel's command line.
     pub cmdline: String,
-    /// Number of CPUs, 1 to 64.
-    pub cpus: u8,
+    /// Number of CPUs, 1 to 1024.
+    pub cpus: u16,
     /// Guest memory in bytes, a multiple of the page size.
     pub memory: u64,
     /// Devices to pass through.

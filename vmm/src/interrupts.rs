@@ -24,7 +24,7 @@ use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use crate::cli::IrqChip;
 use crate::devices::ioapic::{EndRoutes, Ioapic};
-use crate::error::{Context, Result};
+use crate::error::{Context, Error, Result};
 use crate::interrupts::level::{IoapicLine, KvmLine, LevelLine};
 use crate::layout;
 
@@ -40,8 +40,8 @@ impl Controllers {
     /// Creates the controllers of a VM that has no vCPU yet, for `cpus` vCPUs.
     ///
     /// # Errors
-    /// [`Error::Host`](crate::error::Error::Host) if KVM refuses them.
-    pub fn new(vm: &Arc<VmFd>, place: IrqChip, cpus: u8) -> Result<Self> {
+    /// [`Error::Host`](crate::error::Error::Host) if KVM refuses them. [`Error::Input`] if its messages cannot reach all vCPUs.
+    pub fn new(vm: &Arc<VmFd>, place: IrqChip, cpus: u16) -> Result<Self> {
         // VMX hosts without unrestricted guest use these pages for real mode. Other hosts ignore them.
         let tss = usize::try_from(layout::KVM_TSS).context("placing the task state")?;
         vm.set_identity_map_address(layout::KVM_IDENTITY_MAP).context("placing the identity map")?;
@@ -61,6 +61,13 @@ impl Controllers {
             }
         };
         let ids = destination_ids(vm)?;
+        if u32::from(cpus) > ids.addressable() {
+            let most = ids.addressable();
+            return Err(Error::input(
+                format!("--cpus {cpus}"),
+                format!("this KVM's interrupts reach at most {most} CPUs"),
+            ));
+        }
         let router = KvmRouter::new(Arc::clone(vm), irqchip, cpus.into(), ids)
             .context("creating the interrupt router")?;
         let router = Arc::new(router);

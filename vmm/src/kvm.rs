@@ -24,7 +24,7 @@ const NEEDED: [(Cap, &str); 7] = [
 ///
 /// # Errors
 /// [`Error::Host`] with the remedy, or [`Error::Input`] for too many CPUs.
-pub fn open(cpus: u8) -> Result<Kvm> {
+pub fn open(cpus: u16) -> Result<Kvm> {
     let kvm = Kvm::new().map_err(|errno| cannot_open(io::Error::from_raw_os_error(errno.errno())))?;
     if kvm.get_api_version() != API_VERSION {
         let version = kvm.get_api_version();

@@ -33,7 +33,7 @@ pub enum Outcome {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Crash {
     /// Index of the vCPU, from 0.
-    pub vcpu: u8,
+    pub vcpu: u16,
     /// The cause.
     pub what: String,
     /// The vCPU's instruction pointer, if known.

@@ -89,7 +89,7 @@ fn sizes_and_counts_out_of_range_are_named() {
     refuses(&["--kernel", kernel.path(), "--device", &device], 2, &[nobody, "no such PCI device"]);
     for (argument, value) in [
         ("--cpus", "0"),
-        ("--cpus", "65"),
+        ("--cpus", "1025"),
         ("--memory", "512"),
         ("--serial", "tty"),
         ("--irqchip", "x"),

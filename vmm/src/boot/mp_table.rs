@@ -1,7 +1,8 @@
 //! The MP table (Intel MultiProcessor Specification 1.4, 4): CPUs, IOAPIC and interrupt lines for a guest that does without ACPI.
 //!
 //! Linux reads it with `acpi=off`, and for the IOAPIC alone with `pci=noacpi`. It says what the ACPI tables say: the same local APIC IDs,
-//! COM1's IRQ, and the GSI of each pin of each PCI device. The table is built once, before the guest starts.
+//! COM1's IRQ, and the GSI of each pin of each PCI device. It cannot name CPUs from APIC ID 255 on. The table is built once, before the
+//! guest starts.
 
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
@@ -50,7 +51,7 @@ const ALL_APICS: u8 = 0xff;
 ///
 /// # Errors
 /// [`Error::Host`](crate::error::Error::Host) if guest memory cannot be written.
-pub fn write(memory: &GuestMemoryMmap, cpus: u8) -> Result<()> {
+pub fn write(memory: &GuestMemoryMmap, cpus: u16) -> Result<()> {
     let context = "writing the MP table";
     memory.write_slice(&pointer(), GuestAddress(POINTER)).context(context)?;
     memory.write_slice(&table(cpus), GuestAddress(TABLE)).context(context)
@@ -64,7 +65,7 @@ fn pointer() -> Vec<u8> {
     with_checksum(pointer, 10)
 }
 
-fn table(cpus: u8) -> Vec<u8> {
+fn table(cpus: u16) -> Vec<u8> {
     let entries = entries(cpus);
     let count = u16::try_from(entries.len()).unwrap_or(u16::MAX);
     let entries = entries.concat();
@@ -87,9 +88,9 @@ fn table(cpus: u8) -> Vec<u8> {
 /// Bytes of the table's header.
 const HEADER: usize = 44;
 
-fn entries(cpus: u8) -> Vec<Vec<u8>> {
+fn entries(cpus: u16) -> Vec<Vec<u8>> {
     let mut entries: Vec<Vec<u8>> = Vec::new();
-    for cpu in 0..cpus {
+    for cpu in 0..u8::try_from(cpus).unwrap_or(ALL_APICS) {
         let boot = if cpu == 0 { BOOT_PROCESSOR } else { 0 };
         let mut entry = vec![PROCESSOR, cpu, LOCAL_APIC_VERSION, ENABLED | boot];
         // The guest asks CPUID for signature and features.
@@ -142,7 +143,7 @@ mod tests {
     }
 
     /// Reads the table as a guest does, from the pointer on.
-    fn parsed(cpus: u8) -> Vec<Vec<u8>> {
+    fn parsed(cpus: u16) -> Vec<Vec<u8>> {
         let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 1 << 20)]).unwrap();
         write(&memory, cpus).unwrap();
         let mut pointer = [0; 16];
@@ -166,10 +167,10 @@ mod tests {
 
     #[test]
     fn every_cpu_is_listed_once_and_the_first_one_boots() {
-        for cpus in [1, 64] {
+        for cpus in [1, 64, 255, 256] {
             let entries = parsed(cpus);
             let listed: Vec<_> = entries.iter().filter(|entry| entry[0] == PROCESSOR).collect();
-            assert_eq!(listed.len(), usize::from(cpus));
+            assert_eq!(listed.len(), usize::from(cpus.min(255)));
             assert_eq!(listed[0][1..4], [0, 0x14, 3]);
             assert!((1..).zip(&listed[1..]).all(|(id, entry)| entry[1] == id && entry[3] == 1));
         }

@@ -86,7 +86,7 @@ impl Cpuid {
     ///
     /// # Errors
     /// [`Error::Host`] if the list exceeds KVM's limit.
-    pub fn for_vcpu(&self, apic_id: u8, cpus: u8) -> Result<CpuId> {
+    pub fn for_vcpu(&self, apic_id: u16, cpus: u16) -> Result<CpuId> {
         let mut entries = Vec::with_capacity(self.supported.len().saturating_add(4));
         for entry in &self.supported {
             match entry.function {
@@ -110,12 +110,12 @@ fn kvm_features(eax: u32, ids: DestinationIds) -> u32 {
 }
 
 /// Number of APIC ID bits for the cores of the package.
-fn core_bits(cpus: u8) -> u32 {
+fn core_bits(cpus: u16) -> u32 {
     u32::from(cpus).next_power_of_two().trailing_zeros()
 }
 
 /// The levels of the extended topology leaf: one thread a core, `cpus` cores, and the end.
-fn topology(function: u32, apic_id: u8, cpus: u8) -> [kvm_cpuid_entry2; 3] {
+fn topology(function: u32, apic_id: u16, cpus: u16) -> [kvm_cpuid_entry2; 3] {
     let entry = |index, eax, ebx, level: u32| kvm_cpuid_entry2 {
         function,
         index,
@@ -129,18 +129,19 @@ fn topology(function: u32, apic_id: u8, cpus: u8) -> [kvm_cpuid_entry2; 3] {
     [entry(0, 0, 1, LEVEL_THREAD), entry(1, core_bits(cpus), cpus.into(), LEVEL_CORE), entry(2, 0, 0, 0)]
 }
 
-fn with_topology(mut entry: kvm_cpuid_entry2, apic_id: u8, cpus: u8) -> kvm_cpuid_entry2 {
+fn with_topology(mut entry: kvm_cpuid_entry2, apic_id: u16, cpus: u16) -> kvm_cpuid_entry2 {
     let last_core = u32::from(cpus.saturating_sub(1));
     match entry.function {
         leaf::FEATURES => {
-            // Initial APIC ID, addressable IDs in the package.
-            entry.ebx = entry.ebx & 0xffff | u32::from(cpus) << 16 | u32::from(apic_id) << 24;
+            // Initial APIC ID, addressable IDs in the package, of 8 bits each. The topology leaf has the whole numbers.
+            let (count, id) = (u32::from(cpus).min(0xff), u32::from(apic_id) & 0xff);
+            entry.ebx = entry.ebx & 0xffff | count << 16 | id << 24;
             entry.edx = entry.edx & !FEATURES_EDX_HTT | if cpus > 1 { FEATURES_EDX_HTT } else { 0 };
         }
         leaf::CACHES if entry.eax & 0x1f != 0 => {
             let level = entry.eax >> 5 & 7;
             let sharing = if level < 3 { 0 } else { last_core };
-            let cores = (1 << core_bits(cpus)) - 1;
+            let cores = ((1 << core_bits(cpus)) - 1).min(0x3f);
             entry.eax = entry.eax & 0x3fff | sharing << 14 | cores << 26;
         }
         leaf::EXTENDED_FEATURES => {
@@ -151,7 +152,7 @@ fn with_topology(mut entry: kvm_cpuid_entry2, apic_id: u8, cpus: u8) -> kvm_cpui
         }
         // Core count and size of the core ID. Intel reserves them, and KVM lists them as 0.
         leaf::ADDRESS_SIZES if entry.ecx != 0 => {
-            entry.ecx = entry.ecx & !0xf0ff | last_core | core_bits(cpus) << 12;
+            entry.ecx = entry.ecx & !0xf0ff | last_core.min(0xff) | core_bits(cpus) << 12;
         }
         leaf::AMD_CACHES if entry.eax & 0x1f != 0 => {
             let level = entry.eax >> 5 & 7;
@@ -160,7 +161,7 @@ fn with_topology(mut entry: kvm_cpuid_entry2, apic_id: u8, cpus: u8) -> kvm_cpui
         }
         leaf::AMD_TOPOLOGY => {
             // One thread a core, one node.
-            (entry.eax, entry.ebx, entry.ecx) = (apic_id.into(), apic_id.into(), 0);
+            (entry.eax, entry.ebx, entry.ecx) = (apic_id.into(), u32::from(apic_id) & 0xff, 0);
         }
         _ => {}
     }
@@ -171,7 +172,13 @@ fn with_topology(mut entry: kvm_cpuid_entry2, apic_id: u8, cpus: u8) -> kvm_cpui
 mod tests {
     use super::*;
 
-    fn guest(function: u32, index: u32, entry: kvm_cpuid_entry2, apic_id: u8, cpus: u8) -> kvm_cpuid_entry2 {
+    fn guest(
+        function: u32,
+        index: u32,
+        entry: kvm_cpuid_entry2,
+        apic_id: u16,
+        cpus: u16,
+    ) -> kvm_cpuid_entry2 {
         let cpuid = Cpuid { supported: vec![kvm_cpuid_entry2 { function, ..entry }] };
         let guest = cpuid.for_vcpu(apic_id, cpus).unwrap();
         *guest.as_slice().iter().find(|entry| entry.function == function && entry.index == index).unwrap()
@@ -190,8 +197,8 @@ mod tests {
     #[test]
     fn every_leaf_names_the_same_apic_id() {
         let host = kvm_cpuid_entry2 { eax: 0x21, ebx: 0x0710_0800, ecx: 0x1_000f, ..Default::default() };
-        for (apic_id, cpus) in [(0, 1), (1, 2), (2, 3), (63, 64)] {
-            assert_eq!(guest(leaf::FEATURES, 0, host, apic_id, cpus).ebx >> 24, u32::from(apic_id));
+        for (apic_id, cpus) in [(0, 1), (1, 2), (2, 3), (63, 64), (255, 256), (299, 300)] {
+            assert_eq!(guest(leaf::FEATURES, 0, host, apic_id, cpus).ebx >> 24, u32::from(apic_id) & 0xff);
             assert_eq!(guest(leaf::FEATURES, 0, host, apic_id, cpus).ebx & 0xffff, 0x0800);
             assert_eq!(guest(leaf::TOPOLOGY, 0, host, apic_id, cpus).edx, u32::from(apic_id));
             assert_eq!(guest(leaf::TOPOLOGY, 1, host, apic_id, cpus).edx, u32::from(apic_id));
@@ -202,18 +209,21 @@ mod tests {
     #[test]
     fn the_package_has_all_cores_and_no_hyperthreads() {
         let host = kvm_cpuid_entry2::default();
-        for (cpus, bits) in [(1u8, 0), (2, 1), (3, 2), (4, 2), (64, 6)] {
+        for (cpus, bits) in [(1u16, 0), (2, 1), (3, 2), (4, 2), (64, 6), (256, 8), (1024, 10)] {
             let thread = guest(leaf::TOPOLOGY, 0, host, 0, cpus);
             let core = guest(leaf::TOPOLOGY, 1, host, 0, cpus);
             assert_eq!((thread.eax, thread.ebx, thread.ecx), (0, 1, 0x100));
             assert_eq!((core.eax, core.ebx, core.ecx), (bits, cpus.into(), 0x201));
             let amd = kvm_cpuid_entry2 { ecx: 0x3_7007, ..host };
             let amd = guest(leaf::ADDRESS_SIZES, 0, amd, 0, cpus).ecx;
-            assert_eq!((amd & 0xff, amd >> 12 & 0xf, amd & !0xf0ff), (u32::from(cpus) - 1, bits, 0x3_0000));
+            assert_eq!(
+                (amd & 0xff, amd >> 12 & 0xf, amd & !0xf0ff),
+                ((u32::from(cpus) - 1).min(0xff), bits, 0x3_0000)
+            );
             let features = guest(leaf::FEATURES, 0, host, 0, cpus);
             assert_eq!(
                 (features.ebx >> 16 & 0xff, features.edx >> 28 & 1),
-                (cpus.into(), u32::from(cpus > 1))
+                (u32::from(cpus).min(0xff), u32::from(cpus > 1))
             );
         }
     }

@@ -40,7 +40,7 @@ pub struct Shared {
 
 /// A vCPU that is ready to run.
 pub struct Vcpu {
-    index: u8,
+    index: u16,
     fd: VcpuFd,
     shared: Shared,
 }
@@ -51,7 +51,7 @@ impl Vcpu {
     ///
     /// # Errors
     /// [`Error::Host`](crate::error::Error::Host) if KVM refuses the vCPU or its state.
-    pub fn new(vm: &VmFd, index: u8, cpuid: &CpuId, shared: Shared) -> Result<Self> {
+    pub fn new(vm: &VmFd, index: u16, cpuid: &CpuId, shared: Shared) -> Result<Self> {
         let context = |what: &str| format!("{what} vcpu {index}");
         let fd = vm.create_vcpu(index.into()).context(context("creating"))?;
         fd.set_cpuid2(cpuid).context(context("setting the CPUID of"))?;

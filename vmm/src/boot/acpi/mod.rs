@@ -32,7 +32,7 @@ const ALIGNMENT: u64 = 16;
 #[derive(Debug, Clone)]
 pub struct Machine {
     /// Number of CPUs. Their APIC IDs are 0 and up.
-    pub cpus: u8,
+    pub cpus: u16,
     /// The 64-bit PCI window, if the guest's physical address space has room for one.
     pub pci_mmio64: Option<Range<u64>>,
 }
