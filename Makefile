@@ -3,6 +3,8 @@
 HOST    ?= 6.12
 CARGO   ?= cargo
 TOOLS   := $(CURDIR)/target/tools
+# Tools run for seconds: compiling them quickly is worth more than their speed.
+INSTALL := CARGO_PROFILE_DEV_DEBUG=0 $(CARGO) install --debug --locked --quiet --root $(TOOLS)
 DENY    := $(TOOLS)/bin/cargo-deny
 # The version whose rustdoc JSON format (57) is that of rustc 1.95.
 API_TOOL := $(TOOLS)/bin/cargo-public-api
@@ -116,11 +118,11 @@ check-api:
 
 $(API_TOOL):
 	@echo "check: building cargo-public-api, once (some minutes)"
-	$(CARGO) install --debug cargo-public-api --version $(API_VERSION) --locked --quiet --root $(TOOLS)
+	$(INSTALL) cargo-public-api --version $(API_VERSION)
 
 $(DENY):
 	@echo "check: building cargo-deny, once (some minutes)"
-	$(CARGO) install --debug cargo-deny --locked --quiet --root $(TOOLS)
+	$(INSTALL) cargo-deny
 
 bench-guest: build  ## boot, growth, moves and disk reads in pairs of Linux guests, ours beside Debian's QEMU, in the lab host; TURNS=4, HOST=6.1
 	target/release/demo bench-guest --host $(HOST) --turns $(TURNS)
