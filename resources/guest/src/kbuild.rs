@@ -31,8 +31,9 @@ macro_rules! module {
 }
 
 /// All of them.
-pub(crate) const MODULES: [Module; 2] = [
+pub(crate) const MODULES: [Module; 3] = [
     module!("doorbell": "doorbell.h" "main.c" "masking.c"),
+    module!("edu": "main.c"),
     module!("ims": "device.h" "domain.h" "queues.h" "main.c" "domain.c" "stores.c" "queues.c" "line.c" "exercise.c" "timer.c"),
 ];
 

@@ -13,6 +13,10 @@ pub(super) enum Work {
     Link,
     /// Writes to a serial port.
     Serial,
+    /// Sends random bytes to the device's buffer by DMA, and has them back.
+    Dma,
+    /// Asks a sound controller's codec what it is.
+    Codec,
 }
 
 impl Work {
@@ -22,6 +26,8 @@ impl Work {
             Self::Disk => "disk",
             Self::Link => "link",
             Self::Serial => "serial",
+            Self::Dma => "dma",
+            Self::Codec => "codec",
         }
     }
 
@@ -31,9 +37,16 @@ impl Work {
             Self::Disk => format!("disks:{DISK_MIB}"),
             Self::Link => "links".to_owned(),
             Self::Serial => "serials:4096".to_owned(),
+            Self::Dma => format!("dmas:{DMA_BYTES}"),
+            Self::Codec => "codecs".to_owned(),
         }
     }
 }
+
+/// How much goes to a device and back.
+pub(super) const DMA_BYTES: u64 = 64 << 10;
+/// What QEMU's duplex codec says.
+pub(super) const CODEC: &str = "Vendor Id: 0x1af40022\n";
 
 /// How much of a disk is read.
 pub(super) const DISK_MIB: u64 = 4;
@@ -48,6 +61,17 @@ pub(super) struct Device {
     /// The modaliases of what the guest finds behind the function.
     pub(super) behind: &'static [&'static str],
     pub(super) work: Work,
+    /// What goes to guests: the device, or so many virtual functions of it. Then the lab host's driver has the device.
+    pub(super) functions: Functions,
+}
+
+/// The functions of a device that guests have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Functions {
+    /// The device's own.
+    Physical,
+    /// So many virtual functions, with this driver of the host for the physical one.
+    Virtual { count: usize, driver: &'static str },
 }
 
 /// What VFIO needs of a virtio device: it reaches memory through the IOMMU.
@@ -67,6 +91,7 @@ pub(super) const DEVICES: &[Device] = &[
         backend: &["-drive", "if=none,id=d0,format=raw,snapshot=on,file.locking=off,file=FILE"],
         behind: &[],
         work: Work::Disk,
+        functions: Functions::Physical,
     },
     Device {
         name: "ahci",
@@ -79,6 +104,7 @@ pub(super) const DEVICES: &[Device] = &[
         ],
         behind: &[SCSI_DISK],
         work: Work::Disk,
+        functions: Functions::Physical,
     },
     Device {
         name: "virtio-blk",
@@ -86,6 +112,7 @@ pub(super) const DEVICES: &[Device] = &[
         backend: &["-drive", "if=none,id=d2,format=raw,snapshot=on,file.locking=off,file=FILE"],
         behind: &["virtio:d00000002v00001AF4"],
         work: Work::Disk,
+        functions: Functions::Physical,
     },
     Device {
         name: "virtio-scsi",
@@ -98,6 +125,7 @@ pub(super) const DEVICES: &[Device] = &[
         ],
         behind: &["virtio:d00000008v00001AF4", SCSI_DISK],
         work: Work::Disk,
+        functions: Functions::Physical,
     },
     Device {
         name: "xhci",
@@ -110,6 +138,7 @@ pub(super) const DEVICES: &[Device] = &[
         ],
         behind: &["usb:v46F4p0001d0000dc00dsc00dp00ic08isc06ip50in00", SCSI_DISK],
         work: Work::Disk,
+        functions: Functions::Physical,
     },
     Device {
         name: "igb",
@@ -117,6 +146,7 @@ pub(super) const DEVICES: &[Device] = &[
         backend: NETWORKS[0],
         behind: &[],
         work: Work::Link,
+        functions: Functions::Physical,
     },
     Device {
         name: "e1000e",
@@ -124,6 +154,7 @@ pub(super) const DEVICES: &[Device] = &[
         backend: NETWORKS[1],
         behind: &[],
         work: Work::Link,
+        functions: Functions::Physical,
     },
     Device {
         name: "vmxnet3",
@@ -131,6 +162,7 @@ pub(super) const DEVICES: &[Device] = &[
         backend: NETWORKS[2],
         behind: &[],
         work: Work::Link,
+        functions: Functions::Physical,
     },
     Device {
         name: "virtio-net",
@@ -138,6 +170,7 @@ pub(super) const DEVICES: &[Device] = &[
         backend: NETWORKS[3],
         behind: &["virtio:d00000001v00001AF4"],
         work: Work::Link,
+        functions: Functions::Physical,
     },
     Device {
         name: "e1000",
@@ -145,6 +178,7 @@ pub(super) const DEVICES: &[Device] = &[
         backend: NETWORKS[4],
         behind: &[],
         work: Work::Link,
+        functions: Functions::Physical,
     },
     Device {
         name: "rtl8139",
@@ -152,6 +186,7 @@ pub(super) const DEVICES: &[Device] = &[
         backend: NETWORKS[5],
         behind: &[],
         work: Work::Link,
+        functions: Functions::Physical,
     },
     Device {
         name: "pci-serial",
@@ -159,16 +194,42 @@ pub(super) const DEVICES: &[Device] = &[
         backend: &["-chardev", "file,id=serial,path=DIR/serial"],
         behind: &[],
         work: Work::Serial,
+        functions: Functions::Physical,
+    },
+    Device {
+        name: "igbvf",
+        qemu: "igb,romfile=,netdev=n11",
+        backend: NETWORKS[6],
+        behind: &[],
+        work: Work::Link,
+        functions: Functions::Virtual { count: 4, driver: "igb" },
+    },
+    Device {
+        name: "edu",
+        qemu: "edu",
+        backend: &[],
+        behind: &[],
+        work: Work::Dma,
+        functions: Functions::Physical,
+    },
+    Device {
+        name: "intel-hda",
+        qemu: "ich9-intel-hda,id=hda",
+        backend: &["-audiodev", "none,id=silence", "-device", "hda-duplex,audiodev=silence,bus=hda.0"],
+        behind: &["hdaudio:v1AF40022r00100101a01"],
+        work: Work::Codec,
+        functions: Functions::Physical,
     },
 ];
 
-const NETWORKS: [&[&str]; 6] = [
+const NETWORKS: [&[&str]; 7] = [
     &["-netdev", "user,id=n5,tftp=DIR"],
     &["-netdev", "user,id=n6,tftp=DIR"],
     &["-netdev", "user,id=n7,tftp=DIR"],
     &["-netdev", "user,id=n8,tftp=DIR"],
     &["-netdev", "user,id=n9,tftp=DIR"],
     &["-netdev", "user,id=n10,tftp=DIR"],
+    &["-netdev", "user,id=n11,tftp=DIR"],
 ];
 
 impl Device {
@@ -187,6 +248,8 @@ impl Device {
 pub(super) struct Row {
     /// Index into [`DEVICES`].
     pub(super) device: usize,
+    /// How many of its functions.
+    pub(super) functions: usize,
     pub(super) cpus: u32,
     /// A parameter of the guest's kernel.
     pub(super) parameter: Option<(&'static str, &'static str)>,
@@ -195,11 +258,18 @@ pub(super) struct Row {
 impl Row {
     /// Each device by itself, and some of them with fewer or more means.
     pub(super) fn all() -> Vec<Self> {
-        let plain = (0..DEVICES.len()).map(|device| Self { device, cpus: 2, parameter: None });
-        let without_msi =
-            [0, 1, 5, 7].map(|device| Self { device, cpus: 2, parameter: Some(("pci", "nomsi")) });
-        let with_many_cpus = [Self { device: 0, cpus: 12, parameter: None }];
-        plain.chain(without_msi).chain(with_many_cpus).collect()
+        let plain = (0..DEVICES.len()).map(Self::plain);
+        let number =
+            |name| DEVICES.iter().position(|device| device.name == name).expect("a device of the table");
+        let without_msi = ["nvme", "ahci", "igb", "vmxnet3"]
+            .map(|name| Self { parameter: Some(("pci", "nomsi")), ..Self::plain(number(name)) });
+        let with_many_cpus = Self { cpus: 12, ..Self::plain(number("nvme")) };
+        let with_four_functions = Self { functions: 4, ..Self::plain(number("igbvf")) };
+        plain.chain(without_msi).chain([with_many_cpus, with_four_functions]).collect()
+    }
+
+    fn plain(device: usize) -> Self {
+        Self { device, functions: 1, cpus: 2, parameter: None }
     }
 
     pub(super) fn device(&self) -> &'static Device {
@@ -208,7 +278,8 @@ impl Row {
 
     pub(super) fn name(&self) -> String {
         let parameter = self.parameter.map_or(String::new(), |(name, value)| format!(", {name}={value}"));
+        let functions = if self.functions == 1 { String::new() } else { format!(" x{}", self.functions) };
         let cpus = if self.cpus == 2 { String::new() } else { format!(", {} vCPUs", self.cpus) };
-        format!("{}{cpus}{parameter}", self.device().name)
+        format!("{}{functions}{cpus}{parameter}", self.device().name)
     }
 }

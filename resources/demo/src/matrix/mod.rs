@@ -9,11 +9,11 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Args;
-use guest::{Host, Image, Line, Machine, Monitor, Result, Session, Tools};
+use guest::{Event, Host, Image, Line, Machine, Monitor, Result, Session, Tools};
 use lab::{At, Cache, Config, Lab, Refresh, Series};
 
 use crate::screen::Screen;
-use devices::{DEVICES, Row, Work};
+use devices::{DEVICES, DMA_BYTES, Functions, Row, Work};
 use files::Files;
 
 /// Kinds of devices, ours beside QEMU's.
@@ -49,8 +49,8 @@ struct Stage {
     host: Host,
     files: Files,
     image: Image,
-    /// In the order of [`DEVICES`].
-    addresses: Vec<String>,
+    /// The functions for guests of each device, in the order of [`DEVICES`].
+    addresses: Vec<Vec<String>>,
     /// Vendor and device, as the guest's lines have them.
     ids: Vec<String>,
 }
@@ -110,14 +110,25 @@ impl Stage {
                 config.device(device.in_lab()).qemu_arguments(device.arguments(files.dir(), &files.disk()));
         }
         let lab = Lab::boot(cache, config)?;
-        let mut addresses = Vec::new();
-        for number in 0..DEVICES.len() {
-            addresses.push(lab.bind_to_vfio(number)?);
+        let mut physical = Vec::new();
+        for (number, device) in DEVICES.iter().enumerate() {
+            physical.push(match device.functions {
+                Functions::Physical => lab.bind_to_vfio(number)?,
+                Functions::Virtual { .. } => lab.address(number)?,
+            });
         }
         let host = Host::Lab(Box::new(lab));
+        // After the others are bound: a driver of the host takes every device that it knows.
+        let mut addresses = Vec::new();
+        for (device, address) in DEVICES.iter().zip(physical) {
+            addresses.push(match device.functions {
+                Functions::Physical => vec![address],
+                Functions::Virtual { count, driver } => virtual_functions(&host, &address, count, driver)?,
+            });
+        }
         let (mut ids, mut modaliases) = (Vec::new(), Vec::new());
-        for (device, address) in DEVICES.iter().zip(&addresses) {
-            let sysfs = format!("/sys/bus/pci/devices/{address}");
+        for (device, functions) in DEVICES.iter().zip(&addresses) {
+            let sysfs = format!("/sys/bus/pci/devices/{}", functions[0]);
             let id = host.shell(&format!("echo $(cat {sysfs}/vendor):$(cat {sysfs}/device)"))?;
             ids.push(id.trim().to_owned());
             modaliases.push(host.shell(&format!("cat {sysfs}/modalias"))?.trim().to_owned());
@@ -129,54 +140,110 @@ impl Stage {
 
     /// One guest with the row's device.
     fn try_row(&self, row: &Row, monitor: &Monitor, screen: &Screen) -> Outcome {
-        let mut machine = Machine::new(&self.image).cpus(row.cpus).vfio(&self.addresses[row.device]);
+        let functions = &self.addresses[row.device][..row.functions];
+        let machine = Machine::new(&self.image).cpus(row.cpus);
+        let mut machine = functions.iter().fold(machine, Machine::vfio);
         if let Some((name, value)) = row.parameter {
             machine = machine.parameter(name, value);
         }
-        let seen = Session::start(&self.host, &machine.job(&row.device().work.job()), monitor)
-            .and_then(|session| session.finish(|event| screen.event(event)));
+        let seen =
+            Session::start(&self.host, &machine.job(&row.device().work.job()), monitor).and_then(|session| {
+                session.finish(|event| {
+                    screen.event(event);
+                    self.renew_link(row.device, event);
+                })
+            });
         let checked = seen.and_then(|seen| {
-            let outcome = self.outcome(row.device, seen.line(row.device().work.topic())?)?;
+            let lines = seen.all(row.device().work.topic()).collect::<Vec<_>>();
+            let outcome = self.outcome(row.device, &lines, functions.len())?;
+            if let Some(failed) = seen.all("failed").next() {
+                return Ok(Outcome::failed(&failed.text()));
+            }
             seen.ended_well()?;
             Ok(outcome)
         });
         checked.unwrap_or_else(|error| Outcome::failed(&error))
     }
 
+    /// The igb driver tells a virtual function of the link when the link comes up, and not when the function's driver asks. So it comes
+    /// up again when that driver waits.
+    fn renew_link(&self, device: usize, event: &Event) {
+        let waits = matches!(event, Event::Said(line) if line.topic() == "link_up");
+        if let (true, Functions::Virtual { .. }) = (waits, DEVICES[device].functions) {
+            let bounce = format!(
+                "link=$(ls /sys/bus/pci/devices/{}/physfn/net); ip link set $link down; ip link set $link up",
+                self.addresses[device][0]
+            );
+            // Where it does not come up, the guest says so.
+            let _ = self.host.shell(&bounce);
+        }
+    }
+
     /// One guest of ours with every device, and what it made of each.
     fn try_all(&self, screen: &Screen) -> Result<Vec<Outcome>> {
         let machine = Machine::new(&self.image).cpus(2).parameter("settle", 3);
-        let machine = self.addresses.iter().fold(machine, Machine::vfio);
-        let jobs = [Work::Disk, Work::Link, Work::Serial];
+        let machine = self.addresses.iter().flatten().fold(machine, Machine::vfio);
+        let jobs = [Work::Disk, Work::Link, Work::Serial, Work::Dma, Work::Codec];
         let machine = jobs.iter().fold(machine, |machine, work| machine.job(&work.job()));
         let session = Session::start(&self.host, &machine, &Monitor::ours()?)?;
-        let seen = session.finish(|event| screen.event(event))?;
+        let virtual_ones = DEVICES.iter().position(|device| device.functions != Functions::Physical);
+        let seen = session.finish(|event| {
+            screen.event(event);
+            virtual_ones.into_iter().for_each(|device| self.renew_link(device, event));
+        })?;
         let outcome = |number: usize| {
-            let work = DEVICES[number].work;
-            let mut lines = seen.all(work.topic());
-            let line = lines.find(|line| line.value("id").is_ok_and(|id| id == self.ids[number]));
-            line.map_or_else(
-                || Outcome::failed(&"the guest said nothing of it"),
-                |line| self.outcome(number, line).unwrap_or_else(|error| Outcome::failed(&error)),
-            )
+            let lines = seen.all(DEVICES[number].work.topic());
+            let is_its = |line: &&Line| line.value("id").is_ok_and(|id| id == self.ids[number]);
+            let lines = lines.filter(is_its).collect::<Vec<_>>();
+            self.outcome(number, &lines, self.addresses[number].len())
+                .unwrap_or_else(|error| Outcome::failed(&error))
         };
         let outcomes = (0..DEVICES.len()).map(outcome).collect();
         seen.ended_well()?;
         Ok(outcomes)
     }
 
-    fn outcome(&self, number: usize, line: &Line) -> Result<Outcome> {
-        let (bytes, digest) = (line.number("bytes")?, line.value("sha256")?);
-        let interrupts = line.number("interrupts")?;
-        let expected = self.files.digest(DEVICES[number].work, bytes)?;
-        let verdict = match interrupts {
-            _ if bytes == 0 => Err("nothing was transferred".to_owned()),
-            _ if digest != expected => Err(format!("{bytes} bytes, not the right ones")),
-            0 => Err("no interrupt came".to_owned()),
-            _ => Ok(()),
+    /// What the guest says of the work of so many functions of a device.
+    fn outcome(&self, number: usize, lines: &[&Line], functions: usize) -> Result<Outcome> {
+        let work = DEVICES[number].work;
+        let (mut signals, mut interrupts) = (String::new(), 0);
+        let mut verdict = match lines.len() {
+            found if found == functions => Ok(()),
+            found => Err(format!("{found} of {functions} functions did the work")),
         };
-        Ok(Outcome { signals: line.value("signals")?.to_owned(), interrupts, verdict })
+        for line in lines {
+            let bytes = line.number("bytes")?;
+            let taken = line.number("interrupts")?;
+            let is_right = match self.files.digest(work, bytes)? {
+                Some(digest) => line.value("sha256")? == digest,
+                None => bytes == DMA_BYTES,
+            };
+            verdict = verdict.and(match taken {
+                _ if bytes == 0 => Err("nothing was transferred".to_owned()),
+                _ if !is_right => Err(format!("{bytes} bytes, not the right ones")),
+                0 => Err("no interrupt came".to_owned()),
+                _ => Ok(()),
+            });
+            line.value("signals")?.clone_into(&mut signals);
+            interrupts += taken;
+        }
+        Ok(Outcome { signals, interrupts, verdict })
     }
+}
+
+/// Turns on a device's virtual functions, with its link up, and binds them to vfio-pci.
+fn virtual_functions(host: &Host, address: &str, count: usize, driver: &str) -> Result<Vec<String>> {
+    let lab = guest::built("lab")?;
+    let script = format!(
+        "set -e; device=/sys/bus/pci/devices/{address}; modprobe {driver}; \
+         for try in $(seq 100); do [ -d $device/net ] && break; sleep 0.1; done; \
+         ip link set $(ls $device/net) up; echo 0 >$device/sriov_drivers_autoprobe; \
+         echo {count} >$device/sriov_numvfs; \
+         for function in $device/virtfn*; do \
+             name=$(basename $(readlink -f $function)); {} bind $name >&2; echo $name; done",
+        lab.display()
+    );
+    Ok(host.shell(&script)?.split_whitespace().map(str::to_owned).collect())
 }
 
 impl Outcome {
