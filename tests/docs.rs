@@ -82,6 +82,30 @@ fn every_rule_names_a_function_and_a_test_that_exist() {
     assert!(wrong.is_empty(), "{wrong:#?}");
 }
 
+#[test]
+fn every_report_about_another_vmm_names_a_test_that_exists() {
+    let text = fs::read_to_string(Path::new(ROOT).join("docs/devices.md")).unwrap();
+    let section =
+        text.split("\n## ").find(|section| section.starts_with("What users of other VMMs met")).unwrap();
+    let rows: Vec<&str> =
+        section.lines().filter(|line| line.starts_with("| ") && line.contains('#')).collect();
+    assert!(rows.len() > 10, "{rows:?}");
+    let mut wrong = Vec::new();
+    for row in rows {
+        let cell = row.split('|').nth(3).unwrap_or_default();
+        let file = cell.split('`').filter(|word| word.ends_with(".rs"));
+        let files: Vec<_> =
+            file.map(|file| fs::read_to_string(Path::new(ROOT).join(file)).unwrap_or_default()).collect();
+        let names: Vec<_> =
+            cell.split('`').skip(1).step_by(2).filter(|word| !word.ends_with(".rs")).collect();
+        let exists = |name: &&str| files.iter().any(|file| file.contains(&format!("fn {name}(")));
+        if names.is_empty() || !names.iter().all(exists) {
+            wrong.push(row);
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
 /// "- Kept by: `name` in `file`" and "- Test: `name` in `file`", each perhaps with more pairs.
 fn check(rule: &str, wrong: &mut Vec<String>) {
     let title = rule.lines().next().unwrap_or_default();
