@@ -308,6 +308,62 @@ job_bars() {
     done
 }
 
+# lives:SECONDS. An NVMe controller goes through all that a guest can do to a device, in random order: its driver comes and goes, it is
+# reset with it and without, its BAR moves and stops decoding, it sleeps in D3hot. Meanwhile doorbells are rung without pause and a
+# SATA disk is read.
+job_lives() {
+    need_doorbells || return
+    for at in "$pci"/devices/*; do [ "$(cat "$at/class")" != 0x010802 ] || device=${at##*/}; done
+    until_true 20 test -b /dev/sda || { fail 'no sda after 20 s'; return; }
+    until_true 20 test -b /dev/nvme0n1 || { fail 'no nvme0n1 after 20 s'; return; }
+    for bell in $bells; do order "$bell" grow 8; order "$bell" pound; done
+    until [ -e /tmp/lived ]; do part_of /dev/sda; done >/tmp/of-sata &
+    RANDOM=${seed:-1} drivers=0 resets=0 bars=0 under=0
+    : >/tmp/of-nvme
+    read -r now _ </proc/uptime
+    end=$((${now%.*} + ${number:-20}))
+    while [ "${now%.*}" -lt "$end" ]; do
+        case $((RANDOM % 4)) in
+        0)
+            bind_nvme && part_of /dev/nvme0n1 >>/tmp/of-nvme
+            drivers=$((drivers + 1)) ;;
+        1)
+            echo 1 >"$pci/devices/$device/reset" || fail "$device was not reset"
+            resets=$((resets + 1)) ;;
+        2)
+            unbind_nvme
+            seen=$(bar-accesses "$pci/devices/$device" 0 0 2>&1) || fail "$device: $seen"
+            case $seen in *wrong=0*saw_others=0*) ;; *) fail "$device: $seen" ;; esac
+            bars=$((bars + 1)) ;;
+        3)
+            bind_nvme && part_of /dev/nvme0n1 >>/tmp/of-nvme &
+            reader=$!
+            until_true 20 test -b /dev/nvme0n1
+            echo 1 >"$pci/devices/$device/reset" || fail "$device was not reset under its driver"
+            wait $reader
+            under=$((under + 1)) ;;
+        esac
+        read -r now _ </proc/uptime
+    done
+    bind_nvme
+    : >/tmp/lived
+    wait
+    for bell in $bells; do order "$bell" rest; order "$bell" shrink 1; say_results "$bell"; done
+    say "lives at=$device drivers=$drivers resets=$resets bars=$bars resets_under_driver=$under" \
+        "sata_reads=$(wc -l </tmp/of-sata) sata=$(digests /tmp/of-sata) nvme_reads=$(wc -l </tmp/of-nvme) nvme=$(digests /tmp/of-nvme)"
+    rm /tmp/lived
+}
+# seed:NUMBER that the next random numbers start from
+job_seed() { seed=$number; }
+bind_nvme() {
+    [ -e "$pci/devices/$device/driver" ] || echo "$device" >"$pci/drivers/nvme/bind" || fail "nvme does not take $device"
+    until_true 20 test -b /dev/nvme0n1 || fail 'nvme0n1 did not come back'
+}
+unbind_nvme() { [ ! -e "$pci/devices/$device/driver" ] || echo "$device" >"$pci/devices/$device/driver/unbind"; }
+# part_of DISK: the digest of its first MiB, past the page cache. digests FILE: those in it, each once.
+part_of() { dd if="$1" bs=64k count=16 iflag=direct 2>/dev/null | sha256sum | cut -d' ' -f1; }
+digests() { sort -u "$1" | tr '\n' ',' | sed 's/,$//'; }
+
 # rom: the expansion ROM of each 82576
 job_rom() {
     for device in "$pci"/devices/*; do
@@ -561,7 +617,8 @@ job_links() {
         before=$(taken "$at")
         busybox ip link set "$name" up || fail "$name does not come up"
         busybox ip address add 10.0.2.15/24 dev "$name"
-        until_true 10 grep -q 1 "$link/carrier" || fail "$name has no carrier"
+        say "link_up at=$at"
+        until_true 30 grep -q 1 "$link/carrier" || fail "$name has no carrier"
         timeout 60 busybox tftp -g -b 1428 -r noise -l /tmp/fetched 10.0.2.2 || fail "$name: nothing was fetched"
         [ -e /tmp/fetched ] || : >/tmp/fetched
         say_work link "$at" /tmp/fetched "$before"
@@ -580,6 +637,34 @@ job_serials() {
         head -c "${number:-4096}" /bin/busybox | od -An -tx1 >/tmp/sent
         timeout 60 cp /tmp/sent "/dev/${port##*/}" || fail "${port##*/} does not take what is written"
         say_work serial "$at" /tmp/sent "$before"
+    done
+}
+
+# dmas:BYTES to each educational device and back, in pieces of its buffer's size
+job_dmas() {
+    for at in $(devices edu); do
+        buffer=$pci/devices/$at/buffer before=$(taken "$at")
+        head -c "${number:-65536}" /dev/urandom >/tmp/sent
+        : >/tmp/back
+        piece=0
+        while [ $((piece * 4096)) -lt "${number:-65536}" ]; do
+            dd if=/tmp/sent of="$buffer" bs=4096 count=1 skip=$piece conv=notrunc 2>/dev/null || fail "$at: piece $piece did not go"
+            dd if="$buffer" bs=4096 count=1 2>/dev/null >>/tmp/back || fail "$at: piece $piece did not come back"
+            piece=$((piece + 1))
+        done
+        cmp /tmp/sent /tmp/back || fail "$at: the data is not what was sent"
+        say_work dma "$at" /tmp/back "$before"
+    done
+}
+
+# codecs: what each sound controller's driver has read from the codec behind it: a command and an interrupt for each answer
+job_codecs() {
+    sleep 2
+    for card in /proc/asound/card[0-9]*; do
+        at=$(pci_device "/sys/class/sound/${card##*/}/device")
+        [ -n "$at" ] || continue
+        grep -h '^Vendor Id' "$card"/codec#* >/tmp/codec
+        say_work codec "$at" /tmp/codec 0
     done
 }
 

@@ -12,7 +12,7 @@ const DEVICES: [Passed; 2] = [Passed::Disk, Passed::Doorbell];
 
 /// The host's resources that a guest's devices use at one moment.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-struct Holdings {
+pub(crate) struct Holdings {
     descriptors: usize,
     /// Interrupt descriptors in the host's kernel, requested or not.
     irqs: usize,
@@ -31,10 +31,10 @@ pub(crate) fn unbinding_leaks_nothing(stage: &Stage) -> Result<()> {
     let jobs = ["rebind:1", "hold", "rebind:10", "hold", "nvme", "vectors", "grow"];
     let mut session = stage.start(&stage.jobs(machine, &jobs))?;
     hold(&mut session)?;
-    let (before, memory_before) = (holdings(stage, &session)?, memory_kib(stage, &session)?);
+    let (before, memory_before) = (holdings(stage, &session, &DEVICES)?, memory_kib(stage, &session)?);
     session.go_on()?;
     hold(&mut session)?;
-    let (after, memory_after) = (holdings(stage, &session)?, memory_kib(stage, &session)?);
+    let (after, memory_after) = (holdings(stage, &session, &DEVICES)?, memory_kib(stage, &session)?);
     session.go_on()?;
     let seen = stage::finish(session)?;
     stage::say(&format!(
@@ -46,10 +46,11 @@ pub(crate) fn unbinding_leaks_nothing(stage: &Stage) -> Result<()> {
     assert_disk_was_read(stage, &seen)
 }
 
-fn holdings(stage: &Stage, session: &Session<'_>) -> Result<Holdings> {
+/// What these devices use now.
+pub(crate) fn holdings(stage: &Stage, session: &Session<'_>, devices: &[Passed]) -> Result<Holdings> {
     let count = |script: String| Ok::<_, guest::Error>(stage.host.shell(&script)?.lines().count());
-    let devices = DEVICES.into_iter().filter(|&device| stage.has(device));
-    let requested = devices.map(|device| stage.host.vectors(stage.address(device)));
+    let devices = devices.iter().filter(|&&device| stage.has(device));
+    let requested = devices.map(|&device| stage.host.vectors(stage.address(device)));
     let requested = requested.collect::<Result<Vec<_>>>()?;
     Ok(Holdings {
         descriptors: count(format!("ls /proc/{}/fd", session.pid()?))?,

@@ -16,6 +16,7 @@ mod growth_stress;
 mod ims;
 mod intx;
 mod leaks;
+mod lifecycles;
 mod masking;
 mod mediated;
 mod msi;
@@ -93,6 +94,8 @@ on_hosts! {
         intx::a_disk_without_msi_is_read_right;
         #[ignore = "long: 100000 interrupts with each irqchip"]
         intx::a_hundred_thousand_interrupts_of_one_line_are_handled;
+        #[ignore = "long: ten minutes"]
+        lifecycles::ten_minutes_of_resets_moves_and_rebinding_disturb_nobody;
         self_reset::an_entry_that_the_device_has_lost_is_programmed_again_when_the_driver_rewrites_it;
     }
     once {
@@ -103,6 +106,7 @@ on_hosts! {
         ends::a_panic_has_a_status_of_its_own;
         intx::two_devices_share_a_line_and_lose_no_packet;
         intx::a_driver_takes_intx_between_msix_and_msix;
+        lifecycles::a_device_that_is_reset_moved_and_rebound_disturbs_nobody;
         msi::each_of_sixteen_messages_reaches_its_own_vector;
         msi::a_controller_with_one_message_reads_a_disk_on_every_cpu;
         ims::slots_come_move_and_go_and_no_ring_is_lost;

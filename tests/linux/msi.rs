@@ -9,12 +9,14 @@ use guest::{Line, Result};
 use crate::stage::{self, Passed, Stage, hold};
 
 const READ_MIB: u64 = 16;
+/// The SATA controller and its disk, for the modules of a guest.
+pub(crate) const SATA_DISK: [&str; 2] =
+    ["pci:v00008086d00002922sv00001AF4sd00001100bc01sc06i01", "scsi:t-0x00"];
 
 /// A guest reads a disk while its controller's interrupt moves from CPU to CPU. The data is right, and the host has requested one MSI
 /// vector.
 pub(crate) fn a_controller_with_one_message_reads_a_disk_on_every_cpu(stage: &Stage) -> Result<()> {
-    let drivers = ["pci:v00008086d00002922sv00001AF4sd00001100bc01sc06i01", "scsi:t-0x00"];
-    let machine = stage.guest_with_drivers(Passed::Sata, &drivers)?;
+    let machine = stage.guest_with_drivers(Passed::Sata, &SATA_DISK)?;
     let machine = machine.job(&format!("sata:{READ_MIB}")).job("vectors").job("hold").job("sata");
     let mut session = stage.start(&machine)?;
     hold(&mut session)?;

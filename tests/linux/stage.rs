@@ -270,8 +270,18 @@ impl Stage {
 
     /// A guest with these devices in this order, and its kernel's own drivers for devices of these modaliases.
     pub(crate) fn guest_with_all(&self, devices: &[Passed], modaliases: &[&str]) -> Result<Machine> {
+        self.guest_with(Tools::None, devices, modaliases)
+    }
+
+    /// The same, with a program.
+    pub(crate) fn guest_with(
+        &self,
+        tools: Tools,
+        devices: &[Passed],
+        modaliases: &[&str],
+    ) -> Result<Machine> {
         let modaliases = modaliases.iter().map(|alias| (*alias).to_owned()).collect::<Vec<_>>();
-        let image = Image::with_drivers(&self.cache, Series::V6_12, Tools::None, &modaliases)?;
+        let image = Image::with_drivers(&self.cache, Series::V6_12, tools, &modaliases)?;
         let machine = Machine::new(&image).cpus(2).report(self.host.scratch().join("report.json"));
         Ok(devices.iter().fold(machine, |machine, &device| machine.vfio(self.address(device))))
     }
