@@ -1,6 +1,6 @@
 //! The event loop of a lane: waits for events, calls the handler, and starts and stops the queues.
 //!
-//! Only [`LaneLoop::sync_queue`] starts and stops queues: it compares each queue with the registers, and takes the steps between. Invariant: a ring goes back to the
+//! Only `LaneLoop::sync_queue` starts and stops queues: it compares each queue with the registers, and takes the steps between. Invariant: a ring goes back to the
 //! registers when no chain of it is in flight, and the driver sees a reset as complete after that.
 //!
 //! ```text
@@ -62,7 +62,7 @@ impl LaneLoop {
     /// Makes a lane of a device, and initialises its handler.
     ///
     /// # Errors
-    /// [`Error::Host`](crate::error::Error::Host) if the host refuses a descriptor, or the handler's error.
+    /// [`Error::Host`] if the host refuses a descriptor, or the handler's error.
     pub fn new(transport: Arc<Transport>, number: usize, model: LaneModel) -> Result<Self> {
         let LaneModel { queues, mut handler } = model;
         let context = "watching the events of a virtio device";
