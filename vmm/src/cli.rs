@@ -1,6 +1,8 @@
 //! The command line: options, defaults and help. [`crate::config`] validates the values against the host.
 
 mod device;
+mod disk;
+mod parameters;
 mod vfio;
 
 use std::path::PathBuf;
@@ -9,6 +11,7 @@ use std::str::FromStr;
 use clap::{Parser, ValueEnum};
 
 pub use device::{DeviceOption, DeviceOptionError};
+pub use disk::{DiskOption, DiskOptionError};
 pub use vfio::{RomOption, VfioOption, VfioOptionError};
 
 use crate::layout::{GIB, KIB, MIB};
@@ -24,6 +27,9 @@ Examples:
 
   A source of random numbers for the guest (its modules virtio_pci and virtio_rng):
       vmm --kernel vmlinuz --initrd initrd.img --rng
+
+  A disk with four queues, and a read-only one (the guest's modules virtio_pci and virtio_blk):
+      vmm --kernel vmlinuz --initrd initrd.img --disk path=root.img,queues=4 --disk path=data.img,readonly=on
 
   Test devices for a driver of an interrupt message store: 1024 queues that signal slots in a BAR, 1024 that
   signal slots in guest memory, MSI-X beside them, and a timer without MSI-X. Unused slots cost nothing.
@@ -98,6 +104,15 @@ pub struct Args {
     /// Give the guest a virtio entropy device, which draws from the host's getrandom
     #[arg(long)]
     pub rng: bool,
+
+    /// Disk of the guest: a raw image or a block device; may be given many times
+    ///
+    /// readonly=on keeps the guest from writing. queues=N is the number of its queues, 1 to 64, each with a thread of the VMM;
+    /// the default is 1. id=NAME is its serial number in the guest, and its name in the report. addr=DD.F is its device and
+    /// function number in the guest, as for --vfio. Data is in the host's page cache until the guest flushes it. A writer
+    /// needs the file for itself, and readers share it.
+    #[arg(long, value_name = "path=FILE[,KEY=VALUE]")]
+    pub disk: Vec<DiskOption>,
 
     /// Device with an interrupt message store (IMS): ims-queues,slots=N[,memory-slots=M], ims-timer[,slots=N] or
     /// ims-mediated,host=BDF,slots=N; may be given many times
@@ -289,6 +304,8 @@ mod tests {
             "--vfio",
             "b",
             "--rng",
+            "--disk",
+            "path=d",
             "--device",
             "ims-timer",
             "--device",
@@ -308,7 +325,7 @@ mod tests {
         assert_eq!((args.host_vectors, args.device_vectors), (Some(100), Some(30)));
         assert!(matches!(args.device[..], [DeviceOption::ImsTimer { .. }, DeviceOption::ImsQueues { .. }]));
         let devices: Vec<_> = args.vfio.iter().map(|option| option.device.as_str()).collect();
-        assert_eq!((devices, args.rng), (vec!["a", "b"], true));
+        assert_eq!((devices, args.rng, args.disk.len()), (vec!["a", "b"], true, 1));
         for wrong in [
             &["vmm"][..],
             &["vmm", "--kernel", "k", "--cpus", "0"],

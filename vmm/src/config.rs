@@ -7,10 +7,12 @@ use std::io::{Read, Seek};
 use std::path::Path;
 
 use crate::boot::image::{Image, ImageKind};
-use crate::cli::{Args, DeviceOption, IrqChip, MemorySize, SerialTarget, Unpack};
+use crate::cli::{Args, DeviceOption, DiskOption, IrqChip, MemorySize, SerialTarget, Unpack};
 use crate::error::{Error, Result};
 use crate::layout;
+use crate::pci::DeviceFunction;
 use crate::vfio::{self, HostDevice, Selected, Sysfs};
+use crate::virtio::{self, DiskImage};
 
 /// Minimum guest memory: the boot structures and a kernel's header need the first MiB.
 const MIN_MEMORY: u64 = 8 * layout::MIB;
@@ -36,6 +38,8 @@ pub struct Config {
     pub device_vectors: Option<u32>,
     /// Whether the guest has an entropy device.
     pub rng: bool,
+    /// Disks.
+    pub disks: Vec<DiskConfig>,
     /// Devices with an interrupt message store.
     pub devices: Vec<DeviceOption<HostDevice>>,
     /// The connection of the serial port.
@@ -44,6 +48,19 @@ pub struct Config {
     pub irqchip: IrqChip,
     /// Where the kernel is unpacked.
     pub unpack: Unpack,
+}
+
+/// A disk.
+#[derive(Debug)]
+pub struct DiskConfig {
+    /// The image, open and locked.
+    pub image: DiskImage,
+    /// Its name: its serial number in the guest.
+    pub name: String,
+    /// Number of queues.
+    pub queues: u16,
+    /// Its address in the guest, if a person has chosen one.
+    pub place: Option<DeviceFunction>,
 }
 
 /// An initial RAM disk.
@@ -73,7 +90,13 @@ impl Config {
             return Err(Error::input(size_argument(memory), problem));
         }
         let sysfs = Sysfs::default();
-        let vfio = vfio::select(&sysfs, &args.vfio)?;
+        let chosen = args.disk.iter().filter_map(|disk| Some((disk_argument(disk), disk.address?)));
+        let chosen: Vec<_> = chosen.collect();
+        let places: Vec<_> = chosen.iter().map(|(_, place)| *place).collect();
+        let vfio = vfio::select(&sysfs, &args.vfio, &places)?;
+        let places: Vec<_> = vfio.iter().map(|selected| selected.place).collect();
+        virtio::placement::check(&chosen, &places)?;
+        let disks = open_disks(&args.disk)?;
         let hosts: Vec<_> = vfio.iter().map(|selected| selected.host.clone()).collect();
         let devices = args.device.iter();
         let devices = devices.map(|device| device.resolve(|address| sysfs.select_mediated(address, &hosts)));
@@ -88,6 +111,7 @@ impl Config {
             host_vectors: args.host_vectors,
             device_vectors: args.device_vectors,
             rng: args.rng,
+            disks,
             serial: args.serial.clone(),
             irqchip: args.irqchip,
             unpack: args.unpack,
@@ -120,6 +144,25 @@ fn open_kernel(path: &Path) -> Result<Image> {
 fn open_initrd(path: &Path) -> Result<Initrd> {
     let (file, size, name) = open("--initrd", path)?;
     Ok(Initrd { file, size, name })
+}
+
+fn disk_argument(disk: &DiskOption) -> String {
+    format!("--disk path={}", disk.path.display())
+}
+
+fn open_disks(options: &[DiskOption]) -> Result<Vec<DiskConfig>> {
+    let mut disks: Vec<DiskConfig> = Vec::new();
+    for (index, option) in options.iter().enumerate() {
+        let input = |problem: String| Error::input(disk_argument(option), problem);
+        let name = option.id.clone().unwrap_or_else(|| format!("disk{index}"));
+        if let Some(other) = disks.iter().find(|disk| disk.name == name) {
+            let other = other.image.path().display();
+            return Err(input(format!("id={name} is the name of {other}, too; choose another")));
+        }
+        let image = DiskImage::open(&option.path, option.access).map_err(input)?;
+        disks.push(DiskConfig { image, name, queues: option.queues, place: option.address });
+    }
+    Ok(disks)
 }
 
 fn check_cmdline(cmdline: &str) -> Result<()> {

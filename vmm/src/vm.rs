@@ -92,14 +92,22 @@ impl Vm {
             let maintenance = Arc::new(Mutex::new(vfio::Maintenance::new(&devices)?));
             side_loops.push(SideLoop::start("host vectors", maintenance, &exit_event)?);
         }
+        let resources = virtio::VmResources {
+            vm: &vm,
+            root: &root,
+            memory: memory.memory(),
+            router: interrupts.router(),
+            exit_event: &exit_event,
+        };
+        // Those with a chosen address come first: the others take free ones.
+        let mut disks = std::mem::take(&mut config.disks);
+        disks.sort_by_key(|disk| disk.place.is_none());
+        for disk in disks {
+            let model = virtio::Disk::model(disk.image, disk.name, disk.queues)?;
+            virtio::attach(model, disk.place, resources)?;
+        }
         if config.rng {
-            let resources = virtio::VmResources {
-                vm: &vm,
-                root: &root,
-                memory: memory.memory(),
-                router: interrupts.router(),
-            };
-            virtio::attach(Arc::new(virtio::Rng::new()?), resources)?;
+            virtio::attach(virtio::Rng::model()?, None, resources)?;
         }
         let resources = ims::VmResources {
             root: &root,
