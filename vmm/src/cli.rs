@@ -1,6 +1,7 @@
 //! The command line: options, defaults and help. [`crate::config`] validates the values against the host.
 
 mod device;
+mod net;
 mod vfio;
 
 use std::path::PathBuf;
@@ -9,6 +10,7 @@ use std::str::FromStr;
 use clap::{Parser, ValueEnum};
 
 pub use device::{DeviceOption, DeviceOptionError};
+pub use net::{Datapath, NetOption, NetOptionError};
 pub use vfio::{RomOption, VfioOption, VfioOptionError};
 
 use crate::layout::{GIB, KIB, MIB};

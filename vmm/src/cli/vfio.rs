@@ -120,7 +120,7 @@ fn parse_peer_to_peer(value: &str) -> Result<PeerToPeer, VfioOptionError> {
     }
 }
 
-fn parse_id(value: &str) -> Result<String, VfioOptionError> {
+pub(super) fn parse_id(value: &str) -> Result<String, VfioOptionError> {
     let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
     if (1..=32).contains(&value.len()) && value.bytes().all(is_plain) {
         return Ok(value.to_owned());
@@ -128,7 +128,7 @@ fn parse_id(value: &str) -> Result<String, VfioOptionError> {
     Err(VfioOptionError::Id { value: value.to_owned() })
 }
 
-fn parse_address(value: &str) -> Result<DeviceFunction, VfioOptionError> {
+pub(super) fn parse_address(value: &str) -> Result<DeviceFunction, VfioOptionError> {
     let wrong = || VfioOptionError::Address { value: value.to_owned() };
     let hexadecimal = |digits: &str, longest: usize| {
         let is_number =

@@ -26,6 +26,7 @@
 
 mod attach;
 pub mod device;
+pub mod net;
 pub mod pci;
 pub mod queue;
 pub mod registers;
