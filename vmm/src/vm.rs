@@ -98,8 +98,9 @@ impl Vm {
                 root: &root,
                 memory: memory.memory(),
                 router: interrupts.router(),
+                exit_event: &exit_event,
             };
-            virtio::attach(Arc::new(virtio::Rng::new()?), resources)?;
+            virtio::attach(virtio::Rng::model()?, None, resources)?;
         }
         let resources = ims::VmResources {
             root: &root,

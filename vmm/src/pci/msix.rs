@@ -2,7 +2,8 @@
 
 use std::ops::Range;
 
-use vm_msi::SoftwareMsix;
+use vm_msi::msix::Msix;
+use vm_msi::{Domain, InterruptFunction};
 
 use super::capability_list::CapabilityList;
 use super::overlap::overlap;
@@ -33,14 +34,14 @@ impl MsixCapability {
     }
 
     /// Reads MSI-X's part of a configuration access. The rest of `data` is unchanged.
-    pub fn read(self, msix: &SoftwareMsix, offset: u16, data: &mut [u8]) {
+    pub fn read<D: Domain>(self, msix: &InterruptFunction<Msix, D>, offset: u16, data: &mut [u8]) {
         if let Some((bytes, at)) = self.part(offset, data.len()) {
             msix.read_config(at, data.get_mut(bytes).unwrap_or_default());
         }
     }
 
     /// Writes MSI-X's part of a configuration access.
-    pub fn write(self, msix: &SoftwareMsix, offset: u16, data: &[u8]) {
+    pub fn write<D: Domain>(self, msix: &InterruptFunction<Msix, D>, offset: u16, data: &[u8]) {
         if let Some((bytes, at)) = self.part(offset, data.len()) {
             msix.write_config(at, data.get(bytes).unwrap_or_default());
         }

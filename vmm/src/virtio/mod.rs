@@ -1,22 +1,58 @@
 //! virtio 1.2 devices over PCI, the modern interface only (virtio 1.2 §4.1).
 //!
+//! # Device models
+//!
+//! A [`Model`] is a [`Device`], which all threads share (identity, features, configuration, report), and a [`Handler`] for
+//! each *lane*. A lane is one or more queues that one thread serves: each queue of a disk, or each RX/TX pair of a network
+//! device. Its thread waits for the doorbells of its queues and for the descriptors that the handler
+//! [watches](Lane::watch), and calls the handler, which has `&mut self`:
+//!
+//! | call | time | use |
+//! |---|---|---|
+//! | [`Handler::init`] | before the guest starts | watch own descriptors |
+//! | [`Handler::start`] | a queue becomes live | set up a host worker such as vhost-net, or nothing |
+//! | [`Handler::queue_ready`] | the doorbell rang | take chains |
+//! | [`Handler::descriptor_ready`] | a watched descriptor is ready | complete chains |
+//! | [`Handler::stop`] | a live queue stops | cancel what can be cancelled |
+//!
+//! [`LiveQueue::pop`] takes a [`Chain`], whose [`Buffers`] are guest-physical ranges, or slices of host memory without a
+//! copy. The handler may keep chains, and [completes](LiveQueue::complete) them in any order. Completed chains are published
+//! after each call, with one decision about the interrupt. A call takes at most as many chains of a queue as it has
+//! entries; the lane calls again if there are more.
+//!
+//! A queue that the host serves ([`Service::Host`]): the handler passes [`LiveQueue::areas`], its size and position,
+//! [`Lane::doorbell`] and [`Lane::call`] to the host. The call eventfd is the irqfd of the queue's vector, if
+//! [`Device::interrupt_source`] says so.
+//!
+//! A configuration is a [`DeviceConfig`]. [`DeviceConfig::update`] changes it and notifies the driver.
+//!
+//! # Parts
+//!
 //! | part | owns |
 //! |---|---|
-//! | [`device`] | the interface of a device model |
+//! | [`device`], [`handler`] | the interface of a device model |
+//! | [`device_config`] | the device-specific configuration |
 //! | [`rng`] | the entropy device |
-//! | [`queue`] | one virtqueue: its registers and its ring |
-//! | [`registers`] | status, features and queues, as the driver configures them; plain state |
-//! | [`transport`] | registers, device model, memory and interrupts of a device |
-//! | [`worker`] | the thread that serves the queues |
+//! | [`chain`] | a descriptor chain that was taken |
+//! | [`live_queue`] | a ring, while it is live |
+//! | [`lane`], [`worker`] | the event loop of some queues, and its thread |
+//! | [`queue`], [`registers`] | status, features and queues, as the driver configures them; plain state |
+//! | [`transport`] | the registers' lock, and the signals between vCPUs and lanes |
+//! | [`interrupts`] | MSI-X |
 //! | [`pci`] | the function on the bus: capabilities, BAR, doorbells |
 //!
-//! A doorbell is an ioeventfd: it wakes the worker, and the vCPU continues at once. The worker takes a request, calls
-//! the device model, adds the chain to the used ring and triggers the queue's vector by one KVM_SIGNAL_MSI. There is
-//! no INTx: a driver without MSI-X must poll.
+//! A doorbell is an ioeventfd: it wakes the lane, and the vCPU continues at once. There is no INTx: a driver without
+//! MSI-X must poll.
 //!
-//! Locks, outermost first: configuration space, the transport's registers, the vm-msi crate's. The worker holds the
-//! registers for one request at a time. A reset does not wait until a queue is empty, and nothing happens after the
-//! reset of a device.
+//! # Locks and resets
+//!
+//! Locks, outermost first: configuration space, the transport's registers, a device's configuration, the vm-msi crate's. A
+//! lane owns its rings and takes none of these for a request; it takes the registers' lock to start and stop queues.
+//!
+//! A driver's write changes the registers, and each lane follows. After a reset, the lane takes no further chain, and
+//! publishes none of those in flight. It gives the ring back when the handler has completed all of them. Until then the
+//! status reads as before the reset (virtio 1.2 §2.4), and `queue_reset` reads 1 (§2.6.1.1). No vCPU waits in an exit.
+//! While Bus Master Enable is clear, the lanes pause in the same way and keep their rings.
 //!
 //! A guest may write any value to any register. Queue addresses are checked when a queue is enabled. A chain is
 //! followed for as many descriptors as the queue has entries. A malformed ring stops the device with
@@ -25,7 +61,13 @@
 #![cfg_attr(not(test), deny(clippy::arithmetic_side_effects))]
 
 mod attach;
+pub mod chain;
 pub mod device;
+pub mod device_config;
+pub mod handler;
+pub mod interrupts;
+pub mod lane;
+pub mod live_queue;
 pub mod net;
 pub mod pci;
 pub mod queue;
@@ -35,9 +77,14 @@ pub mod transport;
 pub mod worker;
 
 pub use attach::{VmResources, attach};
-pub use device::{Device, Identity};
+pub use chain::{Buffers, Chain, ChainFault};
+pub use device::{Device, Identity, LaneModel, Model};
+pub use device_config::DeviceConfig;
+pub use handler::{Handler, Service, Token};
+pub use interrupts::InterruptSource;
+pub use lane::Lane;
+pub use live_queue::LiveQueue;
 pub use rng::Rng;
-pub use transport::Transport;
 
 #[cfg(test)]
 mod tests;

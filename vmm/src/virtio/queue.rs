@@ -1,17 +1,22 @@
-//! One virtqueue (virtio 1.2 §2.6, §2.7): its registers, and the split ring of an enabled queue, which the
-//! virtio-queue crate implements.
+//! The registers of one virtqueue (virtio 1.2 §2.6, §4.1.4.3). Plain state.
 //!
-//! Invariant: the areas of a ring are aligned and lie in RAM. The driver may write any contents at any time.
+//! Enabling a queue makes its split ring, which the virtio-queue crate implements. The queue's lane takes it, and gives
+//! it back after a reset. Invariant: the areas of a ring are aligned and lie in RAM. The driver may write any contents at
+//! any time.
 
-use virtio_queue::desc::split::Descriptor;
-use virtio_queue::{DescriptorChain, Error as RingError, Queue, QueueOwnedT, QueueT};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use virtio_queue::{Error as RingError, Queue, QueueT};
 use vm_memory::{GuestAddress, GuestMemory, GuestMemoryMmap, Permissions};
+
+use super::live_queue::{QueueState, Ring};
 
 /// "No vector" in the vector registers (virtio 1.2 §4.1.5.1.2).
 pub const NO_VECTOR: u16 = 0xffff;
 
 /// Index of a queue.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct QueueIndex(pub u16);
 
 /// Number of entries of a queue: a power of two, 1 to 32768.
@@ -57,62 +62,70 @@ pub enum QueueError {
     /// The contents of the ring are invalid.
     #[error("the ring is broken: {0}")]
     Ring(#[from] RingError),
+    /// The driver made further chains available while as many were in flight as the queue has descriptors.
+    #[error("more than {size} requests in flight")]
+    InFlight {
+        /// The queue's size.
+        size: u16,
+    },
+    /// The device cannot answer a request, not even with an error.
+    #[error("a request {0}")]
+    Request(&'static str),
+    /// The host refused what the device needs.
+    #[error("{0}")]
+    Host(String),
 }
 
-/// One request: a chain of buffers. At most as many descriptors are followed as the queue has entries.
+/// An enabled queue.
 #[derive(Debug)]
-pub struct Request<'m> {
-    chain: DescriptorChain<&'m GuestMemoryMmap>,
-    memory: &'m GuestMemoryMmap,
-    max_size: usize,
+struct Enabled {
+    generation: u64,
+    /// The ring, until a lane takes it.
+    ring: Option<Queue>,
 }
 
-impl<'m> Request<'m> {
-    /// Guest memory. The buffers may lie outside of it.
-    #[must_use]
-    pub fn memory(&self) -> &'m GuestMemoryMmap {
-        self.memory
-    }
-
-    /// The device-writable buffers in order: address and length in bytes. An invalid chain ends early.
-    pub fn writable(self) -> impl Iterator<Item = (GuestAddress, u32)> {
-        let writable = self.chain.take(self.max_size).filter(Descriptor::is_write_only);
-        writable.map(|descriptor| (descriptor.addr(), descriptor.len()))
-    }
-}
-
-/// The result of serving a queue.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Served {
-    /// The queue is empty. The driver rings the doorbell for the next request.
-    Nothing,
-    /// A request was served or has just arrived: check again.
-    Something,
-    /// A request was served, and the driver wants a notification.
-    Notify,
-}
-
-/// A queue.
+/// The registers of a queue.
 #[derive(Debug)]
 pub struct VirtQueue {
     max_size: QueueSize,
     size: u16,
     areas: Areas,
-    /// The MSI-X vector of its notifications, or [`NO_VECTOR`].
-    pub vector: u16,
-    ring: Option<Queue>,
+    state: Arc<QueueState>,
+    enabled: Option<Enabled>,
+    /// The generation of the ring that a lane has, also while it is drained after a reset.
+    held: Option<u64>,
 }
 
 impl VirtQueue {
     /// A queue after reset: of maximum size, and disabled (virtio 1.2 §4.1.4.3.1).
     #[must_use]
     pub fn new(max_size: QueueSize) -> Self {
-        Self { max_size, size: max_size.get(), areas: Areas::default(), vector: NO_VECTOR, ring: None }
+        let (size, areas, state) = (max_size.get(), Areas::default(), Arc::default());
+        Self { max_size, size, areas, state, enabled: None, held: None }
     }
 
-    /// Resets the queue.
+    /// Resets the queue. A lane may still hold its ring.
     pub fn reset(&mut self) {
-        *self = Self::new(self.max_size);
+        (self.size, self.areas, self.enabled) = (self.max_size.get(), Areas::default(), None);
+        self.state.generation.store(0, Ordering::Release);
+        self.set_vector(NO_VECTOR);
+    }
+
+    /// The part that its lane shares.
+    #[must_use]
+    pub fn state(&self) -> &Arc<QueueState> {
+        &self.state
+    }
+
+    /// The MSI-X vector of its notifications, or [`NO_VECTOR`].
+    #[must_use]
+    pub fn vector(&self) -> u16 {
+        self.state.vector.load(Ordering::Relaxed)
+    }
+
+    /// Sets the vector.
+    pub fn set_vector(&mut self, vector: u16) {
+        self.state.vector.store(vector, Ordering::Relaxed);
     }
 
     /// The size that the driver set.
@@ -130,7 +143,32 @@ impl VirtQueue {
     /// Whether the driver has enabled it.
     #[must_use]
     pub fn is_enabled(&self) -> bool {
-        self.ring.is_some()
+        self.enabled.is_some()
+    }
+
+    /// The number of this enabling, if the queue is enabled.
+    #[must_use]
+    pub fn generation(&self) -> Option<u64> {
+        self.enabled.as_ref().map(|enabled| enabled.generation)
+    }
+
+    /// Whether a lane has still requests from before the last reset.
+    #[must_use]
+    pub fn is_draining(&self) -> bool {
+        self.held.is_some() && self.held != self.generation()
+    }
+
+    /// Takes the ring, for a lane that has none. It gives the ring back by [`VirtQueue::release`].
+    pub fn take(&mut self) -> Option<Ring> {
+        let enabled = self.enabled.as_mut().filter(|_| self.held.is_none())?;
+        let queue = enabled.ring.take()?;
+        self.held = Some(enabled.generation);
+        Some(Ring { queue, generation: enabled.generation })
+    }
+
+    /// The lane has dropped the ring.
+    pub fn release(&mut self) {
+        self.held = None;
     }
 
     /// Sets the size. An invalid size, or any size of an enabled queue, is ignored.
@@ -147,14 +185,17 @@ impl VirtQueue {
         }
     }
 
-    /// Enables the queue. Does nothing if it is enabled.
+    /// Enables the queue. Does nothing if it is enabled. `generation` is not 0, and differs from that of
+    /// each earlier enabling.
     ///
     /// # Errors
     /// [`QueueError::Areas`]: the queue stays disabled.
-    pub fn enable(&mut self, memory: &GuestMemoryMmap) -> Result<(), QueueError> {
-        if self.ring.is_none() {
+    pub fn enable(&mut self, memory: &GuestMemoryMmap, generation: u64) -> Result<(), QueueError> {
+        if self.enabled.is_none() {
             let ring = self.ring(memory);
-            self.ring = Some(ring.ok_or(QueueError::Areas { size: self.size, areas: self.areas })?);
+            let ring = ring.ok_or(QueueError::Areas { size: self.size, areas: self.areas })?;
+            self.enabled = Some(Enabled { generation, ring: Some(ring) });
+            self.state.generation.store(generation, Ordering::Release);
         }
         Ok(())
     }
@@ -181,37 +222,12 @@ impl VirtQueue {
         ring.set_ready(true);
         Some(ring)
     }
-
-    /// Serves the next request of the ring, if the queue is enabled.
-    ///
-    /// # Errors
-    /// [`QueueError::Ring`]: the contents of the ring are invalid.
-    pub fn serve(
-        &mut self,
-        memory: &GuestMemoryMmap,
-        suppression: EventSuppression,
-        serve: impl FnOnce(Request<'_>) -> u32,
-    ) -> Result<Served, QueueError> {
-        let Some(ring) = &mut self.ring else { return Ok(Served::Nothing) };
-        ring.set_event_idx(suppression == EventSuppression::Indices);
-        let Some(chain) = ring.iter(memory)?.next() else {
-            return Ok(if ring.enable_notification(memory)? { Served::Something } else { Served::Nothing });
-        };
-        let head = chain.head_index();
-        // The virtio-queue crate would refuse it later, and log it each time.
-        if head >= self.size {
-            return Err(RingError::InvalidDescriptorIndex.into());
-        }
-        let written = serve(Request { chain, memory, max_size: self.size.into() });
-        ring.add_used(memory, head, written)?;
-        Ok(if ring.needs_notification(memory)? { Served::Notify } else { Served::Something })
-    }
 }
 
 /// The mechanism of notification suppression (virtio 1.2 §2.7.7, §2.7.10).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EventSuppression {
-    /// By flags. The driver's flag is a hint, which is ignored.
+    /// By flags.
     Flags,
     /// By ring indices: VIRTIO_F_EVENT_IDX.
     Indices,

@@ -39,10 +39,12 @@ pub const ISR_CONFIG: u8 = 1 << 1;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[must_use]
 pub struct WriteEffects {
-    /// Check the queues: they may have requests without a doorbell.
-    pub kick_queues: bool,
+    /// A queue may have become live, or may have to stop.
+    pub sync_lanes: bool,
     /// Notify the driver that the device needs a reset.
     pub notify_driver: bool,
+    /// The device was reset.
+    pub is_reset: bool,
 }
 
 /// The registers of one device.
@@ -64,6 +66,19 @@ pub struct Registers {
     /// Whether Bus Master Enable is set, which memory accesses and interrupts need (PCIe r6 §7.5.1.1.3).
     pub bus_master: bool,
     queues: Vec<VirtQueue>,
+    /// How often a queue was enabled.
+    generation: u64,
+    /// The status before the last reset, which the driver reads while a queue is drained.
+    status_before: u8,
+}
+
+/// What a queue should be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Wanted {
+    /// The number of its enabling, if it is enabled.
+    pub generation: Option<u64>,
+    /// Whether it is live: enabled, and the device may access it.
+    pub is_live: bool,
 }
 
 impl Registers {
@@ -81,21 +96,30 @@ impl Registers {
             queue_select: 0,
             bus_master: false,
             queues: queues.iter().map(|max_size| VirtQueue::new(*max_size)).collect(),
+            generation: 0,
+            status_before: 0,
         }
     }
 
     /// Resets the device (virtio 1.2 §2.4). Bus Master Enable is unchanged.
     fn reset(&mut self) {
-        let max_size = std::mem::take(&mut self.queues);
-        *self = Self { offered: self.offered, bus_master: self.bus_master, ..Self::new(0, &[]) };
-        self.queues = max_size;
+        *self = Self {
+            offered: self.offered,
+            bus_master: self.bus_master,
+            queues: std::mem::take(&mut self.queues),
+            generation: self.generation,
+            status_before: self.status(),
+            ..Self::new(0, &[])
+        };
         self.queues.iter_mut().for_each(VirtQueue::reset);
     }
 
-    /// Device status.
+    /// Device status. After a reset, the driver reads the status from before until no request is in flight (virtio 1.2
+    /// §2.4). A driver that does not wait may write new bits meanwhile.
     #[must_use]
     pub fn status(&self) -> u8 {
-        self.status
+        let is_draining = self.status == 0 && self.queues.iter().any(VirtQueue::is_draining);
+        if is_draining { self.status_before } else { self.status }
     }
 
     /// Writes the device status. Zero resets the device. Other values only set bits (virtio 1.2 §2.1.1): FEATURES_OK
@@ -103,7 +127,7 @@ impl Registers {
     pub fn write_status(&mut self, value: u8) -> WriteEffects {
         if value == 0 {
             self.reset();
-            return WriteEffects::default();
+            return WriteEffects { sync_lanes: true, is_reset: true, ..WriteEffects::default() };
         }
         let before = self.status;
         self.status |= value & NOTES;
@@ -113,7 +137,8 @@ impl Registers {
         if self.status & FEATURES_OK != 0 {
             self.status |= value & DRIVER_OK;
         }
-        WriteEffects { kick_queues: self.status & !before & DRIVER_OK != 0, notify_driver: false }
+        let sync_lanes = self.status & !before & DRIVER_OK != 0;
+        WriteEffects { sync_lanes, ..WriteEffects::default() }
     }
 
     /// Whether the device may access its queues (virtio 1.2 §3.1.1).
@@ -126,7 +151,8 @@ impl Registers {
     pub fn stop(&mut self) -> WriteEffects {
         let stopped = self.status & NEEDS_RESET == 0;
         self.status |= NEEDS_RESET;
-        WriteEffects { kick_queues: false, notify_driver: stopped && self.status & DRIVER_OK != 0 }
+        let notify_driver = stopped && self.status & DRIVER_OK != 0;
+        WriteEffects { sync_lanes: stopped, notify_driver, is_reset: false }
     }
 
     /// 32 bits of the features that the device offers.
@@ -152,6 +178,12 @@ impl Registers {
                 _ => {}
             }
         }
+    }
+
+    /// All features that the driver has accepted.
+    #[must_use]
+    pub fn accepted_features(&self) -> u64 {
+        self.accepted
     }
 
     /// The mechanism of notification suppression.
@@ -199,21 +231,32 @@ impl Registers {
 
     /// Enables the selected queue. An invalid queue stops the device.
     pub fn enable_queue(&mut self, memory: &GuestMemoryMmap) -> WriteEffects {
-        match self.selected_mut().map(|queue| queue.enable(memory)) {
+        self.generation = self.generation.saturating_add(1);
+        let generation = self.generation;
+        match self.selected_mut().map(|queue| queue.enable(memory, generation)) {
             None => WriteEffects::default(),
-            Some(Ok(())) => WriteEffects { kick_queues: true, notify_driver: false },
+            Some(Ok(())) => WriteEffects { sync_lanes: true, ..WriteEffects::default() },
             Some(Err(_)) => self.stop(),
         }
     }
 
     /// Resets the selected queue, if the driver has negotiated it (virtio 1.2 §2.6.1).
-    pub fn reset_queue(&mut self) {
+    pub fn reset_queue(&mut self) -> WriteEffects {
         if self.status & FEATURES_OK != 0
             && self.accepted & RING_RESET != 0
             && let Some(queue) = self.selected_mut()
         {
             queue.reset();
+            return WriteEffects { sync_lanes: true, ..WriteEffects::default() };
         }
+        WriteEffects::default()
+    }
+
+    /// What a queue should be.
+    #[must_use]
+    pub fn wanted(&self, index: QueueIndex) -> Wanted {
+        let generation = self.queue(index).and_then(VirtQueue::generation);
+        Wanted { generation, is_live: generation.is_some() && self.is_live() }
     }
 }
 

@@ -3,6 +3,7 @@
 //! A request gets at most [`MOST_BYTES`], even if it has room for more. A request without a writable buffer in RAM
 //! gets no bytes. The used length tells the driver.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustix::rand::{GetRandomFlags, getrandom};
@@ -10,8 +11,11 @@ use serde_json::{Map, Value};
 use virtio_bindings::virtio_ids::VIRTIO_ID_RNG;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
-use super::device::{Device, Identity};
-use super::queue::{QueueIndex, QueueSize, Request};
+use super::chain::Chain;
+use super::device::{Device, Identity, LaneModel, Model};
+use super::handler::Handler;
+use super::lane::Lane;
+use super::queue::{QueueIndex, QueueSize};
 use crate::error::{Context, Result};
 
 /// Maximum bytes for a request: some hundred microseconds of host CPU time.
@@ -35,9 +39,11 @@ impl Rng {
     ///
     /// # Errors
     /// [`Error::Host`](crate::error::Error::Host) if getrandom fails.
-    pub fn new() -> Result<Self> {
+    pub fn model() -> Result<Model> {
         getrandom(&mut [0; 1][..], GetRandomFlags::empty()).context("drawing random bytes (getrandom)")?;
-        Ok(Self::default())
+        let device = Arc::new(Self::default());
+        let handler = Box::new(Requests(Arc::clone(&device)));
+        Ok(Model { device, lanes: vec![LaneModel { queues: vec![QueueIndex(0)], handler }] })
     }
 
     /// Fills the part of a buffer that lies in RAM, and returns its length.
@@ -57,22 +63,11 @@ impl Rng {
         }
         filled
     }
-}
 
-impl Device for Rng {
-    fn identity(&self) -> Identity {
-        // Class 0xff: PCI defines no class for entropy sources.
-        Identity { id: VIRTIO_ID_RNG as u16, name: "rng", class: 0xff_0000 }
-    }
-
-    fn queues(&self) -> &[QueueSize] {
-        &QUEUES
-    }
-
-    fn serve(&self, _queue: QueueIndex, request: Request<'_>) -> u32 {
-        let memory = request.memory();
+    /// Fills the buffers of a request and returns the number of bytes.
+    fn serve(&self, memory: &GuestMemoryMmap, chain: &Chain) -> u32 {
         let mut written = 0u32;
-        for (start, len) in request.writable() {
+        for (start, len) in chain.writable().iter() {
             let wanted = len.min(MOST_BYTES.saturating_sub(written));
             let filled = Self::fill(memory, start, wanted);
             written = written.saturating_add(filled);
@@ -86,11 +81,35 @@ impl Device for Rng {
         self.empty.fetch_add(u64::from(written == 0), Ordering::Relaxed);
         written
     }
+}
+
+impl Device for Rng {
+    fn identity(&self) -> Identity {
+        // Class 0xff: PCI defines no class for entropy sources.
+        Identity { id: VIRTIO_ID_RNG as u16, name: "rng", class: 0xff_0000, label: None }
+    }
+
+    fn queues(&self) -> &[QueueSize] {
+        &QUEUES
+    }
 
     fn report(&self) -> Map<String, Value> {
         [("requests", &self.requests), ("bytes", &self.bytes), ("empty_requests", &self.empty)]
             .map(|(name, count)| (name.to_owned(), count.load(Ordering::Relaxed).into()))
             .into_iter()
             .collect()
+    }
+}
+
+/// The handler of the only queue.
+struct Requests(Arc<Rng>);
+
+impl Handler for Requests {
+    fn queue_ready(&mut self, lane: &mut Lane, queue: QueueIndex) {
+        let Some(queue) = lane.queue(queue) else { return };
+        while let Some(chain) = queue.pop() {
+            let written = self.0.serve(queue.memory(), &chain);
+            queue.complete(chain, written);
+        }
     }
 }

@@ -1,27 +1,22 @@
-//! A virtio device: registers, device model, memory and interrupts.
+//! A virtio device as its driver configures it, and the signals between vCPUs and lanes.
 //!
-//! Owns the lock of the registers, which covers the effects of a register access and the service of one request with
-//! its notification. After a reset of the device or of a queue, nothing from before takes effect.
+//! Owns the lock of the registers. It is held for a register access, never during host I/O. A write changes plain state;
+//! each lane then compares its queues with the registers, and starts and stops them ([`super::lane`]).
 
+use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde_json::Value;
 use vm_memory::GuestMemoryMmap;
 use vm_msi::domain::BusMaster;
-use vm_msi::{SoftwareMsix, Vector};
-use vmm_sys_util::eventfd::EventFd;
+use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use super::device::Device;
-use super::queue::{NO_VECTOR, QueueIndex, Served};
-use super::registers::{ISR_CONFIG, ISR_QUEUE, Registers, WriteEffects};
-use crate::report;
-
-/// Whether a queue may have further requests.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Progress {
-    Done,
-    More,
-}
+use super::interrupts::Interrupts;
+use super::live_queue::{QueueState, Ring};
+use super::queue::{NO_VECTOR, QueueError, QueueIndex, VirtQueue};
+use super::registers::{DRIVER_OK, ISR_CONFIG, ISR_QUEUE, Registers, WriteEffects};
 
 /// A virtio device.
 pub struct Transport {
@@ -29,23 +24,41 @@ pub struct Transport {
     memory: GuestMemoryMmap,
     /// The doorbell of each queue.
     doorbells: Vec<EventFd>,
+    /// Wakes each lane to compare its queues with the registers.
+    lanes: Vec<EventFd>,
     registers: Mutex<Registers>,
-    msix: SoftwareMsix,
+    /// Bus Master Enable, as the lanes read it without the lock.
+    bus_master: Arc<AtomicBool>,
+    /// The lanes are to end.
+    is_ending: AtomicBool,
+    interrupts: Interrupts,
 }
 
 impl Transport {
-    /// A device at power-on. `doorbells` are its queues' non-blocking eventfds, in order.
-    #[must_use]
+    /// A device at power-on, with this number of lanes.
+    ///
+    /// # Errors
+    /// The process has no descriptor left.
     pub fn new(
         device: Arc<dyn Device>,
+        lanes: usize,
         memory: GuestMemoryMmap,
-        doorbells: Vec<EventFd>,
-        msix: SoftwareMsix,
-    ) -> Self {
+        interrupts: Interrupts,
+    ) -> io::Result<Arc<Self>> {
+        let eventfd = || EventFd::new(EFD_NONBLOCK);
+        let doorbells = device.queues().iter().map(|_| eventfd()).collect::<io::Result<_>>()?;
+        let lanes = (0..lanes).map(|_| eventfd()).collect::<io::Result<_>>()?;
         let registers = Mutex::new(Registers::new(device.features(), device.queues()));
         // The Command register's value at power-on.
-        msix.set_bus_master(BusMaster::Disabled);
-        Self { device, memory, doorbells, registers, msix }
+        interrupts.set_bus_master(BusMaster::Disabled);
+        let (bus_master, is_ending) = (Arc::default(), AtomicBool::new(false));
+        let transport =
+            Self { device, memory, doorbells, lanes, registers, bus_master, is_ending, interrupts };
+        let transport = Arc::new(transport);
+        if let Some(config) = transport.device.config() {
+            config.connect(Arc::downgrade(&transport));
+        }
+        Ok(transport)
     }
 
     /// The device model.
@@ -54,16 +67,28 @@ impl Transport {
         &*self.device
     }
 
+    /// Guest memory.
+    #[must_use]
+    pub fn memory(&self) -> &GuestMemoryMmap {
+        &self.memory
+    }
+
     /// Its MSI-X.
     #[must_use]
-    pub fn msix(&self) -> &SoftwareMsix {
-        &self.msix
+    pub fn interrupts(&self) -> &Interrupts {
+        &self.interrupts
     }
 
     /// Its queues' doorbells, in order.
     #[must_use]
     pub fn doorbells(&self) -> &[EventFd] {
         &self.doorbells
+    }
+
+    /// The eventfd that wakes a lane.
+    #[must_use]
+    pub fn lane(&self, lane: usize) -> Option<&EventFd> {
+        self.lanes.get(lane)
     }
 
     /// Accesses registers without further effects.
@@ -81,94 +106,160 @@ impl Transport {
     /// Sets Bus Master Enable, which memory accesses and interrupts need.
     pub fn set_bus_master(&self, bus_master: BusMaster) {
         self.change(|registers, _| {
-            self.msix.set_bus_master(bus_master);
+            self.interrupts.set_bus_master(bus_master);
             let is_enabled = bus_master == BusMaster::Enabled;
-            let kick_queues = is_enabled && !registers.bus_master;
+            let sync_lanes = is_enabled != registers.bus_master;
             registers.bus_master = is_enabled;
-            WriteEffects { kick_queues, notify_driver: false }
+            self.bus_master.store(is_enabled, Ordering::Release);
+            WriteEffects { sync_lanes, ..WriteEffects::default() }
         });
     }
 
     /// Rings a queue's doorbell. An absent queue is ignored.
     pub fn ring(&self, queue: QueueIndex) {
         if let Some(doorbell) = self.doorbells.get(usize::from(queue.0)) {
-            // The write fails only if the counter is full, which is readable, too.
-            let _ = doorbell.write(1);
+            signal(doorbell);
         }
     }
 
-    /// Serves at most as many requests as the queue has entries. If there are more, it rings the doorbell again, so
-    /// that a busy driver does not monopolise the worker.
-    pub fn serve(&self, queue: QueueIndex) {
-        let limit = self.look(|registers| registers.queue(queue).map_or(0, |queue| queue.size()));
-        for _ in 0..limit {
-            if self.serve_one(queue) == Progress::Done {
-                return;
-            }
+    /// A write of the device-specific configuration.
+    pub fn write_config(&self, offset: u64, data: &[u8]) {
+        let registers = self.registers();
+        let at = usize::try_from(offset).unwrap_or(usize::MAX);
+        if self.device.config().is_some_and(|config| config.write(at, data)) {
+            self.device.config_written(offset, data.len());
         }
-        self.ring(queue);
+        drop(registers);
     }
 
-    fn serve_one(&self, index: QueueIndex) -> Progress {
+    /// Notifies the driver that the device-specific configuration has changed, if it drives the device.
+    pub fn config_changed(&self) {
         let mut registers = self.registers();
-        if !registers.is_live() {
-            return Progress::Done;
+        if registers.status() & DRIVER_OK != 0 {
+            self.notify_config(&mut registers);
         }
-        let suppression = registers.suppression();
-        let Some(queue) = registers.queue_mut(index) else { return Progress::Done };
-        let serve = |request: super::queue::Request<'_>| self.device.serve(index, request);
-        match queue.serve(&self.memory, suppression, serve) {
-            Ok(Served::Nothing) => Progress::Done,
-            Ok(Served::Something) => Progress::More,
-            Ok(Served::Notify) => {
-                let vector = queue.vector;
-                self.notify(&mut registers, vector, ISR_QUEUE);
-                Progress::More
-            }
-            Err(error) => {
-                tracing::debug!("virtio {}: {error}", self.device.identity().name);
-                let effects = registers.stop();
-                self.apply(&mut registers, effects);
-                Progress::Done
-            }
+    }
+
+    /// Takes a live queue's ring, for its lane, with the accepted features.
+    pub(super) fn take(&self, index: QueueIndex) -> Option<(Ring, Registered)> {
+        let mut registers = self.registers();
+        let (features, suppression) = (registers.accepted_features(), registers.suppression());
+        if !registers.is_live() {
+            return None;
+        }
+        let queue = registers.queue_mut(index)?;
+        let state = Arc::clone(queue.state());
+        Some((queue.take()?, Registered { features, suppression, state }))
+    }
+
+    /// A lane has dropped a queue's ring.
+    pub(super) fn release(&self, index: QueueIndex) {
+        if let Some(queue) = self.registers().queue_mut(index) {
+            queue.release();
+        }
+    }
+
+    /// Stops the device until its reset, unless the queue was reset since.
+    pub(super) fn fail(&self, index: QueueIndex, generation: u64, error: &QueueError) {
+        tracing::debug!("virtio {}: queue {}: {error}", self.device.identity().name, index.0);
+        self.change(|registers, _| {
+            let is_current = registers.queue(index).and_then(VirtQueue::generation) == Some(generation);
+            if is_current { registers.stop() } else { WriteEffects::default() }
+        });
+    }
+
+    /// Notifies the driver of used buffers by the queue's vector, or by ISR status without MSI-X, which the driver must
+    /// poll (virtio 1.2 §4.1.4.5.1).
+    pub(super) fn notify_queue(&self, state: &QueueState) {
+        if !self.interrupts.is_enabled() {
+            self.registers().isr |= ISR_QUEUE;
+        } else if let Some(vector) = state.vector() {
+            self.interrupts.trigger(vector);
+        }
+    }
+
+    /// Notifies the driver of a change of the configuration or of the status. It always sets ISR status (§4.1.5.3).
+    fn notify_config(&self, registers: &mut Registers) {
+        registers.isr |= ISR_CONFIG;
+        if self.interrupts.is_enabled() && registers.config_vector != NO_VECTOR {
+            self.interrupts.trigger(registers.config_vector);
         }
     }
 
     fn apply(&self, registers: &mut Registers, effects: WriteEffects) {
-        if effects.notify_driver {
-            let vector = registers.config_vector;
-            self.notify(registers, vector, ISR_CONFIG);
+        if effects.is_reset {
+            if let Some(config) = self.device.config() {
+                config.reset();
+            }
+            self.device.reset();
         }
-        if effects.kick_queues {
-            (0..registers.queue_count()).for_each(|queue| self.ring(QueueIndex(queue)));
+        if effects.notify_driver {
+            self.notify_config(registers);
+        }
+        if effects.sync_lanes {
+            self.lanes.iter().for_each(signal);
         }
     }
 
-    /// Notifies the driver by the vector, or by ISR status without MSI-X, which the driver must poll (virtio 1.2
-    /// §4.1.4.5.1, §4.1.5.3). Configuration changes always set ISR status.
-    fn notify(&self, registers: &mut Registers, vector: u16, event: u8) {
-        let has_msix = self.msix.vectors() > 0;
-        if !has_msix || event == ISR_CONFIG {
-            registers.isr |= event;
+    /// Wakes a lane if the host has refused to deliver an interrupt. The lane tries again after a while.
+    pub fn retry_later(&self) {
+        if self.interrupts.has_failed()
+            && let Some(lane) = self.lanes.first()
+        {
+            signal(lane);
         }
-        if has_msix && vector != NO_VECTOR {
-            self.msix.trigger(Vector(vector.into()));
-        }
+    }
+
+    /// Ends the lanes, when no request is in flight.
+    pub fn end(&self) {
+        self.is_ending.store(true, Ordering::Release);
+        self.lanes.iter().for_each(signal);
+    }
+
+    /// Whether the lanes are to end.
+    pub(super) fn is_ending(&self) -> bool {
+        self.is_ending.load(Ordering::Acquire)
+    }
+
+    pub(super) fn bus_master(&self) -> &Arc<AtomicBool> {
+        &self.bus_master
     }
 
     /// The device's part of the report.
     #[must_use]
     pub fn report(&self) -> Value {
         let identity = self.device.identity();
-        let status = self.look(|registers| registers.status());
+        let (status, queues) = self.look(|registers| {
+            let queues = (0..registers.queue_count()).filter_map(|index| registers.queue(QueueIndex(index)));
+            let queues: Vec<_> =
+                queues.map(|queue| queue.state().report(queue.size(), queue.is_enabled())).collect();
+            (registers.status(), queues)
+        });
         let mut fields = self.device.report();
         fields.insert("virtio".into(), identity.name.into());
+        if let Some(label) = identity.label {
+            fields.insert("id".into(), label.into());
+        }
         fields.insert("device_status".into(), status.into());
-        fields.insert("software_msix".into(), report::software(&self.msix));
+        fields.insert("queues".into(), queues.into());
+        let (name, msix) = self.interrupts.report();
+        fields.insert(name.into(), msix);
         Value::Object(fields)
     }
 
     fn registers(&self) -> MutexGuard<'_, Registers> {
         self.registers.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// The registers' state at the time when a lane takes a ring.
+pub(super) struct Registered {
+    pub(super) features: u64,
+    pub(super) suppression: super::queue::EventSuppression,
+    pub(super) state: Arc<QueueState>,
+}
+
+fn signal(eventfd: &EventFd) {
+    // The write fails only if the counter is full, which is readable, too.
+    let _ = eventfd.write(1);
 }

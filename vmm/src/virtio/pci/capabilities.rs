@@ -61,7 +61,7 @@ impl Window {
 impl Capabilities {
     /// The configuration space of a device with this number of queues and configuration bytes.
     #[must_use]
-    pub fn new(identity: Identity, queues: u16, config: usize) -> Self {
+    pub fn new(identity: &Identity, queues: u16, config: usize) -> Self {
         let bars = Bars::new([Bar::new(0, BAR_BYTES), None, None, None, None, None]);
         let device = FIRST_DEVICE.saturating_add(identity.id);
         let header = Header { device, class: identity.class, revision: REVISION };

@@ -79,10 +79,14 @@ fn touched(
 }
 
 /// Reads. `offset` counts from the start of the structure.
-pub fn read(registers: &Registers, offset: u64, data: &mut [u8]) {
+pub fn read(registers: &Registers, config_generation: u8, offset: u64, data: &mut [u8]) {
     data.fill(0);
     for (field, bytes, part) in touched(offset, data.len()) {
-        let value = value(registers, field).to_le_bytes();
+        let value = match field {
+            ConfigGeneration => config_generation.into(),
+            field => value(registers, field),
+        };
+        let value = value.to_le_bytes();
         if let (Some(to), Some(from)) = (data.get_mut(bytes), value.get(part)) {
             to.copy_from_slice(from);
         }
@@ -104,8 +108,9 @@ pub fn write(
             to.copy_from_slice(from);
         }
         let more = set(registers, memory, vectors, field, u64::from_le_bytes(whole));
-        effects.kick_queues |= more.kick_queues;
+        effects.sync_lanes |= more.sync_lanes;
         effects.notify_driver |= more.notify_driver;
+        effects.is_reset |= more.is_reset;
     }
     effects
 }
@@ -123,15 +128,16 @@ fn value(registers: &Registers, field: Field) -> u64 {
         DeviceStatus => registers.status().into(),
         QueueSelect => registers.queue_select.into(),
         Field::QueueSize => queue(|queue| queue.size().into()),
-        QueueMsixVector => registers.selected().map_or(NO_VECTOR, |queue| queue.vector).into(),
+        QueueMsixVector => registers.selected().map_or(NO_VECTOR, VirtQueue::vector).into(),
         QueueEnable => queue(|queue| queue.is_enabled().into()),
         // Each queue has a doorbell of its own.
         QueueNotifyOff => registers.selected().map_or(0, |_| registers.queue_select.into()),
         QueueDesc => queue(|queue| queue.areas().descriptors),
         QueueDriver => queue(|queue| queue.areas().driver),
         QueueDevice => queue(|queue| queue.areas().device),
-        // The configuration never changes, a notification carries no data, and a queue reset completes at once.
-        ConfigGeneration | QueueNotifyData | QueueReset => 0,
+        QueueReset => queue(|queue| queue.is_draining().into()),
+        // A notification carries no data. The generation is the configuration's own.
+        ConfigGeneration | QueueNotifyData => 0,
     }
 }
 
@@ -159,7 +165,8 @@ fn set(
         }
         QueueMsixVector => {
             if let Some(queue) = registers.selected_mut() {
-                queue.vector = vector;
+                queue.set_vector(vector);
+                return WriteEffects { sync_lanes: queue.is_enabled(), ..WriteEffects::default() };
             }
         }
         // A driver writes only 1. Only a reset disables a queue.
@@ -167,7 +174,7 @@ fn set(
         QueueDesc => registers.set_areas(|areas| areas.descriptors = value),
         QueueDriver => registers.set_areas(|areas| areas.driver = value),
         QueueDevice => registers.set_areas(|areas| areas.device = value),
-        QueueReset if word == 1 => registers.reset_queue(),
+        QueueReset if word == 1 => return registers.reset_queue(),
         QueueEnable | QueueReset | DeviceFeature | NumQueues | ConfigGeneration | QueueNotifyOff
         | QueueNotifyData => {}
     }

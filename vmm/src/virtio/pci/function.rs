@@ -19,7 +19,7 @@ use crate::pci::{
 };
 use crate::virtio::queue::QueueIndex;
 use crate::virtio::transport::Transport;
-use crate::virtio::worker::Worker;
+use crate::virtio::worker::Workers;
 
 /// The function.
 pub struct PciFunction {
@@ -29,27 +29,27 @@ pub struct PciFunction {
     msix: MsixCapability,
     window: Window,
     doorbells: Doorbells,
-    worker: Mutex<Option<Worker>>,
+    workers: Mutex<Workers>,
 }
 
 impl PciFunction {
-    /// Creates the function of a device and assigns its BAR. The function owns `worker`.
+    /// Creates the function of a device and assigns its BAR. The function owns `workers`.
     ///
     /// # Errors
     /// The bus has no room for the BAR.
     pub fn new(
         transport: Arc<Transport>,
         doorbells: Doorbells,
-        worker: Option<Worker>,
+        workers: Workers,
         root: &Root,
     ) -> Result<Self, WindowFull> {
         let device = transport.device();
         let queues = transport.look(|registers| registers.queue_count());
         let Capabilities { mut space, bars, msix, window } =
-            Capabilities::new(device.identity(), queues, device.config().len());
+            Capabilities::new(&device.identity(), queues, device.config().map_or(0, |config| config.len()));
         root.assign(&bars, &mut space)?;
-        let (space, worker) = (Mutex::new(space), Mutex::new(worker));
-        Ok(Self { transport, space, bars, msix, window, doorbells, worker })
+        let (space, workers) = (Mutex::new(space), Mutex::new(workers));
+        Ok(Self { transport, space, bars, msix, window, doorbells, workers })
     }
 
     fn space(&self) -> MutexGuard<'_, ConfigSpace> {
@@ -69,16 +69,19 @@ impl PciFunction {
             let Some((bytes, at)) = overlap(offset, data.len(), &structure.page()) else { continue };
             let part = data.get_mut(bytes).unwrap_or_default();
             match structure {
-                Structure::Common => self.transport.look(|registers| common::read(registers, at, part)),
+                Structure::Common => {
+                    let generation = self.transport.device().config().map_or(0, |config| config.generation());
+                    self.transport.look(|registers| common::read(registers, generation, at, part));
+                }
                 Structure::Isr => {
                     if let (0, Some(isr)) = (at, part.first_mut()) {
                         *isr = self.transport.look(|registers| std::mem::take(&mut registers.isr));
                     }
                 }
                 Structure::Device => {
-                    let config = self.transport.device().config().iter();
-                    let config = config.skip(usize::try_from(at).unwrap_or(usize::MAX));
-                    part.iter_mut().zip(config).for_each(|(to, from)| *to = *from);
+                    if let Some(config) = self.transport.device().config() {
+                        config.read(usize::try_from(at).unwrap_or(usize::MAX), part);
+                    }
                 }
                 Structure::Notify => {}
             }
@@ -91,11 +94,11 @@ impl PciFunction {
             let part = data.get(bytes).unwrap_or_default();
             match structure {
                 Structure::Common => self.transport.change(|registers, memory| {
-                    let vectors = self.transport.msix().layout().size().get();
+                    let vectors = self.transport.interrupts().table_size();
                     common::write(registers, memory, vectors, at, part)
                 }),
-                // No device has a writable configuration.
-                Structure::Isr | Structure::Device => {}
+                Structure::Isr => {}
+                Structure::Device => self.transport.write_config(at, part),
                 Structure::Notify => self.ring(at, part.len()),
             }
         }
@@ -120,7 +123,7 @@ impl Function for PciFunction {
             space.merge(offset, data);
             self.window.target(&space)
         };
-        self.msix.read(self.transport.msix(), offset, data);
+        self.transport.interrupts().config_read(self.msix, offset, data);
         if let (Some((bytes, at)), Some((target, len))) = (self.window_part(offset, data.len()), target) {
             let mut found = [0; Window::BYTES as usize];
             self.bar_read(BAR.into(), target, found.get_mut(..len).unwrap_or_default());
@@ -136,7 +139,8 @@ impl Function for PciFunction {
             self.transport.set_bus_master(BusMaster::of_command(space.value(COMMAND, 2) as u16));
             (self.window.target(&space), space.value(self.window.data(), 4).to_le_bytes())
         };
-        self.msix.write(self.transport.msix(), offset, data);
+        self.transport.interrupts().config_write(self.msix, offset, data);
+        self.transport.retry_later();
         if let (Some(_), Some((target, len))) = (self.window_part(offset, data.len()), target) {
             self.bar_write(BAR.into(), target, value.get(..len).unwrap_or_default());
         }
@@ -146,7 +150,7 @@ impl Function for PciFunction {
         match bar_index(bar) {
             Some(bar) => {
                 let structures = |offset, part: &mut [u8]| self.read_structures(offset, part);
-                self.transport.msix().read_bar(bar, offset, data, structures);
+                self.transport.interrupts().read_bar(bar, offset, data, structures);
             }
             None => data.fill(0xff),
         }
@@ -155,7 +159,8 @@ impl Function for PciFunction {
     fn bar_write(&self, bar: usize, offset: u64, data: &[u8]) {
         if let Some(bar) = bar_index(bar) {
             let structures = |offset, part: &[u8]| self.write_structures(offset, part);
-            self.transport.msix().write_bar(bar, offset, data, structures);
+            self.transport.interrupts().write_bar(bar, offset, data, structures);
+            self.transport.retry_later();
         }
     }
 
@@ -171,7 +176,8 @@ impl Function for PciFunction {
     fn release(&self) {
         self.doorbells.set_address(None, self.transport.doorbells());
         self.transport.set_bus_master(BusMaster::Disabled);
-        drop(self.worker.lock().unwrap_or_else(PoisonError::into_inner).take());
+        self.workers.lock().unwrap_or_else(PoisonError::into_inner).stop();
+        self.transport.interrupts().tear_down();
     }
 
     fn report(&self) -> Option<Value> {

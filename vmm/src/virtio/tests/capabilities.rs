@@ -1,7 +1,5 @@
 //! Discovery of the device and its structures (virtio 1.2 §4.1.2, §4.1.4).
 
-use std::sync::Arc;
-
 use super::{Driver, Machine, Second, at};
 
 #[test]
@@ -10,12 +8,12 @@ fn the_device_is_a_modern_one_without_intx() {
     assert_eq!(machine.config_read::<4>(0), 0x1044_1af4);
     assert_eq!(machine.config_read::<1>(8), 1, "revision");
     assert_eq!(machine.config_read::<1>(0x3d), 0, "interrupt pin");
-    assert_eq!(Machine::of(Arc::new(Second)).config_read::<4>(0), 0x1042_1af4);
+    assert_eq!(Machine::of(Second::model()).config_read::<4>(0), 0x1042_1af4);
 }
 
 #[test]
 fn each_structure_has_a_capability_that_says_where_it_is() {
-    let machine = Machine::of(Arc::new(Second));
+    let machine = Machine::of(Second::model());
     for (cfg_type, offset, length) in
         [(1, 0, 0x3c), (2, at::NOTIFY as u32, 8), (3, at::ISR as u32, 1), (4, at::DEVICE_CONFIG as u32, 5)]
     {
@@ -37,14 +35,14 @@ fn a_device_without_configuration_has_no_capability_for_it() {
 
 #[test]
 fn there_is_a_vector_for_each_queue_and_one_for_the_configuration() {
-    for (machine, less_one) in [(Machine::new(), 1), (Machine::of(Arc::new(Second)), 2)] {
+    for (machine, less_one) in [(Machine::new(), 1), (Machine::of(Second::model()), 2)] {
         assert_eq!(machine.config_read::<2>(machine.msix() + 2) & 0x7ff, less_one);
     }
 }
 
 #[test]
 fn the_device_configuration_is_read_at_any_width_and_ignores_writes() {
-    let machine = Machine::of(Arc::new(Second));
+    let machine = Machine::of(Second::model());
     machine.write(at::DEVICE_CONFIG, &[0xff; 8]);
     assert_eq!(machine.read::<8>(at::DEVICE_CONFIG), 0x05_0403_0201);
     assert_eq!(machine.read::<2>(at::DEVICE_CONFIG + 3), 0x0504);

@@ -69,7 +69,7 @@ fn the_driver_cannot_clear_a_status_bit_but_by_reset_nor_set_the_devices_own() {
     assert_eq!(machine.status(), status);
     machine.write(at::DEVICE_STATUS, &[NEEDS_RESET]);
     assert_eq!(machine.status(), status);
-    machine.write(at::DEVICE_STATUS, &[0]);
+    machine.reset();
     assert_eq!(machine.status(), 0);
 }
 
@@ -77,7 +77,7 @@ fn the_driver_cannot_clear_a_status_bit_but_by_reset_nor_set_the_devices_own() {
 fn a_reset_puts_every_register_back() {
     let fresh = Machine::new();
     let machine = Machine::driven();
-    machine.write(at::DEVICE_STATUS, &[0]);
+    machine.reset();
     machine.write(at::DRIVER_FEATURE_SELECT, &0u32.to_le_bytes());
     for register in (0..0x40).step_by(4) {
         assert_eq!(machine.read::<4>(register), fresh.read::<4>(register), "{register:#x}");

@@ -4,10 +4,13 @@ mod capabilities;
 mod configuration;
 mod entropy;
 mod hostile;
+mod in_flight;
 mod notifications;
 mod queues;
 
+use std::cell::RefCell;
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde_json::{Map, Value};
 use virtio_bindings::bindings::virtio_ring::{VRING_DESC_F_NEXT, VRING_DESC_F_WRITE};
@@ -15,14 +18,18 @@ use vm_device::bus::MmioAddress;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 use vm_msi::testing::{Failures, FakeRouter};
 use vm_msi::{MsiMessage, SoftwareMsix};
-use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
-use super::device::{Device, Identity};
+use super::device::{Device, Identity, LaneModel, Model};
+use super::device_config::DeviceConfig;
+use super::handler::Handler;
+use super::interrupts::Interrupts;
+use super::lane::{Lane, LaneLoop, Turn};
 use super::pci::{Doorbells, PciFunction, layout};
-use super::queue::{QueueIndex, QueueSize, Request};
+use super::queue::{QueueIndex, QueueSize};
 use super::registers::{COMMON_FEATURES, DRIVER_OK, FEATURES_OK};
 use super::rng::Rng;
 use super::transport::Transport;
+use super::worker::Workers;
 use crate::pci::driver::{Driver, little_endian};
 use crate::pci::windows::tests::windows;
 use crate::pci::{Function, Root};
@@ -63,6 +70,8 @@ mod at {
 struct Machine {
     root: Arc<Root>,
     transport: Arc<Transport>,
+    /// The lanes, which [`Machine::settle`] runs instead of threads.
+    lanes: RefCell<Vec<LaneLoop>>,
     router: Arc<FakeRouter>,
     failures: Failures,
     memory: GuestMemoryMmap,
@@ -74,21 +83,26 @@ struct Machine {
 impl Machine {
     /// The entropy device with a decoding BAR, otherwise at power-on.
     fn new() -> Self {
-        Self::of(Arc::new(Rng::new().unwrap()))
+        Self::of(Rng::model().unwrap())
     }
 
-    fn of(device: Arc<dyn Device>) -> Self {
+    fn of(model: Model) -> Self {
+        let Model { device, lanes } = model;
         let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), RAM as usize)]).unwrap();
         let failures = Failures::default();
         let router = Arc::new(FakeRouter::new(failures.clone()));
-        let msix = SoftwareMsix::software(layout::msix(device.queues().len()).unwrap(), router.clone());
-        let doorbells = device.queues().iter().map(|_| EventFd::new(EFD_NONBLOCK).unwrap()).collect();
-        let transport = Arc::new(Transport::new(device, memory.clone(), doorbells, msix));
+        let layout = layout::msix(device.queues().len()).unwrap();
+        let interrupts = Interrupts::new(device.interrupt_source(), layout, router.clone()).unwrap();
+        let transport = Transport::new(device, lanes.len(), memory.clone(), interrupts).unwrap();
+        let lanes = lanes.into_iter().enumerate();
+        let lanes = lanes.map(|(number, lane)| LaneLoop::new(Arc::clone(&transport), number, lane).unwrap());
+        let lanes = RefCell::new(lanes.collect());
         let root = Root::new(windows());
-        let function = PciFunction::new(Arc::clone(&transport), Doorbells::by_access(), None, &root);
+        let function =
+            PciFunction::new(Arc::clone(&transport), Doorbells::by_access(), Workers::default(), &root);
         let function: Arc<dyn Function> = Arc::new(function.unwrap());
         root.add(function).unwrap();
-        let mut machine = Self { root, transport, router, failures, memory, bar: 0, available: 0 };
+        let mut machine = Self { root, transport, lanes, router, failures, memory, bar: 0, available: 0 };
         machine.bar = machine.config_read::<4>(0x10).into();
         machine.config_write(4, &[6, 0]);
         machine
@@ -102,9 +116,23 @@ impl Machine {
         machine
     }
 
+    fn msix_function(&self) -> &SoftwareMsix {
+        match self.transport.interrupts() {
+            Interrupts::Software(msix) => msix,
+            Interrupts::Eventfds(..) => panic!("the device has eventfds"),
+        }
+    }
+
+    /// Resets the device, and waits until it is reset.
+    fn reset(&self) {
+        self.write(at::DEVICE_STATUS, &[0]);
+        self.settle();
+        assert_eq!(self.status(), 0);
+    }
+
     /// Initialises the device from reset to DRIVER_OK (virtio 1.2 §3.1.1).
     fn drive(&self, features: u64) {
-        self.write(at::DEVICE_STATUS, &[0]);
+        self.reset();
         self.write(at::DEVICE_STATUS, &[1]);
         self.write(at::DEVICE_STATUS, &[3]);
         self.take(features);
@@ -114,6 +142,7 @@ impl Machine {
         self.set_up_queue();
         self.write16(at::QUEUE_ENABLE, 1);
         self.write(at::DEVICE_STATUS, &[3 | FEATURES_OK | DRIVER_OK]);
+        self.settle();
     }
 
     fn take(&self, features: u64) {
@@ -172,12 +201,22 @@ impl Machine {
         self.serve();
     }
 
-    /// Rings the doorbell and does the worker's part.
+    /// Rings the doorbell and does the lane's part.
     fn serve(&self) {
         self.write16(at::NOTIFY, 0);
-        while self.is_rung() {
-            self.transport.serve(QueueIndex(0));
-        }
+        self.settle();
+    }
+
+    /// Runs the lanes until none has anything to do.
+    fn settle(&self) {
+        while self.turn() == Turn::Served {}
+    }
+
+    /// Runs each lane once.
+    fn turn(&self) -> Turn {
+        let mut lanes = self.lanes.borrow_mut();
+        let turns: Vec<_> = lanes.iter_mut().map(|lane| lane.turn(Some(Duration::ZERO)).unwrap()).collect();
+        if turns.contains(&Turn::Served) { Turn::Served } else { Turn::Idle }
     }
 
     /// Whether the doorbell was rung. Clears it.
@@ -233,12 +272,24 @@ fn message(vector: u8) -> MsiMessage {
     MsiMessage { address: 0xfee0_0000, data: 0x40 + u32::from(vector) }
 }
 
-/// A device with two queues and a configuration. It answers every request with 7 bytes.
-struct Second;
+/// A device with two queues, each on a lane, and a configuration. It answers every request with 7 bytes, or 8 for the
+/// second queue.
+struct Second(Arc<DeviceConfig>);
+
+impl Second {
+    fn model() -> Model {
+        let lane = |queue| LaneModel {
+            queues: vec![QueueIndex(queue)],
+            handler: Box::new(Answers(7 + u32::from(queue))),
+        };
+        let config = Arc::new(DeviceConfig::new(vec![1, 2, 3, 4, 5], Vec::new()));
+        Model { device: Arc::new(Self(config)), lanes: vec![lane(0), lane(1)] }
+    }
+}
 
 impl Device for Second {
     fn identity(&self) -> Identity {
-        Identity { id: 2, name: "second", class: 0x01_8000 }
+        Identity { id: 2, name: "second", class: 0x01_8000, label: None }
     }
 
     fn features(&self) -> u64 {
@@ -250,16 +301,24 @@ impl Device for Second {
         &QUEUES
     }
 
-    fn config(&self) -> &[u8] {
-        &[1, 2, 3, 4, 5]
-    }
-
-    fn serve(&self, queue: QueueIndex, _request: Request<'_>) -> u32 {
-        7 + u32::from(queue.0)
+    fn config(&self) -> Option<&Arc<DeviceConfig>> {
+        Some(&self.0)
     }
 
     fn report(&self) -> Map<String, Value> {
         Map::new()
+    }
+}
+
+/// Answers every request with this number of bytes.
+struct Answers(u32);
+
+impl Handler for Answers {
+    fn queue_ready(&mut self, lane: &mut Lane, queue: QueueIndex) {
+        let queue = lane.queue(queue).unwrap();
+        while let Some(chain) = queue.pop() {
+            queue.complete(chain, self.0);
+        }
     }
 }
 

@@ -24,7 +24,7 @@ fn used_buffers_are_one_trigger_of_the_queues_vector() {
     machine.request(BUFFERS, 64);
     assert_eq!(machine.router.take_delivered(), [message(1)]);
     assert_eq!(machine.router.commits(), 0, "no route");
-    assert_eq!(machine.transport.msix().counters().delivered, 1);
+    assert_eq!(machine.msix_function().counters().delivered, 1);
 }
 
 #[test]
@@ -56,9 +56,12 @@ fn a_pending_interrupt_of_a_masked_vector_waits_for_bus_master_enable() {
 fn a_delivery_that_the_host_refuses_is_tried_again() {
     let mut machine = Machine::driven();
     machine.failures.schedule(1);
-    machine.request(BUFFERS, 64);
-    assert_eq!(machine.router.take_delivered(), []);
-    machine.transport.msix().retry();
+    machine.describe(&[(BUFFERS, 64, WRITE, 0)]);
+    machine.offer(0);
+    machine.write16(at::NOTIFY, 0);
+    machine.turn();
+    assert_eq!((machine.used().0, machine.router.take_delivered().len()), (1, 0));
+    machine.turn();
     assert_eq!(machine.router.take_delivered(), [message(1)]);
 }
 
@@ -77,7 +80,7 @@ fn with_msix_off_isr_status_says_that_buffers_were_used_and_reading_clears_it() 
     machine.request(BUFFERS, 64);
     assert_eq!(machine.read::<1>(at::ISR), 1);
     assert_eq!(machine.read::<1>(at::ISR), 0);
-    assert_eq!(machine.transport.msix().counters().dropped, 0, "it does not try to interrupt");
+    assert_eq!(machine.msix_function().counters().dropped, 0, "it does not try to interrupt");
 }
 
 #[test]
@@ -116,7 +119,8 @@ fn a_driver_that_never_stops_gets_as_many_requests_served_at_a_time_as_the_queue
     let mut machine = Machine::driven();
     machine.describe(&[(BUFFERS, 64, WRITE, 0)]);
     (0..ENTRIES).for_each(|_| machine.offer(0));
-    machine.transport.serve(super::QueueIndex(0));
+    machine.write16(at::NOTIFY, 0);
+    machine.turn();
     assert_eq!(machine.used().0, ENTRIES);
     assert!(machine.is_rung(), "it looks again, after others had their turn");
 }

@@ -1,13 +1,11 @@
 //! Queue registers (virtio 1.2 §2.6, §4.1.4.3), and invalid queues.
 
-use std::sync::Arc;
-
 use super::super::registers::{COMMON_FEATURES, NEEDS_RESET, RING_RESET};
 use super::{AVAILABLE, BUFFERS, DESCRIPTORS, Driver, ENTRIES, Machine, RAM, Second, USED, at, message};
 
 #[test]
 fn each_queue_says_its_size_and_where_its_doorbell_is_and_one_that_is_not_there_reads_0() {
-    let machine = Machine::of(Arc::new(Second));
+    let machine = Machine::of(Second::model());
     assert_eq!(machine.read::<2>(at::NUM_QUEUES), 2);
     for (queue, size) in [(0, 8), (1, 256), (2, 0), (0xffff, 0)] {
         machine.write16(at::QUEUE_SELECT, queue);
@@ -66,6 +64,8 @@ fn a_queue_may_be_reset_and_enabled_again_while_the_device_works() {
     machine.request(BUFFERS, 64);
     assert_eq!(machine.used(), (1, 0, 64));
     machine.write16(at::QUEUE_RESET, 1);
+    assert_eq!(machine.read::<2>(at::QUEUE_RESET), 1, "the lane has the ring");
+    machine.settle();
     assert_eq!(machine.read::<2>(at::QUEUE_RESET), 0, "the reset is complete");
     assert_eq!(machine.read::<2>(at::QUEUE_ENABLE), 0);
     assert_eq!(machine.read::<8>(at::QUEUE_DESC), 0);
@@ -98,9 +98,7 @@ fn requests_before_driver_ok_are_served_at_driver_ok() {
     machine.request(BUFFERS, 64);
     assert_eq!(machine.used().0, 0);
     machine.drive(COMMON_FEATURES);
-    assert!(machine.is_rung(), "without the driver's doorbell");
-    machine.serve();
-    assert_eq!(machine.used(), (1, 0, 64));
+    assert_eq!(machine.used(), (1, 0, 64), "without the driver's doorbell");
 }
 
 #[test]
@@ -110,15 +108,14 @@ fn nothing_is_served_while_the_bus_keeps_the_device_from_memory() {
     machine.request(BUFFERS, 64);
     assert_eq!((machine.used().0, machine.router.take_delivered().len()), (0, 0));
     machine.config_write(4, &[6, 0]);
-    assert!(machine.is_rung());
-    machine.serve();
-    assert_eq!(machine.used(), (1, 0, 64));
+    machine.settle();
+    assert_eq!(machine.used(), (1, 0, 64), "without the driver's doorbell");
 }
 
 #[test]
 fn nothing_is_served_after_a_reset() {
     let mut machine = Machine::driven();
-    machine.write(at::DEVICE_STATUS, &[0]);
+    machine.reset();
     machine.request(BUFFERS, 64);
     assert_eq!((machine.used().0, machine.router.take_delivered().len()), (0, 0));
 }
