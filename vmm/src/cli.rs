@@ -10,7 +10,7 @@ use std::str::FromStr;
 use clap::{Parser, ValueEnum};
 
 pub use device::{DeviceOption, DeviceOptionError};
-pub use net::{Datapath, NetOption, NetOptionError};
+pub use net::{NetOption, NetOptionError};
 pub use vfio::{RomOption, VfioOption, VfioOptionError};
 
 use crate::layout::{GIB, KIB, MIB};
@@ -26,6 +26,12 @@ Examples:
 
   A source of random numbers for the guest (its modules virtio_pci and virtio_rng):
       vmm --kernel vmlinuz --initrd initrd.img --rng
+
+  A network device in front of a tap, with two pairs of queues that the host's kernel serves (the guest's modules
+  virtio_pci and virtio_net; the host's vhost_net):
+      ip tuntap add tap0 mode tap multi_queue user $(id -un)
+      ip link set tap0 up
+      vmm --kernel vmlinuz --initrd initrd.img --net tap=tap0,queues=2,vhost=on
 
   Test devices for a driver of an interrupt message store: 1024 queues that signal slots in a BAR, 1024 that
   signal slots in guest memory, MSI-X beside them, and a timer without MSI-X. Unused slots cost nothing.
@@ -100,6 +106,15 @@ pub struct Args {
     /// Give the guest a virtio entropy device, which draws from the host's getrandom
     #[arg(long)]
     pub rng: bool,
+
+    /// Network device in front of a tap of the host, which is created if it does not exist; may be given many times
+    ///
+    /// mac=MAC is the address of the guest's interface; the default depends on the tap's name only. queues=N is the number
+    /// of its pairs of queues, 1 to 64, which needs a tap with multi_queue. vhost=on has the host's kernel move the
+    /// packets, by vhost-net. id=NAME is its name in the report. addr=DD.F is its device and function number in the guest,
+    /// as for --vfio.
+    #[arg(long, value_name = "tap=NAME[,KEY=VALUE]")]
+    pub net: Vec<NetOption>,
 
     /// Device with an interrupt message store (IMS): ims-queues,slots=N[,memory-slots=M], ims-timer[,slots=N] or
     /// ims-mediated,host=BDF,slots=N; may be given many times
@@ -291,6 +306,8 @@ mod tests {
             "--vfio",
             "b",
             "--rng",
+            "--net",
+            "tap=t",
             "--device",
             "ims-timer",
             "--device",
@@ -310,7 +327,7 @@ mod tests {
         assert_eq!((args.host_vectors, args.device_vectors), (Some(100), Some(30)));
         assert!(matches!(args.device[..], [DeviceOption::ImsTimer { .. }, DeviceOption::ImsQueues { .. }]));
         let devices: Vec<_> = args.vfio.iter().map(|option| option.device.as_str()).collect();
-        assert_eq!((devices, args.rng), (vec!["a", "b"], true));
+        assert_eq!((devices, args.rng, args.net.len()), (vec!["a", "b"], true, 1));
         for wrong in [
             &["vmm"][..],
             &["vmm", "--kernel", "k", "--cpus", "0"],

@@ -7,10 +7,12 @@ use std::io::{Read, Seek};
 use std::path::Path;
 
 use crate::boot::image::{Image, ImageKind};
-use crate::cli::{Args, DeviceOption, IrqChip, MemorySize, SerialTarget, Unpack};
+use crate::cli::{Args, DeviceOption, IrqChip, MemorySize, NetOption, SerialTarget, Unpack};
 use crate::error::{Error, Result};
 use crate::layout;
+use crate::tap::Tap;
 use crate::vfio::{self, HostDevice, Selected, Sysfs};
+use crate::virtio::net::{Datapath, vhost};
 
 /// Minimum guest memory: the boot structures and a kernel's header need the first MiB.
 const MIN_MEMORY: u64 = 8 * layout::MIB;
@@ -36,6 +38,8 @@ pub struct Config {
     pub device_vectors: Option<u32>,
     /// Whether the guest has an entropy device.
     pub rng: bool,
+    /// Network devices, with their open taps.
+    pub nets: Vec<(NetOption, Tap)>,
     /// Devices with an interrupt message store.
     pub devices: Vec<DeviceOption<HostDevice>>,
     /// The connection of the serial port.
@@ -88,6 +92,7 @@ impl Config {
             host_vectors: args.host_vectors,
             device_vectors: args.device_vectors,
             rng: args.rng,
+            nets: args.net.iter().map(open_net).collect::<Result<_>>()?,
             serial: args.serial.clone(),
             irqchip: args.irqchip,
             unpack: args.unpack,
@@ -120,6 +125,14 @@ fn open_kernel(path: &Path) -> Result<Image> {
 fn open_initrd(path: &Path) -> Result<Initrd> {
     let (file, size, name) = open("--initrd", path)?;
     Ok(Initrd { file, size, name })
+}
+
+fn open_net(option: &NetOption) -> Result<(NetOption, Tap)> {
+    if option.datapath == Datapath::Vhost {
+        vhost::check()
+            .map_err(|problem| Error::input(format!("--net tap={},vhost=on", option.tap), problem))?;
+    }
+    Ok((option.clone(), Tap::open(&option.tap, option.queues)?))
 }
 
 fn check_cmdline(cmdline: &str) -> Result<()> {

@@ -33,6 +33,7 @@ use crate::serial::{Flusher, Port};
 use crate::vcpu::cpuid::Cpuid;
 use crate::vcpu::thread::Threads;
 use crate::vcpu::{Shared, Vcpu};
+use crate::virtio::net::Net;
 use crate::{ims, vfio, virtio};
 
 /// A machine that is ready to start.
@@ -92,14 +93,18 @@ impl Vm {
             let maintenance = Arc::new(Mutex::new(vfio::Maintenance::new(&devices)?));
             side_loops.push(SideLoop::start("host vectors", maintenance, &exit_event)?);
         }
+        let resources = virtio::VmResources {
+            vm: &vm,
+            root: &root,
+            memory: memory.memory(),
+            router: interrupts.router(),
+            exit_event: &exit_event,
+        };
+        for (option, tap) in std::mem::take(&mut config.nets) {
+            let model = Net::model(Arc::new(tap), option.mac, option.datapath, option.id)?;
+            virtio::attach(model, option.address, resources)?;
+        }
         if config.rng {
-            let resources = virtio::VmResources {
-                vm: &vm,
-                root: &root,
-                memory: memory.memory(),
-                router: interrupts.router(),
-                exit_event: &exit_event,
-            };
             virtio::attach(virtio::Rng::model()?, None, resources)?;
         }
         let resources = ims::VmResources {

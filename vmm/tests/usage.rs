@@ -96,6 +96,9 @@ fn sizes_and_counts_out_of_range_are_named() {
         ("--vfio", "0000:01:00.0,addr=20.0"),
         ("--vfio", "0000:01:00.0,id=a b"),
         ("--vfio", "0000:01:00.0,slot=3"),
+        ("--net", "tap0"),
+        ("--net", "tap=a/b"),
+        ("--net", "tap=tap0,queues=65"),
         ("--device", "nvme"),
         ("--device", "ims-queues"),
         ("--device", "ims-queues,slots=65537"),
@@ -124,6 +127,7 @@ fn a_kernel_is_needed_and_help_is_not_an_error() {
         "--cpus",
         "--memory",
         "--vfio",
+        "--net",
         "--device",
         "ims-queues",
         "ims-timer",
@@ -141,4 +145,11 @@ fn a_kernel_is_needed_and_help_is_not_an_error() {
 fn a_device_that_does_not_exist_is_named() {
     let kernel = Scratch::new("vfio-kernel", &elf_header());
     refuses(&["--kernel", kernel.path(), "--vfio", "ffff:ff:1f.7"], 2, &["ffff:ff:1f.7"]);
+}
+
+#[test]
+fn an_interface_that_is_no_tap_is_named() {
+    let kernel = Scratch::new("net-kernel", &elf_header());
+    // Where the host has no taps at all, that is the problem.
+    refuses(&["--kernel", kernel.path(), "--net", "tap=lo"], 2, &["--net tap=lo"]);
 }

@@ -5,7 +5,7 @@ use std::str::FromStr;
 use super::vfio::{self, VfioOptionError};
 use crate::pci::DeviceFunction;
 use crate::tap::{TapName, TapNameError};
-use crate::virtio::net::{MacAddress, MacAddressError};
+use crate::virtio::net::{Datapath, MacAddress, MacAddressError};
 
 /// Most queue pairs of a device: the kernel's taps have at most 256 queues, and a device has at most 64 vCPUs to serve.
 const MOST_QUEUES: u16 = 64;
@@ -25,16 +25,6 @@ pub struct NetOption {
     pub id: Option<String>,
     /// Its address in the guest. The VMM chooses one otherwise.
     pub address: Option<DeviceFunction>,
-}
-
-/// Where packets are moved between the tap and the guest's memory.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum Datapath {
-    /// In the VMM, by a thread for each pair of queues.
-    #[default]
-    Vmm,
-    /// In the host's kernel, by vhost-net.
-    Vhost,
 }
 
 /// Why a `--net` value is invalid.

@@ -5,6 +5,7 @@ mod configuration;
 mod entropy;
 mod hostile;
 mod in_flight;
+mod net;
 mod notifications;
 mod queues;
 
@@ -26,7 +27,7 @@ use super::interrupts::Interrupts;
 use super::lane::{Lane, LaneLoop, Turn};
 use super::pci::{Doorbells, PciFunction, layout};
 use super::queue::{QueueIndex, QueueSize};
-use super::registers::{COMMON_FEATURES, DRIVER_OK, FEATURES_OK};
+use super::registers::{COMMON_FEATURES, DRIVER_OK, FEATURES_OK, NEEDS_RESET};
 use super::rng::Rng;
 use super::transport::Transport;
 use super::worker::Workers;
