@@ -1,7 +1,9 @@
 //! The command line: options, defaults and help. [`crate::config`] validates the values against the host.
 
 mod device;
+mod disk;
 mod net;
+mod parameters;
 mod vfio;
 
 use std::path::PathBuf;
@@ -10,6 +12,7 @@ use std::str::FromStr;
 use clap::{Parser, ValueEnum};
 
 pub use device::{DeviceOption, DeviceOptionError};
+pub use disk::{DiskOption, DiskOptionError};
 pub use net::{NetOption, NetOptionError};
 pub use vfio::{RomOption, VfioOption, VfioOptionError};
 
@@ -26,6 +29,9 @@ Examples:
 
   A source of random numbers for the guest (its modules virtio_pci and virtio_rng):
       vmm --kernel vmlinuz --initrd initrd.img --rng
+
+  A disk with four queues, and a read-only one (the guest's modules virtio_pci and virtio_blk):
+      vmm --kernel vmlinuz --initrd initrd.img --disk path=root.img,queues=4 --disk path=data.img,readonly=on
 
   A network device in front of a tap, with two pairs of queues that the host's kernel serves (the guest's modules
   virtio_pci and virtio_net; the host's vhost_net):
@@ -106,6 +112,15 @@ pub struct Args {
     /// Give the guest a virtio entropy device, which draws from the host's getrandom
     #[arg(long)]
     pub rng: bool,
+
+    /// Disk of the guest: a raw image or a block device; may be given many times
+    ///
+    /// readonly=on keeps the guest from writing. queues=N is the number of its queues, 1 to 64, each with a thread of the VMM;
+    /// the default is 1. id=NAME is its serial number in the guest, and its name in the report. addr=DD.F is its device and
+    /// function number in the guest, as for --vfio. Data is in the host's page cache until the guest flushes it. A writer
+    /// needs the file for itself, and readers share it.
+    #[arg(long, value_name = "path=FILE[,KEY=VALUE]")]
+    pub disk: Vec<DiskOption>,
 
     /// Network device in front of a tap of the host, which is created if it does not exist; may be given many times
     ///
@@ -306,6 +321,8 @@ mod tests {
             "--vfio",
             "b",
             "--rng",
+            "--disk",
+            "path=d",
             "--net",
             "tap=t",
             "--device",
@@ -327,7 +344,8 @@ mod tests {
         assert_eq!((args.host_vectors, args.device_vectors), (Some(100), Some(30)));
         assert!(matches!(args.device[..], [DeviceOption::ImsTimer { .. }, DeviceOption::ImsQueues { .. }]));
         let devices: Vec<_> = args.vfio.iter().map(|option| option.device.as_str()).collect();
-        assert_eq!((devices, args.rng, args.net.len()), (vec!["a", "b"], true, 1));
+        let counts = (args.rng, args.disk.len(), args.net.len());
+        assert_eq!((devices, counts), (vec!["a", "b"], (true, 1, 1)));
         for wrong in [
             &["vmm"][..],
             &["vmm", "--kernel", "k", "--cpus", "0"],

@@ -7,12 +7,14 @@ use std::io::{Read, Seek};
 use std::path::Path;
 
 use crate::boot::image::{Image, ImageKind};
-use crate::cli::{Args, DeviceOption, IrqChip, MemorySize, NetOption, SerialTarget, Unpack};
+use crate::cli::{Args, DeviceOption, DiskOption, IrqChip, MemorySize, NetOption, SerialTarget, Unpack};
 use crate::error::{Error, Result};
 use crate::layout;
+use crate::pci::DeviceFunction;
 use crate::tap::Tap;
 use crate::vfio::{self, HostDevice, Selected, Sysfs};
 use crate::virtio::net::{Datapath, vhost};
+use crate::virtio::{self, DiskImage};
 
 /// Minimum guest memory: the boot structures and a kernel's header need the first MiB.
 const MIN_MEMORY: u64 = 8 * layout::MIB;
@@ -38,6 +40,8 @@ pub struct Config {
     pub device_vectors: Option<u32>,
     /// Whether the guest has an entropy device.
     pub rng: bool,
+    /// Disks.
+    pub disks: Vec<DiskConfig>,
     /// Network devices, with their open taps.
     pub nets: Vec<(NetOption, Tap)>,
     /// Devices with an interrupt message store.
@@ -48,6 +52,19 @@ pub struct Config {
     pub irqchip: IrqChip,
     /// Where the kernel is unpacked.
     pub unpack: Unpack,
+}
+
+/// A disk.
+#[derive(Debug)]
+pub struct DiskConfig {
+    /// The image, open and locked.
+    pub image: DiskImage,
+    /// Its name: its serial number in the guest.
+    pub name: String,
+    /// Number of queues.
+    pub queues: u16,
+    /// Its address in the guest, if a person has chosen one.
+    pub place: Option<DeviceFunction>,
 }
 
 /// An initial RAM disk.
@@ -77,7 +94,14 @@ impl Config {
             return Err(Error::input(size_argument(memory), problem));
         }
         let sysfs = Sysfs::default();
-        let vfio = vfio::select(&sysfs, &args.vfio)?;
+        let disks = args.disk.iter().filter_map(|disk| Some((disk_argument(disk), disk.address?)));
+        let nets = args.net.iter().filter_map(|net| Some((net_argument(net), net.address?)));
+        let chosen: Vec<_> = disks.chain(nets).collect();
+        let places: Vec<_> = chosen.iter().map(|(_, place)| *place).collect();
+        let vfio = vfio::select(&sysfs, &args.vfio, &places)?;
+        let places: Vec<_> = vfio.iter().map(|selected| selected.place).collect();
+        virtio::placement::check(&chosen, &places)?;
+        let disks = open_disks(&args.disk)?;
         let hosts: Vec<_> = vfio.iter().map(|selected| selected.host.clone()).collect();
         let devices = args.device.iter();
         let devices = devices.map(|device| device.resolve(|address| sysfs.select_mediated(address, &hosts)));
@@ -92,6 +116,7 @@ impl Config {
             host_vectors: args.host_vectors,
             device_vectors: args.device_vectors,
             rng: args.rng,
+            disks,
             nets: args.net.iter().map(open_net).collect::<Result<_>>()?,
             serial: args.serial.clone(),
             irqchip: args.irqchip,
@@ -127,10 +152,32 @@ fn open_initrd(path: &Path) -> Result<Initrd> {
     Ok(Initrd { file, size, name })
 }
 
+fn disk_argument(disk: &DiskOption) -> String {
+    format!("--disk path={}", disk.path.display())
+}
+
+fn open_disks(options: &[DiskOption]) -> Result<Vec<DiskConfig>> {
+    let mut disks: Vec<DiskConfig> = Vec::new();
+    for (index, option) in options.iter().enumerate() {
+        let input = |problem: String| Error::input(disk_argument(option), problem);
+        let name = option.id.clone().unwrap_or_else(|| format!("disk{index}"));
+        if let Some(other) = disks.iter().find(|disk| disk.name == name) {
+            let other = other.image.path().display();
+            return Err(input(format!("id={name} is the name of {other}, too; choose another")));
+        }
+        let image = DiskImage::open(&option.path, option.access).map_err(input)?;
+        disks.push(DiskConfig { image, name, queues: option.queues, place: option.address });
+    }
+    Ok(disks)
+}
+
+fn net_argument(net: &NetOption) -> String {
+    format!("--net tap={}", net.tap)
+}
+
 fn open_net(option: &NetOption) -> Result<(NetOption, Tap)> {
     if option.datapath == Datapath::Vhost {
-        vhost::check()
-            .map_err(|problem| Error::input(format!("--net tap={},vhost=on", option.tap), problem))?;
+        vhost::check().map_err(|problem| Error::input(net_argument(option), problem))?;
     }
     Ok((option.clone(), Tap::open(&option.tap, option.queues)?))
 }

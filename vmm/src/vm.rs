@@ -100,9 +100,18 @@ impl Vm {
             router: interrupts.router(),
             exit_event: &exit_event,
         };
+        let mut models = Vec::new();
+        for disk in std::mem::take(&mut config.disks) {
+            models.push((virtio::Disk::model(disk.image, disk.name, disk.queues)?, disk.place));
+        }
         for (option, tap) in std::mem::take(&mut config.nets) {
             let model = Net::model(Arc::new(tap), option.mac, option.datapath, option.id)?;
-            virtio::attach(model, option.address, resources)?;
+            models.push((model, option.address));
+        }
+        // Those with a chosen address come first: the others take free ones.
+        models.sort_by_key(|(_, place)| place.is_none());
+        for (model, place) in models {
+            virtio::attach(model, place, resources)?;
         }
         if config.rng {
             virtio::attach(virtio::Rng::model()?, None, resources)?;

@@ -96,6 +96,9 @@ fn sizes_and_counts_out_of_range_are_named() {
         ("--vfio", "0000:01:00.0,addr=20.0"),
         ("--vfio", "0000:01:00.0,id=a b"),
         ("--vfio", "0000:01:00.0,slot=3"),
+        ("--disk", "queues=4"),
+        ("--disk", "path=a,queues=65"),
+        ("--disk", "path=a,format=qcow2"),
         ("--net", "tap0"),
         ("--net", "tap=a/b"),
         ("--net", "tap=tap0,queues=65"),
@@ -113,6 +116,32 @@ fn sizes_and_counts_out_of_range_are_named() {
 }
 
 #[test]
+fn a_disk_that_cannot_be_is_named() {
+    let kernel = Scratch::new("disk-kernel", &elf_header());
+    let image = Scratch::new("disk-image", &[0; 4096]);
+    let short = Scratch::new("disk-short", &[0; 511]);
+    let disk = |values: &[&str], words: &[&str]| {
+        let values = values.iter().flat_map(|value| ["--disk", value]);
+        let arguments: Vec<_> = ["--kernel", kernel.path()].into_iter().chain(values).collect();
+        refuses(&arguments, 2, words);
+    };
+    let path = |file: &Scratch| format!("path={}", file.path());
+    let image = path(&image);
+    disk(&["path=/nonexistent/disk"], &["--disk path=/nonexistent/disk", "No such file"]);
+    disk(&["path=/tmp"], &["--disk path=/tmp", "not a regular file or block device"]);
+    disk(&["path=/dev/null,readonly=on"], &["--disk path=/dev/null", "not a regular file"]);
+    disk(&[&path(&short)], &[short.path(), "511 bytes", "one sector"]);
+    disk(&[&image, &format!("{image},readonly=on")], &[&image, "in use"]);
+    let readable = format!("{image},readonly=on");
+    disk(&[&format!("{readable},id=a"), &format!("{readable},id=a")], &[&image, "id=a is the name of"]);
+    disk(
+        &[&format!("{readable},addr=05.0"), &format!("{readable},addr=05.0")],
+        &[&image, "00:05.0 is the address of another device"],
+    );
+    disk(&[&format!("{readable},addr=05.3")], &[&image, "no function 0"]);
+}
+
+#[test]
 fn a_kernel_is_needed_and_help_is_not_an_error() {
     let output = vmm(&[]);
     assert_eq!(output.status.code(), Some(2));
@@ -127,6 +156,7 @@ fn a_kernel_is_needed_and_help_is_not_an_error() {
         "--cpus",
         "--memory",
         "--vfio",
+        "--disk",
         "--net",
         "--device",
         "ims-queues",

@@ -2,7 +2,7 @@
 
 use std::str::FromStr;
 
-use super::vfio::{self, VfioOptionError};
+use super::parameters;
 use crate::pci::DeviceFunction;
 use crate::tap::{TapName, TapNameError};
 use crate::virtio::net::{Datapath, MacAddress, MacAddressError};
@@ -63,9 +63,18 @@ pub enum NetOptionError {
         /// The given value.
         value: String,
     },
-    /// The name or the address is invalid.
-    #[error(transparent)]
-    Place(#[from] VfioOptionError),
+    /// The name is invalid.
+    #[error("id={value}: expected 1 to 32 letters, digits, '-', '_' or '.'")]
+    Id {
+        /// The given name.
+        value: String,
+    },
+    /// The address is invalid.
+    #[error("addr={value}: expected a device number from 01 to 1f and a function from 0 to 7, like 05.0")]
+    Address {
+        /// The given address.
+        value: String,
+    },
 }
 
 const KNOWN: &str = "tap=NAME, mac=MAC, queues=N, vhost=on|off, id=NAME and addr=DD.F";
@@ -82,8 +91,8 @@ impl FromStr for NetOption {
                 Some(("mac", value)) => set("mac", &mut mac, value.parse()?)?,
                 Some(("queues", value)) => set("queues", &mut queues, parse_queues(value)?)?,
                 Some(("vhost", value)) => set("vhost", &mut datapath, parse_vhost(value)?)?,
-                Some(("id", value)) => set("id", &mut id, vfio::parse_id(value)?)?,
-                Some(("addr", value)) => set("addr", &mut address, vfio::parse_address(value)?)?,
+                Some(("id", value)) => set("id", &mut id, parse_id(value)?)?,
+                Some(("addr", value)) => set("addr", &mut address, parse_address(value)?)?,
                 _ => return Err(NetOptionError::Parameter { text: part.to_owned() }),
             }
         }
@@ -95,10 +104,15 @@ impl FromStr for NetOption {
 }
 
 fn set<T>(key: &'static str, place: &mut Option<T>, value: T) -> Result<(), NetOptionError> {
-    match place.replace(value) {
-        None => Ok(()),
-        Some(_) => Err(NetOptionError::Twice { key }),
-    }
+    if parameters::set_once(place, value) { Ok(()) } else { Err(NetOptionError::Twice { key }) }
+}
+
+fn parse_id(value: &str) -> Result<String, NetOptionError> {
+    parameters::name(value, 32).ok_or_else(|| NetOptionError::Id { value: value.to_owned() })
+}
+
+fn parse_address(value: &str) -> Result<DeviceFunction, NetOptionError> {
+    parameters::address(value).ok_or_else(|| NetOptionError::Address { value: value.to_owned() })
 }
 
 fn parse_queues(value: &str) -> Result<u16, NetOptionError> {

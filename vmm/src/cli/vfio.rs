@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::str::FromStr;
 
+use super::parameters;
 use crate::pci::DeviceFunction;
 use crate::vfio::PeerToPeer;
 
@@ -98,10 +99,7 @@ impl FromStr for VfioOption {
 }
 
 fn set<T>(key: &'static str, place: &mut Option<T>, value: T) -> Result<(), VfioOptionError> {
-    match place.replace(value) {
-        None => Ok(()),
-        Some(_) => Err(VfioOptionError::Twice { key }),
-    }
+    if parameters::set_once(place, value) { Ok(()) } else { Err(VfioOptionError::Twice { key }) }
 }
 
 fn parse_rom(value: &str) -> Result<RomOption, VfioOptionError> {
@@ -120,25 +118,12 @@ fn parse_peer_to_peer(value: &str) -> Result<PeerToPeer, VfioOptionError> {
     }
 }
 
-pub(super) fn parse_id(value: &str) -> Result<String, VfioOptionError> {
-    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
-    if (1..=32).contains(&value.len()) && value.bytes().all(is_plain) {
-        return Ok(value.to_owned());
-    }
-    Err(VfioOptionError::Id { value: value.to_owned() })
+fn parse_id(value: &str) -> Result<String, VfioOptionError> {
+    parameters::name(value, 32).ok_or_else(|| VfioOptionError::Id { value: value.to_owned() })
 }
 
-pub(super) fn parse_address(value: &str) -> Result<DeviceFunction, VfioOptionError> {
-    let wrong = || VfioOptionError::Address { value: value.to_owned() };
-    let hexadecimal = |digits: &str, longest: usize| {
-        let is_number =
-            (1..=longest).contains(&digits.len()) && digits.bytes().all(|b| b.is_ascii_hexdigit());
-        if is_number { u8::from_str_radix(digits, 16).ok() } else { None }
-    };
-    let (device, function) = value.split_once('.').ok_or_else(wrong)?;
-    let device = hexadecimal(device, 2).filter(|device| (1..32).contains(device)).ok_or_else(wrong)?;
-    let function = hexadecimal(function, 1).filter(|function| *function < 8).ok_or_else(wrong)?;
-    Ok(DeviceFunction::from_bits(device << 3 | function))
+fn parse_address(value: &str) -> Result<DeviceFunction, VfioOptionError> {
+    parameters::address(value).ok_or_else(|| VfioOptionError::Address { value: value.to_owned() })
 }
 
 #[cfg(test)]

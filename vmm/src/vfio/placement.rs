@@ -37,7 +37,7 @@ pub enum FunctionKind {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PlacementError {
     /// Two functions have the same chosen address.
-    #[error("{address} is the address of an earlier --vfio; choose another addr")]
+    #[error("{address} is the address of another device; choose another addr")]
     Taken {
         /// The function.
         function: usize,
@@ -75,12 +75,12 @@ impl PlacementError {
     }
 }
 
-/// The address of each function, in their order.
+/// The address of each function, in their order. `others` are the chosen addresses of other devices.
 ///
 /// # Errors
 /// The first function without a possible address.
-pub fn place(functions: &[Placed]) -> Result<Vec<DeviceFunction>, PlacementError> {
-    let mut taken = BTreeSet::new();
+pub fn place(functions: &[Placed], others: &[DeviceFunction]) -> Result<Vec<DeviceFunction>, PlacementError> {
+    let mut taken: BTreeSet<_> = others.iter().copied().collect();
     for (function, placed) in functions.iter().enumerate() {
         if let Some(address) = placed.chosen.filter(|address| !taken.insert(*address)) {
             return Err(PlacementError::Taken { function, address });
@@ -172,12 +172,12 @@ mod tests {
 
     fn placed(functions: &[&str]) -> Vec<String> {
         let functions: Vec<_> = functions.iter().map(|text| parse(text)).collect();
-        let addresses = place(&functions).unwrap();
+        let addresses = place(&functions, &[]).unwrap();
         addresses.iter().map(|address| address.to_string()[3..].to_owned()).collect()
     }
 
     fn error(functions: &[&str]) -> PlacementError {
-        place(&functions.iter().map(|text| parse(text)).collect::<Vec<_>>()).unwrap_err()
+        place(&functions.iter().map(|text| parse(text)).collect::<Vec<_>>(), &[]).unwrap_err()
     }
 
     #[test]
@@ -190,6 +190,15 @@ mod tests {
     fn chosen_addresses_are_kept_and_others_go_around_them() {
         assert_eq!(placed(&["01:00.0", "02:00.0@01.0", "03:00.0@1f.0"]), ["02.0", "01.0", "1f.0"]);
         assert_eq!(placed(&["01:00.0@05.3", "02:00.0@05.0"]), ["05.3", "05.0"]);
+    }
+
+    #[test]
+    fn addresses_of_other_devices_are_left_free() {
+        let others = [at(1, 0), at(5, 0)];
+        assert_eq!(place(&[parse("01:00.0")], &others), Ok(vec![at(2, 0)]));
+        assert_eq!(place(&[parse("01:00.0@05.3")], &others), Ok(vec![at(5, 3)]));
+        let taken = PlacementError::Taken { function: 0, address: at(5, 0) };
+        assert_eq!(place(&[parse("01:00.0@05.0")], &others), Err(taken));
     }
 
     #[test]
@@ -234,9 +243,9 @@ mod tests {
         let many = |count: u32| -> Vec<Placed> {
             (0..count).map(|n| parse(&format!("{:02x}:{:02x}.0", n / 32, n % 32))).collect()
         };
-        let addresses = place(&many(248)).unwrap();
+        let addresses = place(&many(248), &[]).unwrap();
         assert_eq!((addresses[30], addresses[31], addresses[247]), (at(31, 0), at(1, 1), at(31, 7)));
         assert_eq!(addresses.iter().collect::<BTreeSet<_>>().len(), 248);
-        assert_eq!(place(&many(249)), Err(PlacementError::Full { function: 248 }));
+        assert_eq!(place(&many(249), &[]), Err(PlacementError::Full { function: 248 }));
     }
 }

@@ -29,11 +29,12 @@ pub struct Selected {
     pub peer_to_peer: PeerToPeer,
 }
 
-/// Checks the devices of these options, and chooses their addresses in the guest.
+/// Checks the devices of these options, and chooses their addresses in the guest. `others` are the chosen addresses of
+/// other devices.
 ///
 /// # Errors
 /// [`Error::Input`] for the first problem, with its remedy.
-pub fn select(sysfs: &Sysfs, options: &[VfioOption]) -> Result<Vec<Selected>> {
+pub fn select(sysfs: &Sysfs, options: &[VfioOption], others: &[DeviceFunction]) -> Result<Vec<Selected>> {
     let input =
         |option: &VfioOption, problem: String| Error::input(format!("--vfio {}", option.device), problem);
     let mut named: BTreeMap<&str, &VfioOption> = BTreeMap::new();
@@ -59,7 +60,7 @@ pub fn select(sysfs: &Sysfs, options: &[VfioOption]) -> Result<Vec<Selected>> {
         },
         chosen: option.address,
     });
-    let places = placement::place(&functions.collect::<Vec<_>>()).map_err(|error| {
+    let places = placement::place(&functions.collect::<Vec<_>>(), others).map_err(|error| {
         let name = options.get(error.function()).map_or("", |option| &option.device);
         Error::input(format!("--vfio {name}"), error)
     })?;
@@ -120,7 +121,7 @@ mod tests {
 
     fn selected(host: &Host, options: &[&str]) -> Result<Vec<Selected>> {
         let options: Vec<VfioOption> = options.iter().map(|option| option.parse().unwrap()).collect();
-        select(host.sysfs(), &options)
+        select(host.sysfs(), &options, &[])
     }
 
     #[test]

@@ -20,14 +20,14 @@ pub struct DeviceConfig {
     contents: Mutex<Contents>,
     initial: Vec<u8>,
     /// The bytes that the driver may write.
-    writable: Vec<Range<usize>>,
+    writable: Range<usize>,
     transport: OnceLock<Weak<Transport>>,
 }
 
 impl DeviceConfig {
     /// A configuration after reset. The driver may write the bytes of `writable`.
     #[must_use]
-    pub fn new(bytes: Vec<u8>, writable: Vec<Range<usize>>) -> Self {
+    pub fn new(bytes: Vec<u8>, writable: Range<usize>) -> Self {
         let contents = Mutex::new(Contents { bytes: bytes.clone(), generation: 0 });
         Self { contents, initial: bytes, writable, transport: OnceLock::new() }
     }
@@ -71,7 +71,7 @@ impl DeviceConfig {
         let mut is_written = false;
         for (at, byte) in (offset..).zip(data) {
             if let Some(to) = contents.bytes.get_mut(at)
-                && self.writable.iter().any(|range| range.contains(&at))
+                && self.writable.contains(&at)
             {
                 *to = *byte;
                 is_written = true;
@@ -83,11 +83,9 @@ impl DeviceConfig {
     /// Gives the writable bytes their first values, after a reset.
     pub(super) fn reset(&self) {
         let mut contents = self.contents();
-        for range in &self.writable {
-            let initial = self.initial.get(range.clone()).unwrap_or_default();
-            let bytes = contents.bytes.get_mut(range.clone()).unwrap_or_default();
-            bytes.iter_mut().zip(initial).for_each(|(to, from)| *to = *from);
-        }
+        let initial = self.initial.get(self.writable.clone()).unwrap_or_default();
+        let bytes = contents.bytes.get_mut(self.writable.clone()).unwrap_or_default();
+        bytes.iter_mut().zip(initial).for_each(|(to, from)| *to = *from);
     }
 
     pub(super) fn generation(&self) -> u8 {

@@ -31,7 +31,7 @@ pub enum InterruptSource {
 #[derive(Debug)]
 pub enum Interrupts {
     /// See [`InterruptSource::Software`].
-    Software(SoftwareMsix),
+    Software(Box<SoftwareMsix>),
     /// See [`InterruptSource::Eventfds`].
     Eventfds(Arc<MsixFunction>, EventfdSet),
 }
@@ -43,7 +43,7 @@ impl Interrupts {
     /// There are not enough descriptors, or the host does not support what MSI-X needs.
     pub fn new(source: InterruptSource, layout: Layout, router: Arc<dyn Router>) -> io::Result<Self> {
         Ok(match source {
-            InterruptSource::Software => Self::Software(SoftwareMsix::software(layout, router)),
+            InterruptSource::Software => Self::Software(Box::new(SoftwareMsix::software(layout, router))),
             InterruptSource::Eventfds => {
                 let eventfds = EventfdSet::new(layout.size().get().into())?;
                 let backend = StableEventfds::new(eventfds.clone());
@@ -139,7 +139,7 @@ impl Interrupts {
     /// Reads MSI-X's part of a configuration access.
     pub fn config_read(&self, capability: MsixCapability, offset: u16, data: &mut [u8]) {
         match self {
-            Self::Software(msix) => capability.read(msix, offset, data),
+            Self::Software(msix) => capability.read(&**msix, offset, data),
             Self::Eventfds(msix, _) => capability.read(&**msix, offset, data),
         }
     }
@@ -147,7 +147,7 @@ impl Interrupts {
     /// Writes MSI-X's part of a configuration access.
     pub fn config_write(&self, capability: MsixCapability, offset: u16, data: &[u8]) {
         match self {
-            Self::Software(msix) => capability.write(msix, offset, data),
+            Self::Software(msix) => capability.write(&**msix, offset, data),
             Self::Eventfds(msix, _) => capability.write(&**msix, offset, data),
         }
     }
@@ -172,7 +172,7 @@ impl Interrupts {
     #[must_use]
     pub fn report(&self) -> (&'static str, Value) {
         match self {
-            Self::Software(msix) => ("software_msix", report::software(msix)),
+            Self::Software(msix) => ("software_msix", report::software(&**msix)),
             Self::Eventfds(msix, _) => {
                 ("msix", json!({ "vectors": msix.vectors(), "domain": msix.report() }))
             }

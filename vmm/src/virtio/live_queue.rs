@@ -237,7 +237,17 @@ impl LiveQueue {
         self.storage.push(chain.into_storage());
     }
 
-    /// Stops the device until its reset, because of a request that it cannot even refuse (virtio 1.2 §2.1.2).
+    /// Gives back a chain that the device cannot answer, not even with an error. It stays unused, and the device stops
+    /// until its reset (virtio 1.2 §2.1.2).
+    pub fn reject(&mut self, chain: Chain, error: QueueError) {
+        if chain.generation() == self.generation {
+            self.in_flight = self.in_flight.saturating_sub(1);
+            self.fail(error);
+        }
+        self.storage.push(chain.into_storage());
+    }
+
+    /// Stops the device until its reset.
     pub fn fail(&mut self, error: QueueError) {
         self.error.get_or_insert(error);
     }

@@ -32,7 +32,7 @@
 //! |---|---|
 //! | [`device`], [`handler`] | the interface of a device model |
 //! | [`device_config`] | the device-specific configuration |
-//! | [`rng`] | the entropy device |
+//! | [`rng`], [`blk`] | the entropy device, disks |
 //! | [`chain`] | a descriptor chain that was taken |
 //! | [`live_queue`] | a ring, while it is live |
 //! | [`lane`], [`worker`] | the event loop of some queues, and its thread |
@@ -40,6 +40,7 @@
 //! | [`transport`] | the registers' lock, and the signals between vCPUs and lanes |
 //! | [`interrupts`] | MSI-X |
 //! | [`pci`] | the function on the bus: capabilities, BAR, doorbells |
+//! | [`placement`] | addresses on the bus that a person has chosen |
 //!
 //! A doorbell is an ioeventfd: it wakes the lane, and the vCPU continues at once. There is no INTx: a driver without
 //! MSI-X must poll.
@@ -61,6 +62,7 @@
 #![cfg_attr(not(test), deny(clippy::arithmetic_side_effects))]
 
 mod attach;
+pub mod blk;
 pub mod chain;
 pub mod device;
 pub mod device_config;
@@ -70,6 +72,7 @@ pub mod lane;
 pub mod live_queue;
 pub mod net;
 pub mod pci;
+pub mod placement;
 pub mod queue;
 pub mod registers;
 pub mod rng;
@@ -77,6 +80,7 @@ pub mod transport;
 pub mod worker;
 
 pub use attach::{VmResources, attach};
+pub use blk::{Disk, DiskImage, ImageAccess};
 pub use chain::{Buffers, Chain, ChainFault};
 pub use device::{Device, Identity, LaneModel, Model};
 pub use device_config::DeviceConfig;

@@ -136,7 +136,7 @@ impl Net {
             label,
             features: features::offered(&*link, pairs),
             queues: vec![QUEUE_SIZE; usize::from(pairs).saturating_mul(2).saturating_add(1)],
-            config: Arc::new(DeviceConfig::new(config, Vec::new())),
+            config: Arc::new(DeviceConfig::new(config, 0..0)),
             counters: (0..pairs).map(|_| Arc::default()).collect(),
             control_errors: AtomicU64::new(0),
             is_set_up: AtomicBool::new(false),

@@ -130,7 +130,7 @@ struct SlowMachine {
 impl SlowMachine {
     fn new(service: Service, source: InterruptSource) -> Self {
         let orders = Arc::new(Orders::default());
-        let config = Arc::new(DeviceConfig::new(vec![1, 2, 3, 4], vec![2..3]));
+        let config = Arc::new(DeviceConfig::new(vec![1, 2, 3, 4], 2..3));
         let done = EventFd::new(EFD_NONBLOCK).unwrap();
         let handler =
             Slow { orders: Arc::clone(&orders), done: done.try_clone().unwrap(), service, held: Vec::new() };

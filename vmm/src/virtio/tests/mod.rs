@@ -2,6 +2,9 @@
 
 mod capabilities;
 mod configuration;
+mod disk;
+mod disk_model;
+mod driver;
 mod entropy;
 mod hostile;
 mod in_flight;
@@ -166,7 +169,7 @@ impl Machine {
 
     fn enable_msix(&self) {
         self.config_write(self.msix() + 2, &0x8000u16.to_le_bytes());
-        for vector in 0..2u8 {
+        for vector in 0..self.transport.interrupts().table_size() as u8 {
             let entry = at::MSIX_TABLE + u64::from(vector) * 16;
             self.write(entry, &0xfee0_0000u64.to_le_bytes());
             self.write(entry + 8, &message(vector).data.to_le_bytes());
@@ -283,7 +286,7 @@ impl Second {
             queues: vec![QueueIndex(queue)],
             handler: Box::new(Answers(7 + u32::from(queue))),
         };
-        let config = Arc::new(DeviceConfig::new(vec![1, 2, 3, 4, 5], Vec::new()));
+        let config = Arc::new(DeviceConfig::new(vec![1, 2, 3, 4, 5], 0..0));
         Model { device: Arc::new(Self(config)), lanes: vec![lane(0), lane(1)] }
     }
 }
