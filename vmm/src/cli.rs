@@ -142,9 +142,15 @@ pub struct Args {
     #[arg(long, value_name = "NAME[,KEY=VALUE]")]
     pub device: Vec<DeviceOption>,
 
-    /// Connection of the guest's first serial port: this terminal, a file for its output, or none
-    #[arg(long, value_name = "stdio|file=PATH|off", default_value = "stdio")]
-    pub serial: SerialTarget,
+    /// Connection of the guest's first serial port: this terminal, a file for its output, or none. The default is stdio,
+    /// and off with --console
+    #[arg(long, value_name = "stdio|file=PATH|off")]
+    pub serial: Option<SerialTarget>,
+
+    /// Give this terminal to a virtio console, hvc0 in the guest, which is faster than the serial port and follows the
+    /// terminal's size. Use --cmdline console=hvc0, and --serial file=PATH for the messages before the guest has the driver
+    #[arg(long)]
+    pub console: bool,
 
     /// Location of the interrupt controllers: all in the kernel, or only the local APICs there and the IOAPIC in the
     /// VMM
@@ -302,8 +308,8 @@ mod tests {
     fn the_contract_of_names_and_defaults() {
         let args = Args::try_parse_from(["vmm", "--kernel", "k"]).unwrap();
         assert_eq!(args.memory, MemorySize(512 << 20));
-        assert_eq!((args.cpus, args.serial, args.irqchip), (1, SerialTarget::Stdio, IrqChip::Kernel));
-        assert!(!args.rng);
+        assert_eq!((args.cpus, args.serial, args.irqchip), (1, None, IrqChip::Kernel));
+        assert!(!args.rng && !args.console);
         let args = Args::try_parse_from([
             "vmm",
             "--kernel",

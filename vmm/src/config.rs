@@ -48,6 +48,8 @@ pub struct Config {
     pub devices: Vec<DeviceOption<HostDevice>>,
     /// The connection of the serial port.
     pub serial: SerialTarget,
+    /// Whether the guest has a virtio console on the terminal.
+    pub console: bool,
     /// Where the interrupt controllers are emulated.
     pub irqchip: IrqChip,
     /// Where the kernel is unpacked.
@@ -118,7 +120,8 @@ impl Config {
             rng: args.rng,
             disks,
             nets: args.net.iter().map(open_net).collect::<Result<_>>()?,
-            serial: args.serial.clone(),
+            serial: serial_target(args)?,
+            console: args.console,
             irqchip: args.irqchip,
             unpack: args.unpack,
         })
@@ -150,6 +153,18 @@ fn open_kernel(path: &Path) -> Result<Image> {
 fn open_initrd(path: &Path) -> Result<Initrd> {
     let (file, size, name) = open("--initrd", path)?;
     Ok(Initrd { file, size, name })
+}
+
+fn serial_target(args: &Args) -> Result<SerialTarget> {
+    match (&args.serial, args.console) {
+        (Some(SerialTarget::Stdio), true) => {
+            let problem = "--serial stdio has the terminal; give --serial off or --serial file=PATH";
+            Err(Error::input("--console", problem))
+        }
+        (Some(target), _) => Ok(target.clone()),
+        (None, true) => Ok(SerialTarget::Off),
+        (None, false) => Ok(SerialTarget::Stdio),
+    }
 }
 
 fn disk_argument(disk: &DiskOption) -> String {

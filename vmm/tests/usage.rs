@@ -183,3 +183,10 @@ fn an_interface_that_is_no_tap_is_named() {
     // Where the host has no taps at all, that is the problem.
     refuses(&["--kernel", kernel.path(), "--net", "tap=lo"], 2, &["--net tap=lo"]);
 }
+
+#[test]
+fn the_terminal_has_one_user() {
+    let kernel = Scratch::new("console-kernel", &elf_header());
+    let both = ["--kernel", kernel.path(), "--console", "--serial", "stdio"];
+    refuses(&both, 2, &["--console: --serial stdio has the terminal", "--serial off"]);
+}

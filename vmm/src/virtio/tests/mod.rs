@@ -2,6 +2,7 @@
 
 mod capabilities;
 mod configuration;
+mod console;
 mod disk;
 mod disk_model;
 mod driver;
