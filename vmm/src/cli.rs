@@ -2,6 +2,7 @@
 
 mod device;
 mod disk;
+mod net;
 mod parameters;
 mod vfio;
 
@@ -12,6 +13,7 @@ use clap::{Parser, ValueEnum};
 
 pub use device::{DeviceOption, DeviceOptionError};
 pub use disk::{DiskOption, DiskOptionError};
+pub use net::{NetOption, NetOptionError};
 pub use vfio::{RomOption, VfioOption, VfioOptionError};
 
 use crate::layout::{GIB, KIB, MIB};
@@ -30,6 +32,12 @@ Examples:
 
   A disk with four queues, and a read-only one (the guest's modules virtio_pci and virtio_blk):
       vmm --kernel vmlinuz --initrd initrd.img --disk path=root.img,queues=4 --disk path=data.img,readonly=on
+
+  A network device in front of a tap, with two pairs of queues that the host's kernel serves (the guest's modules
+  virtio_pci and virtio_net; the host's vhost_net):
+      ip tuntap add tap0 mode tap multi_queue user $(id -un)
+      ip link set tap0 up
+      vmm --kernel vmlinuz --initrd initrd.img --net tap=tap0,queues=2,vhost=on
 
   Test devices for a driver of an interrupt message store: 1024 queues that signal slots in a BAR, 1024 that
   signal slots in guest memory, MSI-X beside them, and a timer without MSI-X. Unused slots cost nothing.
@@ -114,6 +122,15 @@ pub struct Args {
     #[arg(long, value_name = "path=FILE[,KEY=VALUE]")]
     pub disk: Vec<DiskOption>,
 
+    /// Network device in front of a tap of the host, which is created if it does not exist; may be given many times
+    ///
+    /// mac=MAC is the address of the guest's interface; the default depends on the tap's name only. queues=N is the number
+    /// of its pairs of queues, 1 to 64, which needs a tap with multi_queue. vhost=on has the host's kernel move the
+    /// packets, by vhost-net. id=NAME is its name in the report. addr=DD.F is its device and function number in the guest,
+    /// as for --vfio.
+    #[arg(long, value_name = "tap=NAME[,KEY=VALUE]")]
+    pub net: Vec<NetOption>,
+
     /// Device with an interrupt message store (IMS): ims-queues,slots=N[,memory-slots=M], ims-timer[,slots=N] or
     /// ims-mediated,host=BDF,slots=N; may be given many times
     ///
@@ -125,9 +142,15 @@ pub struct Args {
     #[arg(long, value_name = "NAME[,KEY=VALUE]")]
     pub device: Vec<DeviceOption>,
 
-    /// Connection of the guest's first serial port: this terminal, a file for its output, or none
-    #[arg(long, value_name = "stdio|file=PATH|off", default_value = "stdio")]
-    pub serial: SerialTarget,
+    /// Connection of the guest's first serial port: this terminal, a file for its output, or none. The default is stdio,
+    /// and off with --console
+    #[arg(long, value_name = "stdio|file=PATH|off")]
+    pub serial: Option<SerialTarget>,
+
+    /// Give this terminal to a virtio console, hvc0 in the guest, which is faster than the serial port and follows the
+    /// terminal's size. Use --cmdline console=hvc0, and --serial file=PATH for the messages before the guest has the driver
+    #[arg(long)]
+    pub console: bool,
 
     /// Location of the interrupt controllers: all in the kernel, or only the local APICs there and the IOAPIC in the
     /// VMM
@@ -285,8 +308,8 @@ mod tests {
     fn the_contract_of_names_and_defaults() {
         let args = Args::try_parse_from(["vmm", "--kernel", "k"]).unwrap();
         assert_eq!(args.memory, MemorySize(512 << 20));
-        assert_eq!((args.cpus, args.serial, args.irqchip), (1, SerialTarget::Stdio, IrqChip::Kernel));
-        assert!(!args.rng);
+        assert_eq!((args.cpus, args.serial, args.irqchip), (1, None, IrqChip::Kernel));
+        assert!(!args.rng && !args.console);
         let args = Args::try_parse_from([
             "vmm",
             "--kernel",
@@ -306,6 +329,8 @@ mod tests {
             "--rng",
             "--disk",
             "path=d",
+            "--net",
+            "tap=t",
             "--device",
             "ims-timer",
             "--device",
@@ -325,7 +350,8 @@ mod tests {
         assert_eq!((args.host_vectors, args.device_vectors), (Some(100), Some(30)));
         assert!(matches!(args.device[..], [DeviceOption::ImsTimer { .. }, DeviceOption::ImsQueues { .. }]));
         let devices: Vec<_> = args.vfio.iter().map(|option| option.device.as_str()).collect();
-        assert_eq!((devices, args.rng, args.disk.len()), (vec!["a", "b"], true, 1));
+        let counts = (args.rng, args.disk.len(), args.net.len());
+        assert_eq!((devices, counts), (vec!["a", "b"], (true, 1, 1)));
         for wrong in [
             &["vmm"][..],
             &["vmm", "--kernel", "k", "--cpus", "0"],

@@ -7,11 +7,13 @@ use std::io::{Read, Seek};
 use std::path::Path;
 
 use crate::boot::image::{Image, ImageKind};
-use crate::cli::{Args, DeviceOption, DiskOption, IrqChip, MemorySize, SerialTarget, Unpack};
+use crate::cli::{Args, DeviceOption, DiskOption, IrqChip, MemorySize, NetOption, SerialTarget, Unpack};
 use crate::error::{Error, Result};
 use crate::layout;
 use crate::pci::DeviceFunction;
+use crate::tap::Tap;
 use crate::vfio::{self, HostDevice, Selected, Sysfs};
+use crate::virtio::net::{Datapath, vhost};
 use crate::virtio::{self, DiskImage};
 
 /// Minimum guest memory: the boot structures and a kernel's header need the first MiB.
@@ -40,10 +42,14 @@ pub struct Config {
     pub rng: bool,
     /// Disks.
     pub disks: Vec<DiskConfig>,
+    /// Network devices, with their open taps.
+    pub nets: Vec<(NetOption, Tap)>,
     /// Devices with an interrupt message store.
     pub devices: Vec<DeviceOption<HostDevice>>,
     /// The connection of the serial port.
     pub serial: SerialTarget,
+    /// Whether the guest has a virtio console on the terminal.
+    pub console: bool,
     /// Where the interrupt controllers are emulated.
     pub irqchip: IrqChip,
     /// Where the kernel is unpacked.
@@ -90,8 +96,9 @@ impl Config {
             return Err(Error::input(size_argument(memory), problem));
         }
         let sysfs = Sysfs::default();
-        let chosen = args.disk.iter().filter_map(|disk| Some((disk_argument(disk), disk.address?)));
-        let chosen: Vec<_> = chosen.collect();
+        let disks = args.disk.iter().filter_map(|disk| Some((disk_argument(disk), disk.address?)));
+        let nets = args.net.iter().filter_map(|net| Some((net_argument(net), net.address?)));
+        let chosen: Vec<_> = disks.chain(nets).collect();
         let places: Vec<_> = chosen.iter().map(|(_, place)| *place).collect();
         let vfio = vfio::select(&sysfs, &args.vfio, &places)?;
         let places: Vec<_> = vfio.iter().map(|selected| selected.place).collect();
@@ -112,7 +119,9 @@ impl Config {
             device_vectors: args.device_vectors,
             rng: args.rng,
             disks,
-            serial: args.serial.clone(),
+            nets: args.net.iter().map(open_net).collect::<Result<_>>()?,
+            serial: serial_target(args)?,
+            console: args.console,
             irqchip: args.irqchip,
             unpack: args.unpack,
         })
@@ -146,6 +155,18 @@ fn open_initrd(path: &Path) -> Result<Initrd> {
     Ok(Initrd { file, size, name })
 }
 
+fn serial_target(args: &Args) -> Result<SerialTarget> {
+    match (&args.serial, args.console) {
+        (Some(SerialTarget::Stdio), true) => {
+            let problem = "--serial stdio has the terminal; give --serial off or --serial file=PATH";
+            Err(Error::input("--console", problem))
+        }
+        (Some(target), _) => Ok(target.clone()),
+        (None, true) => Ok(SerialTarget::Off),
+        (None, false) => Ok(SerialTarget::Stdio),
+    }
+}
+
 fn disk_argument(disk: &DiskOption) -> String {
     format!("--disk path={}", disk.path.display())
 }
@@ -163,6 +184,17 @@ fn open_disks(options: &[DiskOption]) -> Result<Vec<DiskConfig>> {
         disks.push(DiskConfig { image, name, queues: option.queues, place: option.address });
     }
     Ok(disks)
+}
+
+fn net_argument(net: &NetOption) -> String {
+    format!("--net tap={}", net.tap)
+}
+
+fn open_net(option: &NetOption) -> Result<(NetOption, Tap)> {
+    if option.datapath == Datapath::Vhost {
+        vhost::check().map_err(|problem| Error::input(net_argument(option), problem))?;
+    }
+    Ok((option.clone(), Tap::open(&option.tap, option.queues)?))
 }
 
 fn check_cmdline(cmdline: &str) -> Result<()> {

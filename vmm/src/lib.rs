@@ -21,6 +21,7 @@ pub mod pci;
 pub mod report;
 mod sched;
 pub mod serial;
+pub mod tap;
 pub mod vcpu;
 pub mod vfio;
 pub mod virtio;

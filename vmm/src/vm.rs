@@ -33,6 +33,9 @@ use crate::serial::{Flusher, Port};
 use crate::vcpu::cpuid::Cpuid;
 use crate::vcpu::thread::Threads;
 use crate::vcpu::{Shared, Vcpu};
+use crate::virtio::console::size::{Size, SizeWatcher};
+use crate::virtio::console::{Console, Ends};
+use crate::virtio::net::Net;
 use crate::{ims, vfio, virtio};
 
 /// A machine that is ready to start.
@@ -46,6 +49,7 @@ pub struct Vm {
     budget: Arc<VmBudget>,
     serial: Arc<Port>,
     serial_target: SerialTarget,
+    has_console: bool,
     /// Owns the RAM that vCPUs and devices use.
     _memory: GuestMemory,
 }
@@ -99,12 +103,23 @@ impl Vm {
             router: interrupts.router(),
             exit_event: &exit_event,
         };
+        let mut models = Vec::new();
+        for disk in std::mem::take(&mut config.disks) {
+            models.push((virtio::Disk::model(disk.image, disk.name, disk.queues)?, disk.place));
+        }
+        for (option, tap) in std::mem::take(&mut config.nets) {
+            let model = Net::model(Arc::new(tap), option.mac, option.datapath, option.id)?;
+            models.push((model, option.address));
+        }
         // Those with a chosen address come first: the others take free ones.
-        let mut disks = std::mem::take(&mut config.disks);
-        disks.sort_by_key(|disk| disk.place.is_none());
-        for disk in disks {
-            let model = virtio::Disk::model(disk.image, disk.name, disk.queues)?;
-            virtio::attach(model, disk.place, resources)?;
+        models.sort_by_key(|(_, place)| place.is_none());
+        for (model, place) in models {
+            virtio::attach(model, place, resources)?;
+        }
+        if config.console {
+            let (model, watcher) = console(&exit_event)?;
+            virtio::attach(model, None, resources)?;
+            events.add(Arc::new(Mutex::new(watcher)));
         }
         if config.rng {
             virtio::attach(virtio::Rng::model()?, None, resources)?;
@@ -157,6 +172,7 @@ impl Vm {
             budget,
             serial,
             serial_target: config.serial,
+            has_console: config.console,
             _memory: memory,
         })
     }
@@ -180,16 +196,17 @@ impl Vm {
         self.events.add(Arc::new(Mutex::new(signals)));
 
         self.events.add(Arc::new(Mutex::new(Flusher(Arc::clone(&self.serial)))));
-        let terminal = match self.serial_target {
-            SerialTarget::Stdio => {
-                let terminal = RawMode::enter().context("putting the terminal in raw mode")?;
-                let source = if terminal.is_some() { Source::Terminal } else { Source::Stream };
-                let input = Input::new(Arc::clone(&self.serial), source, Arc::clone(&self.exit_event));
-                self.events.add(Arc::new(Mutex::new(input)));
-                terminal
-            }
-            SerialTarget::File(_) | SerialTarget::Off => None,
+        let has_serial = self.serial_target == SerialTarget::Stdio;
+        let terminal = if has_serial || self.has_console {
+            RawMode::enter().context("putting the terminal in raw mode")?
+        } else {
+            None
         };
+        if has_serial {
+            let source = Source::of_stdin();
+            let input = Input::new(Arc::clone(&self.serial), source, Arc::clone(&self.exit_event));
+            self.events.add(Arc::new(Mutex::new(input)));
+        }
         let threads = Threads::start(self.vcpus)?;
         tracing::debug!("the guest runs");
         let outcome = self.events.run();
@@ -203,6 +220,18 @@ impl Vm {
         self.root.release();
         outcome
     }
+}
+
+/// A virtio console on standard input and output, and what follows the terminal's size.
+fn console(exit_event: &Arc<ExitEvent>) -> Result<(virtio::Model, SizeWatcher)> {
+    let duplicate = "duplicating standard input and output";
+    let ends = Ends {
+        input: rustix::io::dup(rustix::stdio::stdin()).context(duplicate)?,
+        output: rustix::io::dup(rustix::stdio::stdout()).context(duplicate)?,
+        source: Source::of_stdin(),
+    };
+    let (model, config) = Console::model(ends, Size::of_stdout(), Arc::clone(exit_event));
+    Ok((model, SizeWatcher::new(config)?))
 }
 
 /// Registers every device on the buses. vCPUs use the buses without a lock, so they do not change afterwards.

@@ -99,6 +99,9 @@ fn sizes_and_counts_out_of_range_are_named() {
         ("--disk", "queues=4"),
         ("--disk", "path=a,queues=65"),
         ("--disk", "path=a,format=qcow2"),
+        ("--net", "tap0"),
+        ("--net", "tap=a/b"),
+        ("--net", "tap=tap0,queues=65"),
         ("--device", "nvme"),
         ("--device", "ims-queues"),
         ("--device", "ims-queues,slots=65537"),
@@ -154,6 +157,7 @@ fn a_kernel_is_needed_and_help_is_not_an_error() {
         "--memory",
         "--vfio",
         "--disk",
+        "--net",
         "--device",
         "ims-queues",
         "ims-timer",
@@ -171,4 +175,18 @@ fn a_kernel_is_needed_and_help_is_not_an_error() {
 fn a_device_that_does_not_exist_is_named() {
     let kernel = Scratch::new("vfio-kernel", &elf_header());
     refuses(&["--kernel", kernel.path(), "--vfio", "ffff:ff:1f.7"], 2, &["ffff:ff:1f.7"]);
+}
+
+#[test]
+fn an_interface_that_is_no_tap_is_named() {
+    let kernel = Scratch::new("net-kernel", &elf_header());
+    // Where the host has no taps at all, that is the problem.
+    refuses(&["--kernel", kernel.path(), "--net", "tap=lo"], 2, &["--net tap=lo"]);
+}
+
+#[test]
+fn the_terminal_has_one_user() {
+    let kernel = Scratch::new("console-kernel", &elf_header());
+    let both = ["--kernel", kernel.path(), "--console", "--serial", "stdio"];
+    refuses(&both, 2, &["--console: --serial stdio has the terminal", "--serial off"]);
 }

@@ -1,8 +1,7 @@
 //! Standard input to the serial port, on the event loop.
 //!
 //! Reads as many bytes as the guest's port accepts. While the port is full, standard input is not watched, and typed
-//! characters stay in the terminal. On a terminal, Ctrl-A is the escape: `Ctrl-A x` ends the VMM, `Ctrl-A Ctrl-A`
-//! sends one Ctrl-A.
+//! characters stay in the terminal. On a terminal, Ctrl-A is the [escape](super::escape).
 
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
@@ -10,11 +9,8 @@ use std::sync::Arc;
 use event_manager::{EventOps, EventSet, Events, MutEventSubscriber};
 
 use super::Port;
-use crate::outcome::{ExitEvent, Outcome};
-
-const CTRL_A: u8 = 1;
-/// The signal whose exit status `Ctrl-A x` has.
-const INTERRUPTED: i32 = signal_hook::consts::SIGINT;
+use super::escape::{Escape, INTERRUPTED};
+use crate::outcome::ExitEvent;
 
 /// Forwards standard input to the port.
 pub struct Input {
@@ -40,26 +36,11 @@ pub enum Source {
     Stream,
 }
 
-/// The escape's state: whether the last byte was Ctrl-A.
-#[derive(Debug, Default)]
-struct Escape {
-    pending: bool,
-}
-
-impl Escape {
-    /// The bytes of `typed` for the guest, and whether the user ends the VMM.
-    fn filter(&mut self, typed: &[u8]) -> (Vec<u8>, bool) {
-        let mut bytes = Vec::with_capacity(typed.len());
-        for byte in typed {
-            match (std::mem::take(&mut self.pending), *byte) {
-                (true, b'x' | b'X') => return (bytes, true),
-                (true, CTRL_A) => bytes.push(CTRL_A),
-                (true, other) => bytes.extend([CTRL_A, other]),
-                (false, CTRL_A) => self.pending = true,
-                (false, other) => bytes.push(other),
-            }
-        }
-        (bytes, false)
+impl Source {
+    /// The kind of standard input.
+    #[must_use]
+    pub fn of_stdin() -> Self {
+        if rustix::termios::isatty(rustix::stdio::stdin()) { Self::Terminal } else { Self::Stream }
     }
 }
 
@@ -124,7 +105,7 @@ impl Input {
                     self.port.receive(&bytes);
                 }
                 if end {
-                    self.exit_event.signal(Outcome::Stopped(INTERRUPTED));
+                    self.exit_event.signal(INTERRUPTED);
                 }
             }
         }
@@ -148,19 +129,5 @@ impl MutEventSubscriber for Input {
         if let Err(error) = ops.add(Events::new(self.port.input_read(), EventSet::IN)) {
             tracing::error!("cannot watch the serial port for room, serial input may stop: {error}");
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_escape_is_ctrl_a() {
-        let mut escape = Escape::default();
-        assert_eq!(escape.filter(b"ab\x01"), (b"ab".to_vec(), false));
-        assert_eq!(escape.filter(b"\x01c"), (b"\x01c".to_vec(), false));
-        assert_eq!(escape.filter(b"\x01q"), (b"\x01q".to_vec(), false));
-        assert_eq!(escape.filter(b"z\x01xrest"), (b"z".to_vec(), true));
     }
 }

@@ -97,6 +97,18 @@ impl Lane {
         self.transport.interrupts().eventfd(slot.registered.as_ref()?.vector()?)
     }
 
+    /// Publishes the chains that were completed until now. Otherwise they are published when the handler returns. A
+    /// handler with many chains calls this from time to time, so that the driver works at the same time.
+    pub fn publish(&mut self, index: QueueIndex) {
+        let transport = &self.transport;
+        let slot = self.slots.iter_mut().find(|slot| slot.index == index);
+        if let Some(Slot { live: Some(live), registered: Some(state), .. }) = slot
+            && live.publish()
+        {
+            transport.notify_queue(state);
+        }
+    }
+
     /// Watches a descriptor. The handler gets its events until [`Lane::unwatch`] or until the descriptor is closed.
     ///
     /// # Errors

@@ -5,7 +5,7 @@
 //! chains wait.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering, fence};
 
 use serde_json::{Value, json};
 use virtio_bindings::bindings::virtio_ring::VRING_AVAIL_F_NO_INTERRUPT;
@@ -14,6 +14,14 @@ use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
 use super::chain::{Chain, Storage};
 use super::queue::{Areas, EventSuppression, NO_VECTOR, QueueError};
+
+/// Bytes of the used ring before its entries, and of an entry (§2.7.8).
+const USED_HEADER: u64 = 4;
+const USED_ENTRY: u64 = 8;
+/// Offset of the index in the used ring.
+const INDEX: u64 = 2;
+/// Bytes of the available ring before its entries, of two bytes each. `used_event` follows them (§2.7.6).
+const AVAILABLE_HEADER: u64 = 4;
 
 /// The part of a queue that its lane and the registers share.
 #[derive(Debug)]
@@ -299,17 +307,36 @@ impl LiveQueue {
         }
     }
 
+    /// Writes the used entries, and then the index once: a driver that finds the first buffer of a received packet finds
+    /// the others, too (§5.1.6.4.1). The virtio-queue crate stores the index after each entry.
     fn publish_used(&mut self) -> Result<bool, RingError> {
+        let (used_ring, before) = (self.ring.used_ring(), self.ring.next_used());
+        let mut next = before;
         for (head, written) in self.used.drain(..) {
-            self.ring.add_used(&self.memory, head, written)?;
+            let entry = u64::from(next.checked_rem(self.ring.size()).unwrap_or(0));
+            let address = used_ring.wrapping_add(USED_HEADER).wrapping_add(entry.wrapping_mul(USED_ENTRY));
+            // The chain's head, and behind it the bytes written, of 32 bits each.
+            let entry = (u64::from(head) | u64::from(written) << 32).to_le();
+            self.memory.write_obj(entry, GuestAddress(address)).map_err(RingError::GuestMemory)?;
+            next = next.wrapping_add(1);
         }
-        // With a fence between the used index and what the driver wants.
-        let is_wanted = self.ring.needs_notification(&self.memory)?;
+        let index = GuestAddress(used_ring.wrapping_add(INDEX));
+        self.memory.store(next.to_le(), index, Ordering::Release).map_err(RingError::GuestMemory)?;
+        self.ring.set_next_used(next);
+        // What the driver wants is read after the index is visible: it checks the index after it has said so.
+        fence(Ordering::SeqCst);
+        let available = self.ring.avail_ring();
         if self.suppression == EventSuppression::Indices {
-            return Ok(is_wanted);
+            let entries = u64::from(self.ring.size()).wrapping_mul(2);
+            let event = self.driver_word(available.wrapping_add(AVAILABLE_HEADER).wrapping_add(entries))?;
+            // The index of the entry of which the driver wants to be notified is among those just used (§2.7.10).
+            return Ok(next.wrapping_sub(event).wrapping_sub(1) < next.wrapping_sub(before));
         }
-        let flags = self.memory.read_obj::<u16>(GuestAddress(self.ring.avail_ring()));
-        let flags = flags.map_err(RingError::GuestMemory)?;
-        Ok(u16::from_le(flags) & VRING_AVAIL_F_NO_INTERRUPT as u16 == 0)
+        Ok(self.driver_word(available)? & VRING_AVAIL_F_NO_INTERRUPT as u16 == 0)
+    }
+
+    fn driver_word(&self, address: u64) -> Result<u16, RingError> {
+        let word = self.memory.read_obj::<u16>(GuestAddress(address)).map_err(RingError::GuestMemory)?;
+        Ok(u16::from_le(word))
     }
 }

@@ -32,7 +32,7 @@
 //! |---|---|
 //! | [`device`], [`handler`] | the interface of a device model |
 //! | [`device_config`] | the device-specific configuration |
-//! | [`rng`], [`blk`] | the entropy device, disks |
+//! | [`rng`], [`blk`], [`net`], [`console`] | the entropy device, disks, network devices, the console |
 //! | [`chain`] | a descriptor chain that was taken |
 //! | [`live_queue`] | a ring, while it is live |
 //! | [`lane`], [`lane_loop`], [`worker`] | queues as their handler sees them, their event loop, and its thread |
@@ -64,6 +64,7 @@
 mod attach;
 pub mod blk;
 pub mod chain;
+pub mod console;
 pub mod device;
 pub mod device_config;
 pub mod handler;
@@ -71,6 +72,7 @@ pub mod interrupts;
 pub mod lane;
 pub mod lane_loop;
 pub mod live_queue;
+pub mod net;
 pub mod pci;
 pub mod placement;
 pub mod queue;

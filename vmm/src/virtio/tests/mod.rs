@@ -2,12 +2,14 @@
 
 mod capabilities;
 mod configuration;
+mod console;
 mod disk;
 mod disk_model;
 mod driver;
 mod entropy;
 mod hostile;
 mod in_flight;
+mod net;
 mod notifications;
 mod queues;
 
@@ -30,7 +32,7 @@ use super::lane::Lane;
 use super::lane_loop::{LaneLoop, Turn};
 use super::pci::{Doorbells, PciFunction, layout};
 use super::queue::{QueueIndex, QueueSize};
-use super::registers::{COMMON_FEATURES, DRIVER_OK, FEATURES_OK};
+use super::registers::{COMMON_FEATURES, DRIVER_OK, FEATURES_OK, NEEDS_RESET};
 use super::rng::Rng;
 use super::transport::Transport;
 use super::worker::Workers;
