@@ -1,6 +1,7 @@
 //! The command line: options, defaults and help. [`crate::config`] validates the values against the host.
 
 mod device;
+mod port;
 mod vfio;
 
 use std::path::PathBuf;
@@ -9,6 +10,7 @@ use std::str::FromStr;
 use clap::{Parser, ValueEnum};
 
 pub use device::{DeviceOption, DeviceOptionError};
+pub use port::{PortNumber, PortNumberError};
 pub use vfio::{RomOption, VfioOption, VfioOptionError};
 
 use crate::layout::{GIB, KIB, MIB};
@@ -51,7 +53,8 @@ Exit status:
   2  wrong usage or input
   3  the guest crashed (triple fault, KVM internal error); the message says where
   4  the guest's kernel panicked (with its module pvpanic-mmio, or built in)
-  128 + n  signal n ended the VMM";
+  128 + n  signal n ended the VMM
+  (v << 1) | 1, low 8 bits: with --debug-exit, the guest wrote v to the port";
 
 /// Boots a Linux guest on KVM, with passed-through devices whose interrupt vectors grow on demand.
 #[derive(Debug, Clone, Parser)]
@@ -122,6 +125,11 @@ pub struct Args {
     /// Where to unpack a compressed kernel: on the host before the guest starts, or in the guest
     #[arg(long, value_enum, default_value_t = Unpack::Host)]
     pub unpack: Unpack,
+
+    /// I/O port by which the guest ends the VMM, as QEMU's isa-debug-exit: a write of v, 1, 2 or 4 bytes wide, is the exit
+    /// status (v << 1) | 1. The default is none
+    #[arg(long, value_name = "PORT")]
+    pub debug_exit: Option<PortNumber>,
 
     /// Write a report of each device as JSON at exit and on SIGUSR1; `-` prints a tree on stderr
     #[arg(long, value_name = "FILE")]

@@ -4,10 +4,11 @@
 
 use std::fs::File;
 use std::io::{Read, Seek};
+use std::ops::Range;
 use std::path::Path;
 
 use crate::boot::image::{Image, ImageKind};
-use crate::cli::{Args, DeviceOption, IrqChip, MemorySize, SerialTarget, Unpack};
+use crate::cli::{Args, DeviceOption, IrqChip, MemorySize, PortNumber, SerialTarget, Unpack};
 use crate::error::{Error, Result};
 use crate::layout;
 use crate::vfio::{self, HostDevice, Selected, Sysfs};
@@ -44,6 +45,8 @@ pub struct Config {
     pub irqchip: IrqChip,
     /// Where the kernel is unpacked.
     pub unpack: Unpack,
+    /// Ports of the debug-exit device, if any.
+    pub debug_exit: Option<Range<u16>>,
 }
 
 /// An initial RAM disk.
@@ -91,6 +94,7 @@ impl Config {
             serial: args.serial.clone(),
             irqchip: args.irqchip,
             unpack: args.unpack,
+            debug_exit: args.debug_exit.map(check_debug_exit).transpose()?,
         })
     }
 }
@@ -164,6 +168,15 @@ fn check_memory(size: MemorySize) -> Result<u64> {
         return Err(Error::input(size_argument(bytes), problem));
     }
     Ok(bytes)
+}
+
+fn check_debug_exit(PortNumber(port): PortNumber) -> Result<Range<u16>> {
+    let name = || format!("--debug-exit {port:#x}");
+    let ports = port..port.saturating_add(layout::DEBUG_EXIT_PORTS);
+    if layout::has_device(&ports) {
+        return Err(Error::input(name(), "the machine has a device of its own there; 0xf4 is free"));
+    }
+    Ok(ports)
 }
 
 #[cfg(test)]

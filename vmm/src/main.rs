@@ -22,6 +22,7 @@ fn main() -> ExitCode {
         Outcome::Crashed(crash) => eprintln!("vmm: {crash}"),
         Outcome::Panicked => eprintln!("vmm: the guest's kernel panicked"),
         Outcome::Stopped(signal) => eprintln!("vmm: ended by signal {signal}"),
+        Outcome::DebugExit(value) => tracing::info!("the guest wrote {value:#x} to the debug-exit port"),
         Outcome::PoweredOff => tracing::info!("the guest powered off"),
         Outcome::Rebooted => tracing::info!("the guest rebooted, which ends the run"),
     }

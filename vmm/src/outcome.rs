@@ -23,6 +23,8 @@ pub enum Outcome {
     Crashed(Crash),
     /// The guest's kernel has panicked, and said so by [`pvpanic`](crate::devices::pvpanic).
     Panicked,
+    /// The guest has written this value to the [debug-exit port](crate::devices::debug_exit).
+    DebugExit(u32),
     /// This signal ended the VMM before the guest ended.
     Stopped(i32),
     /// The host failed.
@@ -59,6 +61,8 @@ impl Outcome {
             Self::Failed(error) => error.exit_status(),
             Self::Crashed(_) => 3,
             Self::Panicked => 4,
+            // The host keeps 8 bits of the status.
+            Self::DebugExit(value) => value.to_le_bytes()[0] << 1 | 1,
             Self::Stopped(signal) => u8::try_from(signal.saturating_add(128)).unwrap_or(u8::MAX),
         }
     }
@@ -154,6 +158,8 @@ mod tests {
             (Outcome::Failed(Error::input("x", "y")), 2),
             (Outcome::Crashed(crash), 3),
             (Outcome::Panicked, 4),
+            (Outcome::DebugExit(0), 1),
+            (Outcome::DebugExit(0x1_0021), 0x43),
             (Outcome::Stopped(15), 143),
         ];
         for (outcome, status) in statuses {

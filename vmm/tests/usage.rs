@@ -82,6 +82,13 @@ fn sizes_and_counts_out_of_range_are_named() {
     );
     refuses(&["--kernel", kernel.path(), "--memory", "1M"], 2, &["--memory 1M", "at least"]);
     refuses(&["--kernel", kernel.path(), "--memory", "65537K"], 2, &["--memory 65537K", "4K"]);
+    for port in ["0x3f8", "0x505", "0xfffe", "1021"] {
+        refuses(
+            &["--kernel", kernel.path(), "--debug-exit", port],
+            2,
+            &["--debug-exit", "device of its own"],
+        );
+    }
     let line = "x".repeat(2048);
     refuses(&["--kernel", kernel.path(), "--cmdline", &line], 2, &["--cmdline", "2047"]);
     let nobody = "ims-mediated,host=ffff:ff:1f.7";
@@ -93,6 +100,8 @@ fn sizes_and_counts_out_of_range_are_named() {
         ("--memory", "512"),
         ("--serial", "tty"),
         ("--irqchip", "x"),
+        ("--debug-exit", "0x10000"),
+        ("--debug-exit", "f4"),
         ("--vfio", "0000:01:00.0,addr=20.0"),
         ("--vfio", "0000:01:00.0,id=a b"),
         ("--vfio", "0000:01:00.0,slot=3"),
@@ -129,6 +138,7 @@ fn a_kernel_is_needed_and_help_is_not_an_error() {
         "ims-timer",
         "ims-mediated",
         "--serial",
+        "--debug-exit",
         "--log-level",
         "--report",
     ];

@@ -109,6 +109,19 @@ fn every_way_to_reboot_is_0() {
 }
 
 #[test]
+fn a_write_to_the_debug_exit_port_is_the_status() {
+    // mov dx, 0xf4; mov eax, 0x21; out dx, al | ax | eax
+    for (width, write) in [(1, &[0xee][..]), (2, &[0x66, 0xef]), (4, &[0xef])] {
+        let code = [&[0x66, 0xba, 0xf4, 0, 0xb8, 0x21, 0, 0, 0], write, &SPIN].concat();
+        let run = Run::new(&format!("debug-exit-{width}"), &code);
+        run.ends(&["--debug-exit", "0xf4"], 0x43);
+        run.ends(&["--debug-exit", "244", "--irqchip", "split"], 0x43);
+    }
+    let run = Run::new("debug-exit-off", &[&out(0xf4, 0x21)[..], &power_off()].concat());
+    run.ends(&[], 0);
+}
+
+#[test]
 fn a_triple_fault_is_3_and_says_where() {
     // `ud2` without an interrupt table.
     let output = Run::new("fault", &[0x90, 0x0f, 0x0b]).ends(&["--cpus", "2"], 3);
