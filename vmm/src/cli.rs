@@ -60,11 +60,14 @@ Exit status:
 #[derive(Debug, Clone, Parser)]
 #[command(name = "vmm", version, after_help = EXAMPLES)]
 pub struct Args {
-    /// Linux kernel to boot: a bzImage (vmlinuz) or an ELF file (vmlinux)
+    /// Kernel to boot: a Linux bzImage (vmlinuz) or an ELF file (vmlinux)
+    ///
+    /// An ELF file with the note XEN_ELFNOTE_PHYS32_ENTRY, of 32 or 64 bits, is entered by PVH. Other ELF files and bzImages
+    /// are entered by Linux' 64-bit boot protocol.
     #[arg(long, value_name = "FILE")]
     pub kernel: PathBuf,
 
-    /// Initial RAM disk
+    /// Initial RAM disk, or PVH's first module
     #[arg(long, value_name = "FILE")]
     pub initrd: Option<PathBuf>,
 

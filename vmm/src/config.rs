@@ -2,12 +2,12 @@
 //!
 //! Input errors are found here, before KVM or a device is opened. Each message names the argument and the remedy.
 
+use std::fmt;
 use std::fs::File;
-use std::io::{Read, Seek};
 use std::ops::Range;
 use std::path::Path;
 
-use crate::boot::image::{Image, ImageKind};
+use crate::boot::image::Image;
 use crate::cli::{Args, DeviceOption, IrqChip, MemorySize, PortNumber, SerialTarget, Unpack};
 use crate::error::{Error, Result};
 use crate::layout;
@@ -99,6 +99,20 @@ impl Config {
     }
 }
 
+/// The machine in one line.
+impl fmt::Display for Config {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let cpus = if self.cpus == 1 { "CPU" } else { "CPUs" };
+        write!(out, "{} {cpus}, {} MiB", self.cpus, self.memory / layout::MIB)?;
+        match self.vfio.len() {
+            0 => {}
+            1 => out.write_str(", 1 passed-through device")?,
+            count => write!(out, ", {count} passed-through devices")?,
+        }
+        write!(out, ", {}", self.kernel.name())
+    }
+}
+
 fn open(argument: &str, path: &Path) -> Result<(File, u64, String)> {
     let name = format!("{argument} {}", path.display());
     let file = File::open(path).map_err(|error| Error::input(&name, error))?;
@@ -113,12 +127,8 @@ fn open(argument: &str, path: &Path) -> Result<(File, u64, String)> {
 }
 
 fn open_kernel(path: &Path) -> Result<Image> {
-    let (mut file, _, name) = open("--kernel", path)?;
-    let mut bytes = Vec::new();
-    file.rewind().and_then(|()| file.read_to_end(&mut bytes)).map_err(|error| Error::input(&name, error))?;
-    tracing::debug!("kernel read, {} KiB", bytes.len() >> 10);
-    let kind = ImageKind::of(&bytes).map_err(|problem| Error::input(&name, problem))?;
-    Ok(Image::new(name, bytes, kind))
+    let (file, _, name) = open("--kernel", path)?;
+    Image::open(name.clone(), file).map_err(|problem| Error::input(name, problem))
 }
 
 fn open_initrd(path: &Path) -> Result<Initrd> {

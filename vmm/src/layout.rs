@@ -26,6 +26,8 @@ pub const GIB: u64 = 1 << 30;
 
 /// The boot CPU's initial GDT.
 pub const BOOT_GDT: u64 = 0x500;
+/// PVH's start info, with its lists of modules and of memory, one page.
+pub const PVH_START_INFO: u64 = 0x6000;
 /// Linux' boot parameters, the "zero page".
 pub const BOOT_PARAMS: u64 = 0x7000;
 /// The identity-mapped page tables of the 64-bit entry, six pages.

@@ -13,8 +13,9 @@ use vm_device::device_manager::{IoManager, MmioManager, PioManager};
 use vm_msi::VmBudget;
 use vm_msi::kvm::KvmRouter;
 
+use crate::boot;
 use crate::boot::acpi::Machine;
-use crate::boot::{self, loader};
+use crate::boot::loader::Loading;
 use crate::cli::SerialTarget;
 use crate::config::Config;
 use crate::devices::debug_exit::DebugExit;
@@ -58,11 +59,12 @@ impl Vm {
     /// # Errors
     /// [`Error::Host`](crate::error::Error::Host), or [`Error::Input`](crate::error::Error::Input) if the kernel does
     /// not fit.
-    pub fn new(mut config: Config) -> Result<Self> {
+    pub fn new(config: Config) -> Result<Self> {
         let kvm = kvm::open(config.cpus)?;
         let vm = Arc::new(kvm.create_vm().context("creating a VM")?);
         let slots = Slots::new(Arc::clone(&vm));
         let memory = GuestMemory::new(config.memory, &slots)?;
+        let loading = Loading::start(memory.memory(), config.kernel, config.unpack, config.initrd)?;
         let exit_event = ExitEvent::new()?;
         let mut events = EventLoop::new(Arc::clone(&exit_event))?;
         let mut side_loops = Vec::new();
@@ -123,15 +125,12 @@ impl Vm {
         }
 
         tracing::debug!("machine built");
-        let mut entry = loader::load_kernel(memory.memory(), &config.kernel, config.unpack)?;
-        if let Some(initrd) = &mut config.initrd {
-            loader::load_initrd(memory.memory(), initrd, &mut entry)?;
-        }
+        let entry = loading.finish()?;
         tracing::debug!("kernel and initrd loaded");
         boot::write_reset_vector(memory.memory())?;
         let rsdp = boot::acpi::write(memory.memory(), &Machine { cpus: config.cpus, pci_mmio64 })?;
         boot::mp_table::write(memory.memory(), config.cpus)?;
-        boot::params::write(memory.memory(), &entry, &config.cmdline, rsdp)?;
+        boot::write_parameters(memory.memory(), &entry, &config.cmdline, rsdp)?;
 
         let shared = Shared {
             buses: Arc::new(buses),

@@ -41,11 +41,19 @@ fn refuses(arguments: &[&str], status: i32, words: &[&str]) {
     }
 }
 
-/// An ELF file with a kernel's header and no code.
-fn elf_header() -> Vec<u8> {
+/// An ELF kernel of one zeroed segment at 1 MiB.
+fn elf_kernel() -> Vec<u8> {
     let mut elf = b"\x7fELF\x02\x01\x01".to_vec();
-    elf.resize(64, 0);
-    elf[16..20].copy_from_slice(&[2, 0, 62, 0]);
+    elf.resize(16, 0);
+    elf.extend([2, 0, 62, 0, 1, 0, 0, 0]);
+    for word in [1u64 << 20, 64, 0] {
+        elf.extend(word.to_le_bytes());
+    }
+    elf.extend([0, 0, 0, 0, 64, 0, 56, 0, 1, 0, 0, 0, 0, 0, 0, 0]);
+    elf.extend([1, 0, 0, 0, 7, 0, 0, 0]);
+    for word in [0u64, 1 << 20, 1 << 20, 0, 4096, 4096] {
+        elf.extend(word.to_le_bytes());
+    }
     elf
 }
 
@@ -59,11 +67,15 @@ fn a_kernel_that_is_none_is_named() {
     refuses(&["--kernel", empty.path()], 2, &[empty.path(), "empty"]);
     refuses(&["--kernel", text.path()], 2, &[text.path(), "not a Linux kernel"]);
     refuses(&["--kernel", other.path()], 2, &[other.path(), "another machine"]);
+    let mut elf = elf_kernel();
+    elf[64 + 33] = 1;
+    let cut = Scratch::new("cut", &elf);
+    refuses(&["--kernel", cut.path()], 2, &[cut.path(), "cut short"]);
 }
 
 #[test]
 fn an_initrd_that_is_none_is_named() {
-    let kernel = Scratch::new("initrd-kernel", &elf_header());
+    let kernel = Scratch::new("initrd-kernel", &elf_kernel());
     let empty = Scratch::new("initrd-empty", b"");
     let initrd =
         |path: &str, words: &[&str]| refuses(&["--kernel", kernel.path(), "--initrd", path], 2, words);
@@ -74,7 +86,7 @@ fn an_initrd_that_is_none_is_named() {
 
 #[test]
 fn sizes_and_counts_out_of_range_are_named() {
-    let kernel = Scratch::new("sizes-kernel", &elf_header());
+    let kernel = Scratch::new("sizes-kernel", &elf_kernel());
     refuses(
         &["--kernel", kernel.path(), "--memory", "4000000G"],
         2,
@@ -149,6 +161,6 @@ fn a_kernel_is_needed_and_help_is_not_an_error() {
 
 #[test]
 fn a_device_that_does_not_exist_is_named() {
-    let kernel = Scratch::new("vfio-kernel", &elf_header());
+    let kernel = Scratch::new("vfio-kernel", &elf_kernel());
     refuses(&["--kernel", kernel.path(), "--vfio", "ffff:ff:1f.7"], 2, &["ffff:ff:1f.7"]);
 }

@@ -2,6 +2,7 @@
 //! tests fail without access to /dev/kvm.
 
 mod ims;
+mod pvh;
 mod table_pages;
 
 use std::io::Write;
