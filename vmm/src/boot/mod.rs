@@ -3,11 +3,12 @@
 //! [`image`] detects kernel formats, and [`elf`] reads one of them. [`unpack`] decompresses a kernel on the host. [`loader`] loads the
 //! kernel and the initial RAM disk. [`params`] writes Linux' zero page, [`pvh`] writes PVH's start info, and both have the map of
 //! `memory_map`. [`acpi`] describes the machine, and [`mp_table`] does for guests without ACPI. [`crate::vcpu`] owns the CPU state
-//! at entry. "The boot protocol" in comments is Documentation/arch/x86/boot.rst of Linux.
+//! at entry. [`disk`] finds kernel and initial RAM disk in a disk image. "The boot protocol" in comments is Documentation/arch/x86/boot.rst of Linux.
 //!
 //! Everything here runs before the first vCPU, and takes no lock.
 
 pub mod acpi;
+pub mod disk;
 pub mod elf;
 pub mod image;
 pub mod loader;
