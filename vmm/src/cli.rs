@@ -7,7 +7,8 @@ mod vfio;
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use clap::{Parser, ValueEnum};
+use clap::{Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
 
 pub use device::{DeviceOption, DeviceOptionError};
 pub use port::{PortNumber, PortNumberError};
@@ -45,7 +46,7 @@ Binding a device to vfio-pci:
 Guest kernels with pci=nomsi or acpi=off work; pci=noacpi is not tested. With acpi=off a guest cannot power off, and ends by a
 reboot. With noapic, passed-through devices need MSI or MSI-X, and programs have no serial console.
 
-At the console, Ctrl-A x ends the VMM, and Ctrl-A Ctrl-A sends one Ctrl-A to the guest.
+At the console, Ctrl-A h lists the keys, Ctrl-A x ends the VMM, and Ctrl-A Ctrl-A sends one Ctrl-A to the guest.
 
 Exit status:
   0  the guest powered off or rebooted
@@ -59,6 +60,38 @@ Exit status:
 /// Boots a Linux guest on KVM, with passed-through devices whose interrupt vectors grow on demand.
 #[derive(Debug, Clone, Parser)]
 #[command(name = "vmm", version, after_help = EXAMPLES)]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
+pub struct CommandLine {
+    /// The guest to run, without a command.
+    #[command(flatten)]
+    pub run: Option<Args>,
+    /// Something else to do.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+}
+
+/// What the program does instead of running a guest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Subcommand)]
+pub enum Command {
+    /// Say what this host can do, and what to do about each missing thing
+    ///
+    /// The exit status is 0 if guests with passed-through devices can run, and 1 otherwise.
+    Check {
+        /// Print JSON instead of lines
+        #[arg(long)]
+        json: bool,
+    },
+    /// Print the manual page: vmm man | man -l -
+    Man,
+    /// Print the completions for a shell
+    Completions {
+        /// The shell
+        shell: Shell,
+    },
+}
+
+/// The options of a guest.
+#[derive(Debug, Clone, Parser)]
 pub struct Args {
     /// Kernel to boot: a Linux bzImage (vmlinuz) or an ELF file (vmlinux)
     ///
@@ -138,7 +171,11 @@ pub struct Args {
     #[arg(long, value_name = "FILE")]
     pub report: Option<PathBuf>,
 
-    /// Verbosity of the messages on stderr
+    /// Append the messages to a file instead of stderr. The reason of a failed run is on stderr, too
+    #[arg(long, value_name = "FILE")]
+    pub log_file: Option<PathBuf>,
+
+    /// Verbosity of the messages
     #[arg(long, value_enum, value_name = "LEVEL", default_value_t = LogLevel::Warn)]
     pub log_level: LogLevel,
 }

@@ -52,7 +52,27 @@ impl fmt::Display for Crash {
     }
 }
 
+impl fmt::Display for Outcome {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::PoweredOff => out.write_str("the guest powered off"),
+            Self::Rebooted => out.write_str("the guest rebooted, which ends the run"),
+            Self::Crashed(crash) => crash.fmt(out),
+            Self::Panicked => out.write_str("the guest's kernel panicked"),
+            Self::DebugExit(value) => write!(out, "the guest wrote {value:#x} to the debug-exit port"),
+            Self::Stopped(signal) => write!(out, "ended by signal {signal}"),
+            Self::Failed(error) => error.fmt(out),
+        }
+    }
+}
+
 impl Outcome {
+    /// Whether the guest ended as it wanted to.
+    #[must_use]
+    pub fn is_expected(&self) -> bool {
+        matches!(self, Self::PoweredOff | Self::Rebooted | Self::DebugExit(_))
+    }
+
     /// The exit status of the process.
     #[must_use]
     pub fn exit_status(&self) -> u8 {

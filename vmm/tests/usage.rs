@@ -152,11 +152,55 @@ fn a_kernel_is_needed_and_help_is_not_an_error() {
         "--serial",
         "--debug-exit",
         "--log-level",
+        "--log-file",
         "--report",
     ];
     for word in contract.into_iter().chain(["Exit status", "vfio-pci", "Ctrl-A x", "[default: 512M]"]) {
         assert!(help.contains(word), "the help does not say {word:?}");
     }
+}
+
+#[test]
+fn version_man_page_and_completions_are_printed() {
+    let printed = |arguments: &[&str], words: &[&str]| {
+        let output = vmm(arguments);
+        assert_eq!(output.status.code(), Some(0), "{arguments:?}");
+        let text = String::from_utf8(output.stdout).unwrap();
+        for word in words {
+            assert!(text.contains(word), "{arguments:?} does not say {word:?}: {text}");
+        }
+    };
+    printed(&["--version"], &[env!("CARGO_PKG_VERSION")]);
+    printed(&["man"], &[".TH vmm", "Exit status", "\\-\\-kernel"]);
+    for shell in ["bash", "zsh", "fish"] {
+        printed(&["completions", shell], &["vmm", "debug-exit"]);
+    }
+    assert_eq!(vmm(&["completions", "cmd.exe"]).status.code(), Some(2));
+    assert_eq!(vmm(&["check", "--kernel", "k"]).status.code(), Some(2));
+}
+
+/// The status is that of the JSON, whatever this machine can do.
+#[test]
+fn check_says_what_this_host_can_do() {
+    let output = vmm(&["check", "--json"]);
+    let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let passes = report["passed_through_devices"].as_bool().unwrap();
+    assert_eq!(output.status.code(), Some(if passes { 0 } else { 1 }), "{report}");
+    assert_eq!(report["guests"], std::fs::File::options().read(true).write(true).open("/dev/kvm").is_ok());
+    let output = vmm(&["check"]);
+    let lines = String::from_utf8(output.stdout).unwrap();
+    for finding in report["findings"].as_array().unwrap() {
+        let (name, remedy) = (finding["name"].as_str().unwrap(), finding["remedy"].as_str());
+        assert!(lines.contains(name) && remedy.is_none_or(|remedy| lines.contains(remedy)), "{lines}");
+    }
+    assert!(output.stderr.is_empty());
+}
+
+#[test]
+fn a_log_file_that_cannot_be_opened_is_named() {
+    let kernel = Scratch::new("log-kernel", &elf_kernel());
+    let file = "/nonexistent/log";
+    refuses(&["--kernel", kernel.path(), "--log-file", file], 2, &["--log-file /nonexistent/log"]);
 }
 
 #[test]

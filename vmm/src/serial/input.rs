@@ -1,8 +1,8 @@
 //! Standard input to the serial port, on the event loop.
 //!
 //! Reads as many bytes as the guest's port accepts. While the port is full, standard input is not watched, and typed
-//! characters stay in the terminal. On a terminal, Ctrl-A is the escape: `Ctrl-A x` ends the VMM, `Ctrl-A Ctrl-A`
-//! sends one Ctrl-A.
+//! characters stay in the terminal. On a terminal, Ctrl-A is the escape: `Ctrl-A h` lists the keys, `Ctrl-A x` ends the VMM, and
+//! `Ctrl-A Ctrl-A` sends one Ctrl-A.
 
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
@@ -13,6 +13,12 @@ use super::Port;
 use crate::outcome::{ExitEvent, Outcome};
 
 const CTRL_A: u8 = 1;
+/// What `Ctrl-A h` prints.
+const HELP: &str = "\
+vmm: Ctrl-A h       this list
+     Ctrl-A x       end the VMM, without a shutdown of the guest
+     Ctrl-A Ctrl-A  send Ctrl-A to the guest
+     SIGUSR1 writes the report, if --report is given.";
 /// The signal whose exit status `Ctrl-A x` has.
 const INTERRUPTED: i32 = signal_hook::consts::SIGINT;
 
@@ -46,20 +52,32 @@ struct Escape {
     pending: bool,
 }
 
+/// What the user wants of the VMM.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Command {
+    Help,
+    End,
+}
+
 impl Escape {
-    /// The bytes of `typed` for the guest, and whether the user ends the VMM.
-    fn filter(&mut self, typed: &[u8]) -> (Vec<u8>, bool) {
+    /// The bytes of `typed` for the guest, and the commands among them. Nothing after [`Command::End`] counts.
+    fn filter(&mut self, typed: &[u8]) -> (Vec<u8>, Vec<Command>) {
         let mut bytes = Vec::with_capacity(typed.len());
+        let mut commands = Vec::new();
         for byte in typed {
             match (std::mem::take(&mut self.pending), *byte) {
-                (true, b'x' | b'X') => return (bytes, true),
+                (true, b'x' | b'X') => {
+                    commands.push(Command::End);
+                    break;
+                }
+                (true, b'h' | b'H' | b'?') => commands.push(Command::Help),
                 (true, CTRL_A) => bytes.push(CTRL_A),
                 (true, other) => bytes.extend([CTRL_A, other]),
                 (false, CTRL_A) => self.pending = true,
                 (false, other) => bytes.push(other),
             }
         }
-        (bytes, false)
+        (bytes, commands)
     }
 }
 
@@ -119,12 +137,15 @@ impl Input {
         match &mut self.escape {
             None => self.port.receive(typed),
             Some(escape) => {
-                let (bytes, end) = escape.filter(typed);
+                let (bytes, commands) = escape.filter(typed);
                 if !bytes.is_empty() {
                     self.port.receive(&bytes);
                 }
-                if end {
-                    self.exit_event.signal(Outcome::Stopped(INTERRUPTED));
+                for command in commands {
+                    match command {
+                        Command::Help => eprintln!("{HELP}"),
+                        Command::End => self.exit_event.signal(Outcome::Stopped(INTERRUPTED)),
+                    }
                 }
             }
         }
@@ -158,9 +179,11 @@ mod tests {
     #[test]
     fn the_escape_is_ctrl_a() {
         let mut escape = Escape::default();
-        assert_eq!(escape.filter(b"ab\x01"), (b"ab".to_vec(), false));
-        assert_eq!(escape.filter(b"\x01c"), (b"\x01c".to_vec(), false));
-        assert_eq!(escape.filter(b"\x01q"), (b"\x01q".to_vec(), false));
-        assert_eq!(escape.filter(b"z\x01xrest"), (b"z".to_vec(), true));
+        assert_eq!(escape.filter(b"ab\x01"), (b"ab".to_vec(), vec![]));
+        assert_eq!(escape.filter(b"\x01c"), (b"\x01c".to_vec(), vec![]));
+        assert_eq!(escape.filter(b"\x01q"), (b"\x01q".to_vec(), vec![]));
+        assert_eq!(escape.filter(b"h?\x01h\x01"), (b"h?".to_vec(), vec![Command::Help]));
+        assert_eq!(escape.filter(b"?!"), (b"!".to_vec(), vec![Command::Help]));
+        assert_eq!(escape.filter(b"z\x01h\x01xrest"), (b"z".to_vec(), vec![Command::Help, Command::End]));
     }
 }
