@@ -21,6 +21,8 @@ SHARD   ?=
 NOTICE  ?= --lib --test=spec --test=domain --test=ims --test=idle --test=state --test=model --test=pool
 T       ?= 60
 TURNS   ?= 4
+# Shown by `vmm --version`. Nothing outside of a git checkout.
+export VMM_BUILD := $(shell git describe --always --tags 2>/dev/null)
 
 .DEFAULT_GOAL := help
 .PHONY: help build run test test-fast test-kvm test-lab test-linux test-arm64 examples api check-api spec-table compare matrix bench bench-guest instructions check fuzz mutants lab provision clean

@@ -4,16 +4,19 @@ mod device;
 mod disk;
 mod net;
 mod parameters;
+mod port;
 mod vfio;
 
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use clap::{Parser, ValueEnum};
+use clap::{Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
 
 pub use device::{DeviceOption, DeviceOptionError};
 pub use disk::{DiskOption, DiskOptionError};
 pub use net::{NetOption, NetOptionError};
+pub use port::{PortNumber, PortNumberError};
 pub use vfio::{RomOption, VfioOption, VfioOptionError};
 
 use crate::layout::{GIB, KIB, MIB};
@@ -57,7 +60,7 @@ Binding a device to vfio-pci:
 Guest kernels with pci=nomsi or acpi=off work; pci=noacpi is not tested. With acpi=off a guest cannot power off, and ends by a
 reboot. With noapic, passed-through devices need MSI or MSI-X, and programs have no serial console.
 
-At the console, Ctrl-A x ends the VMM, and Ctrl-A Ctrl-A sends one Ctrl-A to the guest.
+At the console, Ctrl-A h lists the keys, Ctrl-A x ends the VMM, and Ctrl-A Ctrl-A sends one Ctrl-A to the guest.
 
 Exit status:
   0  the guest powered off or rebooted
@@ -65,17 +68,53 @@ Exit status:
   2  wrong usage or input
   3  the guest crashed (triple fault, KVM internal error); the message says where
   4  the guest's kernel panicked (with its module pvpanic-mmio, or built in)
-  128 + n  signal n ended the VMM";
+  128 + n  signal n ended the VMM
+  (v << 1) | 1, low 8 bits: with --debug-exit, the guest wrote v to the port";
 
 /// Boots a Linux guest on KVM, with passed-through devices whose interrupt vectors grow on demand.
 #[derive(Debug, Clone, Parser)]
 #[command(name = "vmm", version, after_help = EXAMPLES)]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
+pub struct CommandLine {
+    /// The guest to run, without a command.
+    #[command(flatten)]
+    pub run: Option<Args>,
+    /// Something else to do.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+}
+
+/// What the program does instead of running a guest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Subcommand)]
+pub enum Command {
+    /// Say what this host can do, and what to do about each missing thing
+    ///
+    /// The exit status is 0 if guests with passed-through devices can run, and 1 otherwise.
+    Check {
+        /// Print JSON instead of lines
+        #[arg(long)]
+        json: bool,
+    },
+    /// Print the manual page: vmm man | man -l -
+    Man,
+    /// Print the completions for a shell
+    Completions {
+        /// The shell
+        shell: Shell,
+    },
+}
+
+/// The options of a guest.
+#[derive(Debug, Clone, Parser)]
 pub struct Args {
-    /// Linux kernel to boot: a bzImage (vmlinuz) or an ELF file (vmlinux)
+    /// Kernel to boot: a Linux bzImage (vmlinuz) or an ELF file (vmlinux)
+    ///
+    /// An ELF file with the note XEN_ELFNOTE_PHYS32_ENTRY, of 32 or 64 bits, is entered by PVH. Other ELF files and bzImages
+    /// are entered by Linux' 64-bit boot protocol.
     #[arg(long, value_name = "FILE")]
     pub kernel: PathBuf,
 
-    /// Initial RAM disk
+    /// Initial RAM disk, or PVH's first module
     #[arg(long, value_name = "FILE")]
     pub initrd: Option<PathBuf>,
 
@@ -161,11 +200,20 @@ pub struct Args {
     #[arg(long, value_enum, default_value_t = Unpack::Host)]
     pub unpack: Unpack,
 
+    /// I/O port by which the guest ends the VMM, as QEMU's isa-debug-exit: a write of v, 1, 2 or 4 bytes wide, is the exit
+    /// status (v << 1) | 1. The default is none
+    #[arg(long, value_name = "PORT")]
+    pub debug_exit: Option<PortNumber>,
+
     /// Write a report of each device as JSON at exit and on SIGUSR1; `-` prints a tree on stderr
     #[arg(long, value_name = "FILE")]
     pub report: Option<PathBuf>,
 
-    /// Verbosity of the messages on stderr
+    /// Append the messages to a file instead of stderr. The reason of a failed run is on stderr, too
+    #[arg(long, value_name = "FILE")]
+    pub log_file: Option<PathBuf>,
+
+    /// Verbosity of the messages
     #[arg(long, value_enum, value_name = "LEVEL", default_value_t = LogLevel::Warn)]
     pub log_level: LogLevel,
 }

@@ -2,12 +2,13 @@
 //!
 //! Input errors are found here, before KVM or a device is opened. Each message names the argument and the remedy.
 
+use std::fmt;
 use std::fs::File;
-use std::io::{Read, Seek};
+use std::ops::Range;
 use std::path::Path;
 
-use crate::boot::image::{Image, ImageKind};
-use crate::cli::{Args, DeviceOption, DiskOption, IrqChip, MemorySize, NetOption, SerialTarget, Unpack};
+use crate::boot::image::Image;
+use crate::cli::{Args, DeviceOption, DiskOption, IrqChip, MemorySize, NetOption, PortNumber, SerialTarget, Unpack};
 use crate::error::{Error, Result};
 use crate::layout;
 use crate::pci::DeviceFunction;
@@ -54,6 +55,8 @@ pub struct Config {
     pub irqchip: IrqChip,
     /// Where the kernel is unpacked.
     pub unpack: Unpack,
+    /// Ports of the debug-exit device, if any.
+    pub debug_exit: Option<Range<u16>>,
 }
 
 /// A disk.
@@ -124,7 +127,22 @@ impl Config {
             console: args.console,
             irqchip: args.irqchip,
             unpack: args.unpack,
+            debug_exit: args.debug_exit.map(check_debug_exit).transpose()?,
         })
+    }
+}
+
+/// The machine in one line.
+impl fmt::Display for Config {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let cpus = if self.cpus == 1 { "CPU" } else { "CPUs" };
+        write!(out, "{} {cpus}, {} MiB", self.cpus, self.memory / layout::MIB)?;
+        match self.vfio.len() {
+            0 => {}
+            1 => out.write_str(", 1 passed-through device")?,
+            count => write!(out, ", {count} passed-through devices")?,
+        }
+        write!(out, ", {}", self.kernel.name())
     }
 }
 
@@ -142,12 +160,8 @@ fn open(argument: &str, path: &Path) -> Result<(File, u64, String)> {
 }
 
 fn open_kernel(path: &Path) -> Result<Image> {
-    let (mut file, _, name) = open("--kernel", path)?;
-    let mut bytes = Vec::new();
-    file.rewind().and_then(|()| file.read_to_end(&mut bytes)).map_err(|error| Error::input(&name, error))?;
-    tracing::debug!("kernel read, {} KiB", bytes.len() >> 10);
-    let kind = ImageKind::of(&bytes).map_err(|problem| Error::input(&name, problem))?;
-    Ok(Image::new(name, bytes, kind))
+    let (file, _, name) = open("--kernel", path)?;
+    Image::open(name.clone(), file).map_err(|problem| Error::input(name, problem))
 }
 
 fn open_initrd(path: &Path) -> Result<Initrd> {
@@ -239,6 +253,15 @@ fn check_memory(size: MemorySize) -> Result<u64> {
         return Err(Error::input(size_argument(bytes), problem));
     }
     Ok(bytes)
+}
+
+fn check_debug_exit(PortNumber(port): PortNumber) -> Result<Range<u16>> {
+    let name = || format!("--debug-exit {port:#x}");
+    let ports = port..port.saturating_add(layout::DEBUG_EXIT_PORTS);
+    if layout::has_device(&ports) {
+        return Err(Error::input(name(), "the machine has a device of its own there; 0xf4 is free"));
+    }
+    Ok(ports)
 }
 
 #[cfg(test)]

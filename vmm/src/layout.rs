@@ -26,6 +26,8 @@ pub const GIB: u64 = 1 << 30;
 
 /// The boot CPU's initial GDT.
 pub const BOOT_GDT: u64 = 0x500;
+/// PVH's start info, with its lists of modules and of memory, one page.
+pub const PVH_START_INFO: u64 = 0x6000;
 /// Linux' boot parameters, the "zero page".
 pub const BOOT_PARAMS: u64 = 0x7000;
 /// The identity-mapped page tables of the 64-bit entry, six pages.
@@ -78,6 +80,8 @@ pub const RAM_ABOVE_HOLE: u64 = 4 * GIB;
 pub const COM1_PORTS: Range<u16> = 0x3f8..0x400;
 /// COM1's GSI.
 pub const COM1_GSI: u32 = 4;
+/// The ports of the PICs and their edge/level registers, which KVM serves.
+pub const PIC_PORTS: [Range<u16>; 3] = [0x20..0x22, 0xa0..0xa2, 0x4d0..0x4d2];
 /// The keyboard controller's ports. Only the reset command works.
 pub const I8042_PORTS: Range<u16> = 0x60..0x65;
 /// The chipset's reset control register, a byte inside [`PCI_CONFIG_PORTS`].
@@ -86,6 +90,17 @@ pub const RESET_CONTROL_PORT: u16 = 0xcf9;
 pub const ACPI_POWER_PORTS: Range<u16> = 0x600..0x603;
 /// pvpanic's port, one byte.
 pub const PVPANIC_PORT: u16 = 0x505;
+/// Ports of the debug-exit device: an access of 4 bytes fits.
+pub const DEBUG_EXIT_PORTS: u16 = 4;
+
+/// Whether the machine has a device of its own at one of these ports.
+#[must_use]
+pub fn has_device(ports: &Range<u16>) -> bool {
+    let pci = *PCI_PIO.start()..u16::MAX;
+    let fixed =
+        [COM1_PORTS, I8042_PORTS, ACPI_POWER_PORTS, PVPANIC_PORT..PVPANIC_PORT + 1, PCI_CONFIG_PORTS, pci];
+    fixed.iter().chain(&PIC_PORTS).any(|taken| taken.start < ports.end && ports.start < taken.end)
+}
 
 /// Alignments of the 64-bit PCI window's start, as powers of two: 1 TiB, and 256 GiB to 4 GiB. 512 GiB is left out: with
 /// 40 address bits, a start at 256 GiB leaves room for two BARs of 256 GiB and for small ones before them.
@@ -172,6 +187,24 @@ mod tests {
         assert_eq!(assigned(64 * GIB, 46), Some(vec![1024, 1536]));
         assert_eq!(assigned(512 * MIB, 40), Some(vec![256, 768]));
         assert_eq!(assigned(512 * MIB, 39), None, "39 bits address one");
+    }
+
+    #[test]
+    fn ports_of_the_machine_are_taken_and_the_ones_beside_them_are_free() {
+        for free in [0x10..0x20u16, 0xf4..0xf8, 0x501..0x505, 0x506..0x50a, 0x3f4..0x3f8, 0xbffc..0xc000] {
+            assert!(!has_device(&free), "{free:x?}");
+        }
+        for taken in [
+            0x1f..0x23u16,
+            0x61..0x65,
+            0x502..0x506,
+            0x3f5..0x3f9,
+            0xcf9..0xcfd,
+            0xbffd..0xc001,
+            0xfff8..0xfffc,
+        ] {
+            assert!(has_device(&taken), "{taken:x?}");
+        }
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //! The binary is a thin entry point over this library, so that every part has unit tests.
 
 pub mod boot;
+pub mod check;
 pub mod cli;
 pub mod config;
 pub mod devices;

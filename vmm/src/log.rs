@@ -1,12 +1,14 @@
-//! The log on standard error, rate-limited: a guest that makes the host refuse the same request forever must not fill
+//! The log on standard error or in a file, rate-limited: a guest that makes the host refuse the same request forever must not fill
 //! a disk.
 //!
 //! Each call site has a token bucket of 16 lines, refilled by one line a second. Suppressed lines are counted, and
 //! the count precedes the next line of the call site. The levels debug and trace are not limited.
 
 use std::collections::HashMap;
+use std::fs::File;
 use std::io::{self, IsTerminal, Write};
-use std::sync::{Mutex, PoisonError};
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use tracing::callsite::Identifier;
@@ -17,25 +19,66 @@ use tracing_subscriber::fmt::time::uptime;
 use tracing_subscriber::layer::{Context, Filter, Layer, SubscriberExt};
 use tracing_subscriber::util::SubscriberInitExt;
 
+use crate::error::{Error, Result};
+
 /// Lines of one call site that may be logged at once.
 const BURST: u32 = 16;
 /// The time after which a call site may log one more line.
 const REFILL: Duration = Duration::from_secs(1);
 
-/// Starts the log on standard error, up to this level.
-pub fn start(level: LevelFilter) {
+/// Starts the log up to this level, on standard error or at the end of a file.
+///
+/// # Errors
+/// [`Error::Input`] if the file cannot be opened.
+pub fn start(level: LevelFilter, file: Option<&Path>) -> Result<()> {
+    let sink = match file {
+        None => Sink::Stderr,
+        Some(path) => {
+            let opened = File::options().append(true).create(true).open(path);
+            let name = || format!("--log-file {}", path.display());
+            Sink::File(Arc::new(opened.map_err(|error| Error::input(name(), error))?))
+        }
+    };
+    let writer = sink.clone();
     let lines = tracing_subscriber::fmt::layer()
-        .with_writer(io::stderr)
-        .with_ansi(io::stderr().is_terminal())
+        .with_writer(move || writer.clone())
+        .with_ansi(matches!(sink, Sink::Stderr) && io::stderr().is_terminal())
         .with_target(false)
         .with_timer(uptime());
-    tracing_subscriber::registry().with(lines.with_filter(level.and(RateLimit::default()))).init();
+    tracing_subscriber::registry().with(lines.with_filter(level.and(RateLimit::new(sink)))).init();
+    Ok(())
+}
+
+/// Where the lines go.
+#[derive(Clone)]
+enum Sink {
+    Stderr,
+    File(Arc<File>),
+}
+
+impl Write for Sink {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match self {
+            Self::Stderr => io::stderr().write(bytes),
+            Self::File(file) => file.write(bytes),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 /// Suppresses lines of call sites that log too often.
-#[derive(Default)]
 struct RateLimit {
+    sink: Sink,
     buckets: Mutex<HashMap<Identifier, TokenBucket>>,
+}
+
+impl RateLimit {
+    fn new(sink: Sink) -> Self {
+        Self { sink, buckets: Mutex::default() }
+    }
 }
 
 impl<S: Subscriber> Filter<S> for RateLimit {
@@ -58,8 +101,9 @@ impl<S: Subscriber> Filter<S> for RateLimit {
         match bucket.admit(now) {
             Some(0) => true,
             Some(suppressed) => {
-                // A write error of standard error cannot be reported anywhere.
-                let _ = writeln!(io::stderr(), "vmm: {suppressed} lines like the next one were suppressed:");
+                // A write error of the log cannot be reported anywhere.
+                let _ =
+                    writeln!(self.sink.clone(), "vmm: {suppressed} lines like the next one were suppressed:");
                 true
             }
             None => false,
@@ -102,8 +146,6 @@ impl TokenBucket {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use super::*;
 
     #[test]
@@ -136,7 +178,7 @@ mod tests {
 
     #[test]
     fn the_filter_does_not_enable_lower_levels() {
-        let filter = LevelFilter::WARN.and(RateLimit::default());
+        let filter = LevelFilter::WARN.and(RateLimit::new(Sink::Stderr));
         let hint = Filter::<tracing_subscriber::Registry>::max_level_hint(&filter);
         assert_eq!(hint, Some(LevelFilter::WARN));
     }
@@ -146,7 +188,7 @@ mod tests {
         let lines = Lines::default();
         let writer = lines.clone();
         let layer = tracing_subscriber::fmt::layer().with_writer(move || writer.clone());
-        let filter = LevelFilter::DEBUG.and(RateLimit::default());
+        let filter = LevelFilter::DEBUG.and(RateLimit::new(Sink::Stderr));
         tracing::subscriber::with_default(
             tracing_subscriber::registry().with(layer.with_filter(filter)),
             || {

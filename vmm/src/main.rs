@@ -1,35 +1,88 @@
 //! A minimal VMM that embeds vm-msi and boots Linux guests with passed-through devices.
 
+use std::io::{self, IsTerminal};
 use std::process::ExitCode;
 
-use clap::Parser;
-use vmm::cli::Args;
+use clap::{CommandFactory, FromArgMatches};
+use vmm::cli::{Args, Command, CommandLine, SerialTarget};
 use vmm::config::Config;
-use vmm::limits;
-use vmm::log;
 use vmm::outcome::Outcome;
 use vmm::report::ReportTarget;
 use vmm::serial::terminal;
 use vmm::vm::Vm;
+use vmm::{check, limits, log};
+
+/// The version, with the build that `make` names. Only this file depends on it: a commit rebuilds nothing else.
+fn version() -> String {
+    let build = option_env!("VMM_BUILD").filter(|build| !build.is_empty());
+    build.map_or_else(
+        || env!("CARGO_PKG_VERSION").to_owned(),
+        |build| format!("{} ({build})", env!("CARGO_PKG_VERSION")),
+    )
+}
 
 fn main() -> ExitCode {
-    let args = Args::parse();
-    log::start(args.log_level.into());
+    let mut command = CommandLine::command().version(version());
+    let mut matches = command.get_matches_mut();
+    let line = CommandLine::from_arg_matches_mut(&mut matches)
+        .unwrap_or_else(|error| error.format(&mut command).exit());
+    match (line.command, line.run) {
+        (Some(Command::Check { json }), _) => {
+            let host = check::Host::of_this_machine();
+            let written = if json { host.write_json(io::stdout()) } else { host.write_lines(io::stdout()) };
+            status(written, if host.passes_devices_through() { 0 } else { 1 })
+        }
+        (Some(Command::Man), _) => status(clap_mangen::Man::new(command).render(&mut io::stdout()), 0),
+        (Some(Command::Completions { shell }), _) => {
+            clap_complete::generate(shell, &mut command, "vmm", &mut io::stdout());
+            ExitCode::SUCCESS
+        }
+        (None, Some(args)) => run_guest(&args),
+        // Without a command, the parser demands a kernel.
+        (None, None) => ExitCode::from(2),
+    }
+}
+
+/// The exit status of a command that writes to standard output.
+fn status(written: io::Result<()>, status: u8) -> ExitCode {
+    match written {
+        Ok(()) => ExitCode::from(status),
+        // `vmm man | head` closes the pipe.
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::from(status),
+        Err(error) => {
+            eprintln!("vmm: standard output: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run_guest(args: &Args) -> ExitCode {
     terminal::restore_on_panic();
-    let outcome = run(&args).unwrap_or_else(Outcome::Failed);
-    match &outcome {
-        Outcome::Failed(error) => eprintln!("vmm: {error}"),
-        Outcome::Crashed(crash) => eprintln!("vmm: {crash}"),
-        Outcome::Panicked => eprintln!("vmm: the guest's kernel panicked"),
-        Outcome::Stopped(signal) => eprintln!("vmm: ended by signal {signal}"),
-        Outcome::PoweredOff => tracing::info!("the guest powered off"),
-        Outcome::Rebooted => tracing::info!("the guest rebooted, which ends the run"),
+    let outcome = run(args).unwrap_or_else(Outcome::Failed);
+    if !outcome.is_expected() || is_interactive(args) {
+        eprintln!("vmm: {outcome}");
+    } else {
+        tracing::info!("{outcome}");
     }
     ExitCode::from(outcome.exit_status())
 }
 
 fn run(args: &Args) -> vmm::error::Result<Outcome> {
+    log::start(args.log_level.into(), args.log_file.as_deref())?;
     limits::raise_open_files();
     let config = Config::check(args)?;
-    Vm::new(config)?.run(args.report.as_deref().map(ReportTarget::from))
+    let machine = config.to_string();
+    let vm = Vm::new(config)?;
+    if is_interactive(args) {
+        eprintln!("vmm: {machine}. Ctrl-A h lists the keys.");
+    } else {
+        tracing::info!("{machine}");
+    }
+    vm.run(args.report.as_deref().map(ReportTarget::from))
+}
+
+/// Whether a person sits at the guest's console.
+fn is_interactive(args: &Args) -> bool {
+    let has_terminal = args.console || matches!(args.serial, None | Some(SerialTarget::Stdio));
+    has_terminal && io::stdin().is_terminal()
 }

@@ -23,6 +23,8 @@ pub enum Outcome {
     Crashed(Crash),
     /// The guest's kernel has panicked, and said so by [`pvpanic`](crate::devices::pvpanic).
     Panicked,
+    /// The guest has written this value to the [debug-exit port](crate::devices::debug_exit).
+    DebugExit(u32),
     /// This signal ended the VMM before the guest ended.
     Stopped(i32),
     /// The host failed.
@@ -50,7 +52,27 @@ impl fmt::Display for Crash {
     }
 }
 
+impl fmt::Display for Outcome {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::PoweredOff => out.write_str("the guest powered off"),
+            Self::Rebooted => out.write_str("the guest rebooted, which ends the run"),
+            Self::Crashed(crash) => crash.fmt(out),
+            Self::Panicked => out.write_str("the guest's kernel panicked"),
+            Self::DebugExit(value) => write!(out, "the guest wrote {value:#x} to the debug-exit port"),
+            Self::Stopped(signal) => write!(out, "ended by signal {signal}"),
+            Self::Failed(error) => error.fmt(out),
+        }
+    }
+}
+
 impl Outcome {
+    /// Whether the guest ended as it wanted to.
+    #[must_use]
+    pub fn is_expected(&self) -> bool {
+        matches!(self, Self::PoweredOff | Self::Rebooted | Self::DebugExit(_))
+    }
+
     /// The exit status of the process.
     #[must_use]
     pub fn exit_status(&self) -> u8 {
@@ -59,6 +81,8 @@ impl Outcome {
             Self::Failed(error) => error.exit_status(),
             Self::Crashed(_) => 3,
             Self::Panicked => 4,
+            // The host keeps 8 bits of the status.
+            Self::DebugExit(value) => value.to_le_bytes()[0] << 1 | 1,
             Self::Stopped(signal) => u8::try_from(signal.saturating_add(128)).unwrap_or(u8::MAX),
         }
     }
@@ -154,6 +178,8 @@ mod tests {
             (Outcome::Failed(Error::input("x", "y")), 2),
             (Outcome::Crashed(crash), 3),
             (Outcome::Panicked, 4),
+            (Outcome::DebugExit(0), 1),
+            (Outcome::DebugExit(0x1_0021), 0x43),
             (Outcome::Stopped(15), 143),
         ];
         for (outcome, status) in statuses {

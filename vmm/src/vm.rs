@@ -7,15 +7,18 @@
 use std::ops::{Range, RangeInclusive};
 use std::sync::{Arc, Mutex};
 
+use vm_device::DevicePio;
 use vm_device::bus::{MmioAddress, MmioRange, PioAddress, PioRange};
 use vm_device::device_manager::{IoManager, MmioManager, PioManager};
 use vm_msi::VmBudget;
 use vm_msi::kvm::KvmRouter;
 
+use crate::boot;
 use crate::boot::acpi::Machine;
-use crate::boot::{self, loader};
+use crate::boot::loader::Loading;
 use crate::cli::SerialTarget;
 use crate::config::Config;
+use crate::devices::debug_exit::DebugExit;
 use crate::devices::power::{AcpiPower, ConfigPorts, I8042};
 use crate::devices::pvpanic::Pvpanic;
 use crate::error::{Context, Result};
@@ -65,6 +68,7 @@ impl Vm {
         let vm = Arc::new(kvm.create_vm().context("creating a VM")?);
         let slots = Slots::new(Arc::clone(&vm));
         let memory = GuestMemory::new(config.memory, &slots)?;
+        let loading = Loading::start(memory.memory(), config.kernel, config.unpack, config.initrd)?;
         let exit_event = ExitEvent::new()?;
         let mut events = EventLoop::new(Arc::clone(&exit_event))?;
         let mut side_loops = Vec::new();
@@ -138,18 +142,18 @@ impl Vm {
             events.add(Arc::new(Mutex::new(ims::DeviceEvents::new(devices)?)));
         }
         let serial = Port::new(&config.serial, interrupts.line(layout::COM1_GSI)?, Arc::clone(&exit_event))?;
-        let buses = buses(&root, pci_mmio64.as_ref(), &serial, &exit_event, &interrupts)?;
+        let mut buses = buses(&root, pci_mmio64.as_ref(), &serial, &exit_event, &interrupts)?;
+        if let Some(ports) = &config.debug_exit {
+            add_ports(&mut buses, inclusive(ports), Arc::new(DebugExit(Arc::clone(&exit_event))))?;
+        }
 
         tracing::debug!("machine built");
-        let mut entry = loader::load_kernel(memory.memory(), &config.kernel, config.unpack)?;
-        if let Some(initrd) = &mut config.initrd {
-            loader::load_initrd(memory.memory(), initrd, &mut entry)?;
-        }
+        let entry = loading.finish()?;
         tracing::debug!("kernel and initrd loaded");
         boot::write_reset_vector(memory.memory())?;
         let rsdp = boot::acpi::write(memory.memory(), &Machine { cpus: config.cpus, pci_mmio64 })?;
         boot::mp_table::write(memory.memory(), config.cpus)?;
-        boot::params::write(memory.memory(), &entry, &config.cmdline, rsdp)?;
+        boot::write_parameters(memory.memory(), &entry, &config.cmdline, rsdp)?;
 
         let shared = Shared {
             buses: Arc::new(buses),
@@ -243,12 +247,7 @@ fn buses(
     interrupts: &Controllers,
 ) -> Result<IoManager> {
     let mut buses = IoManager::new();
-    let mut ports = |ports: RangeInclusive<u16>, device| {
-        let context = format!("placing a device at port {:#x}", ports.start());
-        let length = u16::try_from(ports.len()).context(&context)?;
-        let range = PioRange::new(PioAddress(*ports.start()), length).context(&context)?;
-        buses.register_pio(range, device).context(context)
-    };
+    let mut ports = |ports, device| add_ports(&mut buses, ports, device);
     let config_ports = ConfigPorts { pci: root.config_ports(), exit_event: Arc::clone(exit_event) };
     ports(inclusive(&layout::COM1_PORTS), Arc::clone(serial) as _)?;
     ports(inclusive(&layout::I8042_PORTS), Arc::new(I8042(Arc::clone(exit_event))))?;
@@ -272,6 +271,17 @@ fn buses(
         memory(&(layout::IOAPIC..layout::IOAPIC + layout::IOAPIC_SIZE), Arc::clone(ioapic) as _)?;
     }
     Ok(buses)
+}
+
+fn add_ports(
+    buses: &mut IoManager,
+    ports: RangeInclusive<u16>,
+    device: Arc<dyn DevicePio + Send + Sync>,
+) -> Result<()> {
+    let context = format!("placing a device at port {:#x}", ports.start());
+    let length = u16::try_from(ports.len()).context(&context)?;
+    let range = PioRange::new(PioAddress(*ports.start()), length).context(&context)?;
+    buses.register_pio(range, device).context(context)
 }
 
 fn inclusive(ports: &Range<u16>) -> RangeInclusive<u16> {

@@ -41,11 +41,19 @@ fn refuses(arguments: &[&str], status: i32, words: &[&str]) {
     }
 }
 
-/// An ELF file with a kernel's header and no code.
-fn elf_header() -> Vec<u8> {
+/// An ELF kernel of one zeroed segment at 1 MiB.
+fn elf_kernel() -> Vec<u8> {
     let mut elf = b"\x7fELF\x02\x01\x01".to_vec();
-    elf.resize(64, 0);
-    elf[16..20].copy_from_slice(&[2, 0, 62, 0]);
+    elf.resize(16, 0);
+    elf.extend([2, 0, 62, 0, 1, 0, 0, 0]);
+    for word in [1u64 << 20, 64, 0] {
+        elf.extend(word.to_le_bytes());
+    }
+    elf.extend([0, 0, 0, 0, 64, 0, 56, 0, 1, 0, 0, 0, 0, 0, 0, 0]);
+    elf.extend([1, 0, 0, 0, 7, 0, 0, 0]);
+    for word in [0u64, 1 << 20, 1 << 20, 0, 4096, 4096] {
+        elf.extend(word.to_le_bytes());
+    }
     elf
 }
 
@@ -59,11 +67,15 @@ fn a_kernel_that_is_none_is_named() {
     refuses(&["--kernel", empty.path()], 2, &[empty.path(), "empty"]);
     refuses(&["--kernel", text.path()], 2, &[text.path(), "not a Linux kernel"]);
     refuses(&["--kernel", other.path()], 2, &[other.path(), "another machine"]);
+    let mut elf = elf_kernel();
+    elf[64 + 33] = 1;
+    let cut = Scratch::new("cut", &elf);
+    refuses(&["--kernel", cut.path()], 2, &[cut.path(), "cut short"]);
 }
 
 #[test]
 fn an_initrd_that_is_none_is_named() {
-    let kernel = Scratch::new("initrd-kernel", &elf_header());
+    let kernel = Scratch::new("initrd-kernel", &elf_kernel());
     let empty = Scratch::new("initrd-empty", b"");
     let initrd =
         |path: &str, words: &[&str]| refuses(&["--kernel", kernel.path(), "--initrd", path], 2, words);
@@ -74,7 +86,7 @@ fn an_initrd_that_is_none_is_named() {
 
 #[test]
 fn sizes_and_counts_out_of_range_are_named() {
-    let kernel = Scratch::new("sizes-kernel", &elf_header());
+    let kernel = Scratch::new("sizes-kernel", &elf_kernel());
     refuses(
         &["--kernel", kernel.path(), "--memory", "4000000G"],
         2,
@@ -82,6 +94,13 @@ fn sizes_and_counts_out_of_range_are_named() {
     );
     refuses(&["--kernel", kernel.path(), "--memory", "1M"], 2, &["--memory 1M", "at least"]);
     refuses(&["--kernel", kernel.path(), "--memory", "65537K"], 2, &["--memory 65537K", "4K"]);
+    for port in ["0x3f8", "0x505", "0xfffe", "1021"] {
+        refuses(
+            &["--kernel", kernel.path(), "--debug-exit", port],
+            2,
+            &["--debug-exit", "device of its own"],
+        );
+    }
     let line = "x".repeat(2048);
     refuses(&["--kernel", kernel.path(), "--cmdline", &line], 2, &["--cmdline", "2047"]);
     let nobody = "ims-mediated,host=ffff:ff:1f.7";
@@ -93,6 +112,8 @@ fn sizes_and_counts_out_of_range_are_named() {
         ("--memory", "512"),
         ("--serial", "tty"),
         ("--irqchip", "x"),
+        ("--debug-exit", "0x10000"),
+        ("--debug-exit", "f4"),
         ("--vfio", "0000:01:00.0,addr=20.0"),
         ("--vfio", "0000:01:00.0,id=a b"),
         ("--vfio", "0000:01:00.0,slot=3"),
@@ -117,7 +138,7 @@ fn sizes_and_counts_out_of_range_are_named() {
 
 #[test]
 fn a_disk_that_cannot_be_is_named() {
-    let kernel = Scratch::new("disk-kernel", &elf_header());
+    let kernel = Scratch::new("disk-kernel", &elf_kernel());
     let image = Scratch::new("disk-image", &[0; 4096]);
     let short = Scratch::new("disk-short", &[0; 511]);
     let disk = |values: &[&str], words: &[&str]| {
@@ -163,7 +184,9 @@ fn a_kernel_is_needed_and_help_is_not_an_error() {
         "ims-timer",
         "ims-mediated",
         "--serial",
+        "--debug-exit",
         "--log-level",
+        "--log-file",
         "--report",
     ];
     for word in contract.into_iter().chain(["Exit status", "vfio-pci", "Ctrl-A x", "[default: 512M]"]) {
@@ -172,21 +195,64 @@ fn a_kernel_is_needed_and_help_is_not_an_error() {
 }
 
 #[test]
+fn version_man_page_and_completions_are_printed() {
+    let printed = |arguments: &[&str], words: &[&str]| {
+        let output = vmm(arguments);
+        assert_eq!(output.status.code(), Some(0), "{arguments:?}");
+        let text = String::from_utf8(output.stdout).unwrap();
+        for word in words {
+            assert!(text.contains(word), "{arguments:?} does not say {word:?}: {text}");
+        }
+    };
+    printed(&["--version"], &[env!("CARGO_PKG_VERSION")]);
+    printed(&["man"], &[".TH vmm", "Exit status", "\\-\\-kernel"]);
+    for shell in ["bash", "zsh", "fish"] {
+        printed(&["completions", shell], &["vmm", "debug-exit"]);
+    }
+    assert_eq!(vmm(&["completions", "cmd.exe"]).status.code(), Some(2));
+    assert_eq!(vmm(&["check", "--kernel", "k"]).status.code(), Some(2));
+}
+
+/// The status is that of the JSON, whatever this machine can do.
+#[test]
+fn check_says_what_this_host_can_do() {
+    let output = vmm(&["check", "--json"]);
+    let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let passes = report["passed_through_devices"].as_bool().unwrap();
+    assert_eq!(output.status.code(), Some(if passes { 0 } else { 1 }), "{report}");
+    assert_eq!(report["guests"], std::fs::File::options().read(true).write(true).open("/dev/kvm").is_ok());
+    let output = vmm(&["check"]);
+    let lines = String::from_utf8(output.stdout).unwrap();
+    for finding in report["findings"].as_array().unwrap() {
+        let (name, remedy) = (finding["name"].as_str().unwrap(), finding["remedy"].as_str());
+        assert!(lines.contains(name) && remedy.is_none_or(|remedy| lines.contains(remedy)), "{lines}");
+    }
+    assert!(output.stderr.is_empty());
+}
+
+#[test]
+fn a_log_file_that_cannot_be_opened_is_named() {
+    let kernel = Scratch::new("log-kernel", &elf_kernel());
+    let file = "/nonexistent/log";
+    refuses(&["--kernel", kernel.path(), "--log-file", file], 2, &["--log-file /nonexistent/log"]);
+}
+
+#[test]
 fn a_device_that_does_not_exist_is_named() {
-    let kernel = Scratch::new("vfio-kernel", &elf_header());
+    let kernel = Scratch::new("vfio-kernel", &elf_kernel());
     refuses(&["--kernel", kernel.path(), "--vfio", "ffff:ff:1f.7"], 2, &["ffff:ff:1f.7"]);
 }
 
 #[test]
 fn an_interface_that_is_no_tap_is_named() {
-    let kernel = Scratch::new("net-kernel", &elf_header());
+    let kernel = Scratch::new("net-kernel", &elf_kernel());
     // Where the host has no taps at all, that is the problem.
     refuses(&["--kernel", kernel.path(), "--net", "tap=lo"], 2, &["--net tap=lo"]);
 }
 
 #[test]
 fn the_terminal_has_one_user() {
-    let kernel = Scratch::new("console-kernel", &elf_header());
+    let kernel = Scratch::new("console-kernel", &elf_kernel());
     let both = ["--kernel", kernel.path(), "--console", "--serial", "stdio"];
     refuses(&both, 2, &["--console: --serial stdio has the terminal", "--serial off"]);
 }

@@ -1,9 +1,16 @@
 //! Kernel files: the format of a file, and the parts of a bzImage.
 //!
-//! The file is untrusted: every offset is checked against its length.
+//! The file is untrusted: every offset is checked against its length. It stays on disk until [`super::loader`] reads it into guest
+//! memory. Only its headers are in the VMM's own.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
 
 use linux_loader::loader::bootparam::setup_header;
 use vm_memory::ByteValued;
+
+use super::elf::{Elf, ElfError};
 
 /// Offset of the setup header in a bzImage.
 const SETUP_HEADER: usize = 0x1f1;
@@ -13,55 +20,57 @@ const SETUP_HEADER_MAGIC: u32 = 0x5372_6448;
 const PROTOCOL_WITH_64_BIT_ENTRY: u16 = 0x020c;
 /// `xloadflags`: the kernel has the 64-bit entry.
 const XLF_KERNEL_64: u16 = 1 << 0;
-/// ELF machine type of x86-64.
-const EM_X86_64: u16 = 62;
-/// ELF types: executable, and shared object (a position-independent kernel).
-const ELF_TYPES: [u16; 2] = [2, 3];
+/// Bytes at the start of a file that tell its format.
+const HEAD: usize = 1024;
 
-/// A kernel file in memory.
+/// A kernel file.
 #[derive(Debug)]
 pub struct Image {
     name: String,
-    bytes: Vec<u8>,
+    file: File,
+    size: u64,
     kind: ImageKind,
 }
 
 /// The format of a kernel file.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub enum ImageKind {
     /// An uncompressed ELF kernel.
-    Elf,
+    Elf(Elf),
     /// A bzImage, with its setup header.
     BzImage(setup_header),
 }
 
 /// Why the VMM cannot boot a file.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, thiserror::Error)]
 pub enum ImageError {
     /// The file has neither magic number.
     #[error("not a Linux kernel: neither a bzImage (vmlinuz) nor an ELF file (vmlinux)")]
     Unrecognised,
-    /// The ELF file has another machine, class or type.
-    #[error("not a kernel for x86-64: an ELF file of another machine, class or type")]
-    OtherElf,
+    /// The ELF file cannot be booted.
+    #[error(transparent)]
+    Elf(#[from] ElfError),
     /// The kernel has no 64-bit entry.
     #[error("not a 64-bit kernel: the bzImage has no 64-bit entry")]
     No64BitEntry,
     /// The file is truncated.
     #[error("the file is cut short")]
     Truncated,
+    /// The file cannot be read.
+    #[error(transparent)]
+    Unreadable(#[from] io::Error),
 }
 
 impl ImageKind {
-    /// Detects the format from the file's contents.
-    ///
-    /// # Errors
-    /// Why the file cannot be booted.
-    pub fn of(bytes: &[u8]) -> Result<Self, ImageError> {
-        if bytes.starts_with(b"\x7fELF") {
-            return elf_is_kernel(bytes).map(|()| Self::Elf);
+    fn of(file: &File, size: u64) -> Result<Self, ImageError> {
+        let mut head = [0; HEAD];
+        let length = usize::try_from(size).unwrap_or(HEAD).min(HEAD);
+        let head = head.get_mut(..length).unwrap_or_default();
+        file.read_exact_at(head, 0)?;
+        if head.starts_with(b"\x7fELF") {
+            return Ok(Self::Elf(Elf::parse(file)?));
         }
-        let header = bytes.get(SETUP_HEADER..SETUP_HEADER + size_of::<setup_header>());
+        let header = head.get(SETUP_HEADER..SETUP_HEADER + size_of::<setup_header>());
         let header = *header.and_then(setup_header::from_slice).ok_or(ImageError::Unrecognised)?;
         if header.header != SETUP_HEADER_MAGIC {
             return Err(ImageError::Unrecognised);
@@ -69,40 +78,27 @@ impl ImageKind {
         if header.version < PROTOCOL_WITH_64_BIT_ENTRY || header.xloadflags & XLF_KERNEL_64 == 0 {
             return Err(ImageError::No64BitEntry);
         }
-        // `syssize` counts the protected-mode code in paragraphs of 16 bytes.
-        let code = usize::try_from(header.syssize).ok().and_then(|paragraphs| paragraphs.checked_mul(16));
-        let end = code.and_then(|code| code.checked_add(setup_size(&header)));
-        match end {
-            // The last paragraph may be short.
-            Some(end) if end <= bytes.len().saturating_add(15) => Ok(Self::BzImage(header)),
-            _ => Err(ImageError::Truncated),
-        }
-    }
-}
-
-fn elf_is_kernel(bytes: &[u8]) -> Result<(), ImageError> {
-    const CLASS_64_LITTLE_ENDIAN: [u8; 2] = [2, 1];
-    let half = |at: usize| bytes.get(at..at + 2).and_then(|half| <[u8; 2]>::try_from(half).ok());
-    let half = |at: usize| half(at).map(u16::from_le_bytes).ok_or(ImageError::Truncated);
-    let class = bytes.get(4..6).ok_or(ImageError::Truncated)?;
-    if class == CLASS_64_LITTLE_ENDIAN && ELF_TYPES.contains(&half(16)?) && half(18)? == EM_X86_64 {
-        Ok(())
-    } else {
-        Err(ImageError::OtherElf)
+        // `syssize` counts the protected-mode code in paragraphs of 16 bytes. The last paragraph may be short.
+        let end = u64::from(header.syssize) * 16 + setup_size(&header);
+        if end <= size.saturating_add(15) { Ok(Self::BzImage(header)) } else { Err(ImageError::Truncated) }
     }
 }
 
 /// Bytes of the real-mode part, including the boot sector. The protected-mode code follows.
-fn setup_size(header: &setup_header) -> usize {
-    let sectors = if header.setup_sects == 0 { 4 } else { usize::from(header.setup_sects) };
+fn setup_size(header: &setup_header) -> u64 {
+    let sectors = if header.setup_sects == 0 { 4 } else { u64::from(header.setup_sects) };
     (sectors + 1) * 512
 }
 
 impl Image {
-    /// A kernel whose format [`ImageKind::of`] has detected.
-    #[must_use]
-    pub fn new(name: String, bytes: Vec<u8>, kind: ImageKind) -> Self {
-        Self { name, bytes, kind }
+    /// Detects the format of a kernel file. `name` is the argument and path, for messages.
+    ///
+    /// # Errors
+    /// Why the file cannot be booted.
+    pub fn open(name: String, file: File) -> Result<Self, ImageError> {
+        let size = file.metadata()?.len();
+        let kind = ImageKind::of(&file, size)?;
+        Ok(Self { name, file, size, kind })
     }
 
     /// The argument and path, for messages.
@@ -111,16 +107,16 @@ impl Image {
         &self.name
     }
 
-    /// The file's contents.
+    /// The file. Its position is arbitrary.
     #[must_use]
-    pub fn bytes(&self) -> &[u8] {
-        &self.bytes
+    pub fn file(&self) -> &File {
+        &self.file
     }
 
     /// The file's size in bytes.
     #[must_use]
     pub fn size(&self) -> u64 {
-        self.bytes.len() as u64
+        self.size
     }
 
     /// The file's format.
@@ -129,13 +125,21 @@ impl Image {
         &self.kind
     }
 
-    /// The compressed kernel in a bzImage (boot protocol 2.08: `payload_offset`, `payload_length`).
-    #[must_use]
-    pub fn payload(&self) -> Option<&[u8]> {
-        let ImageKind::BzImage(header) = &self.kind else { return None };
-        let start = setup_size(header).checked_add(usize::try_from(header.payload_offset).ok()?)?;
-        let end = start.checked_add(usize::try_from(header.payload_length).ok()?)?;
-        self.bytes.get(start..end).filter(|payload| !payload.is_empty())
+    /// Reads the compressed kernel in a bzImage (boot protocol 2.08: `payload_offset`, `payload_length`). Returns `None` if the
+    /// header names none inside of the file.
+    ///
+    /// # Errors
+    /// The host's error.
+    pub fn payload(&self) -> io::Result<Option<Vec<u8>>> {
+        let ImageKind::BzImage(header) = &self.kind else { return Ok(None) };
+        let start = setup_size(header) + u64::from(header.payload_offset);
+        let length = u64::from(header.payload_length);
+        if length == 0 || start + length > self.size {
+            return Ok(None);
+        }
+        let mut payload = vec![0; usize::try_from(length).map_err(io::Error::other)?];
+        self.file.read_exact_at(&mut payload, start)?;
+        Ok(Some(payload))
     }
 }
 
@@ -163,11 +167,23 @@ pub(super) mod tests {
         bytes
     }
 
+    /// A kernel file with these contents.
+    pub(crate) fn image(bytes: &[u8]) -> Result<Image, ImageError> {
+        Image::open("--kernel test".into(), file(bytes))
+    }
+
+    /// An unnamed file with these contents.
+    pub(crate) fn file(bytes: &[u8]) -> File {
+        let memory = rustix::fs::memfd_create("test", rustix::fs::MemfdFlags::CLOEXEC).unwrap();
+        let file = File::from(memory);
+        file.write_all_at(bytes, 0).unwrap();
+        file
+    }
+
     #[test]
     fn a_bzimage_gives_its_payload() {
-        let bytes = bzimage(b"the compressed kernel");
-        let kind = ImageKind::of(&bytes).unwrap();
-        assert_eq!(Image::new("k".into(), bytes, kind).payload(), Some(&b"the compressed kernel"[..]));
+        let image = image(&bzimage(b"the compressed kernel")).unwrap();
+        assert_eq!(image.payload().unwrap().unwrap(), b"the compressed kernel");
     }
 
     #[test]
@@ -175,29 +191,22 @@ pub(super) mod tests {
         let whole = bzimage(&[0; 4096]);
         let mut old = whole.clone();
         old[0x206..0x208].copy_from_slice(&0x0204u16.to_le_bytes());
-        let mut elf = vec![0; 64];
-        elf[..6].copy_from_slice(b"\x7fELF\x02\x01");
-        let mut kernel = elf.clone();
-        kernel[16..20].copy_from_slice(&[2, 0, 62, 0]);
-        assert!(matches!(ImageKind::of(&kernel), Ok(ImageKind::Elf)));
-        for (bytes, why) in [
-            (&b"#!/bin/sh"[..], ImageError::Unrecognised),
-            (&[0; 4096], ImageError::Unrecognised),
-            (&whole[..2048], ImageError::Truncated),
-            (&old, ImageError::No64BitEntry),
-            (&elf, ImageError::OtherElf),
-            (&elf[..5], ImageError::Truncated),
+        for (bytes, says) in [
+            (&b"#!/bin/sh"[..], "not a Linux kernel"),
+            (&[0; 4096], "not a Linux kernel"),
+            (&whole[..2048], "cut short"),
+            (&old, "no 64-bit entry"),
+            (b"\x7fELF\x01", "another machine"),
         ] {
-            assert_eq!(ImageKind::of(bytes).err(), Some(why));
+            let error = image(bytes).unwrap_err().to_string();
+            assert!(error.contains(says), "{error}");
         }
     }
 
     #[test]
     fn a_payload_outside_of_the_file_is_none() {
         let mut bytes = bzimage(&[1; 64]);
-        let kind = |bytes: &[u8]| ImageKind::of(bytes).unwrap();
         bytes[0x248..0x24c].copy_from_slice(&u32::MAX.to_le_bytes());
-        let kind = kind(&bytes);
-        assert_eq!(Image::new("k".into(), bytes, kind).payload(), None);
+        assert_eq!(image(&bytes).unwrap().payload().unwrap(), None);
     }
 }

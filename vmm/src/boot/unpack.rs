@@ -6,7 +6,9 @@
 
 use std::io::{self, Read};
 
-/// Linux appends the unpacked size, little endian, to every format but gzip.
+use crate::memory::Scratch;
+
+/// The unpacked size, little endian: gzip has it itself (RFC 1952, ISIZE), and Linux appends it to every other format.
 const SIZE_TRAILER: usize = 4;
 
 /// Why the host cannot decompress a payload.
@@ -21,6 +23,12 @@ pub enum Error {
     /// The compressed data are damaged.
     #[error("{0} data: {1}")]
     Damaged(&'static str, #[source] io::Error),
+    /// The size at the payload's end is too small.
+    #[error("it is larger than its size says")]
+    WrongSize,
+    /// The host has no memory for the kernel.
+    #[error("no memory to unpack it: {0}")]
+    NoMemory(#[source] io::Error),
     /// The payload is not an ELF file.
     #[error("it does not hold an ELF file")]
     NotElf,
@@ -30,41 +38,54 @@ pub enum Error {
 ///
 /// # Errors
 /// Why the payload cannot be decompressed.
-pub fn unpack(payload: &[u8], limit: u64) -> Result<Vec<u8>, Error> {
+pub(crate) fn unpack(payload: &[u8], limit: u64) -> Result<Scratch, Error> {
     let body = payload.len().checked_sub(SIZE_TRAILER).and_then(|end| payload.split_at_checked(end));
     let (body, trailer) = body.unwrap_or((payload, &[]));
-    // This size is only a hint for the buffer. `limit` bounds the output.
-    let size = trailer.try_into().map_or(0, u32::from_le_bytes);
-    let expected = u64::from(size).min(limit);
+    let size = u64::from(trailer.try_into().map_or(0, u32::from_le_bytes));
 
     let unpacked = match payload {
-        [0x1f, 0x8b, ..] => read(flate2::read::GzDecoder::new(payload), "gzip", expected, limit),
-        [0xfd, b'7', b'z', b'X', b'Z', 0, ..] => {
-            read(liblzma::read::XzDecoder::new(body), "xz", expected, limit)
-        }
-        [0x28, 0xb5, 0x2f, 0xfd, ..] => zstd(body, u64::from(size), limit),
-        [0x02, 0x21, 0x4c, 0x18, ..] => {
-            read(lz4_flex::frame::FrameDecoder::new(body), "lz4", expected, limit)
-        }
+        [0x1f, 0x8b, ..] => read(flate2::read::GzDecoder::new(payload), "gzip", size, limit),
+        [0xfd, b'7', b'z', b'X', b'Z', 0, ..] => read(liblzma::read::XzDecoder::new(body), "xz", size, limit),
+        [0x28, 0xb5, 0x2f, 0xfd, ..] => zstd(body, size, limit),
+        [0x02, 0x21, 0x4c, 0x18, ..] => read(lz4_flex::frame::FrameDecoder::new(body), "lz4", size, limit),
         _ => Err(Error::UnknownFormat(payload.iter().take(6).copied().collect())),
     }?;
-    if unpacked.starts_with(b"\x7fELF") { Ok(unpacked) } else { Err(Error::NotElf) }
+    if unpacked.as_ref().starts_with(b"\x7fELF") { Ok(unpacked) } else { Err(Error::NotElf) }
 }
 
 /// Decompresses into one buffer of the final size. A stream would copy every byte twice more.
-fn zstd(body: &[u8], size: u64, limit: u64) -> Result<Vec<u8>, Error> {
-    if size > limit {
-        return Err(Error::TooLarge(limit));
-    }
-    let size = usize::try_from(size).map_err(|_| Error::TooLarge(limit))?;
-    zstd::bulk::decompress(body, size).map_err(|error| Error::Damaged("zstd", error))
+fn zstd(body: &[u8], size: u64, limit: u64) -> Result<Scratch, Error> {
+    let mut unpacked = buffer(size, limit)?;
+    let length = zstd::bulk::decompress_to_buffer(body, unpacked.as_mut());
+    unpacked.truncate(length.map_err(|error| Error::Damaged("zstd", error))?);
+    Ok(unpacked)
 }
 
-fn read(decoder: impl Read, format: &'static str, expected: u64, limit: u64) -> Result<Vec<u8>, Error> {
-    let mut unpacked = Vec::with_capacity(usize::try_from(expected).unwrap_or(0));
-    let read = decoder.take(limit.saturating_add(1)).read_to_end(&mut unpacked);
-    let length = read.map_err(|error| Error::Damaged(format, error))?;
-    if length as u64 > limit { Err(Error::TooLarge(limit)) } else { Ok(unpacked) }
+/// A buffer for a kernel of this size.
+fn buffer(size: u64, limit: u64) -> Result<Scratch, Error> {
+    let size = usize::try_from(size).ok().filter(|_| size <= limit).ok_or(Error::TooLarge(limit))?;
+    Scratch::new(size).map_err(Error::NoMemory)
+}
+
+/// Decompresses a stream of at most `size` bytes.
+fn read(mut decoder: impl Read, format: &'static str, size: u64, limit: u64) -> Result<Scratch, Error> {
+    let mut unpacked = buffer(size, limit)?;
+    let mut length = 0;
+    loop {
+        let room = unpacked.as_mut().get_mut(length..).unwrap_or_default();
+        // A full buffer, too, is read from: the decoder then checks its checksum, or has more.
+        let (read, is_full) =
+            if room.is_empty() { (decoder.read(&mut [0]), true) } else { (decoder.read(room), false) };
+        match read {
+            Ok(0) => break,
+            Ok(_) if is_full => return Err(Error::WrongSize),
+            Ok(count) => length = length.saturating_add(count),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(Error::Damaged(format, error)),
+        }
+    }
+    unpacked.truncate(length);
+    Ok(unpacked)
 }
 
 #[cfg(test)]
@@ -102,7 +123,7 @@ mod tests {
     #[test]
     fn every_format_unpacks_to_the_kernel() {
         for (format, bytes) in packed() {
-            assert!(unpack(&bytes, 1 << 30).is_ok_and(|unpacked| unpacked == kernel()), "{format}");
+            assert!(unpack(&bytes, 1 << 30).is_ok_and(|unpacked| unpacked.as_ref() == kernel()), "{format}");
         }
     }
 

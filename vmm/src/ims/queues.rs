@@ -48,7 +48,7 @@ impl Queues {
 
     fn ring_msix(vector: u32, cx: &mut ModelContext<'_>) {
         let vectors = cx.interrupts().msix.as_ref().map_or(0, |msix| msix.layout().size().get());
-        if vector < vectors.into() {
+        if vector < u32::from(vectors) {
             cx.trigger_msix(Vector(vector));
         } else {
             cx.refuse();

@@ -10,6 +10,6 @@ pub mod ram;
 pub mod slots;
 
 pub use mmap::FileMapping;
-pub(crate) use mmap::populate;
+pub(crate) use mmap::{Scratch, populate};
 pub use ram::GuestMemory;
 pub use slots::{Access, HostMemory, Slot, Slots};

@@ -1,11 +1,43 @@
-//! The escape of a terminal that the guest uses: `Ctrl-A x` ends the VMM, `Ctrl-A Ctrl-A` sends one Ctrl-A.
+//! The escape of a terminal that the guest uses: `Ctrl-A h` lists the keys, `Ctrl-A x` ends the VMM, and `Ctrl-A Ctrl-A`
+//! sends one Ctrl-A.
 
-use crate::outcome::Outcome;
+use std::io::{self, Write};
+
+use crate::outcome::{ExitEvent, Outcome};
 
 const CTRL_A: u8 = 1;
 
-/// How a run ends by `Ctrl-A x`: as by Ctrl-C.
-pub(crate) const INTERRUPTED: Outcome = Outcome::Stopped(signal_hook::consts::SIGINT);
+/// What `Ctrl-A h` prints.
+const HELP: &str = "\
+vmm: Ctrl-A h       this list
+     Ctrl-A x       end the VMM, without a shutdown of the guest
+     Ctrl-A Ctrl-A  send Ctrl-A to the guest
+     SIGUSR1 writes the report, if --report is given.";
+
+/// The signal whose exit status `Ctrl-A x` has.
+const INTERRUPTED: i32 = signal_hook::consts::SIGINT;
+
+/// What the user wants of the VMM.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Command {
+    /// The list of keys.
+    Help,
+    /// The end of the VMM.
+    End,
+}
+
+impl Command {
+    /// Does it.
+    pub(crate) fn run(self, exit_event: &ExitEvent) {
+        match self {
+            Self::Help => {
+                // There is nobody to tell if standard error is closed.
+                let _ = writeln!(io::stderr(), "{HELP}");
+            }
+            Self::End => exit_event.signal(Outcome::Stopped(INTERRUPTED)),
+        }
+    }
+}
 
 /// The escape's state: whether the last byte was Ctrl-A.
 #[derive(Debug, Default)]
@@ -14,19 +46,24 @@ pub(crate) struct Escape {
 }
 
 impl Escape {
-    /// The bytes of `typed` for the guest, and whether the user ends the VMM.
-    pub(crate) fn filter(&mut self, typed: &[u8]) -> (Vec<u8>, bool) {
+    /// The bytes of `typed` for the guest, and the commands among them. Nothing after [`Command::End`] counts.
+    pub(crate) fn filter(&mut self, typed: &[u8]) -> (Vec<u8>, Vec<Command>) {
         let mut bytes = Vec::with_capacity(typed.len());
+        let mut commands = Vec::new();
         for byte in typed {
             match (std::mem::take(&mut self.pending), *byte) {
-                (true, b'x' | b'X') => return (bytes, true),
+                (true, b'x' | b'X') => {
+                    commands.push(Command::End);
+                    break;
+                }
+                (true, b'h' | b'H' | b'?') => commands.push(Command::Help),
                 (true, CTRL_A) => bytes.push(CTRL_A),
                 (true, other) => bytes.extend([CTRL_A, other]),
                 (false, CTRL_A) => self.pending = true,
                 (false, other) => bytes.push(other),
             }
         }
-        (bytes, false)
+        (bytes, commands)
     }
 }
 
@@ -37,9 +74,11 @@ mod tests {
     #[test]
     fn the_escape_is_ctrl_a() {
         let mut escape = Escape::default();
-        assert_eq!(escape.filter(b"ab\x01"), (b"ab".to_vec(), false));
-        assert_eq!(escape.filter(b"\x01c"), (b"\x01c".to_vec(), false));
-        assert_eq!(escape.filter(b"\x01q"), (b"\x01q".to_vec(), false));
-        assert_eq!(escape.filter(b"z\x01xrest"), (b"z".to_vec(), true));
+        assert_eq!(escape.filter(b"ab\x01"), (b"ab".to_vec(), vec![]));
+        assert_eq!(escape.filter(b"\x01c"), (b"\x01c".to_vec(), vec![]));
+        assert_eq!(escape.filter(b"\x01q"), (b"\x01q".to_vec(), vec![]));
+        assert_eq!(escape.filter(b"h?\x01h\x01"), (b"h?".to_vec(), vec![Command::Help]));
+        assert_eq!(escape.filter(b"?!"), (b"!".to_vec(), vec![Command::Help]));
+        assert_eq!(escape.filter(b"z\x01h\x01xrest"), (b"z".to_vec(), vec![Command::Help, Command::End]));
     }
 }

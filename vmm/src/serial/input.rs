@@ -9,7 +9,7 @@ use std::sync::Arc;
 use event_manager::{EventOps, EventSet, Events, MutEventSubscriber};
 
 use super::Port;
-use super::escape::{Escape, INTERRUPTED};
+use super::escape::Escape;
 use crate::outcome::ExitEvent;
 
 /// Forwards standard input to the port.
@@ -100,13 +100,11 @@ impl Input {
         match &mut self.escape {
             None => self.port.receive(typed),
             Some(escape) => {
-                let (bytes, end) = escape.filter(typed);
+                let (bytes, commands) = escape.filter(typed);
                 if !bytes.is_empty() {
                     self.port.receive(&bytes);
                 }
-                if end {
-                    self.exit_event.signal(INTERRUPTED);
-                }
+                commands.into_iter().for_each(|command| command.run(&self.exit_event));
             }
         }
     }

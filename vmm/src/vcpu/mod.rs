@@ -60,12 +60,12 @@ impl Vcpu {
         Ok(Self { index, fd, shared })
     }
 
-    /// Prepares the first vCPU to enter the kernel in 64-bit mode, with page tables in guest memory.
+    /// Prepares the first vCPU to enter the kernel by its protocol, with descriptors and page tables in guest memory.
     ///
     /// # Errors
     /// [`Error::Host`](crate::error::Error::Host) if guest memory cannot be written or KVM refuses the state.
     pub fn boot(&self, memory: &GuestMemoryMmap, entry: &Entry) -> Result<()> {
-        state::write_boot_tables(memory).context("writing the boot page tables")?;
+        state::write_boot_tables(memory, entry.start).context("writing the boot page tables")?;
         state::set_registers(&self.fd, entry.start).context("setting the registers of vcpu 0")
     }
 

@@ -1,11 +1,12 @@
-//! Initial vCPU registers: 64-bit mode with an identity map of the first 4 GiB, as the boot protocol's 64-bit entry
-//! requires. MSRs and local APIC are as firmware leaves them.
+//! Initial vCPU registers. The boot protocol's 64-bit entry requires 64-bit mode with an identity map of the first 4 GiB. PVH requires
+//! 32-bit protected mode without paging, and flat segments. MSRs and local APIC are as firmware leaves them.
 
 use kvm_bindings::{Msrs, kvm_lapic_state, kvm_msr_entry, kvm_regs, kvm_segment};
 use kvm_ioctls::VcpuFd;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
-use crate::layout::{BOOT_GDT, BOOT_PAGE_TABLES, BOOT_PARAMS, BOOT_STACK};
+use crate::boot::EntryPoint;
+use crate::layout::{BOOT_GDT, BOOT_PAGE_TABLES, BOOT_PARAMS, BOOT_STACK, PVH_START_INFO};
 
 type Error = Box<dyn std::error::Error + Send + Sync>;
 
@@ -14,8 +15,14 @@ const CODE_SELECTOR: u16 = 0x10;
 const DATA_SELECTOR: u16 = 0x18;
 const TASK_SELECTOR: u16 = 0x20;
 
-/// Descriptors in selector order (Intel SDM 3A 3.4.5, 7.2.3): flat 64-bit code, flat data, 64-bit task state.
-const GDT: [u64; 5] = [0, 0, 0x00af_9b00_0000_ffff, 0x00cf_9300_0000_ffff, 0x008f_8b00_0000_ffff];
+/// Descriptors in selector order (Intel SDM 3A 3.4.5, 7.2.3): flat code of this width, flat data, task state.
+const fn gdt(code: u64) -> [u64; 5] {
+    [0, 0, code, 0x00cf_9300_0000_ffff, 0x008f_8b00_0000_ffff]
+}
+const CODE_64: u64 = 0x00af_9b00_0000_ffff;
+const CODE_32: u64 = 0x00cf_9b00_0000_ffff;
+/// Limit of a 32-bit task state segment (PVH).
+const TASK_LIMIT: u32 = 0x67;
 
 const PAGE_PRESENT_WRITABLE: u64 = 0b11;
 const PAGE_LARGE: u64 = 1 << 7;
@@ -46,13 +53,23 @@ const DELIVERY_MODE: u32 = 0b111 << 8;
 const DELIVER_NMI: u32 = 0b100 << 8;
 const DELIVER_EXTINT: u32 = 0b111 << 8;
 
-/// Writes the GDT and the page tables of the first vCPU.
-pub(super) fn write_boot_tables(memory: &GuestMemoryMmap) -> Result<(), vm_memory::GuestMemoryError> {
+/// Writes the GDT of the first vCPU, and its page tables if it starts with paging.
+pub(super) fn write_boot_tables(
+    memory: &GuestMemoryMmap,
+    start: EntryPoint,
+) -> Result<(), vm_memory::GuestMemoryError> {
     let write = |table: u64, index: u64, entry: u64| {
         memory.write_obj(entry, GuestAddress(table.saturating_add(index.saturating_mul(8))))
     };
-    for (index, descriptor) in (0..).zip(GDT) {
+    let code = match start {
+        EntryPoint::Linux(_) => CODE_64,
+        EntryPoint::Pvh(_) => CODE_32,
+    };
+    for (index, descriptor) in (0..).zip(gdt(code)) {
         write(BOOT_GDT, index, descriptor)?;
+    }
+    if let EntryPoint::Pvh(_) = start {
+        return Ok(());
     }
     let pointers = BOOT_PAGE_TABLES + PAGE;
     write(BOOT_PAGE_TABLES, 0, pointers | PAGE_PRESENT_WRITABLE)?;
@@ -66,39 +83,44 @@ pub(super) fn write_boot_tables(memory: &GuestMemoryMmap) -> Result<(), vm_memor
     Ok(())
 }
 
-/// Sets the registers of the first vCPU to enter the kernel at `start`.
-pub(super) fn set_registers(vcpu: &VcpuFd, start: GuestAddress) -> Result<(), Error> {
+/// Sets the registers of the first vCPU to enter the kernel.
+pub(super) fn set_registers(vcpu: &VcpuFd, start: EntryPoint) -> Result<(), Error> {
     let mut sregs = vcpu.get_sregs()?;
-    let code = segment(CODE_SELECTOR, 0xb, SegmentMode::Code64);
-    let data = segment(DATA_SELECTOR, 0x3, SegmentMode::Data);
-    sregs.cs = code;
+    let data = segment(DATA_SELECTOR, 0x3, SegmentMode::Flat32);
     (sregs.ds, sregs.es, sregs.fs, sregs.gs, sregs.ss) = (data, data, data, data, data);
     sregs.tr = segment(TASK_SELECTOR, 0xb, SegmentMode::System);
     sregs.gdt.base = BOOT_GDT;
-    sregs.gdt.limit = (size_of_val(&GDT) - 1) as u16;
+    sregs.gdt.limit = (size_of_val(&gdt(0)) - 1) as u16;
     sregs.idt.base = 0;
     sregs.idt.limit = 0;
-    sregs.cr0 = CR0_PE | CR0_ET | CR0_PG;
-    sregs.cr3 = BOOT_PAGE_TABLES;
-    sregs.cr4 = CR4_PAE;
-    sregs.efer = EFER_LME | EFER_LMA;
+    let mut regs = kvm_regs { rip: start.address().0, rflags: RFLAGS_RESERVED, ..Default::default() };
+    match start {
+        EntryPoint::Linux(_) => {
+            sregs.cs = segment(CODE_SELECTOR, 0xb, SegmentMode::Code64);
+            sregs.cr0 = CR0_PE | CR0_ET | CR0_PG;
+            sregs.cr3 = BOOT_PAGE_TABLES;
+            sregs.cr4 = CR4_PAE;
+            sregs.efer = EFER_LME | EFER_LMA;
+            (regs.rsi, regs.rsp, regs.rbp) = (BOOT_PARAMS, BOOT_STACK, BOOT_STACK);
+        }
+        EntryPoint::Pvh(_) => {
+            sregs.cs = segment(CODE_SELECTOR, 0xb, SegmentMode::Flat32);
+            (sregs.tr.limit, sregs.tr.g) = (TASK_LIMIT, 0);
+            sregs.cr0 = CR0_PE | CR0_ET;
+            (sregs.cr3, sregs.cr4, sregs.efer) = (0, 0, 0);
+            regs.rbx = PVH_START_INFO;
+        }
+    }
     vcpu.set_sregs(&sregs)?;
-    vcpu.set_regs(&kvm_regs {
-        rip: start.0,
-        rsi: BOOT_PARAMS,
-        rsp: BOOT_STACK,
-        rbp: BOOT_STACK,
-        rflags: RFLAGS_RESERVED,
-        ..Default::default()
-    })?;
-    Ok(())
+    Ok(vcpu.set_regs(&regs)?)
 }
 
 /// The use of a segment.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum SegmentMode {
     Code64,
-    Data,
+    /// Data, or 32-bit code.
+    Flat32,
     System,
 }
 
@@ -111,7 +133,7 @@ fn segment(selector: u16, type_: u8, mode: SegmentMode) -> kvm_segment {
         type_,
         present: 1,
         dpl: 0,
-        db: (mode == SegmentMode::Data).into(),
+        db: (mode == SegmentMode::Flat32).into(),
         s: (mode != SegmentMode::System).into(),
         l: (mode == SegmentMode::Code64).into(),
         g: 1,
@@ -157,7 +179,7 @@ mod tests {
     #[test]
     fn the_page_tables_map_four_gib_one_to_one() {
         let memory = GuestMemoryMmap::<()>::from_ranges(&[(GuestAddress(0), 1 << 20)]).unwrap();
-        write_boot_tables(&memory).unwrap();
+        write_boot_tables(&memory, EntryPoint::Linux(GuestAddress(0))).unwrap();
         let read = |table: u64, index: u64| -> u64 {
             memory.read_obj(GuestAddress((table & !0xfff) + index * 8)).unwrap()
         };

@@ -60,6 +60,7 @@ pub use peers::PeerToPeer;
 pub use rom::RomSource;
 pub use selection::{Selected, select};
 pub use sysfs::{HostAddress, HostDevice, Sysfs};
+pub(crate) use sysfs::{leaves_group_viable, link_name};
 
 #[cfg(test)]
 mod config_tests;

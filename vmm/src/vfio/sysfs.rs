@@ -177,8 +177,7 @@ impl Sysfs {
             .filter(|other| HostAddress::parse(other).is_none_or(|other| other != address))
             .filter_map(|other| {
                 let driver = link_name(&self.0.join("bus/pci/devices").join(&other).join("driver"))?;
-                let harmless = is_vfio(&driver) || HARMLESS_DRIVERS.contains(&driver.as_str());
-                (!harmless).then(|| format!("{other} ({driver})"))
+                (!leaves_group_viable(&driver)).then(|| format!("{other} ({driver})"))
             })
             .collect();
         if taken.is_empty() {
@@ -220,6 +219,11 @@ fn is_vfio(driver: &str) -> bool {
     driver == "vfio-pci" || driver.contains("vfio_pci") || driver.contains("vfio-pci")
 }
 
+/// Whether a device with this driver may be in the group of a passed-through device.
+pub(crate) fn leaves_group_viable(driver: &str) -> bool {
+    is_vfio(driver) || HARMLESS_DRIVERS.contains(&driver)
+}
+
 fn how_to_bind(address: HostAddress, bound: bool) -> String {
     let device = format!("/sys/bus/pci/devices/{address}");
     let unbind = if bound { format!("echo {address} >{device}/driver/unbind; ") } else { String::new() };
@@ -229,7 +233,8 @@ fn how_to_bind(address: HostAddress, bound: bool) -> String {
     )
 }
 
-fn link_name(link: &Path) -> Option<String> {
+/// The name of a link's target, for example of a driver.
+pub(crate) fn link_name(link: &Path) -> Option<String> {
     fs::read_link(link).ok()?.file_name()?.to_str().map(str::to_owned)
 }
 

@@ -2,6 +2,7 @@
 //! tests fail without access to /dev/kvm.
 
 mod ims;
+mod pvh;
 mod table_pages;
 
 use std::io::Write;
@@ -109,6 +110,33 @@ fn every_way_to_reboot_is_0() {
 }
 
 #[test]
+fn a_log_file_has_the_machine_and_the_end_and_stderr_has_nothing() {
+    let log = std::env::temp_dir().join(format!("vmm-run-{}-log-file", std::process::id()));
+    let run = Run::new("log", &power_off());
+    for _ in 0..2 {
+        let output = run.ends(&["--log-level", "info", "--log-file", log.to_str().unwrap()], 0);
+        assert_eq!(String::from_utf8(output.stderr).unwrap(), "");
+    }
+    let said = std::fs::read_to_string(&log).unwrap();
+    std::fs::remove_file(&log).unwrap();
+    assert_eq!(said.matches("INFO 1 CPU, 512 MiB, --kernel ").count(), 2, "{said}");
+    assert_eq!(said.matches("INFO the guest powered off").count(), 2, "{said}");
+}
+
+#[test]
+fn a_write_to_the_debug_exit_port_is_the_status() {
+    // mov dx, 0xf4; mov eax, 0x21; out dx, al | ax | eax
+    for (width, write) in [(1, &[0xee][..]), (2, &[0x66, 0xef]), (4, &[0xef])] {
+        let code = [&[0x66, 0xba, 0xf4, 0, 0xb8, 0x21, 0, 0, 0], write, &SPIN].concat();
+        let run = Run::new(&format!("debug-exit-{width}"), &code);
+        run.ends(&["--debug-exit", "0xf4"], 0x43);
+        run.ends(&["--debug-exit", "244", "--irqchip", "split"], 0x43);
+    }
+    let run = Run::new("debug-exit-off", &[&out(0xf4, 0x21)[..], &power_off()].concat());
+    run.ends(&[], 0);
+}
+
+#[test]
 fn a_triple_fault_is_3_and_says_where() {
     // `ud2` without an interrupt table.
     let output = Run::new("fault", &[0x90, 0x0f, 0x0b]).ends(&["--cpus", "2"], 3);
@@ -194,15 +222,24 @@ fn the_terminal_is_raw_for_the_guest_and_given_back() {
     let run = Run::new("terminal", &[&out(0x3f8, b'$')[..], &SPIN].concat());
     let mut command = run.command(&[]);
     command.stdin(theirs.try_clone().unwrap()).stdout(theirs.try_clone().unwrap());
-    let mut child = command.spawn().unwrap();
+    let child = command.spawn().unwrap();
     let mut ours = std::fs::File::from(ours);
     let mut byte = [0];
     ours.read_exact(&mut byte).unwrap();
     assert_eq!(byte, [b'$']);
     assert!(is_raw());
-    ours.write_all(b"\x01x").unwrap();
-    assert_eq!(child.wait().unwrap().code(), Some(128 + 2));
+    ours.write_all(b"\x01h\x01x").unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(128 + 2));
     assert!(!is_raw());
+    let said = String::from_utf8(output.stderr).unwrap();
+    let lines: Vec<_> = said.lines().collect();
+    assert!(
+        lines[0].starts_with("vmm: 1 CPU, 512 MiB, --kernel ")
+            && lines[0].ends_with("Ctrl-A h lists the keys.")
+    );
+    assert!(said.contains("Ctrl-A x       end the VMM"), "{said}");
+    assert_eq!(lines.last(), Some(&"vmm: ended by signal 2"));
 }
 
 /// Without a reader of the console, the guest blocks, and a signal still ends the run.

@@ -16,7 +16,7 @@ use vmm_sys_util::epoll::EventSet;
 use super::{Console, Ends, RECEIVE, TRANSMIT};
 use crate::error::Result;
 use crate::outcome::ExitEvent;
-use crate::serial::escape::{Escape, INTERRUPTED};
+use crate::serial::escape::Escape;
 use crate::serial::input::Source;
 use crate::virtio::chain::Chain;
 use crate::virtio::handler::{Handler, Token};
@@ -98,11 +98,9 @@ impl Port {
             match &mut self.escape {
                 None => self.typed.extend_from_slice(typed),
                 Some(escape) => {
-                    let (bytes, is_end) = escape.filter(typed);
+                    let (bytes, commands) = escape.filter(typed);
                     self.typed.extend(bytes);
-                    if is_end {
-                        self.exit_event.signal(INTERRUPTED);
-                    }
+                    commands.into_iter().for_each(|command| command.run(&self.exit_event));
                 }
             }
         }
