@@ -111,12 +111,19 @@ pub struct Args {
     ///
     /// An ELF file with the note XEN_ELFNOTE_PHYS32_ENTRY, of 32 or 64 bits, is entered by PVH. Other ELF files and bzImages
     /// are entered by Linux' 64-bit boot protocol.
-    #[arg(long, value_name = "FILE")]
-    pub kernel: PathBuf,
+    #[arg(long, value_name = "FILE", required_unless_present = "boot")]
+    pub kernel: Option<PathBuf>,
 
     /// Initial RAM disk, or PVH's first module
     #[arg(long, value_name = "FILE")]
     pub initrd: Option<PathBuf>,
+
+    /// Boot the first disk's own kernel, in place of --kernel and --initrd
+    ///
+    /// Its boot loader's entry is followed: a Boot Loader Specification entry, else the first one of GRUB's configuration, else
+    /// /vmlinuz. Partition tables are GPT or MBR, file systems ext4 or FAT. --cmdline comes behind the entry's command line.
+    #[arg(long, value_enum, value_name = "disk", conflicts_with_all = ["kernel", "initrd"])]
+    pub boot: Option<BootSource>,
 
     /// Kernel command line
     #[arg(long, value_name = "TEXT", default_value = "console=ttyS0", allow_hyphen_values = true)]
@@ -271,6 +278,13 @@ pub enum IrqChip {
     Kernel,
     /// Local APICs in the kernel, the IOAPIC in the VMM.
     Split,
+}
+
+/// Where the kernel comes from, if it is no file of the host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum BootSource {
+    /// The first disk
+    Disk,
 }
 
 /// Where a compressed kernel is unpacked.

@@ -2,13 +2,18 @@
 //!
 //! Input errors are found here, before KVM or a device is opened. Each message names the argument and the remedy.
 
-use std::fmt;
-use std::fs::File;
-use std::ops::Range;
-use std::path::Path;
+mod boot;
 
+use std::fmt;
+use std::ops::Range;
+
+pub use boot::Initrd;
+
+use self::boot::Boot;
 use crate::boot::image::Image;
-use crate::cli::{Args, DeviceOption, DiskOption, IrqChip, MemorySize, NetOption, PortNumber, SerialTarget, Unpack};
+use crate::cli::{
+    Args, DeviceOption, DiskOption, IrqChip, MemorySize, NetOption, PortNumber, SerialTarget, Unpack,
+};
 use crate::error::{Error, Result};
 use crate::layout;
 use crate::pci::DeviceFunction;
@@ -72,41 +77,23 @@ pub struct DiskConfig {
     pub place: Option<DeviceFunction>,
 }
 
-/// An initial RAM disk.
-#[derive(Debug)]
-pub struct Initrd {
-    /// The file, positioned at its start.
-    pub file: File,
-    /// The file's size in bytes, not 0.
-    pub size: u64,
-    /// The argument and path, for messages.
-    pub name: String,
-}
-
 impl Config {
     /// Validates the arguments against the files and the host.
     ///
     /// # Errors
     /// An [`Error::Input`] that names the argument.
     pub fn check(args: &Args) -> Result<Self> {
-        let kernel = open_kernel(&args.kernel)?;
-        let initrd = args.initrd.as_deref().map(open_initrd).transpose()?;
-        check_cmdline(&args.cmdline)?;
         let memory = check_memory(args.memory)?;
-        let files = kernel.size().saturating_add(initrd.as_ref().map_or(0, |initrd| initrd.size));
-        if files >= memory {
-            let problem = format!("kernel and initrd take {} MiB; give more", files / layout::MIB);
-            return Err(Error::input(size_argument(memory), problem));
-        }
+        let disks = open_disks(&args.disk)?;
+        let Boot { kernel, initrd, cmdline } = Boot::open(args, &disks, memory)?;
         let sysfs = Sysfs::default();
-        let disks = args.disk.iter().filter_map(|disk| Some((disk_argument(disk), disk.address?)));
-        let nets = args.net.iter().filter_map(|net| Some((net_argument(net), net.address?)));
-        let chosen: Vec<_> = disks.chain(nets).collect();
+        let disk_places = args.disk.iter().filter_map(|disk| Some((disk_argument(disk), disk.address?)));
+        let net_places = args.net.iter().filter_map(|net| Some((net_argument(net), net.address?)));
+        let chosen: Vec<_> = disk_places.chain(net_places).collect();
         let places: Vec<_> = chosen.iter().map(|(_, place)| *place).collect();
         let vfio = vfio::select(&sysfs, &args.vfio, &places)?;
         let places: Vec<_> = vfio.iter().map(|selected| selected.place).collect();
         virtio::placement::check(&chosen, &places)?;
-        let disks = open_disks(&args.disk)?;
         let hosts: Vec<_> = vfio.iter().map(|selected| selected.host.clone()).collect();
         let devices = args.device.iter();
         let devices = devices.map(|device| device.resolve(|address| sysfs.select_mediated(address, &hosts)));
@@ -115,7 +102,7 @@ impl Config {
             vfio,
             kernel,
             initrd,
-            cmdline: args.cmdline.clone(),
+            cmdline,
             cpus: args.cpus,
             memory,
             host_vectors: args.host_vectors,
@@ -142,31 +129,15 @@ impl fmt::Display for Config {
             1 => out.write_str(", 1 passed-through device")?,
             count => write!(out, ", {count} passed-through devices")?,
         }
+        for (count, what) in [(self.disks.len(), "disk"), (self.nets.len(), "network device")] {
+            match count {
+                0 => {}
+                1 => write!(out, ", 1 {what}")?,
+                count => write!(out, ", {count} {what}s")?,
+            }
+        }
         write!(out, ", {}", self.kernel.name())
     }
-}
-
-fn open(argument: &str, path: &Path) -> Result<(File, u64, String)> {
-    let name = format!("{argument} {}", path.display());
-    let file = File::open(path).map_err(|error| Error::input(&name, error))?;
-    let metadata = file.metadata().map_err(|error| Error::input(&name, error))?;
-    if !metadata.is_file() {
-        return Err(Error::input(name, "not a regular file"));
-    }
-    if metadata.len() == 0 {
-        return Err(Error::input(name, "the file is empty"));
-    }
-    Ok((file, metadata.len(), name))
-}
-
-fn open_kernel(path: &Path) -> Result<Image> {
-    let (file, _, name) = open("--kernel", path)?;
-    Image::open(name.clone(), file).map_err(|problem| Error::input(name, problem))
-}
-
-fn open_initrd(path: &Path) -> Result<Initrd> {
-    let (file, size, name) = open("--initrd", path)?;
-    Ok(Initrd { file, size, name })
 }
 
 fn serial_target(args: &Args) -> Result<SerialTarget> {
@@ -209,17 +180,6 @@ fn open_net(option: &NetOption) -> Result<(NetOption, Tap)> {
         vhost::check().map_err(|problem| Error::input(net_argument(option), problem))?;
     }
     Ok((option.clone(), Tap::open(&option.tap, option.queues)?))
-}
-
-fn check_cmdline(cmdline: &str) -> Result<()> {
-    if cmdline.len() >= layout::COMMAND_LINE_SIZE {
-        let most = layout::COMMAND_LINE_SIZE - 1;
-        return Err(Error::input("--cmdline", format!("{} bytes, the kernel takes {most}", cmdline.len())));
-    }
-    if !cmdline.bytes().all(|byte| byte == b'\t' || (b' '..=b'~').contains(&byte)) {
-        return Err(Error::input("--cmdline", "has characters that are not printable ASCII"));
-    }
-    Ok(())
 }
 
 fn size_argument(bytes: u64) -> String {
@@ -277,14 +237,5 @@ mod tests {
             let message = check_memory(MemorySize(bytes)).unwrap_err().to_string();
             assert!(message.contains(says) && message.starts_with("--memory "), "{message}");
         }
-    }
-
-    #[test]
-    fn command_lines_fit_the_kernel() {
-        assert!(check_cmdline("console=ttyS0 quiet").is_ok());
-        assert!(check_cmdline(&"x".repeat(2047)).is_ok());
-        assert!(check_cmdline(&"x".repeat(2048)).is_err());
-        assert!(check_cmdline("a\nb").is_err());
-        assert!(check_cmdline("a\0b").is_err());
     }
 }

@@ -76,6 +76,14 @@ impl DiskImage {
         &self.file
     }
 
+    /// The file, to be read before the guest starts.
+    ///
+    /// # Errors
+    /// The process has no descriptor left.
+    pub fn reader(&self) -> io::Result<File> {
+        self.file.try_clone()
+    }
+
     /// Its path, for messages.
     #[must_use]
     pub fn path(&self) -> &Path {
