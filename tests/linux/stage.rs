@@ -263,6 +263,27 @@ impl Stage {
         Ok(Machine::new(&image).cpus(2).rng().report(self.host.scratch().join("report.json")))
     }
 
+    /// A guest with the drivers of the VMM's own network devices.
+    pub(crate) fn guest_with_net(&self) -> Result<Machine> {
+        let drivers = ["pci:v00001AF4d00001041sv00001AF4sd00001100bc02sc00i00", "virtio:d00000001v00001AF4"];
+        let image =
+            Image::with_drivers(&self.cache, Series::V6_12, Tools::None, &drivers.map(str::to_owned))?;
+        Ok(Machine::new(&image).cpus(2).report(self.host.scratch().join("report.json")))
+    }
+
+    /// A guest with the driver of the VMM's own console.
+    pub(crate) fn guest_with_console(&self) -> Result<Machine> {
+        let drivers = ["pci:v00001AF4d00001043sv00001AF4sd00001100bc07sc80i00", "virtio:d00000003v00001AF4"];
+        let image =
+            Image::with_drivers(&self.cache, Series::V6_12, Tools::None, &drivers.map(str::to_owned))?;
+        Ok(Machine::new(&image))
+    }
+
+    /// The static busybox, at a path that this machine and the host share.
+    pub(crate) fn busybox(&self) -> PathBuf {
+        self.cache.busybox()
+    }
+
     /// A guest with this device, and its kernel's own drivers for devices of these modaliases.
     pub(crate) fn guest_with_drivers(&self, device: Passed, modaliases: &[&str]) -> Result<Machine> {
         self.guest_with_all(&[device], modaliases)
