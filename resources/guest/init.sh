@@ -586,6 +586,51 @@ job_ping() {
 links() { ls -d /sys/class/net/*/device | cut -d/ -f5; }
 has_two_links() { [ "$(links | wc -l)" = 2 ]; }
 
+# transfer:PINGS over each network interface to the host at 10.N.0.1, where N counts the interfaces from 1. A file comes from its port
+# 5000, and goes back to its port 5001.
+job_transfer() {
+    link_number=0
+    mkfifo /tmp/silent
+    for link in $(links); do
+        link_number=$((link_number + 1))
+        host=10.$link_number.0.1
+        ip addr flush dev "$link"
+        ip addr add 10.$link_number.0.2/24 dev "$link"
+        ip link set "$link" up || fail "$link does not come up"
+        until_true 30 ping -q -c 1 -W 1 $host >/dev/null || fail "$link: no packet goes through"
+        ping -q -A -c "${number:-20}" -s 1000 $host >/tmp/ping
+        # The other end sees the end of the file when its standard input ends, which is never here.
+        until_true 5 fetch $host || fail "$link: nothing was fetched"
+        until_true 5 send $host || fail "$link: nothing was sent"
+        device=$(pci_device /sys/class/net/$link)
+        say "transfer link=$link driver=$(basename "$(readlink -f /sys/class/net/$link/device/driver)")" \
+            "queues=$(ls -d /sys/class/net/$link/queues/tx-* | wc -l)" \
+            "$(sed -n 's/^\([0-9]*\) packets transmitted, \([0-9]*\) .*/sent=\1 received=\2/p' /tmp/ping)" \
+            "bytes=$(wc -c </tmp/fetched) sha256=$(sha256sum </tmp/fetched | cut -d' ' -f1) interrupts=$(taken "$device")"
+        rm -f /tmp/fetched
+    done
+    rm -f /tmp/silent
+}
+
+fetch() { timeout 100 busybox nc "$1" 5000 <>/tmp/silent >/tmp/fetched; }
+send() { timeout 100 busybox nc "$1" 5001 </tmp/fetched >/dev/null; }
+
+# console: the size of hvc0, each time that it has changed, until a line comes from it, which it shows. All of that is on hvc0.
+job_console() {
+    until_true 20 test -c /dev/hvc0 || { fail 'no hvc0 after 20 s'; return; }
+    exec 3<>/dev/hvc0
+    size= typed=
+    while [ -z "$typed" ]; do
+        now=$(stty size <&3)
+        [ "$now" = "$size" ] || echo "guest> console size=$now" >&3
+        size=$now
+        read -r -t 1 typed <&3
+    done
+    echo "guest> console typed=$typed" >&3
+    # The host ends the run.
+    sleep 100
+}
+
 # modes: loads a network driver that chooses its interrupts (IntMode) with MSI-X, INTx and MSI-X. It raises an interrupt when its
 # interface comes up.
 job_modes() {

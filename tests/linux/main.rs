@@ -8,6 +8,7 @@
 mod bars;
 mod bus;
 mod churn;
+mod console;
 mod control;
 mod disks;
 mod ends;
@@ -21,6 +22,7 @@ mod lifecycles;
 mod masking;
 mod mediated;
 mod msi;
+mod net;
 mod own;
 mod passed;
 mod refusals;
@@ -114,5 +116,7 @@ on_hosts! {
         ims::slots_come_move_and_go_and_no_ring_is_lost;
         ims::slots_come_and_go_while_one_is_rung;
         ims::thousands_of_slots_are_live_at_once;
+        console::a_terminal_is_the_guests_and_has_its_size;
+        net::packets_and_a_file_go_both_ways_with_and_without_vhost;
     }
 }

@@ -32,6 +32,11 @@ const SHARED_GROUP: [&str; 8] = [
 ];
 /// The link between two Ethernet controllers.
 const LINK: [&str; 4] = ["-netdev", "hubport,id=realtek,hubid=0", "-netdev", "hubport,id=intel,hubid=0"];
+/// The VMM's own devices: their virtio IDs, and their classes in modaliases.
+const NET: (u16, &str) = (1, "bc02sc00");
+const BLOCK: (u16, &str) = (2, "bc01sc80");
+const CONSOLE: (u16, &str) = (3, "bc07sc80");
+const ENTROPY: (u16, &str) = (4, "bcFFsc00");
 /// Vendor and device of the one that nobody uses, and of the one that has a host driver.
 pub(crate) const SPARE_IN_SHARED_GROUP: &str = "1b36:0005";
 pub(crate) const USED_IN_SHARED_GROUP: &str = "1af4:1005";
@@ -258,18 +263,35 @@ impl Stage {
 
     /// A guest with the VMM's own entropy device, and the drivers for it.
     pub(crate) fn guest_with_rng(&self, kernel: Series) -> Result<Machine> {
-        let drivers = ["pci:v00001AF4d00001044sv00001AF4sd00001100bcFFsc00i00", "virtio:d00000004v00001AF4"];
-        let image = Image::with_drivers(&self.cache, kernel, Tools::None, &drivers.map(str::to_owned))?;
-        Ok(Machine::new(&image).cpus(2).rng().report(self.host.scratch().join("report.json")))
+        Ok(self.guest_with_virtio(kernel, ENTROPY)?.rng())
     }
 
     /// A guest with four CPUs and the VMM's own disks, by the values of `--disk`, and the drivers for them.
     pub(crate) fn guest_with_disks(&self, disks: &[String]) -> Result<Machine> {
-        let drivers = ["pci:v00001AF4d00001042sv00001AF4sd00001100bc01sc80i00", "virtio:d00000002v00001AF4"];
-        let image =
-            Image::with_drivers(&self.cache, Series::V6_12, Tools::None, &drivers.map(str::to_owned))?;
         let arguments = disks.iter().flat_map(|disk| ["--disk".to_owned(), disk.clone()]);
-        Ok(Machine::new(&image).cpus(4).arguments(arguments).report(self.host.scratch().join("report.json")))
+        Ok(self.guest_with_virtio(Series::V6_12, BLOCK)?.cpus(4).arguments(arguments))
+    }
+
+    /// A guest with the drivers of the VMM's own network devices.
+    pub(crate) fn guest_with_net(&self) -> Result<Machine> {
+        self.guest_with_virtio(Series::V6_12, NET)
+    }
+
+    /// A guest with the driver of the VMM's own console.
+    pub(crate) fn guest_with_console(&self) -> Result<Machine> {
+        self.guest_with_virtio(Series::V6_12, CONSOLE)
+    }
+
+    fn guest_with_virtio(&self, kernel: Series, (id, class): (u16, &str)) -> Result<Machine> {
+        let function = format!("pci:v00001AF4d0000{:04X}sv00001AF4sd00001100{class}i00", 0x1040 + id);
+        let drivers = [function, format!("virtio:d{id:08X}v00001AF4")];
+        let image = Image::with_drivers(&self.cache, kernel, Tools::None, &drivers)?;
+        Ok(Machine::new(&image).cpus(2).report(self.host.scratch().join("report.json")))
+    }
+
+    /// The static busybox, at a path that this machine and the host share.
+    pub(crate) fn busybox(&self) -> PathBuf {
+        self.cache.busybox()
     }
 
     /// A guest with this device, and its kernel's own drivers for devices of these modaliases.

@@ -231,6 +231,14 @@ fn check_says_what_this_host_can_do() {
 }
 
 #[test]
+fn booting_from_a_disk_needs_one_and_no_other_kernel() {
+    refuses(&["--boot", "disk"], 2, &["--boot disk", "--disk path=FILE"]);
+    let both = vmm(&["--boot", "disk", "--kernel", "k"]);
+    assert_eq!(both.status.code(), Some(2));
+    assert!(String::from_utf8(both.stderr).unwrap().contains("cannot be used with"));
+}
+
+#[test]
 fn a_log_file_that_cannot_be_opened_is_named() {
     let kernel = Scratch::new("log-kernel", &elf_kernel());
     let file = "/nonexistent/log";

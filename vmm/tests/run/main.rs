@@ -1,6 +1,7 @@
 //! Runs of the VMM on real KVM, with guests of a few instructions: the exit status of each end, and the console. The
 //! tests fail without access to /dev/kvm.
 
+mod disk;
 mod ims;
 mod pvh;
 mod table_pages;

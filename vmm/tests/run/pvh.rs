@@ -39,7 +39,7 @@ fn note() -> Vec<u8> {
 }
 
 /// An ELF file with the payload and the note.
-fn elf(bits: u8) -> Vec<u8> {
+pub(super) fn elf(bits: u8) -> Vec<u8> {
     let wide = bits == 64;
     let word =
         |value: u64| if wide { value.to_le_bytes().to_vec() } else { value.to_le_bytes()[..4].to_vec() };

@@ -19,7 +19,7 @@ use crate::outcome::ExitEvent;
 use crate::serial::escape::Escape;
 use crate::serial::input::Source;
 use crate::virtio::chain::Chain;
-use crate::virtio::handler::{Handler, Token};
+use crate::virtio::handler::{Handler, Service, Token};
 use crate::virtio::lane::Lane;
 use crate::virtio::live_queue::LiveQueue;
 use crate::virtio::queue::QueueIndex;
@@ -167,6 +167,14 @@ impl Handler for Port {
             tracing::debug!("standard output never blocks ({error})");
         }
         Ok(())
+    }
+
+    /// Linux reads the size when the configuration changes, and not before.
+    fn start(&mut self, _lane: &mut Lane, index: QueueIndex) -> Result<Service> {
+        if index == RECEIVE {
+            self.console.config.update(0, &[]);
+        }
+        Ok(Service::Lane)
     }
 
     /// What is not shown of a chain when the queue stops is lost.

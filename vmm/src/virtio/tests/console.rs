@@ -37,6 +37,7 @@ impl Terminal {
         let mut queues =
             [0, 1].map(|index| QueueDriver::new(index, 0x2_0000 + u64::from(index) * QueueDriver::BYTES, 64));
         machine.drive_queues(COMMON_FEATURES | F_SIZE, &mut queues);
+        assert_eq!(machine.router.take_delivered(), [message(0)], "the driver is told to read the size");
         Self { machine, keys, screen, exit_event, config, queues }
     }
 
