@@ -365,6 +365,68 @@ job_sata() {
     rm -f /tmp/whole
 }
 
+# blk:MIB of noise written to each virtio disk from every CPU at once, flushed, and read past the page cache. A read-only
+# disk is read.
+job_blk() {
+    until_true 20 any_blk || { fail 'no virtio disk after 20 s'; return; }
+    cpus=$(nproc)
+    share=$(((${number:-8} * 16 + cpus - 1) / cpus)) # in blocks of 64 KiB
+    dd if=/dev/urandom of=/tmp/noise bs=64k count=$((share * cpus)) 2>/dev/null
+    for disk in /sys/block/vd*; do
+        at=$(pci_device "$disk") before=$(taken "$(pci_device "$disk")")
+        node=/dev/${disk##*/} parts=
+        for cpu in $(seq 0 $((cpus - 1))); do
+            [ "$(cat "$disk/ro")" = 0 ] || continue
+            on_cpu "$cpu" dd if=/tmp/noise of="$node" bs=64k skip=$((cpu * share)) seek=$((cpu * share)) count=$share \
+                oflag=direct conv=notrunc,fsync 2>/dev/null || fail "$node is not written" &
+        done
+        wait
+        echo 3 >/proc/sys/vm/drop_caches
+        for cpu in $(seq 0 $((cpus - 1))); do
+            parts="$parts /tmp/part$cpu"
+            on_cpu "$cpu" dd if="$node" of="/tmp/part$cpu" bs=64k skip=$((cpu * share)) count=$share iflag=direct 2>/dev/null &
+        done
+        wait
+        say "blk at=$at serial=$(cat "$disk/serial") ro=$(cat "$disk/ro") queues=$(ls "$disk/mq" | wc -l)" \
+            "cache=$(tr ' ' - <"$disk/queue/write_cache") bytes=$(cat $parts | wc -c)" \
+            "written=$(sha256sum </tmp/noise | cut -d' ' -f1) sha256=$(cat $parts | sha256sum | cut -d' ' -f1)" \
+            "interrupts=$(($(taken "$at") - before))"
+        rm -f $parts
+    done
+    rm -f /tmp/noise
+}
+
+# A disk that is open when it goes leaves its name to no other.
+any_blk() { ls -d /sys/block/vd* >/dev/null 2>&1; }
+
+# on_cpu CPU COMMAND..
+on_cpu() {
+    mask=$(printf %x $((1 << $1)))
+    shift
+    taskset "$mask" "$@"
+}
+
+# blkload: reads and writes behind the first 16 MiB of each virtio disk until blkrest, whatever becomes of the disk
+job_blkload() {
+    for disk in /sys/block/vd*; do
+        node=/dev/${disk##*/}
+        [ "$(cat "$disk/ro")" = 0 ] || continue
+        until [ -e /tmp/rest ]; do
+            [ -b "$node" ] && dd if="$node" of=/dev/null bs=64k skip=256 count=64 iflag=direct 2>/dev/null || usleep 1000
+        done &
+        until [ -e /tmp/rest ]; do
+            [ -b "$node" ] && dd if=/dev/zero of="$node" bs=64k seek=256 count=64 oflag=direct conv=notrunc 2>/dev/null ||
+                usleep 1000
+        done &
+    done
+}
+job_blkrest() {
+    : >/tmp/rest
+    wait
+    rm /tmp/rest
+    say "blkrest hung=$(dmesg | grep -c 'blocked for more than')"
+}
+
 # registers:OFFSET. A DWORD of a SATA controller's configuration space is inverted. Its value before and after.
 job_registers() {
     for at in $(devices ahci); do

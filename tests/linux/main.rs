@@ -10,6 +10,7 @@ mod bus;
 mod churn;
 mod console;
 mod control;
+mod disks;
 mod ends;
 mod entropy;
 mod growth;
@@ -98,6 +99,7 @@ on_hosts! {
         bars::a_device_is_at_its_chosen_address_with_its_rom;
         bars::other_devices_reach_bars_where_the_guest_has_put_them;
         bus::registers_around_a_hidden_capability_are_the_devices;
+        disks::data_is_on_the_host_after_a_flush_and_survives_rebinding_under_load;
         ends::a_panic_has_a_status_of_its_own;
         intx::two_devices_share_a_line_and_lose_no_packet;
         intx::a_driver_takes_intx_between_msix_and_msix;

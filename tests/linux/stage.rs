@@ -284,6 +284,15 @@ impl Stage {
         self.cache.busybox()
     }
 
+    /// A guest with four CPUs and the VMM's own disks, by the values of `--disk`, and the drivers for them.
+    pub(crate) fn guest_with_disks(&self, disks: &[String]) -> Result<Machine> {
+        let drivers = ["pci:v00001AF4d00001042sv00001AF4sd00001100bc01sc80i00", "virtio:d00000002v00001AF4"];
+        let image =
+            Image::with_drivers(&self.cache, Series::V6_12, Tools::None, &drivers.map(str::to_owned))?;
+        let arguments = disks.iter().flat_map(|disk| ["--disk".to_owned(), disk.clone()]);
+        Ok(Machine::new(&image).cpus(4).arguments(arguments).report(self.host.scratch().join("report.json")))
+    }
+
     /// A guest with this device, and its kernel's own drivers for devices of these modaliases.
     pub(crate) fn guest_with_drivers(&self, device: Passed, modaliases: &[&str]) -> Result<Machine> {
         self.guest_with_all(&[device], modaliases)

@@ -43,7 +43,8 @@ pub use image::{Image, Tools};
 pub use interrupts::HostVectors;
 pub use machine::{End, Machine, Monitor};
 pub use report::{
-    Counters, DeviceReport, Domain, MediatedSlots, Msix, Report, Routes, SoftwareCounters, SoftwareMsix,
+    Counters, DeviceReport, Domain, MediatedSlots, Msix, Queue, Report, Routes, SoftwareCounters,
+    SoftwareMsix,
 };
 pub use said::Line;
 pub use session::{Event, Session};

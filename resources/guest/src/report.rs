@@ -53,10 +53,33 @@ pub struct DeviceReport {
     pub msix: Option<Msix>,
     /// Which virtio device it is, if it is one of the VMM's own.
     pub virtio: Option<String>,
+    /// The name of the device.
+    pub id: Option<String>,
+    /// Its queues, if it is a virtio device of the VMM's own.
+    #[serde(default)]
+    pub queues: Vec<Queue>,
+    /// How many operations of a disk failed in the host.
+    #[serde(default)]
+    pub host_errors: u64,
     /// The MSI-X of a device of the VMM's own.
     pub software_msix: Option<SoftwareMsix>,
     /// Its slots, if a device of the host's fires them.
     pub mediated_slots: Option<MediatedSlots>,
+}
+
+/// A queue of a virtio device.
+#[derive(Clone, Copy, Debug, Deserialize)]
+pub struct Queue {
+    /// The driver has enabled it.
+    pub enabled: bool,
+    /// The MSI-X vector of its interrupts, if it has one.
+    pub vector: Option<u32>,
+    /// Requests taken.
+    pub requests: u64,
+    /// Of these, those that break a rule.
+    pub invalid: u64,
+    /// Interrupts triggered.
+    pub notified: u64,
 }
 
 /// One BAR.
@@ -221,6 +244,11 @@ impl Report {
     pub fn triggers(&self, virtio: &str) -> Option<SoftwareCounters> {
         let found = self.devices.iter().find(|device| device.virtio.as_deref() == Some(virtio));
         Some(found?.software_msix?.counters)
+    }
+
+    /// What it says about the device with this name.
+    pub fn named(&self, id: &str) -> Option<&DeviceReport> {
+        self.devices.iter().find(|device| device.id.as_deref() == Some(id))
     }
 
     /// What it says about each function of mediated devices, in the order in which the guest has them.

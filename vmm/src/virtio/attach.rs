@@ -8,7 +8,7 @@ use vm_msi::kvm::KvmRouter;
 
 use super::device::Model;
 use super::interrupts::Interrupts;
-use super::lane::LaneLoop;
+use super::lane_loop::LaneLoop;
 use super::pci::{Doorbells, PciFunction, layout};
 use super::transport::Transport;
 use super::worker::Workers;

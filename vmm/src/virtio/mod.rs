@@ -35,7 +35,7 @@
 //! | [`rng`], [`blk`], [`net`], [`console`] | the entropy device, disks, network devices, the console |
 //! | [`chain`] | a descriptor chain that was taken |
 //! | [`live_queue`] | a ring, while it is live |
-//! | [`lane`], [`worker`] | the event loop of some queues, and its thread |
+//! | [`lane`], [`lane_loop`], [`worker`] | queues as their handler sees them, their event loop, and its thread |
 //! | [`queue`], [`registers`] | status, features and queues, as the driver configures them; plain state |
 //! | [`transport`] | the registers' lock, and the signals between vCPUs and lanes |
 //! | [`interrupts`] | MSI-X |
@@ -70,6 +70,7 @@ pub mod device_config;
 pub mod handler;
 pub mod interrupts;
 pub mod lane;
+pub mod lane_loop;
 pub mod live_queue;
 pub mod net;
 pub mod pci;

@@ -1,7 +1,7 @@
 //! A virtio device as its driver configures it, and the signals between vCPUs and lanes.
 //!
 //! Owns the lock of the registers. It is held for a register access, never during host I/O. A write changes plain state;
-//! each lane then compares its queues with the registers, and starts and stops them ([`super::lane`]).
+//! each lane then compares its queues with the registers, and starts and stops them ([`super::lane_loop`]).
 
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::thread::{Builder, JoinHandle};
 
-use super::lane::{LaneLoop, Turn};
+use super::lane_loop::{LaneLoop, Turn};
 use super::transport::Transport;
 use crate::error::{Context, Error, Result};
 use crate::outcome::{ExitEvent, Outcome, PanicGuard};

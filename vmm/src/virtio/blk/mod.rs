@@ -2,12 +2,12 @@
 //!
 //! | part | owns |
 //! |---|---|
-//! | [`image`] | the file: checks before the guest starts, its lock, its size |
-//! | [`geometry`] | features and configuration |
-//! | [`request`] | a request as the driver wrote it, checked |
-//! | [`operation`] | a host operation with its buffers, while it is in flight |
-//! | [`engine`] | operations in flight: [`uring`], or [`threads`] where the host has no io_uring |
-//! | [`queue`] | the handler of a queue |
+//! | `image` | the file: checks before the guest starts, its lock, its size |
+//! | `geometry` | features and configuration |
+//! | `request` | a request as the driver wrote it, checked |
+//! | `operation` | a host operation with its buffers, while it is in flight |
+//! | `engine` | operations in flight: `uring`, or `threads` where the host has no io_uring |
+//! | `queue` | the handler of a queue |
 //!
 //! Data is in the host's page cache, and FLUSH is fdatasync(2). A flush covers the writes that were completed before it
 //! was requested (§5.2.6.2), so operations in flight need no order among each other. If the driver has not negotiated

@@ -228,8 +228,10 @@ fn answer(queue: &mut LiveQueue, chain: Chain, status: Status, written: u64) {
     queue.complete(chain, u32::try_from(len).unwrap_or(u32::MAX));
 }
 
+/// Whether the host cannot do it with this range of this file, but may write it. EINVAL is that of a block device with larger
+/// sectors.
 fn is_unsupported(error: &io::Error) -> bool {
-    matches!(error.raw_os_error(), Some(libc::EOPNOTSUPP | libc::ENOSYS | libc::ENODEV))
+    matches!(error.raw_os_error(), Some(libc::EOPNOTSUPP | libc::ENOSYS | libc::ENODEV | libc::EINVAL))
 }
 
 impl Handler for DiskQueue {

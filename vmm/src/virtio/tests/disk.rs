@@ -18,8 +18,10 @@ use super::super::blk::engine::{Engine, EngineKind, Finished, engine};
 use super::super::blk::operation::{Durability, Kind, Operation};
 use super::super::blk::{Disk, DiskImage, ImageAccess};
 use super::super::registers::{COMMON_FEATURES, NEEDS_RESET};
+use super::super::worker::Workers;
 use super::driver::{Buffer, QueueDriver};
 use super::{Driver, Machine, RAM, at, message};
+use crate::outcome::ExitEvent;
 
 pub(super) const IN: u32 = 0;
 pub(super) const OUT: u32 = 1;
@@ -504,5 +506,58 @@ fn each_queue_answers_with_its_own_vector() {
         assert_eq!(disk.wait(queue), 513);
         assert_eq!(disk.get(DATA, 512), pattern(SECTORS)[5 * 512..6 * 512]);
         assert_eq!(disk.machine.router.take_delivered(), [message(queue as u8 + 1)]);
+    }
+}
+
+#[test]
+fn on_real_threads_every_request_is_answered_and_resets_under_load_complete() {
+    const QUEUES: u64 = 3;
+    const REQUESTS: u64 = 12;
+    for kind in engines() {
+        let engines = (0..QUEUES).map(|_| engine(kind, 256).unwrap()).collect();
+        let features = ALL | 1 << VIRTIO_BLK_F_MQ;
+        let mut disk = Driven::with(&format!("threads-{kind}"), ImageAccess::ReadWrite, engines, features);
+        let run = ExitEvent::new().unwrap();
+        let lanes = disk.machine.lanes.take();
+        let mut workers = Workers::start(Arc::clone(&disk.machine.transport), lanes, &run).unwrap();
+        for round in 0..100u64 {
+            for request in 0..QUEUES * REQUESTS {
+                let at = HEADERS + 0x40 * request;
+                let data: Vec<u8> = (0..512u64).map(|n| (n * 3 + request * 5 + round) as u8).collect();
+                disk.put(at, &OUT.to_le_bytes());
+                disk.put(at + 8, &request.to_le_bytes());
+                disk.put(at + 0x20, &[0xaa]);
+                disk.put(DATA + 512 * request, &data);
+                let (readable, writable) = ([(at, 16), (DATA + 512 * request, 512)], [(at + 0x20, 1)]);
+                disk.queues[(request % QUEUES) as usize].offer(&disk.machine, &readable, &writable);
+                disk.queues[(request % QUEUES) as usize].kick(&disk.machine);
+            }
+            let start = Instant::now();
+            let in_time = |what: &str| assert!(start.elapsed() < Duration::from_secs(30), "{kind}: {what}");
+            if round % 4 == 3 {
+                disk.machine.write(at::DEVICE_STATUS, &[0]);
+                while disk.machine.status() != 0 {
+                    in_time("no reset");
+                    std::thread::yield_now();
+                }
+                disk.machine.drive_queues(features, &mut disk.queues);
+                continue;
+            }
+            let mut answers = 0;
+            while answers < QUEUES * REQUESTS {
+                in_time("no answer");
+                let used = disk.queues.iter_mut().map(|queue| queue.take_used(&disk.machine).len() as u64);
+                answers += used.sum::<u64>();
+                std::thread::yield_now();
+            }
+            let file = disk.scratch.bytes();
+            for request in 0..QUEUES * REQUESTS {
+                assert_eq!(disk.get(HEADERS + 0x40 * request + 0x20, 1), [OK]);
+                let written = disk.get(DATA + 512 * request, 512);
+                assert!(file[request as usize * 512..][..512] == written, "{kind}: request {request}");
+            }
+        }
+        workers.stop();
+        assert!(!run.is_signalled());
     }
 }
