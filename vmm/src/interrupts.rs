@@ -40,7 +40,7 @@ impl Controllers {
     /// Creates the controllers of a VM that has no vCPU yet, for `cpus` vCPUs.
     ///
     /// # Errors
-    /// [`Error::Host`](crate::error::Error::Host) if KVM refuses them. [`Error::Input`] if its messages cannot reach all vCPUs.
+    /// [`Error::Host`] if KVM refuses them. [`Error::Input`] if its messages cannot reach all vCPUs.
     pub fn new(vm: &Arc<VmFd>, place: IrqChip, cpus: u16) -> Result<Self> {
         // VMX hosts without unrestricted guest use these pages for real mode. Other hosts ignore them.
         let tss = usize::try_from(layout::KVM_TSS).context("placing the task state")?;
@@ -91,7 +91,7 @@ impl Controllers {
     /// An edge-triggered line to `gsi`.
     ///
     /// # Errors
-    /// [`Error::Host`](crate::error::Error::Host) if the host refuses the eventfd or the irqfd.
+    /// [`Error::Host`] if the host refuses the eventfd or the irqfd.
     pub fn line(&self, gsi: u32) -> Result<Line> {
         if let Some(ioapic) = &self.ioapic {
             return Ok(Line::Ioapic(Arc::clone(ioapic), gsi));
