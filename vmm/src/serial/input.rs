@@ -1,7 +1,7 @@
 //! Standard input to the serial port, on the event loop.
 //!
 //! Reads as many bytes as the guest's port accepts. While the port is full, standard input is not watched, and typed
-//! characters stay in the terminal. On a terminal, Ctrl-A is the [escape](super::escape).
+//! characters stay in the terminal. On a terminal, Ctrl-A is the escape (`escape.rs`).
 
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
