@@ -36,6 +36,9 @@ Examples:
   A disk with four queues, and a read-only one (the guest's modules virtio_pci and virtio_blk):
       vmm --kernel vmlinuz --initrd initrd.img --disk path=root.img,queues=4 --disk path=data.img,readonly=on
 
+  A distribution's disk image, with the kernel that its boot loader would choose:
+      vmm --boot disk --disk path=debian.raw --memory 2G
+
   A network device in front of a tap, with two pairs of queues that the host's kernel serves (the guest's modules
   virtio_pci and virtio_net; the host's vhost_net):
       ip tuntap add tap0 mode tap multi_queue user $(id -un)
