@@ -19,13 +19,14 @@ MUTANTS := $(TOOLS)/bin/cargo-mutants
 FILES   ?= src/**/*.rs
 SHARD   ?=
 NOTICE  ?= --lib --test=spec --test=domain --test=ims --test=idle --test=state --test=model --test=pool
+TEST    := $(CARGO) test --release --workspace
 T       ?= 60
 TURNS   ?= 4
 # Shown by `vmm --version`. Nothing outside of a git checkout.
 export VMM_BUILD := $(shell git describe --always --tags 2>/dev/null)
 
 .DEFAULT_GOAL := help
-.PHONY: help build run test test-fast test-kvm test-lab test-linux test-arm64 examples api check-api spec-table compare matrix bench bench-guest instructions check fuzz mutants lab provision clean
+.PHONY: help build build-tests run test test-fast test-kvm test-lab test-linux test-arm64 examples api check-api spec-table compare matrix bench bench-guest instructions check fuzz mutants lab provision clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -36,22 +37,19 @@ run: build  ## boot a Linux guest with two passed-through devices and watch its 
 test: test-fast examples test-kvm test-lab test-linux  ## run every test that this machine can run, fast ones first
 
 test-fast:  ## unit tests, the specification's sentences, the domain, the reference model, the command line
-	$(CARGO) test --release --workspace --lib --bins
-	$(CARGO) test --release --workspace --doc
-	$(CARGO) test --release --test spec --test domain --test ims --test idle --test state --test model --test pool --test docs
-	$(CARGO) test --release -p vmm --test usage
+	$(TEST) --lib --bins
+	$(TEST) --doc
+	$(TEST) --test spec --test domain --test ims --test idle --test state --test model --test pool --test docs --test usage
 
 # Where /dev/kvm does not open, the same tests run in the lab host, with shorter storms: it is slow there.
 IN_LAB_RUN := $(if $(shell test -w /dev/kvm && echo here),,$(CURDIR)/target/release/lab run --memory 8192 --)
 IN_LAB  := $(if $(IN_LAB_RUN),STORM_SIGNALS=20000 CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER="$(IN_LAB_RUN)")
 
-test-kvm: build  ## small guests on real KVM: bare metal for the crate, every end of a run for the VMM
-	$(IN_LAB) $(CARGO) test --release --test kvm_msix --test seccomp
-	$(IN_LAB) $(CARGO) test --release -p vmm --test run
+test-kvm: build-tests  ## small guests on real KVM: bare metal for the crate, every end of a run for the VMM
+	$(IN_LAB) $(TEST) --test kvm_msix --test seccomp --test run
 
 # Each says what it shows, and fails where it does not see it. The device is in the lab host, on both kinds of host.
-examples: build  ## the four embedders under examples/, on this machine's KVM and in the lab host
-	$(CARGO) build --release --examples -p vm-msi
+examples: build-tests  ## the four embedders under examples/, on this machine's KVM and in the lab host
 	target/release/examples/own_routing
 	$(IN_LAB_RUN) target/release/examples/device_model
 	$(IN_LAB_RUN) target/release/examples/stable_eventfds
@@ -60,12 +58,12 @@ examples: build  ## the four embedders under examples/, on this machine's KVM an
 			target/release/examples/vfio_device 0000:01:00.0 || exit 1; \
 	done
 
-test-lab: build  ## the lab host itself, on both kernels
-	$(CARGO) test --release -p lab --test lab -- --test-threads=1
+test-lab: build-tests  ## the lab host itself, on both kernels
+	$(TEST) --test lab -- --test-threads=1
 
-test-linux: build  ## Linux guests with passed-through devices, on hosts with and without dynamic MSI-X; DEVICE='<bdf> <bdf>' for this machine's own too
-	$(CARGO) test --release --test linux -- --test-threads=1
-	$(if $(DEVICE),LINUX_TESTS_DEVICES="$(DEVICE)" $(CARGO) test --release --test linux -- --test-threads=1 \
+test-linux: build-tests  ## Linux guests with passed-through devices, on hosts with and without dynamic MSI-X; DEVICE='<bdf> <bdf>' for this machine's own too
+	$(TEST) --test linux -- --test-threads=1
+	$(if $(DEVICE),LINUX_TESTS_DEVICES="$(DEVICE)" $(TEST) --test linux -- --test-threads=1 \
 		--ignored this_machine --skip every_kernel --skip hundred_thousand)
 	$(foreach device,$(DEVICE),target/release/demo --device $(device) --guest 6.12 && \
 		target/release/demo --device $(device) --guest 6.1 &&) true
@@ -80,17 +78,22 @@ test-arm64:  ## the crate's tests that need no KVM, built for arm64 and run unde
 build:
 	$(CARGO) build --release --workspace
 
+# All that the tests run, with the features that they need of the crate. Nothing is compiled for a second set of features.
+build-tests:
+	$(CARGO) build --release --workspace --lib --bins --examples --tests
+
+# With the profile of the tests: what build scripts make of C is then made once.
 check: $(DENY)  ## formatting, lints, documentation, licences and sources
 	$(CARGO) fmt --all --check
-	$(CARGO) clippy --workspace --all-targets --all-features -- -D warnings
+	$(CARGO) clippy --release --workspace --all-targets --all-features -- -D warnings
 	@for features in "" $(FEATURES); do \
 		echo "check: clippy with --no-default-features --features '$$features'"; \
-		$(CARGO) clippy -p vm-msi --lib --quiet --no-default-features --features "$$features" -- -D warnings || exit 1; \
+		$(CARGO) clippy --release -p vm-msi --lib --quiet --no-default-features --features "$$features" -- -D warnings || exit 1; \
 	done
 	@if rustup toolchain list 2>/dev/null | grep -q '^$(MSRV)'; then \
 		$(CARGO) +$(MSRV) check --workspace --all-features; \
 	else echo "check: NOT compiled with Rust $(MSRV), which is not installed: clippy has checked the standard library's versions"; fi
-	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --all-features --no-deps
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --release --workspace --all-features --no-deps
 	@$(MAKE) --no-print-directory check-api
 	$(DENY) --all-features check --hide-inclusion-graph bans licenses sources
 	@$(DENY) --all-features check --hide-inclusion-graph advisories || \
