@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Args;
-use guest::{Event, Host, Image, Line, Machine, Monitor, Result, Session, Tools};
+use guest::{Host, Image, Line, Machine, Monitor, Result, Session, Tools};
 use lab::{At, Cache, Config, Lab, Refresh, Series};
 
 use crate::screen::Screen;
@@ -146,13 +146,8 @@ impl Stage {
         if let Some((name, value)) = row.parameter {
             machine = machine.parameter(name, value);
         }
-        let seen =
-            Session::start(&self.host, &machine.job(&row.device().work.job()), monitor).and_then(|session| {
-                session.finish(|event| {
-                    screen.event(event);
-                    self.renew_link(row.device, event);
-                })
-            });
+        let seen = Session::start(&self.host, &machine.job(&row.device().work.job()), monitor)
+            .and_then(|session| session.finish(|event| screen.event(event)));
         let checked = seen.and_then(|seen| {
             let lines = seen.all(row.device().work.topic()).collect::<Vec<_>>();
             let outcome = self.outcome(row.device, &lines, functions.len())?;
@@ -165,20 +160,6 @@ impl Stage {
         checked.unwrap_or_else(|error| Outcome::failed(&error))
     }
 
-    /// The igb driver tells a virtual function of the link when the link comes up, and not when the function's driver asks. So it comes
-    /// up again when that driver waits.
-    fn renew_link(&self, device: usize, event: &Event) {
-        let waits = matches!(event, Event::Said(line) if line.topic() == "link_up");
-        if let (true, Functions::Virtual { .. }) = (waits, DEVICES[device].functions) {
-            let bounce = format!(
-                "link=$(ls /sys/bus/pci/devices/{}/physfn/net); ip link set $link down; ip link set $link up",
-                self.addresses[device][0]
-            );
-            // Where it does not come up, the guest says so.
-            let _ = self.host.shell(&bounce);
-        }
-    }
-
     /// One guest of ours with every device, and what it made of each.
     fn try_all(&self, screen: &Screen) -> Result<Vec<Outcome>> {
         let machine = Machine::new(&self.image).cpus(2).parameter("settle", 3);
@@ -186,11 +167,7 @@ impl Stage {
         let jobs = [Work::Disk, Work::Link, Work::Serial, Work::Dma, Work::Codec];
         let machine = jobs.iter().fold(machine, |machine, work| machine.job(&work.job()));
         let session = Session::start(&self.host, &machine, &Monitor::ours()?)?;
-        let virtual_ones = DEVICES.iter().position(|device| device.functions != Functions::Physical);
-        let seen = session.finish(|event| {
-            screen.event(event);
-            virtual_ones.into_iter().for_each(|device| self.renew_link(device, event));
-        })?;
+        let seen = session.finish(|event| screen.event(event))?;
         let outcome = |number: usize| {
             let lines = seen.all(DEVICES[number].work.topic());
             let is_its = |line: &&Line| line.value("id").is_ok_and(|id| id == self.ids[number]);
