@@ -7,7 +7,7 @@ use crate::pci::DeviceFunction;
 use crate::tap::{TapName, TapNameError};
 use crate::virtio::net::{Datapath, MacAddress, MacAddressError};
 
-/// Most queue pairs of a device: the kernel's taps have at most 256 queues, and a device has at most 64 vCPUs to serve.
+/// Most queue pairs of a device. Each has a thread; the kernel's taps have at most 256 queues.
 const MOST_QUEUES: u16 = 64;
 
 /// A network device: `tap=NAME[,mac=MAC][,queues=N][,vhost=on|off][,id=NAME][,addr=DD.F]`.

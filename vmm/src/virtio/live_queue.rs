@@ -184,14 +184,18 @@ impl LiveQueue {
 
     fn next_chain(&mut self) -> Result<Option<Chain>, QueueError> {
         let size = self.ring.size();
-        let descriptors = loop {
-            if let Some(descriptors) = self.ring.iter(&self.memory)?.next() {
-                break descriptors;
-            }
+        let mut descriptors = self.ring.iter(&self.memory)?.next();
+        if descriptors.is_none() {
             // A chain that came before the driver has seen that it has to ring.
             if !self.ring.enable_notification(&self.memory)? {
                 return Ok(None);
             }
+            descriptors = self.ring.iter(&self.memory)?.next();
+        }
+        let Some(descriptors) = descriptors else {
+            // A driver that takes chains back could keep the lane here. It looks again after its other work.
+            self.budget = 0;
+            return Ok(None);
         };
         // The virtio-queue crate would refuse this head when it is used, and log it each time.
         if descriptors.head_index() >= size {
