@@ -16,6 +16,7 @@ use clap_complete::Shell;
 pub use device::{DeviceOption, DeviceOptionError};
 pub use disk::{DiskOption, DiskOptionError};
 pub use net::{NetOption, NetOptionError};
+pub use parameters::ParameterError;
 pub use port::{PortNumber, PortNumberError};
 pub use vfio::{RomOption, VfioOption, VfioOptionError};
 

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use super::parameters;
+use super::parameters::{self, ParameterError, set};
 use crate::pci::DeviceFunction;
 use crate::virtio::ImageAccess;
 use crate::virtio::blk::MOST_QUEUES;
@@ -29,44 +29,13 @@ pub enum DiskOptionError {
     /// There is no file.
     #[error("no file is named; expected path=FILE, without a comma in it")]
     NoPath,
-    /// There is no such parameter.
-    #[error("there is no parameter {text:?}; there are {KNOWN}")]
-    Parameter {
-        /// The given parameter.
-        text: String,
-    },
-    /// A parameter occurs twice.
-    #[error("{key} is given twice")]
-    Twice {
-        /// The parameter.
-        key: &'static str,
-    },
-    /// The value of readonly is invalid.
-    #[error("readonly={value}: expected on or off")]
-    ReadOnly {
-        /// The given value.
-        value: String,
-    },
-    /// The number of queues is invalid.
-    #[error("queues={value}: expected 1 to {MOST_QUEUES}")]
-    Queues {
-        /// The given value.
-        value: String,
-    },
-    /// The name is invalid.
-    #[error("id={value}: expected 1 to 20 letters, digits, '-', '_' or '.'")]
-    Id {
-        /// The given name.
-        value: String,
-    },
-    /// The address is invalid.
-    #[error("addr={value}: expected a device number from 01 to 1f and a function from 0 to 7, like 05.0")]
-    Address {
-        /// The given address.
-        value: String,
-    },
+    /// A parameter is invalid.
+    #[error(transparent)]
+    Parameter(#[from] ParameterError),
 }
 
+/// Bytes of a disk's serial number (virtio 1.2 §5.2.6).
+const LONGEST_ID: usize = 20;
 const KNOWN: &str = "path=FILE, readonly=on|off, queues=N, id=NAME and addr=DD.F";
 
 impl FromStr for DiskOption {
@@ -79,19 +48,12 @@ impl FromStr for DiskOption {
                 Some(("path", "")) => return Err(DiskOptionError::NoPath),
                 Some(("path", value)) => set("path", &mut path, PathBuf::from(value))?,
                 Some(("readonly", value)) => set("readonly", &mut access, parse_access(value)?)?,
-                Some(("queues", value)) => set("queues", &mut queues, parse_queues(value)?)?,
-                Some(("id", value)) => {
-                    let name = parameters::name(value, 20);
-                    let name = name.ok_or_else(|| DiskOptionError::Id { value: value.to_owned() })?;
-                    set("id", &mut id, name)?;
+                Some(("queues", value)) => {
+                    set("queues", &mut queues, parameters::queues(value, MOST_QUEUES)?)?
                 }
-                Some(("addr", value)) => {
-                    let chosen = parameters::address(value);
-                    let chosen =
-                        chosen.ok_or_else(|| DiskOptionError::Address { value: value.to_owned() })?;
-                    set("addr", &mut address, chosen)?;
-                }
-                _ => return Err(DiskOptionError::Parameter { text: part.to_owned() }),
+                Some(("id", value)) => set("id", &mut id, parameters::id(value, LONGEST_ID)?)?,
+                Some(("addr", value)) => set("addr", &mut address, parameters::address(value)?)?,
+                _ => return Err(ParameterError::unknown(part, KNOWN).into()),
             }
         }
         Ok(Self {
@@ -104,22 +66,8 @@ impl FromStr for DiskOption {
     }
 }
 
-fn set<T>(key: &'static str, place: &mut Option<T>, value: T) -> Result<(), DiskOptionError> {
-    if parameters::set_once(place, value) { Ok(()) } else { Err(DiskOptionError::Twice { key }) }
-}
-
-fn parse_access(value: &str) -> Result<ImageAccess, DiskOptionError> {
-    match value {
-        "on" => Ok(ImageAccess::ReadOnly),
-        "off" => Ok(ImageAccess::ReadWrite),
-        other => Err(DiskOptionError::ReadOnly { value: other.to_owned() }),
-    }
-}
-
-fn parse_queues(value: &str) -> Result<u16, DiskOptionError> {
-    let is_number = value.bytes().all(|byte| byte.is_ascii_digit());
-    let queues = value.parse().ok().filter(|queues| is_number && (1..=MOST_QUEUES).contains(queues));
-    queues.ok_or_else(|| DiskOptionError::Queues { value: value.to_owned() })
+fn parse_access(value: &str) -> Result<ImageAccess, ParameterError> {
+    parameters::switch("readonly", value, [ImageAccess::ReadOnly, ImageAccess::ReadWrite])
 }
 
 #[cfg(test)]
@@ -149,7 +97,7 @@ mod tests {
             ("path=a,b.img", "no parameter \"b.img\""),
             ("path=a,path=b", "path is given twice"),
             ("path=a,readonly=yes", "readonly=yes: expected on or off"),
-            ("path=a,queues=0", "queues=0: expected 1 to 64"),
+            ("path=a,queues=0", "queues=0: expected a number from 1 to 64"),
             ("path=a,queues=65", "queues=65: expected"),
             ("path=a,queues=+1", "queues=+1: expected"),
             ("path=a,id=123456789012345678901", "expected 1 to 20"),

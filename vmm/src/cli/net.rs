@@ -2,7 +2,7 @@
 
 use std::str::FromStr;
 
-use super::parameters;
+use super::parameters::{self, LONGEST_ID, ParameterError, set};
 use crate::pci::DeviceFunction;
 use crate::tap::{TapName, TapNameError};
 use crate::virtio::net::{Datapath, MacAddress, MacAddressError};
@@ -33,48 +33,15 @@ pub enum NetOptionError {
     /// There is no tap.
     #[error("no tap is named; expected tap=NAME")]
     NoTap,
-    /// There is no such parameter.
-    #[error("there is no parameter {text:?}; there are {KNOWN}")]
-    Parameter {
-        /// The given parameter.
-        text: String,
-    },
-    /// A parameter occurs twice.
-    #[error("{key} is given twice")]
-    Twice {
-        /// The parameter.
-        key: &'static str,
-    },
+    /// A parameter is invalid.
+    #[error(transparent)]
+    Parameter(#[from] ParameterError),
     /// The tap's name is invalid.
     #[error(transparent)]
     Tap(#[from] TapNameError),
     /// The MAC address is invalid.
     #[error(transparent)]
     Mac(#[from] MacAddressError),
-    /// The number of queues is invalid.
-    #[error("queues={value}: expected a number from 1 to {MOST_QUEUES}")]
-    Queues {
-        /// The given number.
-        value: String,
-    },
-    /// The value of vhost is invalid.
-    #[error("vhost={value}: expected on or off")]
-    Vhost {
-        /// The given value.
-        value: String,
-    },
-    /// The name is invalid.
-    #[error("id={value}: expected 1 to 32 letters, digits, '-', '_' or '.'")]
-    Id {
-        /// The given name.
-        value: String,
-    },
-    /// The address is invalid.
-    #[error("addr={value}: expected a device number from 01 to 1f and a function from 0 to 7, like 05.0")]
-    Address {
-        /// The given address.
-        value: String,
-    },
 }
 
 const KNOWN: &str = "tap=NAME, mac=MAC, queues=N, vhost=on|off, id=NAME and addr=DD.F";
@@ -89,11 +56,13 @@ impl FromStr for NetOption {
             match part.split_once('=') {
                 Some(("tap", value)) => set("tap", &mut tap, value.parse::<TapName>()?)?,
                 Some(("mac", value)) => set("mac", &mut mac, value.parse()?)?,
-                Some(("queues", value)) => set("queues", &mut queues, parse_queues(value)?)?,
+                Some(("queues", value)) => {
+                    set("queues", &mut queues, parameters::queues(value, MOST_QUEUES)?)?
+                }
                 Some(("vhost", value)) => set("vhost", &mut datapath, parse_vhost(value)?)?,
-                Some(("id", value)) => set("id", &mut id, parse_id(value)?)?,
-                Some(("addr", value)) => set("addr", &mut address, parse_address(value)?)?,
-                _ => return Err(NetOptionError::Parameter { text: part.to_owned() }),
+                Some(("id", value)) => set("id", &mut id, parameters::id(value, LONGEST_ID)?)?,
+                Some(("addr", value)) => set("addr", &mut address, parameters::address(value)?)?,
+                _ => return Err(ParameterError::unknown(part, KNOWN).into()),
             }
         }
         let tap = tap.ok_or(NetOptionError::NoTap)?;
@@ -103,30 +72,8 @@ impl FromStr for NetOption {
     }
 }
 
-fn set<T>(key: &'static str, place: &mut Option<T>, value: T) -> Result<(), NetOptionError> {
-    if parameters::set_once(place, value) { Ok(()) } else { Err(NetOptionError::Twice { key }) }
-}
-
-fn parse_id(value: &str) -> Result<String, NetOptionError> {
-    parameters::name(value, 32).ok_or_else(|| NetOptionError::Id { value: value.to_owned() })
-}
-
-fn parse_address(value: &str) -> Result<DeviceFunction, NetOptionError> {
-    parameters::address(value).ok_or_else(|| NetOptionError::Address { value: value.to_owned() })
-}
-
-fn parse_queues(value: &str) -> Result<u16, NetOptionError> {
-    let digits = value.bytes().all(|byte| byte.is_ascii_digit());
-    let number = value.parse().ok().filter(|number| digits && (1..=MOST_QUEUES).contains(number));
-    number.ok_or_else(|| NetOptionError::Queues { value: value.to_owned() })
-}
-
-fn parse_vhost(value: &str) -> Result<Datapath, NetOptionError> {
-    match value {
-        "on" => Ok(Datapath::Vhost),
-        "off" => Ok(Datapath::Vmm),
-        other => Err(NetOptionError::Vhost { value: other.to_owned() }),
-    }
+fn parse_vhost(value: &str) -> Result<Datapath, ParameterError> {
+    parameters::switch("vhost", value, [Datapath::Vhost, Datapath::Vmm])
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use super::parameters;
+use super::parameters::{self, LONGEST_ID, ParameterError, set};
 use crate::pci::DeviceFunction;
 use crate::vfio::PeerToPeer;
 
@@ -40,39 +40,12 @@ pub enum VfioOptionError {
     /// There is no device.
     #[error("no device is named; expected an address like 0000:01:00.0, or a path in sysfs")]
     NoDevice,
-    /// There is no such parameter.
-    #[error("there is no parameter {text:?}; there are {KNOWN}")]
-    Parameter {
-        /// The given parameter.
-        text: String,
-    },
-    /// A parameter occurs twice.
-    #[error("{key} is given twice")]
-    Twice {
-        /// The parameter.
-        key: &'static str,
-    },
     /// The file of the ROM is missing.
     #[error("rom=: expected a file, or off")]
     Rom,
-    /// The value of p2p is invalid.
-    #[error("p2p={value}: expected on or off")]
-    PeerToPeer {
-        /// The given value.
-        value: String,
-    },
-    /// The name is invalid.
-    #[error("id={value}: expected 1 to 32 letters, digits, '-', '_' or '.'")]
-    Id {
-        /// The given name.
-        value: String,
-    },
-    /// The address is invalid.
-    #[error("addr={value}: expected a device number from 01 to 1f and a function from 0 to 7, like 05.0")]
-    Address {
-        /// The given address.
-        value: String,
-    },
+    /// Another parameter is invalid.
+    #[error(transparent)]
+    Parameter(#[from] ParameterError),
 }
 
 const KNOWN: &str = "id=NAME, addr=DD.F, rom=FILE|off and p2p=on|off";
@@ -86,20 +59,16 @@ impl FromStr for VfioOption {
         let (mut id, mut address, mut rom, mut peer_to_peer) = (None, None, None, None);
         for part in parts {
             match part.split_once('=') {
-                Some(("id", value)) => set("id", &mut id, parse_id(value)?)?,
-                Some(("addr", value)) => set("addr", &mut address, parse_address(value)?)?,
+                Some(("id", value)) => set("id", &mut id, parameters::id(value, LONGEST_ID)?)?,
+                Some(("addr", value)) => set("addr", &mut address, parameters::address(value)?)?,
                 Some(("rom", value)) => set("rom", &mut rom, parse_rom(value)?)?,
                 Some(("p2p", value)) => set("p2p", &mut peer_to_peer, parse_peer_to_peer(value)?)?,
-                _ => return Err(VfioOptionError::Parameter { text: part.to_owned() }),
+                _ => return Err(ParameterError::unknown(part, KNOWN).into()),
             }
         }
         let (rom, peer_to_peer) = (rom.unwrap_or_default(), peer_to_peer.unwrap_or_default());
         Ok(Self { device: device.to_owned(), id, address, rom, peer_to_peer })
     }
-}
-
-fn set<T>(key: &'static str, place: &mut Option<T>, value: T) -> Result<(), VfioOptionError> {
-    if parameters::set_once(place, value) { Ok(()) } else { Err(VfioOptionError::Twice { key }) }
 }
 
 fn parse_rom(value: &str) -> Result<RomOption, VfioOptionError> {
@@ -110,20 +79,8 @@ fn parse_rom(value: &str) -> Result<RomOption, VfioOptionError> {
     }
 }
 
-fn parse_peer_to_peer(value: &str) -> Result<PeerToPeer, VfioOptionError> {
-    match value {
-        "on" => Ok(PeerToPeer::On),
-        "off" => Ok(PeerToPeer::Off),
-        other => Err(VfioOptionError::PeerToPeer { value: other.to_owned() }),
-    }
-}
-
-fn parse_id(value: &str) -> Result<String, VfioOptionError> {
-    parameters::name(value, 32).ok_or_else(|| VfioOptionError::Id { value: value.to_owned() })
-}
-
-fn parse_address(value: &str) -> Result<DeviceFunction, VfioOptionError> {
-    parameters::address(value).ok_or_else(|| VfioOptionError::Address { value: value.to_owned() })
+fn parse_peer_to_peer(value: &str) -> Result<PeerToPeer, ParameterError> {
+    parameters::switch("p2p", value, [PeerToPeer::On, PeerToPeer::Off])
 }
 
 #[cfg(test)]
