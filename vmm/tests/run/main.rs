@@ -82,9 +82,14 @@ impl Drop for Run {
 #[test]
 fn power_off_is_0() {
     let run = Run::new("off", &power_off());
-    for arguments in
-        [&[][..], &["--cpus", "64"], &["--irqchip", "split"], &["--serial", "off"], &["--memory", "5G"]]
-    {
+    for arguments in [
+        &[][..],
+        &["--cpus", "64"],
+        &["--cpus", "300"],
+        &["--irqchip", "split"],
+        &["--serial", "off"],
+        &["--memory", "5G"],
+    ] {
         run.ends(arguments, 0);
     }
 }
