@@ -1,7 +1,8 @@
 //! The guest's first serial port, COM1: a 16550 whose line is the terminal, a file, or nowhere.
 //!
 //! [`Port`] is the device on the bus, over vm-superio's registers. `output` buffers and writes its bytes: at each
-//! newline, or when `flush_timer` expires ([`Flusher`]). `escape` is the way out of a terminal. [`input`] forwards standard input on the event loop.
+//! newline, or when `flush_timer` expires ([`Flusher`]). `escape` is the way out of a terminal.
+//! [`input`] forwards standard input on the event loop.
 //! [`terminal`] puts the terminal in raw mode while the guest runs.
 //!
 //! Locks, outermost first: the registers, the flush timer. Output is written under the registers' lock, which keeps

@@ -1,7 +1,7 @@
 //! The interface between a lane's thread and a device model.
 //!
-//! All methods but [`Handler::init`] run on the lane's thread. They may take a while, but not wait: a handler that has to wait keeps the chain,
-//! returns, and completes it when one of its descriptors is ready. A reset of the lane's queues waits until the handler
+//! All methods but [`Handler::init`] run on the lane's thread. They may take a while, but not wait: a handler that has to
+//! wait keeps the chain, returns, and completes it when one of its descriptors is ready. A reset of the lane's queues waits until the handler
 //! has given back each chain.
 
 use vmm_sys_util::epoll::EventSet;

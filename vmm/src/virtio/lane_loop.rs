@@ -1,7 +1,8 @@
 //! The event loop of a lane: waits for events, calls the handler, and starts and stops the queues.
 //!
-//! Only `LaneLoop::sync_queue` starts and stops queues: it compares each queue with the registers, and takes the steps between. Invariant: a ring goes back to the
-//! registers when no chain of it is in flight, and the driver sees a reset as complete after that.
+//! Only `LaneLoop::sync_queue` starts and stops queues: it compares each queue with the registers, and takes the steps
+//! between. Invariant: a ring goes back to the registers when no chain of it is in flight, and the driver sees a reset as
+//! complete after that.
 //!
 //! ```text
 //!          take ring, Handler::start                 registers: not live
