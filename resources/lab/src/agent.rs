@@ -17,9 +17,9 @@ use rustix::process::{Pid, Signal, kill_process_group};
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use rustix::termios::{Winsize, tcsetwinsize};
 
-use crate::cpus;
 use crate::error::{At, Error, Result};
 use crate::wire::{Frame, Message, Start, TerminalSize};
+use crate::{cpus, pulse};
 
 /// The name of the virtio-serial port.
 pub(crate) const PORT: &str = "lab.agent";
@@ -30,10 +30,13 @@ pub(crate) const PORT: &str = "lab.agent";
 /// The machine has no such line (it is not a lab host), or the line broke.
 pub fn serve() -> Result<()> {
     let path = find_port()?;
-    cpus::leave_the_first()?;
     let mut line = OpenOptions::new().read(true).write(true).open(&path).at("open", &path)?;
     let agent =
         Agent { line: Arc::new(Mutex::new(line.try_clone().at("open", &path)?)), jobs: Jobs::default() };
+    let pulse = agent.clone();
+    // Before this process leaves the first CPU, which is to report too.
+    pulse::start(move |cpu| pulse.say(0, Message::Pulse(cpu)))?;
+    cpus::leave_the_first()?;
     agent.say(0, Message::Ready);
     loop {
         match Frame::receive(&mut line) {

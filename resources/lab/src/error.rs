@@ -85,6 +85,16 @@ pub enum Error {
         /// The kept console output.
         console: PathBuf,
     },
+    /// A CPU of the lab host does not wake up any more, and what waits for it never ends.
+    #[error("CPU {cpu} of the lab host was not heard of for {seconds} s; its console is in {}", console.display())]
+    Stalled {
+        /// Which one.
+        cpu: u16,
+        /// The patience.
+        seconds: u64,
+        /// The kept console output.
+        console: PathBuf,
+    },
     /// The agent could not start a command.
     #[error("in the lab host: {0}")]
     Agent(String),
@@ -117,10 +127,10 @@ pub enum Error {
 }
 
 impl Error {
-    /// Whether the lab host did not do something in time, or is gone: nothing that it has said.
+    /// Whether the lab host did not do something in time, has stalled, or is gone: nothing that it has said.
     #[must_use]
     pub fn is_stall(&self) -> bool {
-        matches!(self, Self::Timeout { .. } | Self::Gone { .. })
+        matches!(self, Self::Timeout { .. } | Self::Stalled { .. } | Self::Gone { .. })
     }
 }
 

@@ -30,6 +30,7 @@ mod ivshmem;
 mod kernel;
 mod modules;
 mod provision;
+mod pulse;
 mod trace;
 pub mod vfio;
 mod wire;

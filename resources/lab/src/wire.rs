@@ -40,6 +40,8 @@ pub(crate) enum Message {
     Ended(i32),
     /// The command could not be started. Nothing follows on its channel.
     NotStarted(String),
+    /// Agent, channel 0: this CPU's timer fires and what it wakes runs.
+    Pulse(u16),
 }
 
 /// A command to start.
@@ -103,6 +105,7 @@ impl Message {
             Self::Stderr(bytes) => (7, bytes.clone()),
             Self::Ended(status) => (8, status.to_le_bytes().to_vec()),
             Self::NotStarted(why) => (9, why.clone().into_bytes()),
+            Self::Pulse(cpu) => (10, cpu.to_le_bytes().to_vec()),
         })
     }
 
@@ -119,6 +122,7 @@ impl Message {
             7 => Self::Stderr(payload),
             8 => Self::Ended(i32::from_le_bytes(payload.try_into().map_err(|_| invalid("bad status"))?)),
             9 => Self::NotStarted(String::from_utf8_lossy(&payload).into_owned()),
+            10 => Self::Pulse(u16::from_le_bytes(payload.try_into().map_err(|_| invalid("bad CPU"))?)),
             _ => return Err(invalid("unknown kind of message")),
         })
     }
@@ -149,6 +153,7 @@ mod tests {
             Message::Stderr(vec![1; 70_000]),
             Message::Ended(-1),
             Message::NotStarted("no".into()),
+            Message::Pulse(258),
         ];
         let frames: Vec<_> =
             messages.into_iter().zip(7..).map(|(message, channel)| Frame { channel, message }).collect();
@@ -170,6 +175,7 @@ mod tests {
             &[0, 0, 0, 0, 6, 255, 255, 255, 255],
             &[0, 0, 0],
             &[0, 0, 0, 0, 8, 1, 0, 0, 0, 5],
+            &[0, 0, 0, 0, 10, 1, 0, 0, 0, 5],
         ] {
             assert!(Frame::receive(&mut &*bytes).is_err(), "{bytes:?}");
         }

@@ -10,6 +10,9 @@ use super::link::Link;
 use crate::error::{Error, Result};
 use crate::wire::{Message, Start, TerminalSize};
 
+/// How often a wait looks whether the lab host has stalled.
+const STALL_POLL: Duration = Duration::from_secs(1);
+
 /// A command to run in a lab host. It finds the machine's own files at their own paths.
 #[derive(Clone, Debug, Default)]
 pub struct Command {
@@ -124,20 +127,9 @@ impl Job {
     /// Waits for what it says next.
     ///
     /// # Errors
-    /// It could not be started, took too long, or the lab host is gone.
+    /// It could not be started, took too long, or the lab host is gone or has stalled.
     pub fn receive(&mut self) -> Result<Said> {
-        let message = match self.deadline {
-            None => self.from.recv().map_err(|_| self.link.gone()),
-            Some((deadline, patience)) => {
-                let left = deadline.saturating_duration_since(Instant::now());
-                self.from.recv_timeout(left).map_err(|error| match error {
-                    RecvTimeoutError::Timeout => {
-                        Error::Timeout { command: self.line.clone(), seconds: patience.as_secs() }
-                    }
-                    RecvTimeoutError::Disconnected => self.link.gone(),
-                })
-            }
-        }?;
+        let message = self.message()?;
         match message {
             Message::Stdout(bytes) => Ok(Said::Stdout(bytes)),
             Message::Stderr(bytes) => Ok(Said::Stderr(bytes)),
@@ -146,6 +138,26 @@ impl Job {
             }
             Message::NotStarted(why) => Err(Error::Agent(why)),
             _ => Err(Error::Agent("unexpected message".into())),
+        }
+    }
+
+    /// Waits for a message until the deadline, or until the lab host has stalled.
+    fn message(&self) -> Result<Message> {
+        loop {
+            let left = self
+                .deadline
+                .map_or(STALL_POLL, |(deadline, _)| deadline.saturating_duration_since(Instant::now()));
+            match self.from.recv_timeout(left.min(STALL_POLL)) {
+                Ok(message) => return Ok(message),
+                Err(RecvTimeoutError::Disconnected) => return Err(self.link.gone()),
+                Err(RecvTimeoutError::Timeout) => {}
+            }
+            if let Some(error) = self.link.stalled() {
+                return Err(error);
+            }
+            if let Some((_, patience)) = self.deadline.filter(|(deadline, _)| *deadline <= Instant::now()) {
+                return Err(Error::Timeout { command: self.line.clone(), seconds: patience.as_secs() });
+            }
         }
     }
 

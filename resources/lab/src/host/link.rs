@@ -10,8 +10,10 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
+use std::time::Instant;
 
 use crate::error::{At, Error, Result};
+use crate::pulse::{self, Pulses};
 use crate::wire::{Frame, Message};
 
 type Channels = Arc<Mutex<HashMap<u32, Sender<Message>>>>;
@@ -22,6 +24,7 @@ pub(super) struct Link {
     writer: Mutex<UnixStream>,
     channels: Channels,
     next: AtomicU32,
+    pulses: Arc<Pulses>,
     console: PathBuf,
 }
 
@@ -32,15 +35,21 @@ impl Link {
         let (sender, agent) = mpsc::channel();
         let channels: Channels = Arc::new(Mutex::new(HashMap::from([(0, sender)])));
         let table = Arc::clone(&channels);
+        let pulses = Arc::new(Pulses::default());
+        let heard = Arc::clone(&pulses);
         thread::spawn(move || {
             while let Ok(Frame { channel, message }) = Frame::receive(&mut reader) {
+                if let Message::Pulse(cpu) = message {
+                    heard.hear(cpu, Instant::now());
+                    continue;
+                }
                 let table = table.lock().unwrap_or_else(PoisonError::into_inner);
                 // Who does not listen any more has closed the channel.
                 let _ = table.get(&channel).map(|to| to.send(message));
             }
             table.lock().unwrap_or_else(PoisonError::into_inner).clear();
         });
-        let link = Self { writer: Mutex::new(line), channels, next: AtomicU32::new(1), console };
+        let link = Self { writer: Mutex::new(line), channels, next: AtomicU32::new(1), pulses, console };
         Ok((Arc::new(link), agent))
     }
 
@@ -63,6 +72,12 @@ impl Link {
     pub(super) fn send(&self, channel: u32, message: Message) -> Result<()> {
         let mut writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
         Frame { channel, message }.send(&mut *writer).map_err(|_| self.gone())
+    }
+
+    /// The error of a lab host one of whose CPUs sleeps for ever.
+    pub(super) fn stalled(&self) -> Option<Error> {
+        let cpu = self.pulses.stalled(Instant::now())?;
+        Some(Error::Stalled { cpu, seconds: pulse::PATIENCE.as_secs(), console: self.console.clone() })
     }
 
     /// The error of a line that has closed.

@@ -16,7 +16,7 @@ use crate::error::{At, Error, Result};
 const PATIENCE: Duration = Duration::from_secs(30);
 /// What is worth a line of the registers, and of the local APIC.
 const REGISTERS: [&str; 2] = ["CPU#", "RIP="];
-const APIC: [&str; 4] = ["Timer", "ISR", "IRR", "APR"];
+const APIC: [&str; 5] = ["LVTT", "Timer", "ISR", "IRR", "APR"];
 
 /// The line to a QEMU.
 #[derive(Debug)]
