@@ -462,24 +462,25 @@ on_cpu() {
     taskset "$mask" "$@"
 }
 
-# blkload: reads and writes behind the first 16 MiB of each virtio disk until blkrest, whatever becomes of the disk
+# blkload: reads and writes behind the first 16 MiB of each virtio disk until blkrest, whatever becomes of the disk.
+# Each has a node of its own: dd makes a file of a name in /dev that has just gone, and the next disk has no node then.
 job_blkload() {
     for disk in /sys/block/vd*; do
-        node=/dev/${disk##*/}
+        node=/tmp/load-${disk##*/}
         [ "$(cat "$disk/ro")" = 0 ] || continue
+        mknod "$node" b $(tr : ' ' <"$disk/dev")
         until [ -e /tmp/rest ]; do
-            [ -b "$node" ] && dd if="$node" of=/dev/null bs=64k skip=256 count=64 iflag=direct 2>/dev/null || usleep 1000
+            dd if="$node" of=/dev/null bs=64k skip=256 count=64 iflag=direct 2>/dev/null || usleep 1000
         done &
         until [ -e /tmp/rest ]; do
-            [ -b "$node" ] && dd if=/dev/zero of="$node" bs=64k seek=256 count=64 oflag=direct conv=notrunc 2>/dev/null ||
-                usleep 1000
+            dd if=/dev/zero of="$node" bs=64k seek=256 count=64 oflag=direct conv=notrunc 2>/dev/null || usleep 1000
         done &
     done
 }
 job_blkrest() {
     : >/tmp/rest
     wait
-    rm /tmp/rest
+    rm /tmp/rest /tmp/load-*
     say "blkrest hung=$(dmesg | grep -c 'blocked for more than')"
 }
 
