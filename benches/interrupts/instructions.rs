@@ -15,7 +15,7 @@ use crate::measure::Result;
 use crate::message::message;
 use crate::ours::{Ahead, Ours, layout};
 
-const BOUNDS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/benches/interrupts/bounds.json");
+const BOUNDS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/interrupts/bounds.json");
 
 /// A name, and what to do so often.
 type Path = (&'static str, fn(usize) -> Result<()>);

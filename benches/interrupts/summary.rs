@@ -7,10 +7,10 @@ use serde_json::json;
 use crate::measure::{Figure, Result};
 use crate::plot;
 
-const DIRECTORY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/target/bench");
-const SUMMARY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/target/bench/summary.json");
+const DIRECTORY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../target/bench");
+const SUMMARY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../target/bench/summary.json");
 /// Checked in: the README shows it.
-const PLOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/benches/cost.svg");
+const PLOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/cost.svg");
 
 /// Writes `target/bench/summary.json` and `benches/cost.svg`.
 pub(crate) fn write(figures: &[(usize, Figure)]) -> Result<()> {
