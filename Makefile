@@ -1,6 +1,7 @@
 # vm-msi: `make run` shows the main job, `make test` passes the tests, `make help` lists the rest.
 
 HOST    ?= 6.12
+HOSTS   := 6.12 6.1
 CARGO   ?= cargo
 TOOLS   := $(CURDIR)/target/tools
 # Tools run for seconds: compiling them quickly is worth more than their speed.
@@ -26,7 +27,7 @@ TURNS   ?= 4
 export VMM_BUILD := $(shell git describe --always --tags 2>/dev/null)
 
 .DEFAULT_GOAL := help
-.PHONY: help build build-tests run test test-fast test-kvm test-lab test-linux test-arm64 examples api check-api spec-table compare matrix bench bench-guest instructions check fuzz mutants lab provision clean
+.PHONY: help build build-tests run test test-fast test-kvm test-lab test-linux test-arm64 examples api check-api spec-table compare matrix bench bench-guest instructions check fuzz mutants lab provision clean $(HOSTS:%=test-linux-on-%)
 
 help:  ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -61,12 +62,17 @@ examples: build-tests  ## the four embedders under examples/, on this machine's 
 test-lab: build-tests  ## the lab host itself, on both kernels
 	$(TEST) --test lab -- --test-threads=1
 
+# A lab host leaves half of two CPUs idle, so both run side by side.
 test-linux: build-tests  ## Linux guests with passed-through devices, on hosts with and without dynamic MSI-X; DEVICE='<bdf> <bdf>' for this machine's own too
-	$(TEST) --test linux -- --test-threads=1
+	$(MAKE) --no-print-directory --jobs=2 $(HOSTS:%=test-linux-on-%)
 	$(if $(DEVICE),LINUX_TESTS_DEVICES="$(DEVICE)" $(TEST) --test linux -- --test-threads=1 \
 		--ignored this_machine --skip every_kernel --skip hundred_thousand)
 	$(foreach device,$(DEVICE),target/release/demo --device $(device) --guest 6.12 && \
 		target/release/demo --device $(device) --guest 6.1 &&) true
+
+$(HOSTS:%=test-linux-on-%): SHELL := /bin/bash
+$(HOSTS:%=test-linux-on-%): test-linux-on-%:
+	set -o pipefail; $(TEST) --test linux host_$(subst .,_,$*):: -- --test-threads=1 2>&1 | sed -u 's/^/$*: /'
 
 # qemu-user is slow, so the random tests have fewer cases. A chroot needs root or user namespaces, which not every
 # machine has: `make test` does without.
@@ -140,10 +146,10 @@ compare: build  ## boot time and lost interrupts, ours beside Debian's QEMU, in 
 	target/release/demo compare-losses --host 6.1 --rings 3000 --qemu-rings 3000
 
 bench:  ## what interrupts cost on this machine's KVM, beside the raw system calls
-	$(CARGO) bench --bench interrupts
+	$(CARGO) bench -p benchmarks
 
 instructions:  ## instructions that the crate takes for what guests do, counted by valgrind and held against checked-in bounds
-	$(CARGO) bench --bench interrupts -- instructions
+	$(CARGO) bench -p benchmarks -- instructions
 
 fuzz: $(FUZZ)  ## fuzz each target for T seconds (60): config space, table, pending bits, states to restore, whole sequences against the model
 	@for target in msix msi ims function state; do \
