@@ -10,6 +10,7 @@ mod closing;
 mod delivery;
 mod destinations;
 mod drivers;
+mod faults;
 mod hostile;
 mod ims;
 mod ims_formats;

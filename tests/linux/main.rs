@@ -13,6 +13,7 @@ mod control;
 mod disks;
 mod ends;
 mod entropy;
+mod faults;
 mod growth;
 mod growth_stress;
 mod ims;
@@ -93,6 +94,7 @@ on_hosts! {
     }
     // Devices with what is known of QEMU's models, not of the silicon.
     in_the_lab {
+        faults::loses_nothing_while_the_host_refuses_one_call_in_ten;
         control::turning_msix_off_loses_an_event_and_growing_does_not;
         intx::a_disk_without_msi_is_read_right;
         #[ignore = "long: 100000 interrupts with each irqchip"]

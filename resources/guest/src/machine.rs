@@ -57,6 +57,7 @@ pub struct Machine {
     has_rng: bool,
     report: Option<PathBuf>,
     arguments: Vec<String>,
+    launcher: Vec<String>,
 }
 
 impl Machine {
@@ -73,6 +74,7 @@ impl Machine {
             has_rng: false,
             report: None,
             arguments: Vec::new(),
+            launcher: Vec::new(),
         }
     }
 
@@ -135,13 +137,19 @@ impl Machine {
         self
     }
 
+    /// Has another program start the monitor, whose command follows these words.
+    pub fn started_by<S: Into<String>>(mut self, words: impl IntoIterator<Item = S>) -> Self {
+        self.launcher = words.into_iter().map(Into::into).collect();
+        self
+    }
+
     /// The command, program first.
     pub fn words(&self, monitor: &Monitor) -> Vec<String> {
         let kernel = self.image.kernel.vmlinuz.display().to_string();
         let initrd = self.image.initramfs.display().to_string();
         let (cpus, memory, line) =
             (self.cpus.to_string(), format!("{}M", self.memory_mib), self.command_line());
-        let mut words: Vec<String> = Vec::new();
+        let mut words = self.launcher.clone();
         let mut add = |more: &[&str]| words.extend(more.iter().map(|word| (*word).to_owned()));
         match monitor {
             Monitor::Vmm(program) => {
