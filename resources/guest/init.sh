@@ -852,6 +852,8 @@ do_jobs() {
 
 do_jobs "modules,$jobs"
 say bye
+# Waits until the line is out: a kernel that crashes says the rest itself and forgets what waits to be sent.
+busybox stty cs8 </dev/console || fail 'the console cannot be drained'
 case $end in
 reboot) reboot -f ;;
 crash) echo c >/proc/sysrq-trigger ;;
