@@ -7,6 +7,7 @@ mod parameters;
 mod port;
 mod vfio;
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::str::FromStr;
 
@@ -21,6 +22,7 @@ pub use port::{PortNumber, PortNumberError};
 pub use vfio::{RomOption, VfioOption, VfioOptionError};
 
 use crate::layout::{GIB, KIB, MIB};
+use crate::printable::{PrintableLines, is_printable};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -328,6 +330,18 @@ impl From<LogLevel> for tracing_subscriber::filter::LevelFilter {
             LogLevel::Trace => Self::TRACE,
         }
     }
+}
+
+/// The text of an error of the parser, if it must not be printed as it is: it may repeat arguments, and these have characters that a
+/// terminal would obey. The text has no colours.
+#[must_use]
+pub fn printable_refusal(
+    error: &clap::Error,
+    arguments: impl IntoIterator<Item = OsString>,
+) -> Option<String> {
+    let is_plain = |argument: OsString| argument.to_string_lossy().chars().all(is_printable);
+    let is_harmless = arguments.into_iter().all(is_plain);
+    (!is_harmless).then(|| PrintableLines(error.render()).to_string())
 }
 
 #[cfg(test)]

@@ -1,17 +1,20 @@
 //! Errors of the VMM, and their exit statuses.
 //!
 //! The exit status is a contract: 2 for wrong usage or input, 1 for a failed host call. [`crate::outcome`] has the statuses of
-//! guests that crashed or panicked. Every message is one line that names the subject and, if known, the remedy.
+//! guests that crashed or panicked. Every message is one line that names the subject and, if known, the remedy. Control characters of
+//! arguments, paths and images are escaped ([`crate::printable`]).
 
 use std::error::Error as StdError;
 use std::fmt;
+
+use crate::printable::Printable;
 
 /// A failure of a part of the VMM.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
     /// Wrong usage or input.
-    #[error("{what}: {problem}")]
+    #[error("{}", Printable(format_args!("{what}: {problem}")))]
     Input {
         /// The argument or file.
         what: String,
@@ -19,7 +22,7 @@ pub enum Error {
         problem: String,
     },
     /// A host call failed.
-    #[error("{context}: {source}")]
+    #[error("{}", Printable(format_args!("{context}: {source}")))]
     Host {
         /// The operation that failed.
         context: String,

@@ -19,6 +19,7 @@ pub mod mediated;
 pub mod memory;
 pub mod outcome;
 pub mod pci;
+pub mod printable;
 pub mod report;
 mod sched;
 pub mod serial;

@@ -10,7 +10,7 @@ use vmm::outcome::Outcome;
 use vmm::report::ReportTarget;
 use vmm::serial::terminal;
 use vmm::vm::Vm;
-use vmm::{check, limits, log};
+use vmm::{check, cli, limits, log};
 
 /// The version, with the build that `make` names. Only this file depends on it: a commit rebuilds nothing else.
 fn version() -> String {
@@ -23,9 +23,14 @@ fn version() -> String {
 
 fn main() -> ExitCode {
     let mut command = CommandLine::command().version(version());
-    let mut matches = command.get_matches_mut();
-    let line = CommandLine::from_arg_matches_mut(&mut matches)
-        .unwrap_or_else(|error| error.format(&mut command).exit());
+    let line = command
+        .try_get_matches_from_mut(std::env::args_os())
+        .and_then(|mut matches| CommandLine::from_arg_matches_mut(&mut matches))
+        .map_err(|error| error.format(&mut command));
+    let line = match line {
+        Ok(line) => line,
+        Err(error) => return refuse(&error),
+    };
     match (line.command, line.run) {
         (Some(Command::Check { json }), _) => {
             let host = check::Host::of_this_machine();
@@ -41,6 +46,16 @@ fn main() -> ExitCode {
         // Without a command, the parser demands a kernel.
         (None, None) => ExitCode::from(2),
     }
+}
+
+/// Prints why the command line is refused, or the help that it asks for.
+fn refuse(error: &clap::Error) -> ExitCode {
+    match cli::printable_refusal(error, std::env::args_os()) {
+        Some(text) => eprint!("{text}"),
+        // A closed pipe is no failure: `vmm --help | head`.
+        None => drop(error.print()),
+    }
+    ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2))
 }
 
 /// The exit status of a command that writes to standard output.

@@ -264,3 +264,31 @@ fn the_terminal_has_one_user() {
     let both = ["--kernel", kernel.path(), "--console", "--serial", "stdio"];
     refuses(&both, 2, &["--console: --serial stdio has the terminal", "--serial off"]);
 }
+
+#[test]
+fn no_message_has_a_control_character_of_an_argument() {
+    let kernel = Scratch::new("escapes", &elf_kernel());
+    let evil = "\u{1b}]0;title\u{7}\u{1b}[2J\r\u{9b}31m";
+    for arguments in [
+        &["--kernel", evil][..],
+        &["--kernel", kernel.path(), "--initrd", evil],
+        &["--kernel", kernel.path(), "--memory", evil],
+        &["--kernel", kernel.path(), "--disk", evil],
+        &["--kernel", kernel.path(), "--disk", &format!("path={evil}")],
+        &["--kernel", kernel.path(), "--disk", &format!("path=/dev/null,queues={evil}")],
+        &["--kernel", kernel.path(), "--device", &format!("ims-timer,slots={evil}")],
+        &["--kernel", kernel.path(), "--net", &format!("tap=t0,mac={evil}")],
+        &["--kernel", kernel.path(), "--vfio", evil],
+        &["--kernel", kernel.path(), "--cmdline", evil],
+        &["--kernel", kernel.path(), "--serial", &format!("file=/nonexistent/{evil}")],
+        &["--kernel", kernel.path(), &format!("--{evil}")],
+        &[evil],
+        &["completions", evil],
+    ] {
+        let output = vmm(arguments);
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}: {said}");
+        let control = said.chars().find(|character| character.is_control() && *character != '\n');
+        assert_eq!(control, None, "{arguments:?}: {said:?}");
+    }
+}

@@ -56,10 +56,14 @@ pub fn restore() {
     }
 }
 
-/// Makes a panic restore the terminal before it prints its message.
+/// Makes a panic restore the terminal before it prints its message. A panic of the search of a disk image is an error of that image,
+/// and prints nothing.
 pub fn restore_on_panic() {
     let report = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |info| {
+        if crate::boot::disk::is_current() {
+            return tracing::debug!("{info}");
+        }
         restore();
         report(info);
     }));

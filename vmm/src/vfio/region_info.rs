@@ -75,7 +75,7 @@ impl RegionInfo {
         if self.flags & VFIO_REGION_INFO_FLAG_MMAP == 0 {
             return Vec::new();
         }
-        let Some(pages) = whole_pages(self.size) else {
+        let Some(pages) = whole_pages(self.size).filter(|pages| !pages.is_empty()) else {
             return Vec::new();
         };
         match self.sparse_areas() {
@@ -235,6 +235,14 @@ mod tests {
     #[test]
     fn an_empty_sparse_list_maps_nothing() {
         assert_eq!(Host::new(0x8000, sparse(&[])).info().areas(), []);
+    }
+
+    #[test]
+    fn an_empty_region_and_empty_areas_map_nothing() {
+        assert_eq!(Host::new(0, Vec::new()).info().areas(), []);
+        assert_eq!(Host::new(0, sparse(&[0..0x1000])).info().areas(), []);
+        let among = sparse(&[0..0x1000, 0x1000..0x1000, 0..0, 0x1000..0x2000]);
+        assert_eq!(Host::new(0x8000, among).info().areas(), [0..0x1000, 0x1000..0x2000]);
     }
 
     #[test]

@@ -8,7 +8,8 @@
 //! 3. Debian's links `/vmlinuz` and `/initrd.img`.
 //!
 //! The image is untrusted, and is only read. A `window` of it counts the bytes read, so a loop in its structures ends with an error. Files
-//! that exceed the guest's memory, and configurations above 256 KiB, are refused. Everything runs before the guest, on one thread.
+//! that exceed the guest's memory, and configurations above 256 KiB, are refused. Everything runs before the guest, on a thread of its own
+//! (`guarded`).
 
 #![deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 #![cfg_attr(not(test), deny(clippy::arithmetic_side_effects))]
@@ -17,6 +18,7 @@ mod bls;
 mod entry;
 mod filesystem;
 mod grub;
+mod guarded;
 mod partitions;
 mod version;
 mod window;
@@ -32,6 +34,8 @@ use rustix::fs::{MemfdFlags, memfd_create};
 use entry::Entry;
 use filesystem::FileSystem;
 use window::Disk;
+
+pub use guarded::{find, is_current};
 
 /// What to boot from a disk.
 #[derive(Debug)]
@@ -93,11 +97,8 @@ pub enum DiskError {
     },
 }
 
-/// Finds what to boot, and reads it into memory: at most `limit` bytes, the guest's memory.
-///
-/// # Errors
-/// Why nothing can be booted.
-pub fn find(image: impl Read + Seek + 'static, limit: u64) -> Result<Bootable, DiskError> {
+/// Searches an image on the calling thread.
+fn search(image: impl Read + Seek + 'static, limit: u64) -> Result<Bootable, DiskError> {
     let disk = Disk::new(image, limit)?;
     let mut filesystems = Vec::new();
     for partition in partitions::list(&disk)? {
