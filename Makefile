@@ -13,7 +13,6 @@ API_VERSION := 0.52.0
 API_RUSTC := 1.95
 API     := resources/public-api.txt
 MSRV    := $(shell sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml)
-FUZZ    := $(TOOLS)/bin/cargo-fuzz
 FEATURES := $(shell sed -n '/^\[features\]/,/^\[dependencies\]/s/^\([a-z-]*\) = .*/\1/p' Cargo.toml)
 MUTANTS := $(TOOLS)/bin/cargo-mutants
 # What `make mutants` mutates, all of it or the k-th of n parts (SHARD=k/n), and what has to notice.
@@ -151,16 +150,9 @@ bench:  ## what interrupts cost on this machine's KVM, beside the raw system cal
 instructions:  ## instructions that the crate takes for what guests do, counted by valgrind and held against checked-in bounds
 	$(CARGO) bench -p benchmarks -- instructions
 
-fuzz: $(FUZZ)  ## fuzz each target for T seconds (60): config space, table, pending bits, states to restore, whole sequences against the model
-	@for target in msix msi ims function state; do \
-		echo "fuzz: $$target for $(T) s"; \
-		PATH="$(TOOLS)/bin:$$PATH" $(CARGO) +nightly fuzz run $$target -- -max_total_time=$(T) -timeout=10 || exit 1; \
-	done
-
-$(FUZZ):
-	@rustup toolchain list | grep -q nightly || { echo "fuzz: needs a nightly toolchain: rustup toolchain install nightly"; exit 1; }
-	@echo "fuzz: building cargo-fuzz, once (some minutes)"
-	$(CARGO) install cargo-fuzz --locked --quiet --root $(TOOLS)
+# With the stable toolchain: fuzz/run.sh has the flags.
+fuzz:  ## fuzz each target for T seconds (60) with AddressSanitizer, and print a table; TARGETS='bus cli'
+	CARGO="$(CARGO)" fuzz/run.sh $(T) $(TARGETS)
 
 # Exit codes 2 and 3 say that mutants were missed or ran out of time. The race tests need minutes, and shuttle's more.
 mutants: $(MUTANTS)  ## change the crate's code in small ways and see whether its tests notice; FILES='src/domain/*.rs', SHARD=0/8

@@ -9,6 +9,8 @@ pub mod config;
 pub mod devices;
 pub mod error;
 pub mod events;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
 pub mod ims;
 pub mod interrupts;
 pub mod kvm;

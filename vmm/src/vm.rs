@@ -19,6 +19,7 @@ use crate::boot::loader::Loading;
 use crate::cli::SerialTarget;
 use crate::config::Config;
 use crate::devices::debug_exit::DebugExit;
+use crate::devices::ioapic::Ioapic;
 use crate::devices::power::{AcpiPower, ConfigPorts, I8042};
 use crate::devices::pvpanic::Pvpanic;
 use crate::error::{Context, Result};
@@ -142,10 +143,14 @@ impl Vm {
             events.add(Arc::new(Mutex::new(ims::DeviceEvents::new(devices)?)));
         }
         let serial = Port::new(&config.serial, interrupts.line(layout::COM1_GSI)?, Arc::clone(&exit_event))?;
-        let mut buses = buses(&root, pci_mmio64.as_ref(), &serial, &exit_event, &interrupts)?;
-        if let Some(ports) = &config.debug_exit {
-            add_ports(&mut buses, inclusive(ports), Arc::new(DebugExit(Arc::clone(&exit_event))))?;
-        }
+        let buses = buses(
+            &root,
+            pci_mmio64.as_ref(),
+            &serial,
+            &exit_event,
+            interrupts.ioapic(),
+            config.debug_exit.as_ref(),
+        )?;
 
         tracing::debug!("machine built");
         let entry = loading.finish()?;
@@ -239,12 +244,13 @@ fn console(exit_event: &Arc<ExitEvent>) -> Result<(virtio::Model, SizeWatcher)> 
 }
 
 /// Registers every device on the buses. vCPUs use the buses without a lock, so they do not change afterwards.
-fn buses(
+pub(crate) fn buses(
     root: &Arc<Root>,
     pci_mmio64: Option<&Range<u64>>,
     serial: &Arc<Port>,
     exit_event: &Arc<ExitEvent>,
-    interrupts: &Controllers,
+    ioapic: Option<&Arc<Ioapic>>,
+    debug_exit: Option<&Range<u16>>,
 ) -> Result<IoManager> {
     let mut buses = IoManager::new();
     let mut ports = |ports, device| add_ports(&mut buses, ports, device);
@@ -255,6 +261,9 @@ fn buses(
     ports(layout::PVPANIC_PORT..=layout::PVPANIC_PORT, Arc::new(Pvpanic(Arc::clone(exit_event))))?;
     ports(inclusive(&layout::PCI_CONFIG_PORTS), Arc::new(config_ports))?;
     ports(layout::PCI_PIO, root.pio())?;
+    if let Some(range) = debug_exit {
+        ports(inclusive(range), Arc::new(DebugExit(Arc::clone(exit_event))))?;
+    }
 
     let mut memory = |range: &Range<u64>, device| {
         let context = format!("placing a device at address {:#x}", range.start);
@@ -267,7 +276,7 @@ fn buses(
     if let Some(window) = pci_mmio64 {
         memory(window, root.mmio())?;
     }
-    if let Some(ioapic) = interrupts.ioapic() {
+    if let Some(ioapic) = ioapic {
         memory(&(layout::IOAPIC..layout::IOAPIC + layout::IOAPIC_SIZE), Arc::clone(ioapic) as _)?;
     }
     Ok(buses)

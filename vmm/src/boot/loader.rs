@@ -76,7 +76,7 @@ impl Loading {
 ///
 /// # Errors
 /// [`Error::Input`] if they do not fit, or a file is damaged or cannot be read.
-fn load(
+pub(crate) fn load(
     memory: &GuestMemoryMmap,
     image: &Image,
     unpack: Unpack,

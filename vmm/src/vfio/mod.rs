@@ -62,7 +62,11 @@ pub use selection::{Selected, select};
 pub use sysfs::{HostAddress, HostDevice, Sysfs};
 pub(crate) use sysfs::{leaves_group_viable, link_name};
 
-#[cfg(test)]
+#[cfg(any(test, feature = "fuzzing"))]
 mod config_tests;
+#[cfg(any(test, feature = "fuzzing"))]
+mod fuzzed;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) use fuzzed::{fuzzed_config_space, fuzzed_function, fuzzed_region_areas};
 #[cfg(test)]
 mod tests;

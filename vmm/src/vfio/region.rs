@@ -36,7 +36,7 @@ impl Region {
         Ok(Some(Self { device, file_offset, size, areas, failures: AtomicU64::new(0) }))
     }
 
-    #[cfg(test)]
+    #[cfg(any(test, feature = "fuzzing"))]
     pub(crate) fn of_file(device: &Arc<File>, file_offset: u64, size: u64) -> Self {
         let device = Arc::clone(device);
         Self { device, file_offset, size, areas: Vec::new(), failures: AtomicU64::new(0) }

@@ -100,7 +100,7 @@ pub fn room(host: &[u8], offset: u16) -> Range<u16> {
 }
 
 /// The bytes of all capabilities of the device, of both lists.
-#[cfg(test)]
+#[cfg(any(test, feature = "fuzzing"))]
 pub(super) fn all(host: &[u8]) -> Vec<Range<u16>> {
     let (list, extended) = (list::conventional(host), list::extended(host));
     let conventional = list.iter().map(|(offset, id)| {

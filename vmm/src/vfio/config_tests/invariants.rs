@@ -59,7 +59,7 @@ fn is_siov(host: &[u8], at: u16) -> bool {
 }
 
 /// Asserts all invariants for a device with these registers.
-pub(super) fn assert_all(found: &[u8]) {
+pub(in crate::vfio) fn assert_all(found: &[u8]) {
     let mut passed = assert_lists(found);
     no_emulated_register_reaches_the_device(&mut passed);
     a_reset_restores_the_view(&mut passed);

@@ -3,9 +3,20 @@
 //!
 //! [`Passed`] stands for a passed-through function: the device's registers, and the guest's view of them.
 
-mod invariants;
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::arithmetic_side_effects,
+    reason = "tests, and a fuzz target, panic where a promise is broken"
+)]
+
+pub(super) mod invariants;
+#[cfg(test)]
 mod random;
+#[cfg(test)]
 mod real;
+#[cfg(test)]
 mod shapes;
 
 use std::ops::Range;
@@ -19,11 +30,11 @@ use crate::pci::bar::{BAR0, COMMAND};
 use crate::pci::{Bar, Bars};
 
 /// A passed-through function.
-struct Passed {
+pub(super) struct Passed {
     /// The device's registers after a reset.
     found: Vec<u8>,
     /// The device's registers now.
-    device: Vec<u8>,
+    pub(super) device: Vec<u8>,
     config: GuestConfig,
     /// The emulated interrupt capabilities: ID and registers.
     interrupts: Vec<(u8, Range<u16>)>,
@@ -31,7 +42,7 @@ struct Passed {
 
 impl Passed {
     /// A device with these registers, a 64-bit BAR 0 of 16 KiB, and the interrupts that can be emulated.
-    fn new(found: Vec<u8>) -> Self {
+    pub(super) fn new(found: Vec<u8>) -> Self {
         let mut interrupts = Vec::new();
         for id in [id::MSI, id::MSIX] {
             let at = capabilities::find(&found, id);
@@ -55,7 +66,7 @@ impl Passed {
     }
 
     /// A guest's write. Returns what reaches the device.
-    fn write(&mut self, at: u16, data: &[u8]) -> Vec<(u16, Vec<u8>)> {
+    pub(super) fn write(&mut self, at: u16, data: &[u8]) -> Vec<(u16, Vec<u8>)> {
         let effects = self.config.write(at, data);
         for (at, bytes) in &effects.forwarded {
             self.device[usize::from(*at)..][..bytes.len()].copy_from_slice(bytes);
@@ -75,7 +86,7 @@ impl Passed {
     }
 
     /// The list at 0x34 as a guest walks it. Panics if it does not end.
-    fn list(&self) -> Vec<(u16, u8)> {
+    pub(super) fn list(&self) -> Vec<(u16, u8)> {
         let view = self.view();
         let mut list = Vec::new();
         let mut at = u16::from(view[0x34]);
@@ -90,7 +101,7 @@ impl Passed {
     }
 
     /// The list at 0x100, without null capabilities. Panics if it does not end.
-    fn extended_list(&self) -> Vec<(u16, u16)> {
+    pub(super) fn extended_list(&self) -> Vec<(u16, u16)> {
         let mut list = Vec::new();
         let mut at = 0x100;
         while at != 0 {
@@ -115,6 +126,7 @@ fn registers(host: &[u8], at: u16, id: u8) -> Option<Range<u16>> {
     Some(at + 2..end)
 }
 
+#[cfg(test)]
 /// An endpoint of 4096 bytes with a capability list that starts at `first`, or without one.
 fn function(first: u8) -> Vec<u8> {
     let mut host = vec![0; 4096];
@@ -124,10 +136,12 @@ fn function(first: u8) -> Vec<u8> {
     host
 }
 
+#[cfg(test)]
 fn put(host: &mut [u8], at: usize, bytes: &[u8]) {
     host[at..][..bytes.len()].copy_from_slice(bytes);
 }
 
+#[cfg(test)]
 fn put32(host: &mut [u8], at: usize, value: u32) {
     put(host, at, &value.to_le_bytes());
 }

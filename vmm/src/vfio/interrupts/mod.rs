@@ -267,6 +267,19 @@ impl Interrupts {
     }
 }
 
+#[cfg(any(test, feature = "fuzzing"))]
+impl Interrupts {
+    /// MSI-X at 0x50, with its table and PBA in `function`'s BAR.
+    pub(super) fn of_msix(function: vm_msi::MsixFunction) -> io::Result<Self> {
+        let function = Arc::new(function);
+        let vectors = Arc::clone(&function) as _;
+        let capabilities = vec![Emulated { id: 0x11, name: "msix", bytes: 0x50..0x5c, vectors }];
+        let mut interrupts = Self { capabilities, msix: Some(MsixBars::new(function)), ..Self::default() };
+        interrupts.make_table_pages()?;
+        Ok(interrupts)
+    }
+}
+
 /// Resets the device after all capabilities are detached, and clears pending interrupts afterwards.
 fn reset_behind(capabilities: &[Emulated], reset_device: &mut dyn FnMut()) {
     match capabilities.split_first() {

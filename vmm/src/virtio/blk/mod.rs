@@ -15,6 +15,8 @@
 //!
 //! No lock is taken for a request. Host errors are VIRTIO_BLK_S_IOERR, ENOSPC of a sparse image among them.
 
+#[cfg(any(test, feature = "fuzzing"))]
+mod by_caller;
 pub(in crate::virtio) mod engine;
 mod geometry;
 mod image;
