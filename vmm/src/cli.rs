@@ -6,6 +6,7 @@ mod net;
 mod parameters;
 mod port;
 mod vfio;
+mod vsock;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -20,6 +21,7 @@ pub use net::{NetOption, NetOptionError};
 pub use parameters::ParameterError;
 pub use port::{PortNumber, PortNumberError};
 pub use vfio::{RomOption, VfioOption, VfioOptionError};
+pub use vsock::{VsockOption, VsockOptionError};
 
 use crate::layout::{GIB, KIB, MIB};
 use crate::printable::{PrintableLines, is_printable};
@@ -47,6 +49,10 @@ Examples:
       ip tuntap add tap0 mode tap multi_queue user $(id -un)
       ip link set tap0 up
       vmm --kernel vmlinuz --initrd initrd.img --net tap=tap0,queues=2,vhost=on
+
+  Sockets between guest and host (the guest's module vmw_vsock_virtio_transport). A host program reaches port 80 of the
+  guest by `CONNECT 80` on guest.sock, and a guest reaches a host program that listens on guest.sock_5000 by CID 2, port 5000:
+      vmm --kernel vmlinuz --initrd initrd.img --vsock cid=3,socket=guest.sock
 
   Test devices for a driver of an interrupt message store: 1024 queues that signal slots in a BAR, 1024 that
   signal slots in guest memory, MSI-X beside them, and a timer without MSI-X. Unused slots cost nothing.
@@ -182,6 +188,15 @@ pub struct Args {
     /// as for --vfio.
     #[arg(long, value_name = "tap=NAME[,KEY=VALUE]")]
     pub net: Vec<NetOption>,
+
+    /// Socket device, for streams between ports of the guest and Unix sockets of the host
+    ///
+    /// cid=N is the guest's context identifier, 3 to 4294967294. A host program connects to PATH, writes `CONNECT port` and a
+    /// newline, and reads `OK hostport` and a newline once the guest has accepted. A connection of the guest to CID 2, port
+    /// P, goes to the socket PATH_P. There are at most 1024 connections. id=NAME is its name in the report. addr=DD.F is its
+    /// device and function number in the guest, as for --vfio.
+    #[arg(long, value_name = "cid=N,socket=PATH[,KEY=VALUE]")]
+    pub vsock: Option<VsockOption>,
 
     /// Device with an interrupt message store (IMS): ims-queues,slots=N[,memory-slots=M], ims-timer[,slots=N] or
     /// ims-mediated,host=BDF,slots=N; may be given many times

@@ -13,6 +13,7 @@ use self::boot::Boot;
 use crate::boot::image::Image;
 use crate::cli::{
     Args, DeviceOption, DiskOption, IrqChip, MemorySize, NetOption, PortNumber, SerialTarget, Unpack,
+    VsockOption,
 };
 use crate::error::{Error, Result};
 use crate::layout;
@@ -20,6 +21,7 @@ use crate::pci::DeviceFunction;
 use crate::tap::Tap;
 use crate::vfio::{self, HostDevice, Selected, Sysfs};
 use crate::virtio::net::{Datapath, vhost};
+use crate::virtio::vsock::host::HostSocket;
 use crate::virtio::{self, DiskImage};
 
 /// Minimum guest memory: the boot structures and a kernel's header need the first MiB.
@@ -50,6 +52,8 @@ pub struct Config {
     pub disks: Vec<DiskConfig>,
     /// Network devices, with their open taps.
     pub nets: Vec<(NetOption, Tap)>,
+    /// The socket device, with its listening socket.
+    pub vsock: Option<(VsockOption, HostSocket)>,
     /// Devices with an interrupt message store.
     pub devices: Vec<DeviceOption<HostDevice>>,
     /// The connection of the serial port.
@@ -89,7 +93,8 @@ impl Config {
         let sysfs = Sysfs::default();
         let disk_places = args.disk.iter().filter_map(|disk| Some((disk_argument(disk), disk.address?)));
         let net_places = args.net.iter().filter_map(|net| Some((net_argument(net), net.address?)));
-        let chosen: Vec<_> = disk_places.chain(net_places).collect();
+        let vsock_place = args.vsock.iter().filter_map(|vsock| Some((vsock_argument(vsock), vsock.address?)));
+        let chosen: Vec<_> = disk_places.chain(net_places).chain(vsock_place).collect();
         let places: Vec<_> = chosen.iter().map(|(_, place)| *place).collect();
         let vfio = vfio::select(&sysfs, &args.vfio, &places)?;
         let places: Vec<_> = vfio.iter().map(|selected| selected.place).collect();
@@ -110,6 +115,7 @@ impl Config {
             rng: args.rng,
             disks,
             nets: args.net.iter().map(open_net).collect::<Result<_>>()?,
+            vsock: args.vsock.as_ref().map(open_vsock).transpose()?,
             serial: serial_target(args)?,
             console: args.console,
             irqchip: args.irqchip,
@@ -180,6 +186,16 @@ fn open_net(option: &NetOption) -> Result<(NetOption, Tap)> {
         vhost::check().map_err(|problem| Error::input(net_argument(option), problem))?;
     }
     Ok((option.clone(), Tap::open(&option.tap, option.queues)?))
+}
+
+fn vsock_argument(vsock: &VsockOption) -> String {
+    format!("--vsock socket={}", vsock.socket.display())
+}
+
+fn open_vsock(option: &VsockOption) -> Result<(VsockOption, HostSocket)> {
+    let socket = HostSocket::bind(&option.socket);
+    let socket = socket.map_err(|problem| Error::input(vsock_argument(option), problem))?;
+    Ok((option.clone(), socket))
 }
 
 fn size_argument(bytes: u64) -> String {

@@ -1,6 +1,7 @@
 //! Parameters of options, `KEY=VALUE`, and the values that several options have.
 
 use crate::pci::DeviceFunction;
+use crate::virtio::vsock::GuestCid;
 
 /// Characters of a name, where nothing else limits it.
 pub(super) const LONGEST_ID: usize = 32;
@@ -63,6 +64,13 @@ pub(super) fn queues(value: &str, most: u16) -> Result<u16, ParameterError> {
     let is_number = value.bytes().all(|byte| byte.is_ascii_digit());
     let queues = value.parse().ok().filter(|queues| is_number && (1..=most).contains(queues));
     queues.ok_or_else(|| ParameterError::value("queues", value, format!("a number from 1 to {most}")))
+}
+
+/// A guest's context identifier.
+pub(super) fn cid(value: &str) -> Result<GuestCid, ParameterError> {
+    let is_number = value.bytes().all(|byte| byte.is_ascii_digit());
+    let cid = value.parse().ok().filter(|_| is_number).and_then(GuestCid::new);
+    cid.ok_or_else(|| ParameterError::value("cid", value, "a number from 3 to 4294967294"))
 }
 
 /// A name of 1 to `longest` letters, digits, '-', '_' or '.'.

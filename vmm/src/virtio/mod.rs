@@ -32,7 +32,7 @@
 //! |---|---|
 //! | [`device`], [`handler`] | the interface of a device model |
 //! | [`device_config`] | the device-specific configuration |
-//! | [`rng`], [`blk`], [`net`], [`console`] | the entropy device, disks, network devices, the console |
+//! | [`rng`], [`blk`], [`net`], [`console`], [`vsock`] | the entropy device, disks, network devices, the console, sockets |
 //! | [`chain`] | a descriptor chain that was taken |
 //! | [`live_queue`] | a ring, while it is live |
 //! | [`lane`], [`lane_loop`], [`worker`] | queues as their handler sees them, their event loop, and its thread |
@@ -79,6 +79,7 @@ pub mod queue;
 pub mod registers;
 pub mod rng;
 pub mod transport;
+pub mod vsock;
 pub mod worker;
 
 pub use attach::{VmResources, attach};
@@ -91,6 +92,7 @@ pub use interrupts::InterruptSource;
 pub use lane::Lane;
 pub use live_queue::LiveQueue;
 pub use rng::Rng;
+pub use vsock::Vsock;
 
 #[cfg(test)]
 mod tests;

@@ -12,6 +12,7 @@ mod in_flight;
 mod net;
 mod notifications;
 mod queues;
+mod vsock;
 
 use std::cell::RefCell;
 use std::sync::Arc;
