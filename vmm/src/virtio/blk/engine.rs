@@ -4,6 +4,7 @@
 //! one operation a tag, and there are as many tags as the queue has entries.
 
 use std::fmt;
+use std::fs::File;
 use std::io;
 
 use vmm_sys_util::eventfd::EventFd;
@@ -69,13 +70,13 @@ impl fmt::Display for EngineKind {
     }
 }
 
-/// An engine for a queue with this many entries.
+/// An engine for a queue with this many entries, of the disk in `file`.
 ///
 /// # Errors
 /// [`Error::Host`](crate::error::Error::Host) if the host has no descriptor or thread.
-pub(in crate::virtio) fn engine(kind: EngineKind, entries: u16) -> Result<Box<dyn Engine>> {
+pub(in crate::virtio) fn engine(kind: EngineKind, entries: u16, file: &File) -> Result<Box<dyn Engine>> {
     Ok(match kind {
-        EngineKind::Uring => Box::new(Uring::new(entries).context("creating an io_uring for a disk")?),
+        EngineKind::Uring => Box::new(Uring::new(entries, file).context("creating an io_uring for a disk")?),
         EngineKind::Threads => Box::new(Threads::start().context("starting the threads of a disk")?),
     })
 }

@@ -72,7 +72,7 @@ impl DiskImage {
     }
 
     /// The file.
-    pub(super) fn file(&self) -> &Arc<File> {
+    pub(in crate::virtio) fn file(&self) -> &Arc<File> {
         &self.file
     }
 

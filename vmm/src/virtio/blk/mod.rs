@@ -86,8 +86,10 @@ impl Disk {
     /// [`Error::Host`](crate::error::Error::Host) if the host has no descriptor or thread for a queue.
     pub fn model(image: DiskImage, name: String, queues: u16) -> Result<Model> {
         let engine = EngineKind::probe();
-        let engines = (0..queues.clamp(1, MOST_QUEUES)).map(|_| self::engine(engine, QUEUE_SIZE.get()));
-        Ok(Self::with_engines(image, name, engine, engines.collect::<Result<_>>()?))
+        let queues = 0..queues.clamp(1, MOST_QUEUES);
+        let engines = queues.map(|_| self::engine(engine, QUEUE_SIZE.get(), image.file()));
+        let engines = engines.collect::<Result<_>>()?;
+        Ok(Self::with_engines(image, name, engine, engines))
     }
 
     fn operation(&self, kind: Kind, offset: u64, len: u64, iovecs: Iovecs) -> Operation {

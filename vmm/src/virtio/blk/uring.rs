@@ -1,14 +1,19 @@
 //! Operations by io_uring: one ring for each queue.
 //!
+//! A ring is restricted (IORING_REGISTER_RESTRICTIONS) to the operations of a disk, on the disk's file: the kernel refuses other
+//! opcodes, other descriptors and further registrations. A host without restrictions counts as one without io_uring.
+//!
 //! Contains `unsafe`: the kernel uses an operation's buffers until it has ended. Invariant: an operation is in
 //! `operations` from before its submission until its completion was taken, so its buffers live as long. Dropping the ring
 //! waits for the operations in flight.
 
+use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
 
-use io_uring::squeue::Entry;
-use io_uring::types::{Fd, FsyncFlags};
+use io_uring::register::Restriction;
+use io_uring::squeue::{Entry, Flags};
+use io_uring::types::{Fixed, FsyncFlags};
 use io_uring::{IoUring, Probe, opcode};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
@@ -18,6 +23,9 @@ use super::operation::{Kind, Operation};
 /// The opcodes that a disk needs.
 const OPCODES: [u8; 4] =
     [opcode::Readv::CODE, opcode::Writev::CODE, opcode::Fsync::CODE, opcode::Fallocate::CODE];
+
+/// The disk's file in the ring's table of files, which has no other.
+const DISK: Fixed = Fixed(0);
 
 /// An io_uring and its operations.
 pub(super) struct Uring {
@@ -36,35 +44,41 @@ impl Uring {
         let ring = IoUring::new(2)?;
         let mut probe = Probe::new();
         ring.submitter().register_probe(&mut probe)?;
-        if OPCODES.iter().all(|opcode| probe.is_supported(*opcode)) {
-            return Ok(());
+        if !OPCODES.iter().all(|opcode| probe.is_supported(*opcode)) {
+            return Err(io::ErrorKind::Unsupported.into());
         }
-        Err(io::ErrorKind::Unsupported.into())
+        Self::new(2, &File::open("/dev/null")?).map(drop)
     }
 
-    /// A ring for up to `entries` operations.
+    /// A ring for up to `entries` operations on `file`, and on no other.
     ///
     /// # Errors
-    /// The host refuses the ring or the eventfd.
-    pub(super) fn new(entries: u16) -> io::Result<Self> {
-        let ring = IoUring::new(entries.into())?;
+    /// The host refuses the ring, its restrictions or the eventfd.
+    pub(super) fn new(entries: u16, file: &File) -> io::Result<Self> {
+        let ring = IoUring::builder().setup_r_disabled().build(entries.into())?;
         let eventfd = EventFd::new(EFD_NONBLOCK)?;
-        ring.submitter().register_eventfd(eventfd.as_raw_fd())?;
+        let submitter = ring.submitter();
+        submitter.register_eventfd(eventfd.as_raw_fd())?;
+        submitter.register_files(&[file.as_raw_fd()])?;
+        let opcodes = OPCODES.into_iter().map(Restriction::sqe_op);
+        let on_disk = Restriction::sqe_flags_required(Flags::FIXED_FILE.bits());
+        let mut restrictions: Vec<_> = opcodes.chain([on_disk]).collect();
+        submitter.register_restrictions(&mut restrictions)?;
+        submitter.register_enable_rings()?;
         Ok(Self { ring, eventfd, operations: (0..entries).map(|_| None).collect() })
     }
 
     fn entry(tag: u16, operation: &Operation) -> Entry {
-        let fd = Fd(operation.file.as_raw_fd());
         let (iovecs, count) = (operation.iovecs.as_ptr(), operation.iovecs.len());
         let entry = match operation.kind {
-            Kind::Read => opcode::Readv::new(fd, iovecs, count).offset(operation.offset).build(),
+            Kind::Read => opcode::Readv::new(DISK, iovecs, count).offset(operation.offset).build(),
             Kind::Write(durability) => {
-                let write = opcode::Writev::new(fd, iovecs, count).offset(operation.offset);
+                let write = opcode::Writev::new(DISK, iovecs, count).offset(operation.offset);
                 write.rw_flags(durability.flags()).build()
             }
-            Kind::Sync => opcode::Fsync::new(fd).flags(FsyncFlags::DATASYNC).build(),
+            Kind::Sync => opcode::Fsync::new(DISK).flags(FsyncFlags::DATASYNC).build(),
             Kind::PunchHole | Kind::ZeroRange => {
-                let fallocate = opcode::Fallocate::new(fd, operation.len);
+                let fallocate = opcode::Fallocate::new(DISK, operation.len);
                 fallocate.offset(operation.offset).mode(operation.mode()).build()
             }
         };
@@ -133,5 +147,64 @@ impl Drop for Uring {
             }
             while self.reap().is_some() {}
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use io_uring::types::Fd;
+
+    use super::*;
+
+    /// What a ring over /dev/null answers to an entry that the VMM does not make.
+    fn answer(entry: Entry) -> io::Error {
+        let mut uring = Uring::new(2, &File::open("/dev/null").unwrap()).unwrap();
+        // SAFETY: the entries of these tests have no buffers, or static ones.
+        unsafe { uring.ring.submission().push(&entry) }.unwrap();
+        uring.ring.submit_and_wait(1).unwrap();
+        io::Error::from_raw_os_error(-uring.ring.completion().next().unwrap().result())
+    }
+
+    /// Says why, where the host has no restricted io_uring.
+    fn is_skipped() -> bool {
+        Uring::probe()
+            .inspect_err(|error| println!("SKIPPED: this host has no restricted io_uring: {error}"))
+            .is_err()
+    }
+
+    #[test]
+    fn a_ring_refuses_operations_that_are_no_disks() {
+        if is_skipped() {
+            return;
+        }
+        let path = c"/dev/zero";
+        let open = opcode::OpenAt::new(Fd(libc::AT_FDCWD), path.as_ptr()).flags(libc::O_RDONLY).build();
+        assert_eq!(answer(open).raw_os_error(), Some(libc::EACCES));
+        let socket = opcode::Socket::new(libc::AF_INET, libc::SOCK_STREAM, 0).build();
+        assert_eq!(answer(socket).raw_os_error(), Some(libc::EACCES));
+        assert_eq!(answer(opcode::Nop::new().build()).raw_os_error(), Some(libc::EACCES));
+    }
+
+    #[test]
+    fn a_ring_refuses_every_file_but_its_disk() {
+        if is_skipped() {
+            return;
+        }
+        let other = File::open("/dev/zero").unwrap();
+        let entry = opcode::Fsync::new(Fd(other.as_raw_fd())).build();
+        assert_eq!(answer(entry).raw_os_error(), Some(libc::EACCES));
+        let entry = opcode::Fsync::new(Fixed(1)).build();
+        assert_eq!(answer(entry).raw_os_error(), Some(libc::EBADF));
+    }
+
+    #[test]
+    fn a_ring_in_use_takes_no_further_registrations() {
+        if is_skipped() {
+            return;
+        }
+        let file = File::open("/dev/null").unwrap();
+        let uring = Uring::new(2, &file).unwrap();
+        let refused = uring.ring.submitter().register_files_update(0, &[file.as_raw_fd()]).unwrap_err();
+        assert_eq!(refused.raw_os_error(), Some(libc::EACCES));
     }
 }

@@ -113,6 +113,11 @@ impl Engine for Scripted {
     }
 }
 
+/// Makes `count` engines for a file.
+fn engines_of(kind: EngineKind, count: u64) -> impl FnOnce(&fs::File) -> Vec<Box<dyn Engine>> {
+    move |file| (0..count).map(|_| engine(kind, 256, file).unwrap()).collect()
+}
+
 /// A driven disk.
 struct Driven {
     machine: Machine,
@@ -121,9 +126,15 @@ struct Driven {
 }
 
 impl Driven {
-    fn with(name: &str, access: ImageAccess, engines: Vec<Box<dyn Engine>>, features: u64) -> Self {
+    fn with(
+        name: &str,
+        access: ImageAccess,
+        engines: impl FnOnce(&fs::File) -> Vec<Box<dyn Engine>>,
+        features: u64,
+    ) -> Self {
         let scratch = Scratch::new(name, &pattern(SECTORS));
         let image = DiskImage::open(&scratch.0, access).unwrap();
+        let engines = engines(image.file());
         let queues = engines.len() as u16;
         let model = Disk::with_engines(image, "serial-1".into(), EngineKind::Threads, engines);
         let machine = Machine::of(model);
@@ -136,7 +147,7 @@ impl Driven {
     }
 
     fn new(name: &str, kind: EngineKind) -> Self {
-        Self::with(name, ImageAccess::ReadWrite, vec![engine(kind, 256).unwrap()], ALL)
+        Self::with(name, ImageAccess::ReadWrite, engines_of(kind, 1), ALL)
     }
 
     fn scripted(
@@ -144,7 +155,7 @@ impl Driven {
         script: impl FnMut(&Operation) -> Option<io::Result<u64>> + Send + 'static,
     ) -> (Self, Arc<Mutex<Vec<Kind>>>) {
         let (engine, log) = Scripted::engine(Box::new(script));
-        (Self::with(name, ImageAccess::ReadWrite, vec![engine], ALL), log)
+        (Self::with(name, ImageAccess::ReadWrite, |_| vec![engine], ALL), log)
     }
 
     fn put(&self, at: u64, bytes: &[u8]) {
@@ -386,7 +397,7 @@ fn stopped_and_reset(disk: &mut Driven) {
 
 #[test]
 fn a_read_only_disk_says_so_and_refuses_to_write() {
-    let engines = vec![engine(EngineKind::Threads, 256).unwrap()];
+    let engines = engines_of(EngineKind::Threads, 1);
     let features = COMMON_FEATURES | 1 << VIRTIO_BLK_F_RO | 1 << VIRTIO_BLK_F_FLUSH;
     let mut disk = Driven::with("read-only", ImageAccess::ReadOnly, engines, features);
     disk.machine.write(at::DEVICE_FEATURE_SELECT, &0u32.to_le_bytes());
@@ -482,7 +493,7 @@ fn writes_are_durable_at_once_without_a_write_cache() {
 
 #[test]
 fn the_configuration_describes_the_image() {
-    let engines = (0..4).map(|_| engine(EngineKind::Threads, 256).unwrap()).collect();
+    let engines = engines_of(EngineKind::Threads, 4);
     let disk = Driven::with("config", ImageAccess::ReadWrite, engines, ALL | 1 << VIRTIO_BLK_F_MQ);
     let field = |offset| disk.machine.read::<4>(at::DEVICE_CONFIG + offset);
     assert_eq!(disk.machine.read::<8>(at::DEVICE_CONFIG), SECTORS);
@@ -496,7 +507,7 @@ fn the_configuration_describes_the_image() {
 
 #[test]
 fn each_queue_answers_with_its_own_vector() {
-    let engines = (0..3).map(|_| engine(EngineKind::Threads, 256).unwrap()).collect();
+    let engines = engines_of(EngineKind::Threads, 3);
     let mut disk = Driven::with("queues", ImageAccess::ReadWrite, engines, ALL | 1 << VIRTIO_BLK_F_MQ);
     for queue in [2, 0, 1] {
         disk.header(IN, 5);
@@ -514,7 +525,7 @@ fn on_real_threads_every_request_is_answered_and_resets_under_load_complete() {
     const QUEUES: u64 = 3;
     const REQUESTS: u64 = 12;
     for kind in engines() {
-        let engines = (0..QUEUES).map(|_| engine(kind, 256).unwrap()).collect();
+        let engines = engines_of(kind, QUEUES);
         let features = ALL | 1 << VIRTIO_BLK_F_MQ;
         let mut disk = Driven::with(&format!("threads-{kind}"), ImageAccess::ReadWrite, engines, features);
         let run = ExitEvent::new().unwrap();
