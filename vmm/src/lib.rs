@@ -22,6 +22,7 @@ pub mod memory;
 pub mod outcome;
 pub mod pci;
 pub mod printable;
+pub mod privileges;
 pub mod report;
 mod sched;
 pub mod serial;

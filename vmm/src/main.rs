@@ -84,6 +84,7 @@ fn run_guest(args: &Args) -> ExitCode {
 
 fn run(args: &Args) -> vmm::error::Result<Outcome> {
     log::start(args.log_level.into(), args.log_file.as_deref())?;
+    vmm::privileges::forbid_gains();
     limits::raise_open_files();
     let config = Config::check(args)?;
     let machine = config.to_string();

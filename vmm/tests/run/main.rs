@@ -3,6 +3,7 @@
 
 mod disk;
 mod ims;
+mod privileges;
 mod pvh;
 mod table_pages;
 
