@@ -616,6 +616,21 @@ job_transfer() {
 fetch() { timeout 100 busybox nc "$1" 5000 <>/tmp/silent >/tmp/fetched; }
 send() { timeout 100 busybox nc "$1" 5001 </tmp/fetched >/dev/null; }
 
+# listen:PORT answers connections to this port of the guest, from now on.
+job_listen() {
+    socket-peer listen "vsock:$number" >/tmp/listening &
+    until_true 20 test -s /tmp/listening || fail "nobody listens on port $number"
+}
+
+# exchange:PORT sends bytes to a port of the host over the virtio sockets, and gets them back.
+job_exchange() {
+    until_true 20 any_sockets || { fail 'no virtio sockets after 20 s'; return; }
+    exchanged=$(timeout 100 socket-peer exchange "vsock:2:$number" 100000 2>&1) || fail "port $number: $exchanged"
+    say "exchange $exchanged interrupts=$(taken "$(pci_device $transport/virtio*)")"
+}
+transport=/sys/bus/virtio/drivers/vmw_vsock_virtio_transport
+any_sockets() { ls -d $transport/virtio* >/dev/null 2>&1; }
+
 # console: the size of hvc0, each time that it has changed, until a line comes from it, which it shows. All of that is on hvc0.
 job_console() {
     until_true 20 test -c /dev/hvc0 || { fail 'no hvc0 after 20 s'; return; }

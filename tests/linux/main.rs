@@ -31,6 +31,7 @@ mod self_reset;
 mod shapes;
 mod sparse;
 mod stage;
+mod vsock;
 
 /// One test a line. Tests of `everywhere` and `once_and_here` run on this machine too, those of the `once` kinds on the 6.12 host alone.
 macro_rules! on_hosts {
@@ -120,5 +121,6 @@ on_hosts! {
         ims::thousands_of_slots_are_live_at_once;
         console::a_terminal_is_the_guests_and_has_its_size;
         net::packets_and_a_file_go_both_ways_with_and_without_vhost;
+        vsock::streams_go_both_ways_between_a_guest_and_unix_sockets;
     }
 }

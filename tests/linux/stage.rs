@@ -37,6 +37,7 @@ const NET: (u16, &str) = (1, "bc02sc00");
 const BLOCK: (u16, &str) = (2, "bc01sc80");
 const CONSOLE: (u16, &str) = (3, "bc07sc80");
 const ENTROPY: (u16, &str) = (4, "bcFFsc00");
+const SOCKETS: (u16, &str) = (19, "bc07sc80");
 /// Vendor and device of the one that nobody uses, and of the one that has a host driver.
 pub(crate) const SPARE_IN_SHARED_GROUP: &str = "1b36:0005";
 pub(crate) const USED_IN_SHARED_GROUP: &str = "1af4:1005";
@@ -263,29 +264,34 @@ impl Stage {
 
     /// A guest with the VMM's own entropy device, and the drivers for it.
     pub(crate) fn guest_with_rng(&self, kernel: Series) -> Result<Machine> {
-        Ok(self.guest_with_virtio(kernel, ENTROPY)?.rng())
+        Ok(self.guest_with_virtio(kernel, Tools::None, ENTROPY)?.rng())
     }
 
     /// A guest with four CPUs and the VMM's own disks, by the values of `--disk`, and the drivers for them.
     pub(crate) fn guest_with_disks(&self, disks: &[String]) -> Result<Machine> {
         let arguments = disks.iter().flat_map(|disk| ["--disk".to_owned(), disk.clone()]);
-        Ok(self.guest_with_virtio(Series::V6_12, BLOCK)?.cpus(4).arguments(arguments))
+        Ok(self.guest_with_virtio(Series::V6_12, Tools::None, BLOCK)?.cpus(4).arguments(arguments))
     }
 
     /// A guest with the drivers of the VMM's own network devices.
     pub(crate) fn guest_with_net(&self) -> Result<Machine> {
-        self.guest_with_virtio(Series::V6_12, NET)
+        self.guest_with_virtio(Series::V6_12, Tools::None, NET)
     }
 
     /// A guest with the driver of the VMM's own console.
     pub(crate) fn guest_with_console(&self) -> Result<Machine> {
-        self.guest_with_virtio(Series::V6_12, CONSOLE)
+        self.guest_with_virtio(Series::V6_12, Tools::None, CONSOLE)
     }
 
-    fn guest_with_virtio(&self, kernel: Series, (id, class): (u16, &str)) -> Result<Machine> {
+    /// A guest with the driver of the VMM's own socket device, and a program that uses it.
+    pub(crate) fn guest_with_sockets(&self) -> Result<Machine> {
+        self.guest_with_virtio(Series::V6_12, Tools::Sockets, SOCKETS)
+    }
+
+    fn guest_with_virtio(&self, kernel: Series, tools: Tools, (id, class): (u16, &str)) -> Result<Machine> {
         let function = format!("pci:v00001AF4d0000{:04X}sv00001AF4sd00001100{class}i00", 0x1040 + id);
         let drivers = [function, format!("virtio:d{id:08X}v00001AF4")];
-        let image = Image::with_drivers(&self.cache, kernel, Tools::None, &drivers)?;
+        let image = Image::with_drivers(&self.cache, kernel, tools, &drivers)?;
         Ok(Machine::new(&image).cpus(2).report(self.host.scratch().join("report.json")))
     }
 

@@ -28,6 +28,8 @@ pub enum Tools {
     Reads,
     /// Our `bar-accesses`, for the job `bars`.
     Bars,
+    /// Our `socket-peer`, for the jobs `listen` and `exchange`.
+    Sockets,
 }
 
 impl Tools {
@@ -39,6 +41,7 @@ impl Tools {
             Self::Lspci => Err(Error::NoProgram("lspci")),
             Self::Reads => Ok(Some(("/bin/random-reads", built("random-reads")?))),
             Self::Bars => Ok(Some(("/bin/bar-accesses", built("bar-accesses")?))),
+            Self::Sockets => Ok(Some(("/bin/socket-peer", built("socket-peer")?))),
         }
     }
 }

@@ -61,6 +61,8 @@ pub struct DeviceReport {
     /// How many operations of a disk failed in the host.
     #[serde(default)]
     pub host_errors: u64,
+    /// How many packets of the guest broke a rule, if it is a socket device.
+    pub violations: Option<u64>,
     /// The MSI-X of a device of the VMM's own.
     pub software_msix: Option<SoftwareMsix>,
     /// Its slots, if a device of the host's fires them.

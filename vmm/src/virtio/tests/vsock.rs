@@ -71,7 +71,9 @@ impl Sockets {
     fn new() -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let path = std::env::temp_dir().join(format!("vmm-vsock-{}-{number}", std::process::id()));
+        let dir = std::env::temp_dir().join(format!("vmm-vsock-{}-{number}", std::process::id()));
+        std::fs::create_dir(&dir).unwrap();
+        let path = dir.join("socket");
         let model = Vsock::model(GuestCid::new(3).unwrap(), HostSocket::bind(&path).unwrap(), None);
         let machine = Machine::of(model);
         machine.enable_msix();
@@ -150,6 +152,13 @@ impl Sockets {
 
     fn count(&self, name: &str) -> u64 {
         self.machine.transport.report()[name].as_u64().unwrap()
+    }
+}
+
+impl Drop for Sockets {
+    fn drop(&mut self) {
+        // Where a test fails, sockets are left in it.
+        let _ = std::fs::remove_dir_all(self.path.parent().unwrap());
     }
 }
 
