@@ -1,10 +1,10 @@
 //! Disks whose own kernel is booted.
 
-use std::io::{Cursor, Write};
+use std::io::{Cursor, Read, Write};
 use std::path::PathBuf;
 use std::process::{Command, Output};
 
-use super::pvh;
+use super::{Run, SPIN, out, pvh};
 
 /// A disk image. It is removed when this is dropped.
 struct Image(PathBuf);
@@ -36,6 +36,21 @@ impl Image {
 impl Drop for Image {
     fn drop(&mut self) {
         std::fs::remove_file(&self.0).unwrap();
+    }
+}
+
+/// The kernel ends a killed VMM's io_uring later than the VMM.
+#[test]
+fn a_disk_is_free_at_once_when_its_vmm_has_been_killed() {
+    let run = Run::new("killed", &[&out(0x3f8, b'$')[..], &SPIN].concat());
+    let image = Image::new("killed-disk", &[]);
+    let disk = format!("path={},queues=4", image.0.display());
+    for _ in 0..8 {
+        let mut child = run.command(&["--disk", &disk]).spawn().unwrap();
+        let read = child.stdout.as_mut().unwrap().read_exact(&mut [0]);
+        child.kill().unwrap();
+        let output = child.wait_with_output().unwrap();
+        assert!(read.is_ok(), "{}", String::from_utf8_lossy(&output.stderr));
     }
 }
 

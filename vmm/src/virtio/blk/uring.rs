@@ -15,6 +15,7 @@ use io_uring::register::Restriction;
 use io_uring::squeue::{Entry, Flags};
 use io_uring::types::{Fixed, FsyncFlags};
 use io_uring::{IoUring, Probe, opcode};
+use rustix::fs::{OFlags, fcntl_getfl};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use super::engine::{Engine, Finished};
@@ -59,7 +60,8 @@ impl Uring {
         let eventfd = EventFd::new(EFD_NONBLOCK)?;
         let submitter = ring.submitter();
         submitter.register_eventfd(eventfd.as_raw_fd())?;
-        submitter.register_files(&[file.as_raw_fd()])?;
+        let disk = without_lock(file);
+        submitter.register_files(&[disk.as_ref().unwrap_or(file).as_raw_fd()])?;
         let opcodes = OPCODES.into_iter().map(Restriction::sqe_op);
         let on_disk = Restriction::sqe_flags_required(Flags::FIXED_FILE.bits());
         let mut restrictions: Vec<_> = opcodes.chain([on_disk]).collect();
@@ -148,6 +150,15 @@ impl Drop for Uring {
             while self.reap().is_some() {}
         }
     }
+}
+
+/// The file, opened anew. The kernel gives a ring's file back some time after the ring's process has ended, and the image's lock
+/// belongs to the file as it was opened: with that one in the ring, the next VMM could find the image in use. `None` if the host refuses.
+fn without_lock(file: &File) -> Option<File> {
+    let access = fcntl_getfl(file).ok()? & OFlags::RWMODE;
+    let mut options = File::options();
+    let options = options.read(access != OFlags::WRONLY).write(access != OFlags::RDONLY);
+    options.open(format!("/proc/self/fd/{}", file.as_raw_fd())).ok()
 }
 
 #[cfg(test)]
