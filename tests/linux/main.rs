@@ -122,5 +122,6 @@ on_hosts! {
         console::a_terminal_is_the_guests_and_has_its_size;
         net::packets_and_a_file_go_both_ways_with_and_without_vhost;
         vsock::streams_go_both_ways_between_a_guest_and_unix_sockets;
+        vsock::streams_go_both_ways_between_a_guest_and_virtio_sockets_of_its_host;
     }
 }

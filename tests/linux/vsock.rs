@@ -1,10 +1,11 @@
-//! The VMM's socket device under Debian's driver: streams with Unix sockets of the host.
+//! The VMM's socket device under Debian's driver: streams with Unix sockets of the host, and by vhost-vsock with its virtio sockets.
 
 use guest::{Line, Result, built};
 
 use crate::stage::{self, Stage};
 
 const BYTES: u64 = 100_000;
+const CID: u32 = 3;
 /// A port of the guest, and one of the host.
 const GUEST_PORT: u32 = 5000;
 const HOST_PORT: u32 = 5001;
@@ -15,12 +16,21 @@ const SOCKET: &str = "/tmp/guest.sock";
 pub(crate) fn streams_go_both_ways_between_a_guest_and_unix_sockets(stage: &Stage) -> Result<()> {
     exchange(
         stage,
-        &format!("cid=3,socket={SOCKET},id=sockets"),
+        &format!("cid={CID},socket={SOCKET},id=sockets"),
         &Host {
             listens: format!("unix:{SOCKET}_{HOST_PORT}"),
             connects: format!("unix:{SOCKET}:{GUEST_PORT}"),
         },
     )
+}
+
+/// The same where the host's kernel moves the packets: its programs use virtio sockets.
+pub(crate) fn streams_go_both_ways_between_a_guest_and_virtio_sockets_of_its_host(
+    stage: &Stage,
+) -> Result<()> {
+    stage.host.shell("modprobe vhost_vsock")?;
+    let host = Host { listens: format!("vsock:{HOST_PORT}"), connects: format!("vsock:{CID}:{GUEST_PORT}") };
+    exchange(stage, &format!("cid={CID},vhost=on,id=sockets"), &host)
 }
 
 /// The addresses that `socket-peer` has on the host.

@@ -54,6 +54,9 @@ Examples:
   guest by `CONNECT 80` on guest.sock, and a guest reaches a host program that listens on guest.sock_5000 by CID 2, port 5000:
       vmm --kernel vmlinuz --initrd initrd.img --vsock cid=3,socket=guest.sock
 
+  The same between programs that use virtio sockets on both sides (the host's vhost_vsock):
+      vmm --kernel vmlinuz --initrd initrd.img --vsock cid=3,vhost=on
+
   Test devices for a driver of an interrupt message store: 1024 queues that signal slots in a BAR, 1024 that
   signal slots in guest memory, MSI-X beside them, and a timer without MSI-X. Unused slots cost nothing.
   vmm/ims-devices.md describes their registers:
@@ -189,13 +192,15 @@ pub struct Args {
     #[arg(long, value_name = "tap=NAME[,KEY=VALUE]")]
     pub net: Vec<NetOption>,
 
-    /// Socket device, for streams between ports of the guest and Unix sockets of the host
+    /// Socket device, for streams between ports of the guest and sockets of the host
     ///
     /// cid=N is the guest's context identifier, 3 to 4294967294. A host program connects to PATH, writes `CONNECT port` and a
     /// newline, and reads `OK hostport` and a newline once the guest has accepted. A connection of the guest to CID 2, port
-    /// P, goes to the socket PATH_P. There are at most 1024 connections. id=NAME is its name in the report. addr=DD.F is its
-    /// device and function number in the guest, as for --vfio.
-    #[arg(long, value_name = "cid=N,socket=PATH[,KEY=VALUE]")]
+    /// P, goes to the socket PATH_P. There are at most 1024 connections. With vhost=on instead of the socket, the host's
+    /// kernel moves the packets, by vhost-vsock: programs of the host use virtio sockets, the guest's CID is N, and the
+    /// host's is 2. id=NAME is its name in the report. addr=DD.F is its device and function number in the guest, as for
+    /// --vfio.
+    #[arg(long, value_name = "cid=N,socket=PATH|vhost=on[,KEY=VALUE]")]
     pub vsock: Option<VsockOption>,
 
     /// Device with an interrupt message store (IMS): ims-queues,slots=N[,memory-slots=M], ims-timer[,slots=N] or

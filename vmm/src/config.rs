@@ -22,6 +22,7 @@ use crate::tap::Tap;
 use crate::vfio::{self, HostDevice, Selected, Sysfs};
 use crate::virtio::net::{Datapath, vhost};
 use crate::virtio::vsock::host::HostSocket;
+use crate::virtio::vsock::{self, HostEnd};
 use crate::virtio::{self, DiskImage};
 
 /// Minimum guest memory: the boot structures and a kernel's header need the first MiB.
@@ -52,8 +53,8 @@ pub struct Config {
     pub disks: Vec<DiskConfig>,
     /// Network devices, with their open taps.
     pub nets: Vec<(NetOption, Tap)>,
-    /// The socket device, with its listening socket.
-    pub vsock: Option<(VsockOption, HostSocket)>,
+    /// The socket device, with the host's end.
+    pub vsock: Option<(VsockOption, HostEnd)>,
     /// Devices with an interrupt message store.
     pub devices: Vec<DeviceOption<HostDevice>>,
     /// The connection of the serial port.
@@ -189,13 +190,19 @@ fn open_net(option: &NetOption) -> Result<(NetOption, Tap)> {
 }
 
 fn vsock_argument(vsock: &VsockOption) -> String {
-    format!("--vsock socket={}", vsock.socket.display())
+    match &vsock.socket {
+        Some(socket) => format!("--vsock socket={}", socket.display()),
+        None => "--vsock vhost=on".to_owned(),
+    }
 }
 
-fn open_vsock(option: &VsockOption) -> Result<(VsockOption, HostSocket)> {
-    let socket = HostSocket::bind(&option.socket);
-    let socket = socket.map_err(|problem| Error::input(vsock_argument(option), problem))?;
-    Ok((option.clone(), socket))
+fn open_vsock(option: &VsockOption) -> Result<(VsockOption, HostEnd)> {
+    let end = match &option.socket {
+        Some(socket) => HostSocket::bind(socket).map(HostEnd::Unix),
+        None => vsock::vhost::check().map(|()| HostEnd::Vhost),
+    };
+    let end = end.map_err(|problem| Error::input(vsock_argument(option), problem))?;
+    Ok((option.clone(), end))
 }
 
 fn size_argument(bytes: u64) -> String {

@@ -116,8 +116,8 @@ impl Vm {
             let model = Net::model(Arc::new(tap), option.mac, option.datapath, option.id)?;
             models.push((model, option.address));
         }
-        if let Some((option, socket)) = config.vsock.take() {
-            models.push((virtio::Vsock::model(option.cid, socket, option.id), option.address));
+        if let Some((option, end)) = config.vsock.take() {
+            models.push((virtio::Vsock::model(option.cid, end, option.id)?, option.address));
         }
         // Those with a chosen address come first: the others take free ones.
         models.sort_by_key(|(_, place)| place.is_none());

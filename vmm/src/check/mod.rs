@@ -1,11 +1,12 @@
 //! `vmm check`: what this host can do for guests, and what to do about each missing thing.
 //!
-//! A [`Host`] is a list of findings: KVM (`kvm`), the IOMMU with its groups and VFIO (`iommu`), and limits (`limits`). Nothing is changed,
+//! A [`Host`] is a list of findings: KVM (`kvm`), the IOMMU with its groups and VFIO (`iommu`), vhost (`vhost`), and limits (`limits`). Nothing is changed,
 //! and no device is opened. The findings of a fake sysfs are tested with [`Roots`].
 
 mod iommu;
 mod kvm;
 mod limits;
+mod vhost;
 
 use std::io::{self, Write};
 use std::path::PathBuf;
@@ -99,7 +100,9 @@ impl Host {
     #[must_use]
     pub fn of_directories(roots: &Roots) -> Self {
         let groups = iommu::groups(roots);
-        Self { findings: iommu::findings(roots, &groups), groups }
+        let mut findings = iommu::findings(roots, &groups);
+        findings.extend(vhost::findings(roots));
+        Self { findings, groups }
     }
 
     /// Whether guests run.

@@ -40,6 +40,7 @@
 //! | [`transport`] | the registers' lock, and the signals between vCPUs and lanes |
 //! | [`interrupts`] | MSI-X |
 //! | [`pci`] | the function on the bus: capabilities, BAR, doorbells |
+//! | `vhost` | rings that the host's kernel serves |
 //! | [`placement`] | addresses on the bus that a person has chosen |
 //!
 //! A doorbell is an ioeventfd: it wakes the lane, and the vCPU continues at once. There is no INTx: a driver without
@@ -79,6 +80,7 @@ pub mod queue;
 pub mod registers;
 pub mod rng;
 pub mod transport;
+mod vhost;
 pub mod vsock;
 pub mod worker;
 

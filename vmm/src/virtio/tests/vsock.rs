@@ -10,7 +10,7 @@ use proptest::prelude::*;
 use vm_memory::{Bytes, GuestAddress};
 
 use super::super::vsock::host::HostSocket;
-use super::super::vsock::{GuestCid, Vsock};
+use super::super::vsock::{GuestCid, HostEnd, Vsock};
 use super::driver::QueueDriver;
 use super::*;
 
@@ -74,8 +74,8 @@ impl Sockets {
         let dir = std::env::temp_dir().join(format!("vmm-vsock-{}-{number}", std::process::id()));
         std::fs::create_dir(&dir).unwrap();
         let path = dir.join("socket");
-        let model = Vsock::model(GuestCid::new(3).unwrap(), HostSocket::bind(&path).unwrap(), None);
-        let machine = Machine::of(model);
+        let end = HostEnd::Unix(HostSocket::bind(&path).unwrap());
+        let machine = Machine::of(Vsock::model(GuestCid::new(3).unwrap(), end, None).unwrap());
         machine.enable_msix();
         let queue = |index| QueueDriver::new(index, 0x2_0000 + u64::from(index) * QueueDriver::BYTES, 8);
         let mut sockets = Self { machine, queues: [0, 1, 2].map(queue), path, buffers: HashMap::new() };

@@ -1,4 +1,4 @@
-//! The socket device (virtio 1.2 §5.10): streams between ports of the guest and Unix sockets of the host.
+//! The socket device (virtio 1.2 §5.10): streams between ports of the guest and sockets of the host.
 //!
 //! | part | owns |
 //! |---|---|
@@ -8,8 +8,9 @@
 //! | `credit` | flow control |
 //! | [`host`] | the Unix sockets |
 //! | `packet` | headers |
+//! | [`vhost`] | the lane of a device whose packets the host's kernel moves, to virtio sockets of the host |
 //!
-//! One lane serves all queues, without a lock. Invariants: a byte is read from the host only if the guest has room for it, and
+//! One lane serves all queues, without a lock. Invariants of the VMM's own lane: a byte is read from the host only if the guest has room for it, and
 //! each connection buffers at most 64 KiB of the guest's. The number of connections is limited. A packet that breaks a
 //! rule costs its connection, and nothing else.
 
@@ -19,6 +20,7 @@ mod credit;
 pub mod host;
 mod muxer;
 mod packet;
+pub mod vhost;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -29,10 +31,14 @@ use virtio_bindings::virtio_ids::VIRTIO_ID_VSOCK;
 
 use super::device::{Device, Identity, LaneModel, Model};
 use super::device_config::DeviceConfig;
+use super::handler::Handler;
+use super::interrupts::InterruptSource;
 use super::queue::{QueueIndex, QueueSize};
+use crate::error::{Context, Result};
 use counters::Counters;
 use host::HostSocket;
 use muxer::Muxer;
+use vhost::VhostLane;
 
 /// VIRTIO_VSOCK_F_STREAM: there are stream sockets.
 const F_STREAM: u64 = 1 << 0;
@@ -60,11 +66,21 @@ impl GuestCid {
     }
 }
 
+/// What is at the host's end of streams.
+#[derive(Debug)]
+pub enum HostEnd {
+    /// Unix sockets. The VMM moves the packets.
+    Unix(HostSocket),
+    /// Virtio sockets of the host. Its kernel moves the packets, by vhost-vsock.
+    Vhost,
+}
+
 /// The part of a device that its lane and the report share.
 #[derive(Debug)]
 pub struct Vsock {
     cid: GuestCid,
-    path: PathBuf,
+    /// The Unix socket. `None` with vhost.
+    path: Option<PathBuf>,
     label: Option<String>,
     config: Arc<DeviceConfig>,
     counters: Counters,
@@ -73,19 +89,29 @@ pub struct Vsock {
 }
 
 impl Vsock {
-    /// The model of a device whose host end is this socket.
-    #[must_use]
-    pub fn model(cid: GuestCid, socket: HostSocket, label: Option<String>) -> Model {
+    /// The model of a device.
+    ///
+    /// # Errors
+    /// [`Error::Host`](crate::error::Error::Host) if the process has no descriptor left.
+    pub fn model(cid: GuestCid, end: HostEnd, label: Option<String>) -> Result<Model> {
+        let path = match &end {
+            HostEnd::Unix(socket) => Some(socket.path().to_owned()),
+            HostEnd::Vhost => None,
+        };
         let vsock = Arc::new(Self {
             cid,
-            path: socket.path().to_owned(),
+            path,
             label,
             config: Arc::new(DeviceConfig::new(cid.get().to_le_bytes().to_vec(), 0..0)),
             counters: Counters::default(),
             resets: AtomicU64::new(0),
         });
-        let handler = Box::new(Muxer::new(Arc::clone(&vsock), socket));
-        Model { device: vsock, lanes: vec![LaneModel { queues: vec![RECEIVE, TRANSMIT, EVENT], handler }] }
+        let handler: Box<dyn Handler> = match end {
+            HostEnd::Unix(socket) => Box::new(Muxer::new(Arc::clone(&vsock), socket)),
+            HostEnd::Vhost => Box::new(VhostLane::new(cid).context("creating an eventfd")?),
+        };
+        let lanes = vec![LaneModel { queues: vec![RECEIVE, TRANSMIT, EVENT], handler }];
+        Ok(Model { device: vsock, lanes })
     }
 }
 
@@ -107,15 +133,26 @@ impl Device for Vsock {
         Some(&self.config)
     }
 
+    fn interrupt_source(&self) -> InterruptSource {
+        match self.path {
+            Some(_) => InterruptSource::Software,
+            None => InterruptSource::Eventfds,
+        }
+    }
+
     /// The lane ends the connections.
     fn reset(&self) {
         self.resets.fetch_add(1, Ordering::Release);
     }
 
     fn report(&self) -> Map<String, Value> {
-        let mut fields = self.counters.report();
+        // The kernel does not count.
+        let mut fields = self.path.as_ref().map_or_else(Map::new, |_| self.counters.report());
         fields.insert("cid".into(), self.cid.get().into());
-        fields.insert("socket".into(), self.path.to_string_lossy().into());
+        fields.insert("vhost".into(), self.path.is_none().into());
+        if let Some(path) = &self.path {
+            fields.insert("socket".into(), path.to_string_lossy().into());
+        }
         fields
     }
 }
