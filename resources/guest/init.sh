@@ -837,6 +837,14 @@ job_flr() {
     done
 }
 
+# hostile:OPERATIONS random accesses of each CPU to all that the machine has, by the seed that was set. `random-accesses` is said before.
+job_hostile() {
+    say "random-accesses seed=${seed:-1}"
+    # A random message may cut into what is said.
+    echo "${seed:-1} ${number:-1000}" >/sys/module/hostile/parameters/run || fail 'the random accesses did not run'
+    say "hostile $(cat /sys/module/hostile/parameters/run)"
+}
+
 # Waits until the host sends a line, and does the jobs in it; then waits for the next. An empty one ends that.
 job_hold() {
     times_held=$((${times_held:-0} + 1))

@@ -16,6 +16,7 @@ mod entropy;
 mod faults;
 mod growth;
 mod growth_stress;
+mod hostile;
 mod ims;
 mod intx;
 mod leaks;
@@ -111,6 +112,9 @@ on_hosts! {
         bus::registers_around_a_hidden_capability_are_the_devices;
         disks::data_is_on_the_host_after_a_flush_and_survives_rebinding_under_load;
         ends::a_panic_has_a_status_of_its_own;
+        hostile::random_accesses_to_everything_end_in_good_order;
+        #[ignore = "long: ten minutes"]
+        hostile::ten_minutes_of_random_accesses_disturb_no_other_guest;
         intx::two_devices_share_a_line_and_lose_no_packet;
         intx::a_driver_takes_intx_between_msix_and_msix;
         lifecycles::a_device_that_is_reset_moved_and_rebound_disturbs_nobody;

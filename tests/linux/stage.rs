@@ -42,6 +42,12 @@ const SOCKETS: (u16, &str) = (19, "bc07sc80");
 pub(crate) const SPARE_IN_SHARED_GROUP: &str = "1b36:0005";
 pub(crate) const USED_IN_SHARED_GROUP: &str = "1af4:1005";
 
+/// The modaliases of a function of the VMM's own, and of the virtio device behind it.
+fn virtio_aliases((id, class): (u16, &str)) -> [String; 2] {
+    let function = format!("pci:v00001AF4d0000{:04X}sv00001AF4sd00001100{class}i00", 0x1040 + id);
+    [function, format!("virtio:d{id:08X}v00001AF4")]
+}
+
 /// A SATA disk with the content of this file, and a USB device. The NVMe disk has the file as well, so writes to the SATA
 /// disk do not reach it.
 fn behind_controllers(file: &Path) -> [String; 6] {
@@ -288,11 +294,18 @@ impl Stage {
         self.guest_with_virtio(Series::V6_12, Tools::Sockets, SOCKETS)
     }
 
-    fn guest_with_virtio(&self, kernel: Series, tools: Tools, (id, class): (u16, &str)) -> Result<Machine> {
-        let function = format!("pci:v00001AF4d0000{:04X}sv00001AF4sd00001100{class}i00", 0x1040 + id);
-        let drivers = [function, format!("virtio:d{id:08X}v00001AF4")];
-        let image = Image::with_drivers(&self.cache, kernel, tools, &drivers)?;
+    fn guest_with_virtio(&self, kernel: Series, tools: Tools, kind: (u16, &str)) -> Result<Machine> {
+        let image = Image::with_drivers(&self.cache, kernel, tools, &virtio_aliases(kind))?;
         Ok(Machine::new(&image).cpus(2).report(self.host.scratch().join("report.json")))
+    }
+
+    /// A guest with four CPUs, the doorbells, and one of each of the VMM's own devices that need nothing of the host but this disk.
+    pub(crate) fn guest_with_each_kind(&self, disk: &Path) -> Result<Machine> {
+        let drivers = [ENTROPY, BLOCK].map(virtio_aliases).concat();
+        let drivers: Vec<_> = drivers.iter().map(String::as_str).collect();
+        let disk = format!("path={},queues=2", disk.display());
+        let own = ["--device", "ims-queues,slots=64", "--device", "ims-timer", "--disk", &disk];
+        Ok(self.guest_with_all(&[Passed::Doorbell, Passed::Wide], &drivers)?.cpus(4).rng().arguments(own))
     }
 
     /// The static busybox, at a path that this machine and the host share.

@@ -31,9 +31,10 @@ macro_rules! module {
 }
 
 /// All of them.
-pub(crate) const MODULES: [Module; 3] = [
+pub(crate) const MODULES: [Module; 4] = [
     module!("doorbell": "doorbell.h" "main.c" "masking.c"),
     module!("edu": "main.c"),
+    module!("hostile": "targets.h" "main.c" "targets.c"),
     module!("ims": "device.h" "domain.h" "queues.h" "main.c" "domain.c" "stores.c" "queues.c" "line.c" "exercise.c" "timer.c"),
 ];
 

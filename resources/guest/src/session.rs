@@ -176,14 +176,22 @@ impl<'host> Session<'host> {
     /// As [`Session::until`].
     pub fn ask(&mut self, jobs: &str, show: impl FnMut(&Event)) -> Result<Transcript> {
         let (console, lines) = (self.transcript.console.len(), self.transcript.lines.len());
-        self.running.allow(PATIENCE_ASKED);
-        self.running.send(format!("{jobs}\n").as_bytes())?;
+        self.order(jobs)?;
         self.until("holding", show)?;
         Ok(Transcript {
             console: self.transcript.console.get(console..).unwrap_or_default().to_vec(),
             lines: self.transcript.lines.get(lines..).unwrap_or_default().to_vec(),
             ..Transcript::default()
         })
+    }
+
+    /// The same without waiting for anything.
+    ///
+    /// # Errors
+    /// The host is gone.
+    pub fn order(&mut self, jobs: &str) -> Result<()> {
+        self.running.allow(PATIENCE_ASKED);
+        self.running.send(format!("{jobs}\n").as_bytes())
     }
 
     /// Tells a guest that says `holding` to go on.
