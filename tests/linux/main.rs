@@ -19,6 +19,7 @@ mod growth_stress;
 mod hostile;
 mod ims;
 mod intx;
+mod killed;
 mod leaks;
 mod lifecycles;
 mod masking;
@@ -81,6 +82,8 @@ on_hosts! {
         shapes::every_kernel_and_number_of_vcpus;
         #[ignore = "long: 100000 rings"]
         growth_stress::loses_nothing_in_a_hundred_thousand_rings;
+        #[ignore = "long: 100 boots"]
+        killed::a_hundred_killed_vmms_leave_nothing_on_the_host;
     }
     // What they show does not depend on the host's kernel, or they need KVM alone of it.
     once_and_here {
@@ -89,6 +92,7 @@ on_hosts! {
         ends::a_triple_fault_is_a_crash;
         entropy::each_of_its_interrupts_is_counted_once_by_guest_and_vmm;
         growth::a_full_page_of_a_table_is_read_and_a_doorbell_is_rung_without_an_exit;
+        killed::a_killed_vmm_leaves_nothing_on_the_host;
         masking::a_vector_rung_without_pause_is_silent_while_masked_and_loses_no_ring;
         mediated::slots_of_two_functions_of_one_device_come_move_and_go;
         #[ignore = "long: 16384 requests"]
