@@ -2,13 +2,13 @@
 //!
 //! | target | any bytes are |
 //! |---|---|
-//! | [`bus`] | accesses of two vCPUs to every device of the VMM's buses |
-//! | [`virtqueue`] | a driver's registers and rings, with memory that changes under the device |
-//! | [`config_space`] | the configuration space of a device, and its changes |
-//! | [`region_info`] | the host's replies about a region |
-//! | [`boot_image`] | a kernel file, or its compressed payload |
-//! | [`boot_disk`] | a disk image, or damage to one that boots |
-//! | [`cli`] | a command line |
+//! | [`bus()`] | accesses of two vCPUs to every device of the VMM's buses |
+//! | [`virtqueue()`] | a driver's registers and rings, with memory that changes under the device |
+//! | [`config_space()`] | the configuration space of a device, and its changes |
+//! | [`region_info()`] | the host's replies about a region |
+//! | [`boot_image()`] | a kernel file, or its compressed payload |
+//! | [`boot_disk()`] | a disk image, or damage to one that boots |
+//! | [`cli()`] | a command line |
 //!
 //! The module is compiled for unit tests, which replay the seeds, and with the feature `fuzzing`. Nothing else uses it.
 
