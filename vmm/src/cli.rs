@@ -83,6 +83,7 @@ Exit status:
   2  wrong usage or input
   3  the guest crashed (triple fault, KVM internal error); the message says where
   4  the guest's kernel panicked (with its module pvpanic-mmio, or built in)
+  5  a thread made a system call that its sandbox forbids; the message names both
   128 + n  signal n ended the VMM
   (v << 1) | 1, low 8 bits: with --debug-exit, the guest wrote v to the port";
 
@@ -238,6 +239,10 @@ pub struct Args {
     #[arg(long, value_name = "PORT")]
     pub debug_exit: Option<PortNumber>,
 
+    /// Whether each thread may make only the system calls that it needs (seccomp). A call besides these ends the VMM
+    #[arg(long, value_enum, value_name = "on|off", default_value_t = SandboxMode::On)]
+    pub sandbox: SandboxMode,
+
     /// Write a report of each device as JSON at exit and on SIGUSR1; `-` prints a tree on stderr
     #[arg(long, value_name = "FILE")]
     pub report: Option<PathBuf>,
@@ -320,6 +325,15 @@ pub enum Unpack {
     Host,
     /// In the guest, by the kernel's own code, which may randomise its base address.
     Guest,
+}
+
+/// Whether the VMM's threads are confined.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum SandboxMode {
+    /// Before the guest starts
+    On,
+    /// Never, for debuggers and tracers
+    Off,
 }
 
 /// Verbosity of the messages on stderr.

@@ -17,6 +17,7 @@ use vmm_sys_util::timerfd::TimerFd;
 
 use crate::error::{Context, Result};
 use crate::outcome::{ExitEvent, Outcome, PanicGuard};
+use crate::sandbox::{self, Kind};
 use crate::sched;
 
 /// A subscriber of an event loop.
@@ -80,6 +81,7 @@ impl SideLoop {
             if let Err(error) = sched::set_batch() {
                 tracing::info!("cannot set SCHED_BATCH for a side thread, it may preempt vcpus: {error}");
             }
+            sandbox::enter(Kind::Maintenance);
             if let Err(error) = events.run() {
                 run.exit_event.signal(Outcome::Failed(error));
             }

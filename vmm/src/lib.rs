@@ -24,6 +24,7 @@ pub mod pci;
 pub mod printable;
 pub mod privileges;
 pub mod report;
+pub mod sandbox;
 mod sched;
 pub mod serial;
 pub mod tap;

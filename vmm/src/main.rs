@@ -4,13 +4,14 @@ use std::io::{self, IsTerminal};
 use std::process::ExitCode;
 
 use clap::{CommandFactory, FromArgMatches};
-use vmm::cli::{Args, Command, CommandLine, SerialTarget};
+use vmm::cli::{Args, Command, CommandLine, SandboxMode, SerialTarget};
 use vmm::config::Config;
 use vmm::outcome::Outcome;
 use vmm::report::ReportTarget;
+use vmm::sandbox::Inherited;
 use vmm::serial::terminal;
 use vmm::vm::Vm;
-use vmm::{check, cli, limits, log};
+use vmm::{check, cli, limits, log, sandbox};
 
 /// The version, with the build that `make` names. Only this file depends on it: a commit rebuilds nothing else.
 fn version() -> String {
@@ -83,9 +84,14 @@ fn run_guest(args: &Args) -> ExitCode {
 }
 
 fn run(args: &Args) -> vmm::error::Result<Outcome> {
+    let inherited = Inherited::note();
     log::start(args.log_level.into(), args.log_file.as_deref())?;
     vmm::privileges::forbid_gains();
     limits::raise_open_files();
+    match args.sandbox {
+        SandboxMode::On => sandbox::start()?,
+        SandboxMode::Off => tracing::info!("--sandbox off: the VMM's threads may make any system call"),
+    }
     let config = Config::check(args)?;
     let machine = config.to_string();
     let vm = Vm::new(config)?;
@@ -94,7 +100,7 @@ fn run(args: &Args) -> vmm::error::Result<Outcome> {
     } else {
         tracing::info!("{machine}");
     }
-    vm.run(args.report.as_deref().map(ReportTarget::from))
+    vm.run(args.report.as_deref().map(ReportTarget::from), inherited)
 }
 
 /// Whether a person sits at the guest's console.

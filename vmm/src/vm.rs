@@ -31,6 +31,7 @@ use crate::memory::{GuestMemory, Slots};
 use crate::outcome::{ExitEvent, Outcome};
 use crate::pci::{Root, Windows};
 use crate::report::{ReportTarget, Reporter};
+use crate::sandbox::{self, Inherited, Kind};
 use crate::serial::input::{Input, Source};
 use crate::serial::terminal::RawMode;
 use crate::serial::{Flusher, Port};
@@ -189,11 +190,12 @@ impl Vm {
         })
     }
 
-    /// Runs the guest until it ends. With `report`, writes a report at the end and on SIGUSR1.
+    /// Runs the guest until it ends. With `report`, writes a report at the end and on SIGUSR1. The
+    /// calling thread is confined, if the [`sandbox`] is on, and stays so.
     ///
     /// # Errors
     /// [`Error::Host`](crate::error::Error::Host).
-    pub fn run(mut self, report: Option<ReportTarget>) -> Result<Outcome> {
+    pub fn run(mut self, report: Option<ReportTarget>, inherited: Inherited) -> Result<Outcome> {
         let reporter = report.map(|target| Reporter {
             target,
             router: Arc::clone(&self.router),
@@ -219,7 +221,10 @@ impl Vm {
             let input = Input::new(Arc::clone(&self.serial), source, Arc::clone(&self.exit_event));
             self.events.add(Arc::new(Mutex::new(input)));
         }
-        let threads = Threads::start(self.vcpus)?;
+        let threads = Threads::start(self.vcpus, || {
+            inherited.close();
+            sandbox::enter(Kind::Main);
+        })?;
         tracing::debug!("the guest runs");
         let outcome = self.events.run();
         drop(threads);

@@ -47,13 +47,23 @@ impl Drop for RawMode {
 
 /// Restores the terminal if it is in raw mode. Any thread may call this at any time, even in a panic.
 pub fn restore() {
-    // `try_lock`: a panic under the lock must not deadlock.
-    if let Ok(mut saved) = SAVED.try_lock()
-        && let Some(settings) = saved.take()
-        && let Err(error) = termios::tcsetattr(rustix::stdio::stdin(), OptionalActions::Flush, &settings)
-    {
+    if let Err(error) = give_back() {
         tracing::error!("the terminal cannot be restored: {error}; `stty sane` does it");
     }
+}
+
+/// Like [`restore`], without a message: it does not allocate.
+pub(crate) fn restore_in_signal_handler() {
+    // The process ends anyhow.
+    let _ = give_back();
+}
+
+fn give_back() -> rustix::io::Result<()> {
+    // `try_lock`: a panic or a signal under the lock must not deadlock.
+    let saved = SAVED.try_lock().ok().and_then(|mut saved| saved.take());
+    saved.map_or(Ok(()), |settings| {
+        termios::tcsetattr(rustix::stdio::stdin(), OptionalActions::Flush, &settings)
+    })
 }
 
 /// Makes a panic restore the terminal before it prints its message. A panic of the search of a disk image is an error of that image,

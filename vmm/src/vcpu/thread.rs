@@ -4,8 +4,8 @@
 //! thread's check of the flag and KVM_RUN has no effect. The owner therefore repeats it until the thread has ended. A
 //! panic of a thread ends the run.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::thread::{Builder, JoinHandle};
 use std::time::Duration;
 
@@ -16,6 +16,7 @@ use super::exit::{ExitAction, run_once};
 use super::run_page::RunPage;
 use crate::error::{Context, Result};
 use crate::outcome::{Outcome, PanicGuard};
+use crate::sandbox::{self, Kind};
 
 /// The interval between two signals to a running thread.
 const KICK_INTERVAL: Duration = Duration::from_millis(1);
@@ -27,19 +28,30 @@ pub struct Threads {
 }
 
 impl Threads {
-    /// Starts a thread for each vCPU.
+    /// Starts a thread for each vCPU. No vCPU runs before all threads have started and `confine` has returned.
     ///
     /// # Errors
     /// [`Error::Host`](crate::error::Error::Host) if the host refuses the signal handler or a thread.
-    pub fn start(vcpus: Vec<Vcpu>) -> Result<Self> {
+    pub fn start(vcpus: Vec<Vcpu>, confine: impl FnOnce()) -> Result<Self> {
         // The handler only makes the signal interrupt KVM_RUN. Nothing reads its flag.
         signal_hook::flag::register(SIGRTMIN(), Arc::default()).context("registering the vcpus' signal")?;
         let mut started = Self { stop: Arc::new(AtomicBool::new(false)), threads: Vec::new() };
+        // Released before `started` is dropped, which waits for the threads.
+        let gate = Arc::new(RwLock::new(()));
+        let closed = gate.write().unwrap_or_else(PoisonError::into_inner);
         for vcpu in vcpus {
-            let stop = Arc::clone(&started.stop);
-            let thread = Builder::new().name(format!("vcpu {}", vcpu.index)).spawn(move || run(vcpu, &stop));
+            let (stop, gate) = (Arc::clone(&started.stop), Arc::clone(&gate));
+            let name = format!("vcpu {}", vcpu.index);
+            let run = move || {
+                sandbox::enter(Kind::Vcpu);
+                drop(gate.read());
+                run(vcpu, &stop);
+            };
+            let thread = Builder::new().name(name).spawn(run);
             started.threads.push(thread.context("starting a vcpu's thread")?);
         }
+        confine();
+        drop(closed);
         Ok(started)
     }
 }

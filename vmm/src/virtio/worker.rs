@@ -7,6 +7,7 @@ use super::lane_loop::{LaneLoop, Turn};
 use super::transport::Transport;
 use crate::error::{Context, Error, Result};
 use crate::outcome::{ExitEvent, Outcome, PanicGuard};
+use crate::sandbox::{self, Kind};
 
 /// The threads of a device, one for each lane. Dropping it stops them.
 #[derive(Default)]
@@ -26,7 +27,10 @@ impl Workers {
         for (number, lane) in lanes.into_iter().enumerate() {
             let context = format!("running a thread of virtio {name}");
             let guard = PanicGuard { exit_event: Arc::clone(run), context: context.clone() };
-            let serve = move || serve(lane, &guard);
+            let serve = move || {
+                sandbox::enter(Kind::of_virtio(name));
+                serve(lane, &guard);
+            };
             let thread = Builder::new().name(format!("virtio {name}.{number}")).spawn(serve);
             workers.threads.push(thread.context(context)?);
         }

@@ -5,6 +5,7 @@ mod disk;
 mod ims;
 mod privileges;
 mod pvh;
+mod sandbox;
 mod table_pages;
 
 use std::io::Write;

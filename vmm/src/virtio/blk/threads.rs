@@ -13,6 +13,7 @@ use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use super::engine::{Engine, Finished};
 use super::operation::Operation;
+use crate::sandbox::{self, Kind};
 
 /// Threads of a queue.
 const THREADS: usize = 4;
@@ -48,7 +49,11 @@ impl Threads {
         let mut pool = Self { shared, threads: Vec::new() };
         for _ in 0..THREADS {
             let shared = Arc::clone(&pool.shared);
-            pool.threads.push(Builder::new().name("disk".into()).spawn(move || shared.run())?);
+            let run = move || {
+                sandbox::enter(Kind::DiskWorker);
+                shared.run();
+            };
+            pool.threads.push(Builder::new().name("disk".into()).spawn(run)?);
         }
         Ok(pool)
     }
