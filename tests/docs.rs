@@ -84,26 +84,44 @@ fn every_rule_names_a_function_and_a_test_that_exist() {
 
 #[test]
 fn every_report_about_another_vmm_names_a_test_that_exists() {
-    let text = fs::read_to_string(Path::new(ROOT).join("docs/devices.md")).unwrap();
-    let section =
-        text.split("\n## ").find(|section| section.starts_with("What users of other VMMs met")).unwrap();
-    let rows: Vec<&str> =
-        section.lines().filter(|line| line.starts_with("| ") && line.contains('#')).collect();
+    let rows = rows("docs/devices.md", "What users of other VMMs met", |row| row.contains('#'));
     assert!(rows.len() > 10, "{rows:?}");
-    let mut wrong = Vec::new();
-    for row in rows {
-        let cell = row.split('|').nth(3).unwrap_or_default();
-        let file = cell.split('`').filter(|word| word.ends_with(".rs"));
-        let files: Vec<_> =
-            file.map(|file| fs::read_to_string(Path::new(ROOT).join(file)).unwrap_or_default()).collect();
-        let names: Vec<_> =
-            cell.split('`').skip(1).step_by(2).filter(|word| !word.ends_with(".rs")).collect();
-        let exists = |name: &&str| files.iter().any(|file| file.contains(&format!("fn {name}(")));
-        if names.is_empty() || !names.iter().all(exists) {
-            wrong.push(row);
-        }
-    }
+    let wrong: Vec<_> =
+        rows.iter().filter(|row| !names_tests(row.split('|').nth(3).unwrap_or_default())).collect();
     assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+#[test]
+fn every_promise_of_security_and_every_bound_names_a_test_that_exists() {
+    let tested = |row: &str| {
+        !row.contains("---") && !row.starts_with("| Promise") && !row.starts_with("| Of the host")
+    };
+    let promises = rows("SECURITY.md", "What is promised", tested);
+    let bounds = rows("SECURITY.md", "What a guest can make the host allocate", tested);
+    assert!(promises.len() > 10 && bounds.len() > 5, "{promises:?} {bounds:?}");
+    let is_tested =
+        |row: &&String| names_tests(row.trim_end_matches(" |").rsplit('|').next().unwrap_or_default());
+    let wrong: Vec<_> = promises.iter().filter(|row| !is_tested(row)).collect();
+    let bounds_wrong: Vec<_> =
+        bounds.iter().filter(|row| !row.ends_with("| none |") && !is_tested(row)).collect();
+    assert!(wrong.is_empty() && bounds_wrong.is_empty(), "{wrong:#?} {bounds_wrong:#?}");
+}
+
+/// The rows of the tables in a section, as far as they are wanted.
+fn rows(file: &str, section: &str, is_wanted: impl Fn(&str) -> bool) -> Vec<String> {
+    let text = fs::read_to_string(Path::new(ROOT).join(file)).unwrap();
+    let section = text.split("\n## ").find(|text| text.starts_with(section)).unwrap();
+    section.lines().filter(|line| line.starts_with('|') && is_wanted(line)).map(str::to_owned).collect()
+}
+
+/// Whether a cell has tests and files, and each test is in one of the files.
+fn names_tests(cell: &str) -> bool {
+    let quoted = || cell.split('`').skip(1).step_by(2);
+    let files = quoted().filter(|word| word.ends_with(".rs"));
+    let files: Vec<_> =
+        files.map(|file| fs::read_to_string(Path::new(ROOT).join(file)).unwrap_or_default()).collect();
+    let mut names = quoted().filter(|word| !word.ends_with(".rs")).peekable();
+    names.peek().is_some() && names.all(|name| files.iter().any(|file| file.contains(&format!("fn {name}("))))
 }
 
 /// "- Kept by: `name` in `file`" and "- Test: `name` in `file`", each perhaps with more pairs.
