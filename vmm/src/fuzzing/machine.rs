@@ -6,8 +6,9 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::os::unix::net::UnixDatagram;
+use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -36,8 +37,10 @@ use crate::virtio::lane_loop::{LaneLoop, Turn};
 use crate::virtio::net::{Datapath, Link, Net};
 use crate::virtio::pci::{Doorbells, PciFunction, layout as virtio_layout};
 use crate::virtio::transport::Transport;
+use crate::virtio::vsock::host::HostSocket;
+use crate::virtio::vsock::{GuestCid, HostEnd};
 use crate::virtio::worker::Workers;
-use crate::virtio::{Disk, DiskImage, ImageAccess, Model, Rng};
+use crate::virtio::{Disk, DiskImage, ImageAccess, Model, Rng, Vsock};
 use crate::vm::buses;
 
 /// Guest memory in bytes.
@@ -54,7 +57,80 @@ pub(super) struct Machine {
     lanes: Mutex<Vec<LaneLoop>>,
     /// The other ends of the network device and of the console, kept open.
     pub(super) peer: UnixDatagram,
+    pub(super) host: Host,
     _console: (std::io::PipeWriter, std::io::PipeReader),
+}
+
+/// The host's programs at the ends of sockets: one that listens on [`HOST_PORT`], and those that connect.
+pub(super) struct Host {
+    directory: PathBuf,
+    listener: UnixListener,
+    streams: Mutex<Vec<UnixStream>>,
+}
+
+/// The port of the host on which a program listens.
+pub(super) const HOST_PORT: u32 = 1;
+/// Programs at once.
+const MOST_STREAMS: usize = 16;
+
+impl Host {
+    /// The programs, and the socket device.
+    fn new() -> (Self, Model) {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let directory = std::env::temp_dir().join(format!("vmm-fuzz-{}-{number}", std::process::id()));
+        std::fs::create_dir(&directory).expect("a directory");
+        let socket = HostSocket::bind(&directory.join("socket")).expect("a socket");
+        let listener =
+            UnixListener::bind(directory.join(format!("socket_{HOST_PORT}"))).expect("a socket of a port");
+        listener.set_nonblocking(true).expect("a socket of a port");
+        let cid = GuestCid::new(3).expect("an identifier");
+        let model = Vsock::model(cid, HostEnd::Unix(socket), None).expect("a socket device");
+        (Self { directory, listener, streams: Mutex::default() }, model)
+    }
+
+    /// A program asks for a port of the guest, by any line.
+    pub(super) fn connect(&self, line: &[u8]) {
+        let Ok(stream) = UnixStream::connect(self.directory.join("socket")) else { return };
+        stream.set_nonblocking(true).expect("a stream");
+        let _ = io::Write::write(&mut &stream, line);
+        self.keep(stream);
+    }
+
+    /// Takes the guest's connections. Each program reads, and writes so much.
+    pub(super) fn talk(&self, bytes: usize) {
+        while let Ok((stream, _)) = self.listener.accept() {
+            stream.set_nonblocking(true).expect("a stream");
+            self.keep(stream);
+        }
+        for stream in self.streams.lock().expect("no panic").iter() {
+            let _ = io::Read::read(&mut &*stream, &mut [0; 4096]);
+            let _ = io::Write::write(&mut &*stream, &vec![1; bytes]);
+        }
+    }
+
+    /// A program ends.
+    pub(super) fn end(&self, number: usize) {
+        let mut streams = self.streams.lock().expect("no panic");
+        if !streams.is_empty() {
+            let number = number % streams.len();
+            streams.remove(number);
+        }
+    }
+
+    fn keep(&self, stream: UnixStream) {
+        let mut streams = self.streams.lock().expect("no panic");
+        if streams.len() < MOST_STREAMS {
+            streams.push(stream);
+        }
+    }
+}
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        // What is left in the directory of temporary files hurts nobody.
+        let _ = std::fs::remove_dir_all(&self.directory);
+    }
 }
 
 /// Routes of level-triggered pins that nobody uses.
@@ -117,11 +193,13 @@ impl Machine {
         let ends = Ends { input: input.into(), output: output.into(), source: Source::of_stdin() };
         let size = Size { columns: 80, rows: 25 };
         let (console, _) = Console::model(ends, size, Arc::clone(&exit_event));
+        let (host, sockets) = Host::new();
         let models = [
             Rng::model().expect("an entropy device"),
             disk(),
             Net::model(Arc::new(link), mac, Datapath::Vmm, None).expect("a network device"),
             console,
+            sockets,
         ];
         for model in models {
             lanes.extend(attach(model, &memory, &router, &root));
@@ -134,7 +212,7 @@ impl Machine {
         let buses = buses(&root, Some(&PCI_MMIO64), &serial, &exit_event, Some(&ioapic), Some(&(0xf4..0xf5)));
         let buses = buses.expect("the buses");
         let lanes = Mutex::new(lanes);
-        Self { buses, memory, root, ioapic, router, lanes, peer, _console: (keys, screen) }
+        Self { buses, memory, root, ioapic, router, lanes, peer, host, _console: (keys, screen) }
     }
 
     /// Runs each lane once.

@@ -1,4 +1,4 @@
-//! Virtio queues whose memory changes under the device: entropy, disk, network and console.
+//! Virtio queues whose memory changes under the device: entropy, disk, network, console and sockets.
 //!
 //! Promise: no ring of any content panics, hangs, or makes a lane work without bound, and a reset of the device completes.
 
@@ -7,7 +7,7 @@ use vm_device::bus::MmioAddress;
 use vm_device::device_manager::MmioManager;
 use vm_memory::{Bytes, GuestAddress};
 
-use super::machine::{Machine, RAM};
+use super::machine::{HOST_PORT, Machine, RAM};
 use crate::layout;
 
 const MOST: usize = 256;
@@ -51,12 +51,32 @@ enum Op {
     },
     Notify(u8),
     Packet(u16),
+    /// A packet of the socket device (virtio 1.2 §5.10.6), and how much of it follows the header.
+    Send {
+        operation: u8,
+        port: u8,
+        len: u16,
+        flags: u8,
+        credit: [u32; 2],
+        buffer: u16,
+    },
+    /// A program of the host asks for a port of the guest.
+    Connect(ConnectLine),
+    /// The host's programs read, and write so much.
+    Talk(u16),
+    EndProgram(u8),
     /// Serves while another thread changes the rings.
     ServeWhile([(u16, u8); 4]),
     Serve,
     Drive {
         features: u32,
     },
+}
+
+#[derive(Arbitrary, Clone, Debug)]
+enum ConnectLine {
+    Port(u8),
+    Bytes([u8; 24]),
 }
 
 #[derive(Arbitrary, Debug)]
@@ -92,9 +112,9 @@ struct Driver<'a> {
 }
 
 impl<'a> Driver<'a> {
-    /// A driver of one of the four devices, which come behind the passed-through function on the bus.
+    /// A driver of one of the five devices, which come behind the passed-through function on the bus.
     fn new(machine: &'a Machine, device: u8) -> Self {
-        let ecam = layout::PCI_ECAM.start + (u64::from(device % 4 + 2) << 15);
+        let ecam = layout::PCI_ECAM.start + (u64::from(device % 5 + 2) << 15);
         let mut driver = Self { machine, ecam, bar: 0, available: [0; 8] };
         driver.bar = u64::from(driver.config_read(0x10) & !0xf);
         driver.config_write(4, &[6, 0]);
@@ -154,6 +174,18 @@ impl<'a> Driver<'a> {
         self.machine.memory.write_slice(data, GuestAddress(address)).expect("RAM");
     }
 
+    /// Sends a packet from one of a few ports to the host, by a chain of one buffer.
+    fn send(&mut self, operation: u8, port: u8, len: u32, flags: u8, credit: [u32; 2], buffer: u32) {
+        const HEADER_BYTES: u32 = 44;
+        let port = 1000 + u32::from(port % 4);
+        let words = [3, 0, 2, 0, port, HOST_PORT, len, 1 | u32::from(operation % 9) << 16, flags.into()];
+        let header: Vec<u8> = words.into_iter().chain(credit).flat_map(u32::to_le_bytes).collect();
+        self.poke(BUFFERS, &header);
+        let descriptor = [&BUFFERS.to_le_bytes()[..], &(HEADER_BYTES + buffer).to_le_bytes(), &[0; 4]];
+        self.poke(RINGS + STRIDE, &descriptor.concat());
+        self.perform(&Op::Offer { queue: 1, head: 0 });
+    }
+
     fn perform(&mut self, op: &Op) {
         let ring = |queue: u8| RINGS + u64::from(queue % 4) * STRIDE;
         match op {
@@ -187,6 +219,15 @@ impl<'a> Driver<'a> {
                 self.write(0x3000 + u64::from(queue % 4) * 4, &u16::from(queue % 4).to_le_bytes())
             }
             Op::Packet(length) => drop(self.machine.peer.send(&vec![1; usize::from(length % 4096)])),
+            Op::Send { operation, port, len, flags, credit, buffer } => {
+                self.send(*operation, *port, u32::from(*len), *flags, *credit, u32::from(*buffer));
+            }
+            Op::Connect(ConnectLine::Port(port)) => {
+                self.machine.host.connect(format!("CONNECT {}\n", 1000 + u32::from(port % 4)).as_bytes());
+            }
+            Op::Connect(ConnectLine::Bytes(line)) => self.machine.host.connect(line),
+            Op::Talk(bytes) => self.machine.host.talk((*bytes).into()),
+            Op::EndProgram(number) => self.machine.host.end((*number).into()),
             Op::ServeWhile(changes) => std::thread::scope(|scope| {
                 scope.spawn(|| {
                     for (at, value) in changes {
@@ -207,7 +248,7 @@ mod tests {
 
     #[test]
     fn the_driver_initialises_each_device_and_its_requests_are_served() {
-        for device in 0..4 {
+        for device in 0..5 {
             let machine = Machine::new();
             let mut driver = Driver::new(&machine, device);
             driver.drive(0);
@@ -227,5 +268,19 @@ mod tests {
             };
             assert!(used(0) + used(1) > 0, "device {device} has used nothing, status {:#x}", driver.status());
         }
+    }
+
+    #[test]
+    fn a_packet_of_the_socket_device_opens_a_connection() {
+        let machine = Machine::new();
+        let mut driver = Driver::new(&machine, 4);
+        driver.drive(1);
+        // A buffer for what the device answers.
+        driver.perform(&Op::Describe { queue: 0, index: 0, page: 1, length: 4096, flags: 2, next: 0 });
+        driver.perform(&Op::Offer { queue: 0, head: 0 });
+        driver.send(1, 0, 0, 0, [4096, 0], 0);
+        (0..4).for_each(|_| machine.serve());
+        let operation: u16 = machine.memory.read_obj(GuestAddress(BUFFERS + 0x1000 + 30)).unwrap();
+        assert_eq!(operation, 2, "a response");
     }
 }
