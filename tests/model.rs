@@ -268,6 +268,32 @@ fn an_msi_function_that_is_given_more_messages_while_it_is_on_has_them_all_or_no
 }
 
 #[test]
+fn a_relayed_vector_that_is_raised_between_deliveries_of_others_with_its_message_is_delivered_again() {
+    let layout = MsiLayout::new(
+        MessageCount::new(8).expect("a power of two"),
+        AddressWidth::Bits32,
+        VectorMasking::Present,
+    );
+    let own_messages = Op::Message { vector: 0, version: 0 };
+    let ops = [
+        Op::Entry { entry: 3, version: 64 },
+        Op::Invalidate { entry: 0, count: 0 },
+        Op::Room(0),
+        Op::Control(14),
+        Op::Mask { vector: 0, masked: true },
+        own_messages.clone(),
+        // In the first call: the seven vectors then wait. In the eighth: the first of them has been delivered.
+        Op::Interrupt { early: 1 << 7, late: 1 },
+        Op::WatchRelayed,
+        // All vectors name one entry.
+        Op::Handle { vector: 1, entry: 3 },
+        Op::DeliverRelayed,
+        own_messages,
+    ];
+    perform(Run::msi(layout), &ops);
+}
+
+#[test]
 fn a_function_that_is_unplugged_in_whatever_state_leaves_nothing_and_the_next_one_works() {
     let message = |vector| Op::Message { vector, version: 0 };
     let unmask = |vector| Op::Mask { vector, masked: false };

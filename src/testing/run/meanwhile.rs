@@ -75,11 +75,15 @@ impl<R: Reference> Run<R> {
     pub(super) fn take_interrupts(&mut self) {
         let report = self.function.report();
         let state = |vector: usize| report.vectors.iter().find(|v| v.vector.index() == vector);
-        // For vectors with the same message: first live vectors, then relayed ones.
-        let order = |vector| match state(vector).map(|vector| vector.state) {
-            Some(State::Live) => 0,
-            Some(State::Relayed) => 1,
-            _ => 2,
+        // For vectors with the same message: first live vectors, then relayed ones, and of these first the ones for which no
+        // interrupt waits any more. One that still waits was raised again after its delivery.
+        let order = |vector: usize| {
+            let by_state = match state(vector).map(|vector| vector.state) {
+                Some(State::Live) => 0,
+                Some(State::Relayed) => 1,
+                _ => 2,
+            };
+            (by_state, self.backend.waits(Vector(vector as u32)))
         };
         let mut delivered = self.router.take_delivered().into_iter();
         let mut taken = 0;
