@@ -239,7 +239,8 @@ pub struct Args {
     #[arg(long, value_name = "PORT")]
     pub debug_exit: Option<PortNumber>,
 
-    /// Whether each thread may make only the system calls that it needs (seccomp). A call besides these ends the VMM
+    /// Whether each thread may make only the system calls that it needs (seccomp), and open only the files that it needs (where the
+    /// host has Landlock). Another system call ends the VMM
     #[arg(long, value_enum, value_name = "on|off", default_value_t = SandboxMode::On)]
     pub sandbox: SandboxMode,
 

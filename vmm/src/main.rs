@@ -8,7 +8,7 @@ use vmm::cli::{Args, Command, CommandLine, SandboxMode, SerialTarget};
 use vmm::config::Config;
 use vmm::outcome::Outcome;
 use vmm::report::ReportTarget;
-use vmm::sandbox::Inherited;
+use vmm::sandbox::{Inherited, Named};
 use vmm::serial::terminal;
 use vmm::vm::Vm;
 use vmm::{check, cli, limits, log, sandbox};
@@ -88,9 +88,13 @@ fn run(args: &Args) -> vmm::error::Result<Outcome> {
     log::start(args.log_level.into(), args.log_file.as_deref())?;
     vmm::privileges::forbid_gains();
     limits::raise_open_files();
+    let report = args.report.as_deref().map(ReportTarget::from);
     match args.sandbox {
-        SandboxMode::On => sandbox::start()?,
-        SandboxMode::Off => tracing::info!("--sandbox off: the VMM's threads may make any system call"),
+        SandboxMode::On => {
+            let socket = args.vsock.as_ref().and_then(|vsock| vsock.socket.as_deref());
+            sandbox::start(Named { report: report.as_ref(), socket })?;
+        }
+        SandboxMode::Off => tracing::info!("--sandbox off: the VMM's threads are not confined"),
     }
     let config = Config::check(args)?;
     let machine = config.to_string();
@@ -100,7 +104,7 @@ fn run(args: &Args) -> vmm::error::Result<Outcome> {
     } else {
         tracing::info!("{machine}");
     }
-    vm.run(args.report.as_deref().map(ReportTarget::from), inherited)
+    vm.run(report, inherited)
 }
 
 /// Whether a person sits at the guest's console.

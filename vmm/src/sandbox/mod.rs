@@ -1,20 +1,25 @@
-//! The system calls of each thread, while a guest runs.
+//! What each thread of the VMM may do while a guest runs: its system calls, and the files that it can open.
 //!
-//! Invariant: when the first vCPU runs, every thread of the VMM has the seccomp filter of its [`Kind`], unless the VMM was started with
-//! `--sandbox off`. A thread installs its filter as its first act ([`enter`]), and cannot remove it. The main thread opens and makes
-//! everything before it installs its own. A call outside of a filter ends the process with [`EXIT_STATUS`], by `violation.rs`.
+//! Invariant: when the first vCPU runs, every thread of the VMM has the seccomp filter of its [`Kind`], and is in the Landlock domain
+//! where the host has Landlock, unless the VMM was started with `--sandbox off`. A thread confines
+//! itself as its first act ([`enter`]), and cannot undo it. The main thread opens and makes everything before it confines itself. A
+//! call outside of a filter ends the process with [`EXIT_STATUS`], by `violation.rs`.
 //!
 //! | Module | Owns |
 //! |---|---|
 //! | `kind` | the kinds of threads, and the calls of each |
 //! | `calls`, `ioctls` | names of calls, calls that every thread makes, and requests of ioctl |
 //! | `filter` | a kind's seccomp programs |
+//! | `domain` | the Landlock domain of all threads |
 //! | `violation` | the handler of SIGSYS |
 //! | `inherited` | descriptors that the VMM was started with |
 //!
-//! There is no lock: the programs are made once, before there are threads.
+//! There is no lock: programs and domain are made once, before there are threads.
 
 mod calls;
+mod domain;
+#[cfg(test)]
+mod domain_tests;
 mod filter;
 mod inherited;
 mod ioctls;
@@ -25,6 +30,8 @@ mod violation;
 
 use std::sync::OnceLock;
 
+use domain::Domain;
+pub use domain::Named;
 use filter::Filters;
 pub use inherited::Inherited;
 pub use kind::Kind;
@@ -34,35 +41,50 @@ use crate::error::{Context, Result};
 /// The exit status after a call outside of a thread's filter.
 pub const EXIT_STATUS: u8 = 5;
 
-/// The programs of all kinds. Without them, [`enter`] does nothing.
-static FILTERS: OnceLock<Vec<(Kind, Filters)>> = OnceLock::new();
+/// What confines the threads. Without it, [`enter`] does nothing.
+static SANDBOX: OnceLock<Sandbox> = OnceLock::new();
 
-/// Makes the programs and handles SIGSYS. Threads that call [`enter`] afterwards are confined.
+struct Sandbox {
+    kinds: Vec<(Kind, Filters)>,
+    /// `None` on a host without Landlock.
+    domain: Option<Domain>,
+}
+
+/// Makes the programs and the domain, and handles SIGSYS. Threads that call [`enter`] afterwards are confined, and use no files by
+/// name but these.
 ///
 /// # Errors
-/// [`Error::Host`](crate::error::Error::Host) if a program cannot be made, or the host refuses the handler.
-pub fn start() -> Result<()> {
-    let made: Result<Vec<_>> = Kind::ALL.iter().map(|kind| Ok((*kind, Filters::of(*kind)?))).collect();
-    let made = made?;
+/// [`Error::Host`](crate::error::Error::Host) if a program or the domain cannot be made, or the host refuses the handler.
+pub fn start(named: Named) -> Result<()> {
+    let confine = |kind: &Kind| Ok((*kind, Filters::of(*kind)?));
+    let kinds: Result<Vec<_>> = Kind::ALL.iter().map(confine).collect();
+    let sandbox = Sandbox { kinds: kinds?, domain: Domain::new(named)? };
     violation::handle().context("handling SIGSYS")?;
-    // A second start leaves the programs as they are.
-    let _ = FILTERS.set(made);
+    // A second start leaves everything as it is.
+    let _ = SANDBOX.set(sandbox);
     Ok(())
 }
 
-/// Confines the calling thread to the calls of `kind`. Signals that the event loop handles are blocked in other threads.
+/// Confines the calling thread to what `kind` does. Signals that the event loop handles are blocked in other threads.
 ///
-/// Ends the process with status 1 if the host refuses: no guest may run without a filter unless `--sandbox off` says so.
+/// Ends the process with status 1 if the host refuses: no guest may run unconfined unless `--sandbox off` says so.
 pub fn enter(kind: Kind) {
-    let Some(made) = FILTERS.get() else { return };
-    let filters = made.iter().find(|(other, _)| *other == kind).map(|(_, filters)| filters);
-    let entered = filters.map_or(Ok(()), |filters| {
-        kind.block_signals();
-        filters.install()
-    });
-    if let Err(error) = entered {
+    let Some(sandbox) = SANDBOX.get() else { return };
+    if let Err(error) = sandbox.confine(kind) {
         crate::serial::terminal::restore();
-        eprintln!("vmm: {error}; --sandbox off runs without seccomp");
+        eprintln!("vmm: {error}; --sandbox off runs without the sandbox");
         std::process::exit(1);
+    }
+}
+
+impl Sandbox {
+    /// Confines the calling thread. The filter is last: it forbids the calls of the other steps.
+    fn confine(&self, kind: Kind) -> Result<()> {
+        kind.block_signals();
+        if let Some(domain) = &self.domain {
+            domain.enter()?;
+        }
+        let own = self.kinds.iter().find(|(other, _)| *other == kind);
+        own.map_or(Ok(()), |(_, filters)| filters.install())
     }
 }

@@ -5,7 +5,9 @@ use std::os::unix::process::ExitStatusExt;
 use std::process::{Command, Output};
 use std::thread::Builder;
 
-use super::{EXIT_STATUS, Kind, enter, start};
+use super::{EXIT_STATUS, Kind, Named, SANDBOX, enter, start};
+use crate::report::ReportTarget;
+use crate::vfio::host_interrupts;
 
 /// Selects what [`in_a_process_of_its_own`] does: the index of a kind, and a call's number and three arguments.
 const ORDER: &str = "VMM_TEST_SANDBOX_ORDER";
@@ -51,7 +53,7 @@ fn in_a_process_of_its_own() {
     let Ok(order) = std::env::var(ORDER) else { return };
     let numbers: Vec<i64> = order.split(' ').map(|number| number.parse().unwrap()).collect();
     let kind = Kind::ALL[numbers[0] as usize];
-    start().unwrap();
+    start(Named { report: Some(&ReportTarget::Tree), socket: None }).unwrap();
     let work = move || {
         enter(kind);
         match numbers[1..] {
@@ -71,7 +73,11 @@ fn live(kind: Kind) {
     let panicked = std::panic::catch_unwind(|| panic!("as it was told"));
     assert!(panicked.is_err());
     std::thread::sleep(std::time::Duration::from_millis(1));
-    assert_eq!(std::fs::read_to_string("/proc/self/status").is_ok(), kind == Kind::Main);
+    assert_eq!(std::fs::read_to_string(host_interrupts::PATH).is_ok(), kind == Kind::Main);
+    let refused = std::fs::read_to_string("/proc/self/status").err().and_then(|error| error.raw_os_error());
+    if kind != Kind::Main || SANDBOX.get().is_some_and(|sandbox| sandbox.domain.is_some()) {
+        assert_eq!(refused, Some(libc::EACCES));
+    }
 }
 
 fn index(kind: Kind) -> usize {
@@ -128,7 +134,7 @@ fn only_the_socket_device_makes_sockets_and_only_local_ones() {
 }
 
 #[test]
-fn every_thread_may_allocate_panic_wait_and_end_and_only_the_main_thread_opens_files() {
+fn every_thread_may_allocate_panic_wait_and_end_and_only_the_main_thread_opens_what_is_named() {
     for kind in Kind::ALL {
         let output = process(&index(*kind).to_string());
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
