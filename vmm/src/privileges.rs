@@ -1,8 +1,9 @@
-//! Gives up the ways by which the VMM could gain privileges, before it has threads or opens anything.
+//! Gives up the ways by which the VMM could gain privileges, before it has threads or opens anything, and later each thread's
+//! capabilities.
 //!
 //! Invariant: every thread of the VMM has no_new_privs, no inheritable and no ambient capability, and, where the VMM was started with
-//! CAP_SETPCAP, an empty bounding set. Threads inherit this from the main thread. The effective capabilities stay, because devices
-//! are opened with them.
+//! CAP_SETPCAP, an empty bounding set. Threads inherit this from the main thread. The effective capabilities stay until a thread is
+//! confined, because devices are opened with them.
 
 use rustix::io::Errno;
 use rustix::thread::{
@@ -28,6 +29,20 @@ pub fn forbid_gains() {
         }
         Err(error) => refused("reading the capabilities", error),
     }
+}
+
+/// Leaves the calling thread no other capabilities than these, and only those of them that it has.
+///
+/// # Errors
+/// The host refuses.
+pub fn keep_only(kept: CapabilitySet) -> Result<(), Errno> {
+    let CapabilitySets { effective, permitted, .. } = capabilities(None)?;
+    let sets = CapabilitySets {
+        effective: effective & kept,
+        permitted: permitted & kept,
+        inheritable: CapabilitySet::empty(),
+    };
+    set_capabilities(None, sets)
 }
 
 fn clear_bounding_set() -> Result<(), Errno> {

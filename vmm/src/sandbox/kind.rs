@@ -1,12 +1,14 @@
-//! The kinds of threads, and the calls that each may make besides those of every thread.
+//! The kinds of threads, the calls that each may make besides those of every thread, and the capabilities that each keeps.
 //!
 //! A new kind is a variant, an entry of [`Kind::ALL`], and an arm of each match.
 
+use rustix::thread::CapabilitySet;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGWINCH};
 use vmm_sys_util::signal::block_signal;
 
 use super::calls::numbers;
-use super::ioctls;
+use super::{Named, ioctls};
+use crate::report::ReportTarget;
 
 /// A kind of thread.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -86,6 +88,22 @@ impl Kind {
             Self::Vsock => &[ioctls::INTERRUPTS, ioctls::VHOST],
             Self::DiskWorker => &[],
             Self::Net => &[ioctls::INTERRUPTS, ioctls::TAPS, ioctls::VHOST],
+        }
+    }
+
+    /// The capabilities that it keeps, if it has them.
+    ///
+    /// VFIO maps BARs for DMA while the guest runs, and asks for CAP_IPC_LOCK when it accounts the memory. The directories of the
+    /// report and of sockets may be another user's.
+    pub(super) fn capabilities(self, named: Named) -> CapabilitySet {
+        let files = CapabilitySet::DAC_OVERRIDE | CapabilitySet::FOWNER;
+        match self {
+            Self::Main if matches!(named.report, Some(ReportTarget::File(_))) => {
+                CapabilitySet::IPC_LOCK | files
+            }
+            Self::Main | Self::Vcpu | Self::Maintenance => CapabilitySet::IPC_LOCK,
+            Self::Vsock if named.socket.is_some() => files,
+            Self::Disk | Self::DiskWorker | Self::Net | Self::Vsock | Self::Stream => CapabilitySet::empty(),
         }
     }
 

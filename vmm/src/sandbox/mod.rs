@@ -1,13 +1,13 @@
-//! What each thread of the VMM may do while a guest runs: its system calls, and the files that it can open.
+//! What each thread of the VMM may do while a guest runs: its system calls, the files that it can open, and its capabilities.
 //!
-//! Invariant: when the first vCPU runs, every thread of the VMM has the seccomp filter of its [`Kind`], and is in the Landlock domain
-//! where the host has Landlock, unless the VMM was started with `--sandbox off`. A thread confines
+//! Invariant: when the first vCPU runs, every thread of the VMM has the seccomp filter of its [`Kind`], is in the Landlock domain where
+//! the host has Landlock, and has only the capabilities of its kind, unless the VMM was started with `--sandbox off`. A thread confines
 //! itself as its first act ([`enter`]), and cannot undo it. The main thread opens and makes everything before it confines itself. A
 //! call outside of a filter ends the process with [`EXIT_STATUS`], by `violation.rs`.
 //!
 //! | Module | Owns |
 //! |---|---|
-//! | `kind` | the kinds of threads, and the calls of each |
+//! | `kind` | the kinds of threads, and the calls and capabilities of each |
 //! | `calls`, `ioctls` | names of calls, calls that every thread makes, and requests of ioctl |
 //! | `filter` | a kind's seccomp programs |
 //! | `domain` | the Landlock domain of all threads |
@@ -35,8 +35,10 @@ pub use domain::Named;
 use filter::Filters;
 pub use inherited::Inherited;
 pub use kind::Kind;
+use rustix::thread::CapabilitySet;
 
 use crate::error::{Context, Result};
+use crate::privileges;
 
 /// The exit status after a call outside of a thread's filter.
 pub const EXIT_STATUS: u8 = 5;
@@ -45,7 +47,7 @@ pub const EXIT_STATUS: u8 = 5;
 static SANDBOX: OnceLock<Sandbox> = OnceLock::new();
 
 struct Sandbox {
-    kinds: Vec<(Kind, Filters)>,
+    kinds: Vec<(Kind, Filters, CapabilitySet)>,
     /// `None` on a host without Landlock.
     domain: Option<Domain>,
 }
@@ -56,7 +58,7 @@ struct Sandbox {
 /// # Errors
 /// [`Error::Host`](crate::error::Error::Host) if a program or the domain cannot be made, or the host refuses the handler.
 pub fn start(named: Named) -> Result<()> {
-    let confine = |kind: &Kind| Ok((*kind, Filters::of(*kind)?));
+    let confine = |kind: &Kind| Ok((*kind, Filters::of(*kind)?, kind.capabilities(named)));
     let kinds: Result<Vec<_>> = Kind::ALL.iter().map(confine).collect();
     let sandbox = Sandbox { kinds: kinds?, domain: Domain::new(named)? };
     violation::handle().context("handling SIGSYS")?;
@@ -84,7 +86,10 @@ impl Sandbox {
         if let Some(domain) = &self.domain {
             domain.enter()?;
         }
-        let own = self.kinds.iter().find(|(other, _)| *other == kind);
-        own.map_or(Ok(()), |(_, filters)| filters.install())
+        let own = self.kinds.iter().find(|(other, ..)| *other == kind);
+        own.map_or(Ok(()), |(_, filters, capabilities)| {
+            privileges::keep_only(*capabilities).context("dropping a thread's capabilities")?;
+            filters.install()
+        })
     }
 }
