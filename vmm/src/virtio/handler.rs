@@ -53,6 +53,9 @@ pub trait Handler: Send {
     /// A watched descriptor is ready.
     fn descriptor_ready(&mut self, _lane: &mut Lane, _token: Token, _ready: EventSet) {}
 
+    /// The time for a retry has come, which the handler has asked for with [`Lane::retry_later`].
+    fn retry(&mut self, _lane: &mut Lane) {}
+
     /// The driver has changed the vector of a live queue that the host serves: [`Lane::call`] has changed.
     fn vector_changed(&mut self, _lane: &mut Lane, _queue: QueueIndex) {}
 }

@@ -51,6 +51,8 @@ pub struct Lane {
     pub(super) epoll: Epoll,
     pub(super) slots: Vec<Slot>,
     pub(super) features: u64,
+    /// Whether the handler has asked for a retry.
+    pub(super) is_retry_due: bool,
 }
 
 impl Lane {
@@ -58,7 +60,7 @@ impl Lane {
     pub(super) fn new(transport: Arc<Transport>, queues: Vec<QueueIndex>) -> io::Result<Self> {
         let slot = |index| Slot { index, phase: Phase::Off, live: None, registered: None, vector: None };
         let slots = queues.into_iter().map(slot).collect();
-        Ok(Self { transport, epoll: Epoll::new()?, slots, features: 0 })
+        Ok(Self { transport, epoll: Epoll::new()?, slots, features: 0, is_retry_due: false })
     }
 
     /// A live queue of this lane. `None` while it is not live.
@@ -107,6 +109,12 @@ impl Lane {
         {
             transport.notify_queue(state);
         }
+    }
+
+    /// Calls [`Handler::retry`](super::handler::Handler::retry) once, after [`RetryTimer::PERIOD`](crate::events::RetryTimer::PERIOD) at the latest. For what the host
+    /// has refused, where no event tells that the host could serve it now.
+    pub fn retry_later(&mut self) {
+        self.is_retry_due = true;
     }
 
     /// Watches a descriptor. The handler gets its events until [`Lane::unwatch`] or until the descriptor is closed.

@@ -89,7 +89,8 @@ impl LaneLoop {
     /// The error of epoll_wait(2).
     pub fn turn(&mut self, timeout: Option<Duration>) -> io::Result<Turn> {
         let has_failed = self.lane.transport.interrupts().has_failed();
-        let timeout = timeout.or(has_failed.then_some(RetryTimer::PERIOD));
+        let is_retry_due = has_failed || self.lane.is_retry_due;
+        let timeout = timeout.or(is_retry_due.then_some(RetryTimer::PERIOD));
         let timeout = timeout.map_or(-1, |timeout| i32::try_from(timeout.as_millis()).unwrap_or(i32::MAX));
         let mut events = [EpollEvent::default(); EVENTS];
         let count = match self.lane.epoll.wait(timeout, &mut events) {
@@ -99,6 +100,10 @@ impl LaneLoop {
         };
         if has_failed {
             self.lane.transport.interrupts().retry();
+        }
+        if std::mem::take(&mut self.lane.is_retry_due) {
+            self.handler.retry(&mut self.lane);
+            self.finish();
         }
         let mut is_sync_due = false;
         for event in events.iter().take(count) {

@@ -221,8 +221,17 @@ impl Machine {
 
     /// Runs each lane once.
     fn turn(&self) -> Turn {
+        self.turn_within(Some(Duration::ZERO))
+    }
+
+    /// Runs each lane once, as its thread does: without an event, it waits.
+    fn wait(&self) -> Turn {
+        self.turn_within(None)
+    }
+
+    fn turn_within(&self, timeout: Option<Duration>) -> Turn {
         let mut lanes = self.lanes.borrow_mut();
-        let turns: Vec<_> = lanes.iter_mut().map(|lane| lane.turn(Some(Duration::ZERO)).unwrap()).collect();
+        let turns: Vec<_> = lanes.iter_mut().map(|lane| lane.turn(timeout).unwrap()).collect();
         if turns.contains(&Turn::Served) { Turn::Served } else { Turn::Idle }
     }
 

@@ -1,5 +1,7 @@
 //! The socket device (virtio 1.2 §5.10), with a driver that speaks its packets and programs on Unix sockets.
 
+mod descriptors;
+
 use std::collections::{HashMap, VecDeque};
 use std::io::{ErrorKind, Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};

@@ -5,6 +5,7 @@
 
 use std::ffi::OsString;
 use std::fs;
+use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -41,7 +42,7 @@ impl HostSocket {
             fs::remove_file(path).map_err(|error| format!("a socket is left there: {error}; remove it"))?;
         }
         let listener = UnixListener::bind(path).map_err(|error| match error.kind() {
-            std::io::ErrorKind::AddrInUse => "it exists; choose another path".to_owned(),
+            io::ErrorKind::AddrInUse => "it exists; choose another path".to_owned(),
             _ => error.to_string(),
         })?;
         listener.set_nonblocking(true).map_err(|error| error.to_string())?;
@@ -57,8 +58,15 @@ impl HostSocket {
     }
 
     /// The next program that has connected, if there is one.
-    pub(super) fn accept(&self) -> Option<OwnedFd> {
-        self.listener.accept().ok().map(|(stream, _)| stream.into())
+    ///
+    /// # Errors
+    /// The error of accept(2). The program still waits, for example until the process has a descriptor again.
+    pub(super) fn accept(&self) -> io::Result<Option<OwnedFd>> {
+        match self.listener.accept() {
+            Ok((stream, _)) => Ok(Some(stream.into())),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
     /// Connects to the program that listens for a port of the host, if there is one.

@@ -52,6 +52,8 @@ pub(super) struct Muxer {
     buffer: Vec<u8>,
     /// The number of the driver's resets when the connections began.
     epoch: u64,
+    /// Whether the host refused the last accept(2).
+    has_accept_failed: bool,
 }
 
 impl Muxer {
@@ -67,6 +69,7 @@ impl Muxer {
             resets: VecDeque::new(),
             buffer: vec![0; WINDOW as usize],
             epoch: 0,
+            has_accept_failed: false,
         }
     }
 
@@ -311,9 +314,21 @@ impl Muxer {
         }
     }
 
-    /// Programs have connected to the socket.
-    fn accept(&mut self, lane: &Lane) {
-        while let Some(socket) = self.host.accept() {
+    /// Programs have connected to the socket. Those that the host has no descriptor for wait, and the lane asks for them again: the
+    /// socket gives no event for a program that waits already.
+    fn accept(&mut self, lane: &mut Lane) {
+        loop {
+            let socket = match self.host.accept() {
+                Ok(Some(socket)) => socket,
+                Ok(None) => break,
+                Err(error) => {
+                    if !std::mem::replace(&mut self.has_accept_failed, true) {
+                        tracing::warn!("programs that connect to the socket of --vsock wait: {error}");
+                    }
+                    lane.retry_later();
+                    return;
+                }
+            };
             // It sees that its connection is closed.
             if self.peers.len() >= MOST_CONNECTIONS {
                 add(&self.vsock.counters.refused, 1);
@@ -323,8 +338,9 @@ impl Muxer {
                 self.peers.insert(token, Peer::Greeting(Greeting::new(socket)));
                 self.greet(token);
             }
+            self.count_connections();
         }
-        self.count_connections();
+        self.has_accept_failed = false;
     }
 
     /// A program may have asked for a port.
@@ -357,7 +373,8 @@ impl Muxer {
 
 impl Handler for Muxer {
     fn init(&mut self, lane: &mut Lane) -> Result<()> {
-        lane.watch(self.host.listener(), LISTENER, EventSet::IN).context("watching the socket of --vsock")
+        let events = EventSet::IN | EventSet::EDGE_TRIGGERED;
+        lane.watch(self.host.listener(), LISTENER, events).context("watching the socket of --vsock")
     }
 
     fn start(&mut self, _lane: &mut Lane, _index: QueueIndex) -> Result<Service> {
@@ -385,6 +402,11 @@ impl Handler for Muxer {
         } else {
             self.greet(token.0);
         }
+        self.serve(lane);
+    }
+
+    fn retry(&mut self, lane: &mut Lane) {
+        self.accept(lane);
         self.serve(lane);
     }
 }
