@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -106,6 +107,37 @@ impl Engine for Scripted {
         let scripted = (self.script)(&operation);
         let result = scripted.unwrap_or_else(|| operation.perform());
         Some(Finished { tag, operation, result })
+    }
+
+    fn eventfd(&self) -> &EventFd {
+        &self.eventfd
+    }
+}
+
+/// An engine that never finishes an operation.
+struct Stuck {
+    eventfd: EventFd,
+    in_flight: Arc<AtomicUsize>,
+}
+
+impl Stuck {
+    fn engine() -> (Box<dyn Engine>, Arc<AtomicUsize>) {
+        let in_flight = Arc::new(AtomicUsize::new(0));
+        let eventfd = EventFd::new(EFD_NONBLOCK).unwrap();
+        (Box::new(Self { eventfd, in_flight: Arc::clone(&in_flight) }), in_flight)
+    }
+}
+
+impl Engine for Stuck {
+    fn submit(&mut self, _tag: u16, _operation: Operation) -> Result<(), (Operation, io::Error)> {
+        self.in_flight.fetch_add(1, Ordering::Relaxed);
+        Ok(())
+    }
+
+    fn flush(&mut self) {}
+
+    fn reap(&mut self) -> Option<Finished> {
+        None
     }
 
     fn eventfd(&self) -> &EventFd {
@@ -518,6 +550,24 @@ fn each_queue_answers_with_its_own_vector() {
         assert_eq!(disk.get(DATA, 512), pattern(SECTORS)[5 * 512..6 * 512]);
         assert_eq!(disk.machine.router.take_delivered(), [message(queue as u8 + 1)]);
     }
+}
+
+#[test]
+fn a_queue_has_as_many_requests_in_flight_as_entries_and_a_driver_that_wants_more_stops_the_device() {
+    let (engine, in_flight) = Stuck::engine();
+    let mut disk = Driven::with("stuck", ImageAccess::ReadWrite, |_| vec![engine], ALL);
+    disk.header(IN, 0);
+    let queue = &mut disk.queues[0];
+    let head = queue.offer(&disk.machine, &[(HEADERS, 16)], &[(DATA, 512), (STATUSES, 1)]);
+    // The chain is made available again while it is in flight.
+    for more in [ENTRIES - 1, 1] {
+        assert_eq!(disk.machine.status() & NEEDS_RESET, 0);
+        (0..more).for_each(|_| queue.make_available(&disk.machine, head));
+        queue.kick(&disk.machine);
+        disk.machine.settle();
+        assert_eq!(in_flight.load(Ordering::Relaxed), usize::from(ENTRIES));
+    }
+    assert_eq!(disk.machine.status() & NEEDS_RESET, NEEDS_RESET);
 }
 
 #[test]

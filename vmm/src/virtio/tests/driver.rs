@@ -70,11 +70,16 @@ impl QueueDriver {
         }
         let head = indices[0];
         self.chains[usize::from(head)] = indices;
+        self.make_available(machine, head);
+        head
+    }
+
+    /// Puts a head into the available ring. A hostile driver does so again while the chain is in flight.
+    pub(super) fn make_available(&mut self, machine: &Machine, head: u16) {
         let entry = self.available_ring() + 4 + 2 * u64::from(self.available % self.entries);
         machine.memory.write_obj(head, GuestAddress(entry)).unwrap();
         self.available = self.available.wrapping_add(1);
         machine.memory.write_obj(self.available, GuestAddress(self.available_ring() + 2)).unwrap();
-        head
     }
 
     /// Rings the doorbell.
