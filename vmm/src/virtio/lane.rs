@@ -111,8 +111,9 @@ impl Lane {
         }
     }
 
-    /// Calls [`Handler::retry`](super::handler::Handler::retry) once, after [`RetryTimer::PERIOD`](crate::events::RetryTimer::PERIOD) at the latest. For what the host
-    /// has refused, where no event tells that the host could serve it now.
+    /// Has [`Handler::retry`](super::handler::Handler::retry) called once, at the latest after
+    /// [`RetryTimer::PERIOD`](crate::events::RetryTimer::PERIOD). A handler asks for it when the host has refused
+    /// something, and no event tells when the host could serve it.
     pub fn retry_later(&mut self) {
         self.is_retry_due = true;
     }
@@ -168,6 +169,11 @@ impl Lane {
             // It fails only for a descriptor that is not watched.
             let _ = self.unwatch(doorbell);
         }
+    }
+
+    /// Lets the handler take as many chains of each queue as the queue has entries.
+    pub(super) fn refill(&mut self) {
+        self.slots.iter_mut().filter_map(|slot| slot.live.as_mut()).for_each(LiveQueue::refill);
     }
 
     pub(super) fn slot(&mut self, at: usize) -> Option<&mut Slot> {

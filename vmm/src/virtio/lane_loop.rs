@@ -102,13 +102,14 @@ impl LaneLoop {
             self.lane.transport.interrupts().retry();
         }
         if std::mem::take(&mut self.lane.is_retry_due) {
+            self.lane.refill();
             self.handler.retry(&mut self.lane);
             self.finish();
         }
         let mut is_sync_due = false;
         for event in events.iter().take(count) {
             let data = event.data();
-            self.lane.slots.iter_mut().filter_map(|slot| slot.live.as_mut()).for_each(LiveQueue::refill);
+            self.lane.refill();
             match data {
                 CONTROL => {
                     // Clear it before the registers are read: a later write wakes the lane again.

@@ -314,8 +314,8 @@ impl Muxer {
         }
     }
 
-    /// Programs have connected to the socket. Those that the host has no descriptor for wait, and the lane asks for them again: the
-    /// socket gives no event for a program that waits already.
+    /// Accepts the programs that have connected to the socket. If the host refuses, for example because the process has no
+    /// descriptor left, the programs wait until a retry: an edge-triggered socket gives no second event for them.
     fn accept(&mut self, lane: &mut Lane) {
         loop {
             let socket = match self.host.accept() {
