@@ -22,17 +22,27 @@ NOTICE  ?= --lib --test=spec --test=domain --test=ims --test=idle --test=state -
 TEST    := $(CARGO) test --release --workspace
 T       ?= 60
 TURNS   ?= 4
+GUEST_DISK := $(CURDIR)/target/guest.raw
+comma   := ,
 # Shown by `vmm --version`. Nothing outside of a git checkout.
 export VMM_BUILD := $(shell git describe --always --tags 2>/dev/null)
 
 .DEFAULT_GOAL := help
-.PHONY: help build build-tests run test test-fast test-kvm test-lab test-linux test-arm64 examples api check-api spec-table compare matrix bench bench-guest instructions check fuzz mutants lab provision clean $(HOSTS:%=test-linux-on-%)
+.PHONY: help build build-tests run guest test test-fast test-kvm test-lab test-linux test-arm64 examples api check-api spec-table compare matrix bench bench-guest instructions check fuzz mutants lab provision clean $(HOSTS:%=test-linux-on-%)
 
 help:  ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
 
 run: build  ## boot a Linux guest with two passed-through devices and watch its vectors grow; HOST=6.1 or DEVICE=<bdf>
 	$(CARGO) run --release --quiet -p demo -- $(if $(DEVICE),--device $(DEVICE),--host $(HOST))
+
+# The image is built once. What the guest writes stays in its copy, which may be deleted at any time.
+guest: build  ## boot Debian from a disk to its login prompt, with a network and an NVMe disk; HOST=6.1, or DEVICE='<bdf>' on this machine
+	test -e $(GUEST_DISK) || cp --sparse=always $$(target/release/lab distribution) $(GUEST_DISK)
+	$(if $(DEVICE),resources/guest/debian.sh $(GUEST_DISK) $(DEVICE),target/release/lab run --kernel $(HOST) --memory 4096 \
+		--device nvme,size=256M --device qemu:virtio-blk-pci,drive=debian \
+		--qemu-arg=-drive --qemu-arg=if=none$(comma)id=debian$(comma)format=raw$(comma)file=$(GUEST_DISK) -- \
+		sh -c 'modprobe virtio_blk && exec resources/guest/debian.sh /dev/vda 0000:01:00.0')
 
 test: test-fast examples test-kvm test-lab test-linux  ## run every test that this machine can run, fast ones first
 

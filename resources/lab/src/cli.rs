@@ -43,6 +43,12 @@ enum Verb {
         #[arg(long)]
         refresh: bool,
     },
+    /// Build a disk image with Debian for guests (root), and print its path. Quick when it is there.
+    Distribution {
+        /// The kernel of the guest: 6.12 or 6.1.
+        #[arg(long, default_value_t = Series::V6_12)]
+        kernel: Series,
+    },
     /// Run a command in a lab host.
     ///
     /// It has this directory, this environment and these streams. The status is the command's own, or 125 if the lab
@@ -138,6 +144,10 @@ pub(crate) fn run() -> Result<ExitCode> {
             for kernel in lab::provision(&Cache::open()?, &series, refresh)? {
                 eprintln!("lab: kernel {} is {}", kernel.series, kernel.release);
             }
+            Ok(ExitCode::SUCCESS)
+        }
+        Verb::Distribution { kernel } => {
+            println!("{}", lab::distribution(&Cache::open()?, kernel)?.display());
             Ok(ExitCode::SUCCESS)
         }
         Verb::Run { host, command } => {

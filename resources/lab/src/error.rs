@@ -43,6 +43,9 @@ pub enum Error {
          (on Debian 12 qemu-system-x86 comes from the backports: apt-get install -t bookworm-backports qemu-system-x86)"
     )]
     MissingPackages(String),
+    /// Something is not there yet, and only root can build it.
+    #[error("only root can build {0}: run `{1}` as root once")]
+    NeedsRoot(&'static str, String),
     /// The machine's package sources name no Debian mirror.
     #[error(
         "the package sources of this machine name no Debian mirror (suite `{0}`): the lab host is built from Debian packages"

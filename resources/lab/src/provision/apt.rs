@@ -23,6 +23,7 @@ pub(crate) struct Apt {
     config: PathBuf,
     downloads: PathBuf,
     codename: String,
+    sources: PathBuf,
 }
 
 /// One package in one version.
@@ -59,9 +60,15 @@ impl Apt {
         fs::write(&sources, sources_list(&uri, &own, &codename)).at("write", &sources)?;
         let config = dir.join("apt.conf");
         fs::write(&config, configuration(&dir)).at("write", &config)?;
-        let apt = Self { config, downloads: dir.join("downloads"), codename };
+        let apt = Self { config, downloads: dir.join("downloads"), codename, sources };
         process::output(apt.command("apt-get").arg("update"))?;
         Ok(apt)
+    }
+
+    /// The lines of the package sources that name Debian 12.
+    pub(crate) fn bookworm(&self) -> Result<String> {
+        let text = fs::read_to_string(&self.sources).at("read", &self.sources)?;
+        Ok(text.lines().filter(|line| line.contains(" bookworm")).map(|line| format!("{line}\n")).collect())
     }
 
     fn command(&self, program: &str) -> Command {

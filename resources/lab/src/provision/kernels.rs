@@ -11,16 +11,23 @@ use crate::cache::Cache;
 use crate::error::{At, Error, Result};
 use crate::kernel::{self, Kernel, Series};
 
+/// The newest of a series among the packages that a metapackage depends on.
+fn newest(apt: &Apt, series: Series, metapackage: &str, stem: &str) -> Result<Package> {
+    let prefix = format!("{stem}{}", series.package_prefix());
+    let found = apt.exact_dependencies(metapackage)?;
+    // apt lists the newest version first.
+    found.into_iter().find(|p| p.name.starts_with(&prefix)).ok_or(Error::NoKernel(series))
+}
+
+/// The package of a series' current release.
+pub(crate) fn newest_image(apt: &Apt, series: Series) -> Result<Package> {
+    newest(apt, series, "linux-image-amd64", "linux-image-")
+}
+
 /// Fetches the current release of a series, unless it is there.
 pub(crate) fn fetch(apt: &Apt, cache: &Cache, series: Series) -> Result<()> {
-    let newest = |metapackage: &str, stem: &str| -> Result<Package> {
-        let prefix = format!("{stem}{}", series.package_prefix());
-        let found = apt.exact_dependencies(metapackage)?;
-        // apt lists the newest version first.
-        found.into_iter().find(|p| p.name.starts_with(&prefix)).ok_or(Error::NoKernel(series))
-    };
-    let image = newest("linux-image-amd64", "linux-image-")?;
-    let headers = newest("linux-headers-amd64", "linux-headers-")?;
+    let image = newest_image(apt, series)?;
+    let headers = newest(apt, series, "linux-headers-amd64", "linux-headers-")?;
     let release = image.name.trim_start_matches("linux-image-").to_owned();
     let kernels = cache.dir("kernels")?;
     let root = kernels.join(&release);

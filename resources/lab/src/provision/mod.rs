@@ -4,10 +4,10 @@
 //! kernels and busybox are downloaded and extracted into the [`Cache`], and not installed.
 
 mod apt;
-mod kernels;
+pub(crate) mod kernels;
 mod mirror;
 pub(crate) mod process;
-mod tools;
+pub(crate) mod tools;
 
 use std::cell::OnceCell;
 use std::fs;
@@ -31,7 +31,7 @@ pub enum Refresh {
 /// Something could not be fetched or installed; the message says what, and what to do.
 pub fn provision(cache: &Cache, series: &[Series], refresh: Refresh) -> Result<Vec<Kernel>> {
     let _lock = cache.lock()?;
-    let apt = LazyApt { cache, apt: OnceCell::new() };
+    let apt = LazyApt::new(cache);
     // Programs first: a kernel that is extracted needs depmod.
     apt.install(&tools::missing(&[]))?;
     if !cache.busybox().is_file() {
@@ -50,13 +50,17 @@ pub fn provision(cache: &Cache, series: &[Series], refresh: Refresh) -> Result<V
 }
 
 /// The private apt, made ready when it is first needed: where all is there, no list is fetched.
-struct LazyApt<'a> {
+pub(crate) struct LazyApt<'a> {
     cache: &'a Cache,
     apt: OnceCell<apt::Apt>,
 }
 
-impl LazyApt<'_> {
-    fn get(&self) -> Result<&apt::Apt> {
+impl<'a> LazyApt<'a> {
+    pub(crate) fn new(cache: &'a Cache) -> Self {
+        Self { cache, apt: OnceCell::new() }
+    }
+
+    pub(crate) fn get(&self) -> Result<&apt::Apt> {
         if let Some(apt) = self.apt.get() {
             return Ok(apt);
         }
@@ -65,7 +69,7 @@ impl LazyApt<'_> {
         Ok(self.apt.get_or_init(|| apt))
     }
 
-    fn install(&self, packages: &[String]) -> Result<()> {
+    pub(crate) fn install(&self, packages: &[String]) -> Result<()> {
         if packages.is_empty() {
             return Ok(());
         }

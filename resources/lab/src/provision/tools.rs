@@ -33,6 +33,13 @@ pub(crate) fn missing(compilers: &[String]) -> Vec<String> {
     packages
 }
 
+/// The packages that are missing of those that build disk images.
+pub(crate) fn missing_for_images() -> Vec<String> {
+    const TOOLS: &[(&str, &str)] =
+        &[("mmdebstrap", "mmdebstrap"), ("fdisk", "sfdisk"), ("e2fsprogs", "mkfs.ext4")];
+    TOOLS.iter().filter(|(_, program)| !exists(program)).map(|(package, _)| (*package).to_owned()).collect()
+}
+
 fn qemu_is_recent() -> bool {
     let version = process::text(Command::new("qemu-system-x86_64").arg("--version"));
     version.ok().as_deref().and_then(major_version).is_some_and(|major| major >= QEMU_MAJOR)
