@@ -28,7 +28,7 @@ comma   := ,
 export VMM_BUILD := $(shell git describe --always --tags 2>/dev/null)
 
 .DEFAULT_GOAL := help
-.PHONY: help build build-tests run guest test test-fast test-kvm test-lab test-linux test-arm64 examples api check-api spec-table compare matrix bench bench-guest instructions check fuzz mutants lab provision clean $(HOSTS:%=test-linux-on-%)
+.PHONY: help build build-tests run guest test test-fast test-kvm test-lab test-linux test-distribution test-arm64 examples api check-api spec-table compare matrix bench bench-guest instructions check fuzz mutants lab provision clean $(HOSTS:%=test-linux-on-%)
 
 help:  ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -44,7 +44,7 @@ guest: build  ## boot Debian from a disk to its login prompt, with a network and
 		--qemu-arg=-drive --qemu-arg=if=none$(comma)id=debian$(comma)format=raw$(comma)file=$(GUEST_DISK) -- \
 		sh -c 'modprobe virtio_blk && exec resources/guest/debian.sh /dev/vda 0000:01:00.0')
 
-test: test-fast examples test-kvm test-lab test-linux  ## run every test that this machine can run, fast ones first
+test: test-fast examples test-kvm test-lab test-linux test-distribution  ## run every test that this machine can run, fast ones first
 
 test-fast:  ## unit tests, the specification's sentences, the domain, the reference model, the command line
 	$(TEST) --lib --bins
@@ -82,6 +82,10 @@ test-linux: build-tests  ## Linux guests with passed-through devices, on hosts w
 $(HOSTS:%=test-linux-on-%): SHELL := /bin/bash
 $(HOSTS:%=test-linux-on-%): test-linux-on-%:
 	set -o pipefail; $(TEST) --test linux host_$(subst .,_,$*):: -- --test-threads=1 2>&1 | sed -u 's/^/$*: /'
+
+# Only root can build the image.
+test-distribution: build-tests  ## Debian from a disk, with a network and a passed-through disk
+	$(TEST) --test distribution -- --test-threads=1
 
 # qemu-user is slow, so the random tests have fewer cases. A chroot needs root or user namespaces, which not every
 # machine has: `make test` does without.

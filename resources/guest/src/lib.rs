@@ -33,6 +33,7 @@ mod program;
 pub mod report;
 mod said;
 mod session;
+mod terminal;
 mod transcript;
 
 pub use built::built;
@@ -48,4 +49,5 @@ pub use report::{
 };
 pub use said::Line;
 pub use session::{Event, Session};
+pub use terminal::Terminal;
 pub use transcript::Transcript;

@@ -37,6 +37,8 @@ pub fn check(report: &Value) -> Result<(), String> {
 /// One device.
 #[derive(Clone, Debug, Deserialize)]
 pub struct DeviceReport {
+    /// Its address on the guest's bus, without the segment.
+    pub place: String,
     /// Its address on the host, if it is passed through.
     pub host_address: Option<String>,
     /// Its BARs, if it is passed through.
@@ -129,12 +131,14 @@ pub struct PoolCounters {
 }
 
 /// The MSI-X of a device of the VMM's own.
-#[derive(Clone, Copy, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize)]
 pub struct SoftwareMsix {
     /// Entries of the table.
     pub vectors: u32,
     /// What became of the triggers.
     pub counters: SoftwareCounters,
+    /// Those that are in use.
+    pub in_use: Vec<Vector>,
 }
 
 /// What a device of the VMM's own has triggered.
@@ -245,7 +249,7 @@ impl Report {
     /// What it says about the triggers of this virtio device.
     pub fn triggers(&self, virtio: &str) -> Option<SoftwareCounters> {
         let found = self.devices.iter().find(|device| device.virtio.as_deref() == Some(virtio));
-        Some(found?.software_msix?.counters)
+        Some(found?.software_msix.as_ref()?.counters)
     }
 
     /// What it says about the device with this name.

@@ -270,7 +270,7 @@ impl Splitter {
 }
 
 /// Without what a terminal would act on: firmware clears screens, and every line ends in a carriage return.
-fn clean(text: &str) -> String {
+pub(crate) fn clean(text: &str) -> String {
     let mut clean = String::new();
     let mut characters = text.chars().peekable();
     while let Some(character) = characters.next() {
