@@ -4,6 +4,7 @@
 #![cfg(target_arch = "x86_64")]
 
 mod debian;
+mod programs;
 mod vectors;
 
 use std::fs;
@@ -30,6 +31,12 @@ fn a_file_of_a_gib_is_kept_over_a_reboot() {
 #[ignore = "long: another kernel, and another image"]
 fn debian_with_its_own_6_1_kernel_does_the_same() {
     files_and_vectors(Series::V6_1, 64).unwrap();
+}
+
+#[test]
+#[ignore = "long: fio, rngtest, iasl, acpiexec, stress-ng and cyclictest"]
+fn programs_that_find_faults_find_none() {
+    programs::find_no_fault().unwrap();
 }
 
 /// Whether images can be built here.

@@ -33,10 +33,10 @@ pub(crate) fn missing(compilers: &[String]) -> Vec<String> {
     packages
 }
 
-/// The packages that are missing of those that build disk images.
+/// The packages that are missing of those that build disk images, and give the guests a network.
 pub(crate) fn missing_for_images() -> Vec<String> {
     const TOOLS: &[(&str, &str)] =
-        &[("mmdebstrap", "mmdebstrap"), ("fdisk", "sfdisk"), ("e2fsprogs", "mkfs.ext4")];
+        &[("mmdebstrap", "mmdebstrap"), ("fdisk", "sfdisk"), ("e2fsprogs", "mkfs.ext4"), ("iproute2", "ip")];
     TOOLS.iter().filter(|(_, program)| !exists(program)).map(|(package, _)| (*package).to_owned()).collect()
 }
 
