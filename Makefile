@@ -38,7 +38,7 @@ run: build  ## boot a Linux guest with two passed-through devices and watch its 
 
 # The image is built once. What the guest writes stays in its copy, which may be deleted at any time.
 guest: build  ## boot Debian from a disk to its login prompt, with a network and an NVMe disk; HOST=6.1, or DEVICE='<bdf>' on this machine
-	test -e $(GUEST_DISK) || cp --sparse=always $$(target/release/lab distribution) $(GUEST_DISK)
+	test -e $(GUEST_DISK) || { cp --sparse=always $$(target/release/lab distribution) $(GUEST_DISK).new && mv $(GUEST_DISK).new $(GUEST_DISK); }
 	$(if $(DEVICE),resources/guest/debian.sh $(GUEST_DISK) $(DEVICE),target/release/lab run --kernel $(HOST) --memory 4096 \
 		--device nvme,size=256M --device qemu:virtio-blk-pci,drive=debian \
 		--qemu-arg=-drive --qemu-arg=if=none$(comma)id=debian$(comma)format=raw$(comma)file=$(GUEST_DISK) -- \
