@@ -4,6 +4,7 @@
 #![cfg(target_arch = "x86_64")]
 
 mod debian;
+mod kernel_log;
 mod programs;
 mod vectors;
 
@@ -37,6 +38,12 @@ fn debian_with_its_own_6_1_kernel_does_the_same() {
 #[ignore = "long: fio, rngtest, iasl, acpiexec, stress-ng and cyclictest"]
 fn programs_that_find_faults_find_none() {
     in_a_lab_host(programs::find_no_fault);
+}
+
+#[test]
+#[ignore = "long: a second boot, under QEMU"]
+fn the_kernel_warns_of_nothing_that_it_does_not_warn_of_under_qemu() {
+    in_a_lab_host(kernel_log::has_no_warning_that_is_not_in_qemus_guest);
 }
 
 /// Whether images can be built here.
