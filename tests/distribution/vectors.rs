@@ -12,13 +12,8 @@ type Taken = BTreeMap<String, BTreeMap<u32, u64>>;
 /// Each device has the same vectors in all views. No vector of the passed-through disk was taken more often than the host has seen it.
 pub(crate) fn assert_agreement(stage: &Stage, guest: &mut Terminal) -> Result<()> {
     let taken = taken(&guest.run("cat /proc/interrupts")?);
-    let pid = stage.host.shell("pidof vmm")?;
-    stage.host.shell(&format!(
-        "rm -f {file}; kill -USR1 {pid}; for i in $(seq 100); do test -f {file} && exit; sleep 0.1; done; exit 1",
-        file = stage.report().display(),
-        pid = pid.trim()
-    ))?;
-    let report = Report::read(&stage.report())?;
+    let pid = stage.host.shell("pidof vmm")?.trim().parse().expect("one VMM runs");
+    let report = Report::request(&stage.host, pid, &stage.report())?;
     assert_eq!(
         report.devices.len(),
         4,

@@ -10,6 +10,7 @@ use serde_json::Value;
 use lab::At;
 
 use crate::error::{Error, Result};
+use crate::host::Host;
 
 /// The whole report.
 #[derive(Clone, Debug, Deserialize)]
@@ -234,6 +235,18 @@ pub struct Routes {
 }
 
 impl Report {
+    /// Has the VMM with this process id on a host write one now, to the path that it was started with, and reads it.
+    ///
+    /// # Errors
+    /// The VMM does not write it; or as [`Report::read`].
+    pub fn request(host: &Host, pid: u32, path: &Path) -> Result<Self> {
+        let file = path.display();
+        host.shell(&format!(
+            "rm -f '{file}'; kill -USR1 {pid}; for i in $(seq 200); do test -f '{file}' && exit; sleep 0.1; done; exit 1"
+        ))?;
+        Self::read(path)
+    }
+
     /// Reads one from the file that the VMM left.
     ///
     /// # Errors

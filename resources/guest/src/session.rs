@@ -216,11 +216,7 @@ impl<'host> Session<'host> {
     /// [`Machine::report`] was not asked for, or the VMM does not write it.
     pub fn report_now(&self) -> Result<Report> {
         let path = self.report.as_deref().ok_or_else(|| Error::Report("none was asked for".into()))?;
-        let (file, pid) = (path.display(), self.pid()?);
-        self.host.shell(&format!(
-            "rm -f '{file}'; kill -USR1 {pid}; for i in $(seq 200); do test -f '{file}' && exit; sleep 0.1; done; exit 1"
-        ))?;
-        Report::read(path)
+        Report::request(self.host, self.pid()?, path)
     }
 
     /// Waits for the end, and shows every event until then.

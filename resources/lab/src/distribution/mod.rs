@@ -43,7 +43,7 @@ pub fn distribution(cache: &Cache, series: Series) -> Result<PathBuf> {
     let tree = partial.join("tree");
     fs::create_dir_all(&tree).at("create", &tree)?;
     let kernel = kernels::newest_image(apt.get()?, series)?;
-    eprintln!("lab: building a Debian disk image with {} (1 to 3 minutes, 400 MB of packages)", kernel.name);
+    eprintln!("lab: building a Debian disk image with {} (about a minute)", kernel.name);
     let sources = partial.join("sources.list");
     fs::write(&sources, apt.get()?.bookworm()?).at("write", &sources)?;
     let files = partial.join("files");
