@@ -8,9 +8,10 @@ use vm_msi::pool::{HostVector, LogicalFunction, Pool};
 use vm_msi::{MsiMessage, SoftwareIms, Vector};
 
 use crate::bare_metal::{
-    Device, DeviceBackend, ENABLE, IRQCHIPS, MASKED, Machine, PENDING, fixed, slot_layout, turn_of_thousands,
+    Device, DeviceBackend, ENABLE, EventThread, IRQCHIPS, MASKED, Machine, PENDING, fixed, slot_layout,
+    turn_of_thousands,
 };
-use crate::shortage::{EventThread, ROUTES};
+use crate::shortage::ROUTES;
 
 const SLOTS: u32 = 65_536;
 const LIVE: u32 = 8192;
@@ -38,7 +39,7 @@ fn of_65536_slots_8192_are_live_and_every_one_delivers_by_the_kernel_or_from_use
     let _turn = turn_of_thousands();
     let mut machine = Machine::new(Irqchip::Kernel, CPUS);
     let slots = machine.plug_slots(SLOTS);
-    let _thread = EventThread::start(slots.ims.clone());
+    let _thread = EventThread::start([slots.ims.clone()]);
     let guest = machine.start();
 
     let start = Instant::now();

@@ -10,6 +10,7 @@ mod closing;
 mod delivery;
 mod destinations;
 mod drivers;
+mod endless;
 mod faults;
 mod hostile;
 mod ims;

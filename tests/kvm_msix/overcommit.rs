@@ -8,8 +8,10 @@ use vm_msi::MsiMessage;
 use vm_msi::domain::{DomainReport, State, VectorReport};
 use vm_msi::kvm::Irqchip;
 
-use crate::bare_metal::{Card, ENABLE, FUNCTION_MASK, Guest, IRQCHIPS, Machine, fixed, turn_of_thousands};
-use crate::shortage::{EventThread, ROUTES};
+use crate::bare_metal::{
+    Card, ENABLE, EventThread, FUNCTION_MASK, Guest, IRQCHIPS, Machine, fixed, turn_of_thousands,
+};
+use crate::shortage::ROUTES;
 
 const CARDS: u32 = 3;
 const VECTORS: u32 = 2048;
@@ -30,7 +32,7 @@ fn guest_with_three_cards(
 ) -> (Guest, Vec<Arc<Card>>, Vec<EventThread>) {
     let mut machine = Machine::new(Irqchip::Kernel, cpus);
     let cards: Vec<_> = (0..CARDS).map(|_| machine.plug(VECTORS as u16)).collect();
-    let threads = cards.iter().map(|card| EventThread::start(card.msix.clone())).collect();
+    let threads = cards.iter().map(|card| EventThread::start([card.msix.clone()])).collect();
     let guest = machine.start();
     for (card, first) in cards.iter().zip((0..).step_by(VECTORS as usize)) {
         let requests: Vec<_> = (0..VECTORS).flat_map(|v| card.request(v, message(first + v))).collect();

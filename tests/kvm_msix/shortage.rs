@@ -5,22 +5,12 @@ use std::collections::BTreeSet;
 use std::env;
 use std::process::Command;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::{self, JoinHandle};
 
-use event_manager::{EventManager, SubscriberOps};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use vm_msi::domain::DeviceDomain;
 use vm_msi::domain::State;
-use vm_msi::events::MaintenanceSubscriber;
 use vm_msi::kvm::Irqchip;
-use vm_msi::maintenance::{Maintenance, Requests};
-use vm_msi::{InterruptFunction, Registers};
 
-use crate::bare_metal::{Card, ENABLE, Guest, Machine, fixed, turn_of_thousands};
-
-/// The domain of a function whose device is the test's.
-type KvmDomain = DeviceDomain;
+use crate::bare_metal::{Card, ENABLE, EventThread, Guest, Machine, fixed, turn_of_thousands};
 
 /// Messages that the routing table has room for, beside the irqchip's pins.
 pub(crate) const ROUTES: u32 = 4056;
@@ -99,8 +89,9 @@ fn vectors_beyond_the_routing_table_wait_and_come_alive_when_others_are_released
 fn vectors_beyond_the_routing_table_are_delivered_from_userspace_until_there_is_room() {
     let _turn = turn_of_thousands();
     let threads = RefCell::new(Vec::new());
-    let (guest, cards) =
-        guest_with_too_many_messages(|card| threads.borrow_mut().push(EventThread::start(card.msix.clone())));
+    let (guest, cards) = guest_with_too_many_messages(|card| {
+        threads.borrow_mut().push(EventThread::start([card.msix.clone()]))
+    });
     let card = &cards[1];
     assert_eq!(card.msix.report().relayed, EXCESS);
     for round in 1..=3 {
@@ -127,40 +118,6 @@ fn vectors_beyond_the_routing_table_are_delivered_from_userspace_until_there_is_
     excess().filter(|vector| *vector != masked).for_each(|vector| card.device.raise(vector));
     wait_for_excess(&guest, 4);
     assert_eq!(card.msix.report().counters.relayed, 3 * u64::from(EXCESS) + 1, "the kernel has the rest");
-}
-
-/// An embedder's event thread for one card. It ends when this is dropped.
-pub(crate) struct EventThread {
-    ends: Arc<AtomicBool>,
-    thread: Option<JoinHandle<()>>,
-}
-
-impl EventThread {
-    pub(crate) fn start<C>(function: Arc<InterruptFunction<C, KvmDomain>>) -> Self
-    where
-        C: Registers + 'static,
-    {
-        let maintenance = Maintenance::new(function, Requests::InAccess).unwrap();
-        let subscriber = Arc::new(MaintenanceSubscriber::new(Arc::new(maintenance)));
-        let ends = Arc::new(AtomicBool::new(false));
-        let ended = ends.clone();
-        let thread = thread::spawn(move || {
-            let mut events = EventManager::new().unwrap();
-            events.add_subscriber(subscriber);
-            while !ended.load(Ordering::Relaxed) {
-                events.run_with_timeout(20).unwrap();
-            }
-        });
-        Self { ends, thread: Some(thread) }
-    }
-}
-
-impl Drop for EventThread {
-    fn drop(&mut self) {
-        self.ends.store(true, Ordering::Relaxed);
-        let ended = self.thread.take().map(JoinHandle::join);
-        assert!(thread::panicking() || matches!(ended, Some(Ok(()))), "the event thread failed");
-    }
 }
 
 #[test]

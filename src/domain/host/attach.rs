@@ -21,7 +21,8 @@ use crate::domain::slot::Slot;
 use crate::interrupt::{Interrupt, Target};
 use crate::router::{Route, Router, Signalled};
 
-/// How many vectors one call relays at most. It bounds the time under the domain's lock.
+/// How many vectors one call relays at most. It bounds the time under the domain's lock, and for which other functions of the event
+/// thread wait.
 const DELIVERIES: usize = 64;
 
 /// Writes an interrupt back to the eventfd that it was read from, when this is dropped: the router has refused it or has panicked.

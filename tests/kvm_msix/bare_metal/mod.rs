@@ -6,6 +6,7 @@
 mod card;
 mod code;
 mod device;
+mod event_thread;
 mod guest;
 mod layout;
 mod memory;
@@ -34,6 +35,7 @@ pub(crate) const IRQCHIPS: [Irqchip; 2] = [Irqchip::Kernel, Irqchip::Split];
 
 pub(crate) use card::{Card, ENABLE, FUNCTION_MASK, table_layout};
 pub(crate) use device::{Device, DeviceBackend};
+pub(crate) use event_thread::EventThread;
 pub(crate) use guest::{Guest, Operation, eventually, fixed};
 pub(crate) use messages::MsiCard;
 pub(crate) use queue::Queue;
